@@ -1,0 +1,1 @@
+"""FROM a file TO a Generator, without trusting the file."""

@@ -1,0 +1,223 @@
+"""Edit: what a person asked for, as human-readable JSON; enough to make the same rule again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.errors import InputError
+from rewriter.files import read_json, replacing
+from rewriter.generators.base import SEEDS
+from rewriter.memory import solve
+from rewriter.memory.statistics import Recipe
+from rewriter.rule import STRENGTHS
+
+VERSION = 1
+KINDS = ("replace", "erase")
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A place on a generated picture: its seed and a mask (H, W) in [0, 1] at any resolution."""
+
+    seed: int
+    mask: Tensor
+
+    def to_json(self) -> dict[str, Any]:
+        """The seed and the mask as a PNG data URL."""
+        return {"seed": self.seed, "mask": masks.encode(self.mask)}
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A request: which rule of which generator to change, and how.
+
+    kind: "replace" (copy → paste) or "erase" (silence what stands out in the pasted-on place).
+    generator, fingerprint: the model it was made on. after: digests of the rules that were on before it.
+    copy, paste, context, keep: places; an edit without a copy, say, is incomplete (`missing`).
+    spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences.
+    smoothness None: the method's default. statistics None: the layer's default recipe.
+    """
+
+    generator: str
+    layer: str
+    fingerprint: str = ""
+    kind: str = "replace"
+    title: str = ""
+    truncation: float = 1.0
+    after: tuple[str, ...] = ()
+    copy: Region | None = None
+    paste: Region | None = None
+    context: tuple[Region, ...] = ()
+    keep: tuple[Region, ...] = ()
+    rank: int = 1
+    smoothness: float | None = None
+    strength: float = 1.0
+    method: str = "least-squares"
+    directions: str = "zca"
+    spread: bool = True
+    units: int = 30
+    statistics: Recipe | None = None
+
+    def missing(self) -> list[str]:
+        """What the edit still needs, as next steps; empty when it can be executed."""
+        wanted = [("copy a thing from a picture", self.copy is None and self.kind == "replace")]
+        wanted += [("paste it onto another picture", self.paste is None and self.kind == "replace")]
+        wanted += [("mark the place to erase on a picture", self.paste is None and self.kind == "erase")]
+        wanted += [("mark the context on at least one picture", not self.context and self.paste is None)]
+        return [step for step, lacking in wanted if lacking]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object; the inverse of `from_json`, to the bit (masks in steps of 1/255)."""
+        plain = {name: getattr(self, name) for name in _FIELDS if name not in _REGIONS}
+        regions = {name: (region := getattr(self, name)) and region.to_json() for name in ("copy", "paste")}
+        lists = {name: [region.to_json() for region in getattr(self, name)] for name in ("context", "keep")}
+        plain |= {"after": list(self.after), "statistics": self.statistics and asdict(self.statistics)}
+        return {"version": VERSION, **plain, **regions, **lists}
+
+    @staticmethod
+    def from_json(data: Any) -> Edit:
+        """Validate field by field.
+
+        Raises:
+            InputError: names the first field that is unknown, missing or wrong, and what was expected.
+        """
+        if not isinstance(data, Mapping):
+            raise InputError(f"an edit is a JSON object, not {type(data).__name__}")
+        if data.get("version") != VERSION:
+            raise InputError(f"edit version {data.get('version')!r} is not {VERSION}: update this package or the file")
+        unknown = sorted(set(data) - set(_FIELDS) - {"version"})
+        if unknown:
+            raise InputError(f"unknown field {', '.join(map(repr, unknown))} in the edit")
+        lacking = [name for name in ("generator", "layer") if name not in data]
+        if lacking:
+            raise InputError(f"the edit lacks {', '.join(lacking)}")
+        return Edit(**{name: _CHECKS[name](name, value) for name, value in data.items() if name != "version"})
+
+    def with_(self, **changes: Any) -> Edit:
+        """A copy with some fields changed, validated like a file."""
+        return replace(self, **{name: _CHECKS[name](name, value) for name, value in changes.items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write as indented JSON."""
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(path: str | Path) -> Edit:
+        """Read an edit file; see `from_json`."""
+        try:
+            return Edit.from_json(read_json(path))
+        except InputError as error:
+            raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+
+
+_FIELDS = tuple(Edit.__dataclass_fields__)
+_REGIONS = ("copy", "paste", "context", "keep")
+Check = Callable[[str, Any], Any]
+
+
+def _fail(name: str, value: Any, expected: str) -> InputError:
+    shown = repr(value)
+    return InputError(f"{name} is {shown if len(shown) < 60 else shown[:57] + '…'}, expected {expected}")
+
+
+def _text(pattern_length: int) -> Check:
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or len(value) > pattern_length or not value.isprintable():
+            raise _fail(name, value, f"one line of at most {pattern_length} characters")
+        return value
+
+    return check
+
+
+def _choice(choices: tuple[str, ...]) -> Check:
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise _fail(name, value, f"one of {', '.join(choices)}")
+        return str(value)
+
+    return check
+
+
+def _number(low: float, high: float, *, optional: bool = False) -> Check:
+    def check(name: str, value: Any) -> float | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise _fail(name, value, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    return check
+
+
+def _whole(low: int, high: int) -> Check:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise _fail(name, value, f"a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _fail(name, value, "true or false")
+    return value
+
+
+def _region(name: str, value: Any) -> Region | None:
+    if value is None or isinstance(value, Region):
+        return value
+    if not isinstance(value, Mapping) or set(value) != {"seed", "mask"}:
+        raise _fail(name, value, "an object with seed and mask")
+    try:
+        return Region(_whole(0, SEEDS - 1)("seed", value["seed"]), masks.decode(value["mask"]))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def _list(item: Check, most: int) -> Check:
+    def check(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)) or len(value) > most:
+            raise _fail(name, value, f"a list of at most {most}")
+        return tuple(item(f"{name} {i + 1}", entry) for i, entry in enumerate(value))
+
+    return check
+
+
+def _recipe(name: str, value: Any) -> Recipe | None:
+    if value is None or isinstance(value, Recipe):
+        return value
+    if not isinstance(value, Mapping) or set(value) != set(Recipe.__dataclass_fields__):
+        raise _fail(name, value, f"an object with {', '.join(Recipe.__dataclass_fields__)}")
+    return Recipe(**{key: _whole(0, SEEDS)(key, entry) for key, entry in value.items()})
+
+
+_CHECKS: dict[str, Check] = {
+    "generator": _text(200),
+    "layer": _text(40),
+    "fingerprint": _text(64),
+    "kind": _choice(KINDS),
+    "title": _text(200),
+    "truncation": _number(0, 2),
+    "after": _list(_text(64), 64),
+    "copy": _region,
+    "paste": _region,
+    "context": _list(_region, 1000),
+    "keep": _list(_region, 1000),
+    "rank": _whole(1, 512),
+    "smoothness": _number(0, 1e6, optional=True),
+    "strength": _number(*STRENGTHS),
+    "method": _choice(solve.METHODS),
+    "directions": _choice(("zca", "mean", "svd", "units")),
+    "spread": _flag,
+    "units": _whole(1, 512),
+    "statistics": _recipe,
+}

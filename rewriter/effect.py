@@ -1,0 +1,97 @@
+"""What a rule did: goal error removed, reach and side effect, on pictures that no edit was made with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rewriter.generators.base import Features, Generator, LowRank
+from rewriter.masks import grow
+from rewriter.memory.goal import Goal
+from rewriter.rule import Effect, Rule
+
+UNSEEN = range(10_000, 10_048)  # people pick from 0…9,999; statistics and smoothness use those too
+BATCH = 16
+MATCH = 0.5
+
+
+def matching(rule: Rule, features: Features) -> Tensor:
+    """Places where the context fires, bool (n, h, w): the response is at least half the contexts' mean."""
+    response = torch.einsum("i,nihw->nhw", rule.directions[0], features.keys)
+    return response >= MATCH * rule.level
+
+
+@torch.no_grad()
+def measure(
+    generator: Generator,
+    rule: Rule,
+    goal: Goal,
+    *,
+    truncation: float = 1.0,
+    rules: Sequence[LowRank] = (),
+    seeds: Sequence[int] = UNSEEN,
+    seconds: float = math.nan,
+) -> Effect:
+    """Measure a rule against the generator with the rules that were on when it was made.
+
+    The goal error is that of the first picture of the goal, the one that was pasted on.
+    """
+    first = goal[:1]
+    removed = 1 - first.remaining(generator.values(first.features, rules=[*rules, rule])) / first.remaining(
+        first.before
+    )
+    margin = _margin(generator, rule.layer, goal)
+    moved = places = left_out = changed = outside = 0.0
+    for i in range(0, len(seeds), BATCH):
+        features = generator.keys(list(seeds[i : i + BATCH]), rule.layer, truncation=truncation, rules=rules)
+        match = matching(rule, features)
+        before, after = generator.values(features, rules=rules), generator.values(features, rules=[*rules, rule])
+        moved += float(_moved(before, after, goal.mean_change(), match.shape[1:])[match].sum())
+        places += float(match.sum())
+        pictures = (generator.picture(features, v, rules=rules) for v in (before, after))
+        change = _difference(*pictures)
+        away = ~_grown(match, margin, change.shape[1:])
+        changed, outside = changed + float(change[away].sum()), outside + float(away.sum())
+        left_out += float((~away).sum())
+    return Effect(
+        goal_error_removed=removed,
+        reach=moved / places if places else 0.0,
+        side_effect=changed / outside if outside else math.nan,
+        left_out=left_out / (left_out + outside),
+        pictures=len(seeds),
+        places=int(places),
+        seconds=seconds,
+    )
+
+
+def _difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference over the colours of pictures (n, 3, H, W), in 1/255: (n, H, W)."""
+    return (a.clamp(-1, 1) - b.clamp(-1, 1)).abs().mean(1) * 127.5
+
+
+def _moved(before: Tensor, after: Tensor, towards: Tensor, size: Sequence[int]) -> Tensor:
+    """Key cells whose values moved at least halfway along the goal's mean change, as float (n, h, w)."""
+    share = torch.einsum("nohw,o->nhw", after - before, towards) / towards.square().sum().clamp_min(1e-12)
+    return (F.adaptive_avg_pool2d(share, (size[0], size[1])) >= 0.5).float()
+
+
+def _margin(generator: Generator, layer: str, goal: Goal) -> tuple[int, int]:
+    """How far around a match the rule may act on purpose, in pixels (rows, columns).
+
+    That is half the goal's box, and beyond it whatever the following layers see.
+    """
+    info, (height, width) = generator.layer(layer), goal.boxes[0].size
+    pixels = generator.resolution / info.resolution
+    reach = generator.receptive_field(layer)
+    return math.ceil(height / 2 * pixels) + reach, math.ceil(width / 2 * pixels) + reach
+
+
+def _grown(match: Tensor, margin: tuple[int, int], size: Sequence[int]) -> Tensor:
+    """Matching cells (n, h, w) as pixels (n, H, W), grown by the margin."""
+    pixels = F.interpolate(match[:, None].float(), size=tuple(size), mode="nearest")[:, 0]
+    rows, columns = (min(m, s) for m, s in zip(margin, size, strict=True))
+    return grow(pixels, rows, rows, columns, columns) > 0

@@ -1,0 +1,61 @@
+"""Files are written to a temporary name, then renamed: an interrupted write leaves the old file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rewriter.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on leaving without an error it takes the place of `path`.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another place with --out") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): nothing was changed") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_json(path: str | Path, *, limit: int = 64 << 20) -> Any:
+    """Parse a JSON file of at most `limit` bytes.
+
+    Raises:
+        InputError: the file is missing, too large, or not JSON.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > limit:
+            raise InputError(f"{path} is larger than {limit >> 20} MB: it is no edit")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): it may be cut short") from error

@@ -1,0 +1,1 @@
+"""WHAT can be rewritten: generators as chains of layers, each an associative memory."""

@@ -1,0 +1,390 @@
+"""What can be rewritten: a generator as a chain of layers, each one an associative memory.
+
+    start(z) ──► Features (keys entering the first layer)
+    recall(features) ──► values          what the layer answers to its keys
+    step(features, values) ──► Features of the next layer … ──► picture
+
+Everything else (keys of any layer, the picture from any layer on, the whole) is a walk along this chain, so the two
+halves compose to the whole exactly and re-rendering from cached keys never touches the layers before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, TypeGuard
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rewriter.errors import InputError
+
+SEEDS = 100_000
+_BLOCK = 1000  # rows between two remembered states of the random stream
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One rewritable convolution: its channels and the sides of the square maps it reads and writes."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel: int
+    key_resolution: int
+    resolution: int
+
+    @property
+    def scale(self) -> int:
+        """Value cells per key cell, on each axis: 2 where the layer upsamples."""
+        return max(1, self.resolution // self.key_resolution)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020).
+
+    `delta` is Λ (out, r, kh, kw); `directions` is D (r, in), one row per direction in key space.
+    Strength 0 is the unchanged layer and 1 the change as solved, both to the bit.
+    """
+
+    layer: str
+    delta: Tensor
+    directions: Tensor
+    strength: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        """Number of directions."""
+        return self.directions.shape[0]
+
+    def weight(self) -> Tensor:
+        """The change of the layer's weight, (out, in, kh, kw), strength included."""
+        return torch.einsum("oryx,ri->oiyx", self.scaled_delta(), self.directions)
+
+    def scaled_delta(self) -> Tensor:
+        """Λ times strength."""
+        return self.delta if self.strength == 1 else self.delta * self.strength
+
+    def check(self, generator: Generator) -> None:
+        """Raise InputError unless this change fits the generator's layer of that name."""
+        info = generator.layer(self.layer)
+        fits = (
+            self.delta.ndim == 4
+            and self.delta.shape[0] == info.out_channels
+            and self.delta.shape[2:] == (info.kernel, info.kernel)
+            and self.directions.shape == (self.delta.shape[1], info.in_channels)
+        )
+        if not fits:
+            raise InputError(
+                f"the change is {tuple(self.delta.shape)} with directions {tuple(self.directions.shape)}, but "
+                f"{self.layer} maps {info.in_channels} to {info.out_channels} channels: it was made for another model"
+            )
+
+
+Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What enters a layer, and all that is needed to go on from there.
+
+    keys (n, in, h, w): the layer's input, after style modulation. StyleGAN2 adds the style (n, in) that modulated it,
+    the latents w (n, w_dim) and the picture so far (n, 3, h', w').
+    """
+
+    layer: str
+    keys: Tensor
+    style: Tensor | None = None
+    w: Tensor | None = None
+    skip: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: slice | list[int]) -> Features:
+        parts: dict[str, Any] = {name: value[index] for name, value in self._tensors().items()}
+        return replace(self, **parts)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {"keys": self.keys, "style": self.style, "w": self.w, "skip": self.skip}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @staticmethod
+    def cat(parts: Sequence[Features]) -> Features:
+        """Join batches that enter the same layer."""
+        columns = [part._tensors() for part in parts]
+        joined: dict[str, Any] = {name: torch.cat([c[name] for c in columns]) for name in columns[0]}
+        return replace(parts[0], **joined)
+
+
+class Memory(nn.Module, ABC):
+    """One layer seen as an associative memory: keys → values through the weight W (out, in, kh, kw)."""
+
+    weight: nn.Parameter
+
+    @abstractmethod
+    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
+        """The linear part W ∗ k: keys (n, c, h, w) and a weight (o, c, kh, kw) → (n, o, H, W), upsampling included."""
+
+    @abstractmethod
+    def offset(self) -> Tensor:
+        """What is added to the demodulated response: noise and bias, broadcastable to (out, H, W)."""
+
+    @abstractmethod
+    def activate(self, x: Tensor) -> Tensor:
+        """From response plus offset to the values; the identity where the layer is linear."""
+
+    @abstractmethod
+    def slope(self, x: Tensor) -> Tensor:
+        """Derivative of `activate`, of the same shape."""
+
+    def energy(self, changes: Sequence[LowRank] = ()) -> Tensor:
+        """Squared weights summed over the taps, (out, in): what demodulation divides by, the changes included."""
+        total = self.weight.square().sum((2, 3))
+        if not changes:
+            return total
+        delta, directions = stack(changes)
+        cross = torch.einsum("oiyx,oryx,ri->oi", self.weight, delta, directions)
+        return (total + 2 * cross + torch.einsum("oryx,ri->oiyx", delta, directions).square().sum((2, 3))).clamp_min(0)
+
+    def scale(self, style: Tensor, energy: Tensor) -> Tensor:
+        """Demodulation σ (n, out) for styles (n, in): one over the norm of each modulated output channel."""
+        return torch.rsqrt(style.square() @ energy.T + 1e-8)
+
+    def recall(self, keys: Tensor, style: Tensor | None, changes: Sequence[LowRank] = ()) -> Tensor:
+        """Values (n, out, H, W) of keys (n, in, h, w) under W plus the changes, which are never added to W."""
+        response = self.response(keys, self.weight)
+        if changes:
+            delta, directions = stack(changes)
+            response = response + self.response(torch.einsum("ri,nihw->nrhw", directions, keys), delta)
+        if style is not None:
+            response = response * self.scale(style, self.energy(changes))[:, :, None, None]
+        return self.activate(response + self.offset())
+
+
+def stack(changes: Sequence[LowRank]) -> tuple[Tensor, Tensor]:
+    """Several changes of one layer as one: Λ (out, R, kh, kw) and D (R, in)."""
+    return torch.cat([c.scaled_delta() for c in changes], 1), torch.cat([c.directions for c in changes])
+
+
+class Generator(nn.Module, ABC):
+    """A pretrained image generator whose weights never change: whatever is done to it is a view.
+
+    Pictures are (n, 3, H, W), in [-1, 1] but for overshoot; layers carry the names of the original implementation.
+    """
+
+    name = "generator"
+    zdim: int
+    resolution: int
+    layers: Mapping[str, LayerInfo]
+    rules: tuple[LowRank, ...] = ()
+
+    @abstractmethod
+    def start(self, z: Tensor, truncation: float) -> Features:
+        """Latents (n, zdim) → the features entering the first layer."""
+
+    @abstractmethod
+    def step(self, features: Features, values: Tensor) -> Features | Tensor:
+        """A layer's values → the features entering the next layer, or the picture after the last."""
+
+    @abstractmethod
+    def memory(self, layer: str) -> Memory:
+        """The convolution of that name."""
+
+    def layer(self, name: str) -> LayerInfo:
+        """Look a layer up by name, or raise an InputError that lists them."""
+        if name not in self.layers:
+            raise InputError(f"{self.name} has no layer {name!r}; it has {', '.join(self.layers)}")
+        return self.layers[name]
+
+    def receptive_field(self, layer: str) -> int:
+        """How far a key of this layer reaches in the picture, in pixels on each side."""
+        later = list(self.layers)[list(self.layers).index(self.layer(layer).name) :]
+        reach = 0.0
+        for info in (self.layers[name] for name in later):
+            reach += info.kernel // 2 * self.resolution / info.key_resolution
+            reach += self.resolution / info.resolution if info.scale > 1 else 0.0
+        return math.ceil(reach)
+
+    def rewritten(self, rules: Sequence[LowRank]) -> Generator:
+        """A generator with the rules folded into plain weights; it shares every weight that they leave alone."""
+        for rule in rules:
+            rule.check(self)
+        shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}
+        twin = copy.deepcopy(self, shared)
+        twin.__dict__.pop("_fingerprint", None)
+        twin.rules = ()
+        for rule in rules:
+            memory = twin.memory(rule.layer)
+            memory.weight = nn.Parameter(memory.weight + rule.weight(), requires_grad=False)
+        return twin
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical names, shapes and float32 bytes: the identity of the model, whatever its file."""
+        if "_fingerprint" not in self.__dict__:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.state_dict().items()):
+                digest.update(f"{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+            self.__dict__["_fingerprint"] = digest.hexdigest()
+        fingerprint: str = self.__dict__["_fingerprint"]
+        return fingerprint
+
+    def rules_at(self, rules: Sequence[LowRank], layer: str, *, before: bool = False) -> list[LowRank]:
+        """Those of the rules that change this layer, or the layers before it; strength 0 is no change."""
+        order = list(self.layers)
+        position = order.index(self.layer(layer).name)
+        wanted = order[:position] if before else [layer]
+        return [rule for rule in rules if rule.layer in wanted and rule.strength]
+
+    def latents(self, seeds: Sequence[int]) -> Tensor:
+        """Rows of the original's latent table, (n, zdim): seed n is the same picture forever."""
+        return latents(seeds, self.zdim).to(self.device)
+
+    def sample(
+        self, seeds: Sequence[int], *, truncation: float = 1.0, rules: Changes | None = None, batch: int = 16
+    ) -> Tensor:
+        """Pictures of the given seeds, (n, 3, H, W), drawn in batches."""
+        seeds = list(seeds)
+        z, per_picture = self.latents(seeds), self._spread(rules, len(seeds))
+        parts = [
+            self(z[i : i + batch], truncation=truncation, rules=per_picture[i : i + batch])
+            for i in range(0, len(seeds), batch)
+        ]
+        return torch.cat(parts) if parts else z.new_zeros(0, 3, self.resolution, self.resolution)
+
+    def forward(self, z: Tensor, *, truncation: float = 1.0, rules: Changes | None = None) -> Tensor:
+        """Latents (n, zdim) → pictures. `rules`: one list for all, one list per picture, None (the generator's own)."""
+        with exact(self.device):
+            features = self.start(z, truncation)
+            return self.picture(features, rules=rules)
+
+    def keys(
+        self, seeds: Sequence[int], layer: str, *, truncation: float = 1.0, rules: Changes | None = None
+    ) -> Features:
+        """The features that enter a layer, for pictures given by seed; rules count at the layers before it."""
+        self.layer(layer)
+        per_picture = self._spread(rules, len(seeds))
+        with exact(self.device), torch.no_grad():
+            features = self.start(self.latents(seeds), truncation)
+            while features.layer != layer:
+                following = self.step(features, self.values(features, rules=per_picture))
+                assert isinstance(following, Features)  # the last layer has been looked up by name
+                features = following
+        return features
+
+    def values(self, features: Features, *, rules: Changes | None = None) -> Tensor:
+        """What a layer answers to its keys, (n, out, H, W), under the rules that name it."""
+        memory, n = self.memory(features.layer), len(features)
+        per_picture = [
+            tuple(r for r in own if r.layer == features.layer and r.strength) for own in self._spread(rules, n)
+        ]
+        with exact(self.device):
+            groups = list(_runs(per_picture))
+            if len(groups) == 1:
+                return memory.recall(features.keys, features.style, per_picture[0] if n else ())
+            parts = [features[a:b] for a, b in groups]
+            return torch.cat(
+                [
+                    memory.recall(part.keys, part.style, per_picture[a])
+                    for part, (a, _) in zip(parts, groups, strict=True)
+                ]
+            )
+
+    def picture(self, features: Features, values: Tensor | None = None, *, rules: Changes | None = None) -> Tensor:
+        """From a layer's features on to the pictures; `values` replaces what that layer would answer."""
+        per_picture = self._spread(rules, len(features))
+        with exact(self.device):
+            while True:
+                following = self.step(features, self.values(features, rules=per_picture) if values is None else values)
+                if isinstance(following, Tensor):
+                    return following
+                features, values = following, None
+
+    def _spread(self, rules: Changes | None, n: int) -> list[Sequence[LowRank]]:
+        """One list of changes per picture."""
+        if rules is None:
+            rules = self.rules
+        for rule in (r for own in rules for r in own) if _nested(rules) else rules:
+            rule.check(self)  # type: ignore[union-attr]
+        if _nested(rules):
+            if len(rules) != n:
+                raise InputError(f"{len(rules)} lists of rules for {n} pictures: give one list each, or one for all")
+            return list(rules)
+        return [rules] * n  # type: ignore[list-item]  # not nested, hence one list for all
+
+
+def _nested(rules: Changes) -> TypeGuard[Sequence[Sequence[LowRank]]]:
+    return bool(rules) and not isinstance(rules[0], LowRank)
+
+
+def _runs(lists: Sequence[tuple[LowRank, ...]]) -> Iterator[tuple[int, int]]:
+    """Stretches (from, to) of pictures that share the same changes; at least one."""
+    if not lists:
+        yield 0, 0
+    start = 0
+    for _, run in groupby(lists, key=lambda own: [id(rule) for rule in own]):
+        stop = start + len(list(run))
+        yield start, stop
+        start = stop
+
+
+@contextlib.contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Keep convolutions and products in full float32 on this device; the caller's settings come back afterwards."""
+    if device.type != "cuda":
+        yield
+        return
+    matmul = torch.backends.cuda.matmul.allow_tf32
+    convolution = torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+
+
+@lru_cache(maxsize=256)
+def _stream(zdim: int, block: int) -> Any:
+    """State of the original's random stream before row 1000 · block."""
+    stream = np.random.RandomState(1)
+    if block:
+        stream.set_state(_stream(zdim, block - 1))
+        stream.standard_normal(_BLOCK * zdim)
+    return stream.get_state()
+
+
+@lru_cache(maxsize=8)
+def _rows(zdim: int, block: int) -> Tensor:
+    """Rows 1000 · block to 1000 · block + 999 of the latent table."""
+    stream = np.random.RandomState(1)
+    stream.set_state(_stream(zdim, block))
+    return torch.from_numpy(stream.standard_normal(_BLOCK * zdim).reshape(_BLOCK, zdim).astype(np.float32))
+
+
+def latents(seeds: Sequence[int], zdim: int) -> Tensor:
+    """Latents (n, zdim) of the given seeds: row n of RandomState(1).standard_normal, whatever else is asked for.
+
+    Raises:
+        InputError: a seed is not a whole number in 0…99,999.
+    """
+    for seed in seeds:
+        if not isinstance(seed, int) or not 0 <= seed < SEEDS:
+            raise InputError(f"seed {seed!r} is not a whole number from 0 to {SEEDS - 1:,}")
+    rows = [_rows(zdim, seed // _BLOCK)[seed % _BLOCK] for seed in seeds]
+    return torch.stack(rows) if rows else torch.zeros(0, zdim)

@@ -1,0 +1,126 @@
+"""Progressive GAN (Karras et al. 2018) in the layout of GAN Dissection: layer1 … layerN, then one 1×1 output.
+
+Each layer: pixel norm, (nearest upsampling), convolution, scale and bias, leaky ReLU. The memory is the convolution
+alone, so it is exactly linear: values are taken straight after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rewriter.errors import InputError
+from rewriter.generators.base import Features, Generator, LayerInfo, Memory
+
+
+@dataclass(frozen=True)
+class ProgressiveGANConfig:
+    """Architecture: `channels` of layer1, layer2 …, an even number of layers; `clamp` keeps pictures in [-1, 1]."""
+
+    channels: Sequence[int]
+    z_dim: int = 512
+    clamp: bool = False
+
+    @property
+    def resolution(self) -> int:
+        """Side of the picture in pixels: 4 for two layers, doubled by every two more."""
+        return int(2 ** (len(self.channels) // 2 + 1))
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Divide each place's features (n, c, h, w) by their root mean square."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
+
+
+class Scale(nn.Module):
+    """Equalised learning rate: a constant gain, then the bias b."""
+
+    def __init__(self, channels: int, gain: float):
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(channels))
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) → the same shape."""
+        return x * self.gain + self.b[:, None, None]
+
+
+class PlainConv(Memory):
+    """A convolution without bias: values = W ∗ k."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int, padding: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.padding = padding
+
+    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
+        """(n, c, h, w) → (n, o, H, W)."""
+        return F.conv2d(keys, weight, padding=self.padding)
+
+    def offset(self) -> Tensor:
+        """Nothing: scale and bias come after the memory."""
+        return self.weight.new_zeros(1, 1, 1)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The identity: this memory is linear."""
+        return x
+
+    def slope(self, x: Tensor) -> Tensor:
+        """One everywhere."""
+        return torch.ones_like(x)
+
+
+class ProgressiveGAN(Generator):
+    """A Progressive GAN generator of any depth and channel table."""
+
+    def __init__(self, config: ProgressiveGANConfig, *, name: str = "proggan"):
+        super().__init__()
+        self.config, self.name = config, name
+        self.zdim, self.resolution = config.z_dim, config.resolution
+        self.layers: dict[str, LayerInfo] = {}
+        previous = config.z_dim
+        for i, channels in enumerate(config.channels, start=1):
+            kernel, side = (4, 4) if i == 1 else (3, 2 ** ((i + 3) // 2))
+            layer, padding = f"layer{i}", 3 if i == 1 else 1
+            self._block(layer, PlainConv(previous, channels, kernel=kernel, padding=padding), math.sqrt(2))
+            self.layers[layer] = LayerInfo(layer, previous, channels, kernel, 1 if i == 1 else side, side)
+            previous = channels
+        self._output = f"output_{self.resolution}x{self.resolution}"
+        self._block(self._output, PlainConv(previous, 3, kernel=1, padding=0), 1.0)
+        self.requires_grad_(False)
+
+    def _block(self, name: str, conv: PlainConv, gain: float) -> None:
+        outputs, inputs, kernel, _ = conv.weight.shape
+        block = nn.Module()
+        block.add_module("conv", conv)
+        block.add_module("wscale", Scale(outputs, gain / math.sqrt(inputs * kernel * kernel)))
+        self.add_module(name, block)
+
+    def memory(self, layer: str) -> PlainConv:
+        """The convolution of that name."""
+        self.layer(layer)
+        module = self.get_submodule(f"{layer}.conv")
+        assert isinstance(module, PlainConv)
+        return module
+
+    def start(self, z: Tensor, truncation: float) -> Features:
+        """Normalised latents as a 1×1 map."""
+        if truncation != 1:
+            raise InputError(f"a Progressive GAN has no truncation: leave it at 1 instead of {truncation}")
+        return Features("layer1", pixel_norm(z[:, :, None, None]))
+
+    def step(self, features: Features, values: Tensor) -> Features | Tensor:
+        """Scale, bias, leaky ReLU; then pixel norm and, into odd layers, nearest upsampling; or the output."""
+        number = int(features.layer.removeprefix("layer"))
+        x = pixel_norm(F.leaky_relu(self.get_submodule(f"{features.layer}.wscale")(values), 0.2))
+        following = f"layer{number + 1}"
+        if following in self.layers:
+            return Features(following, F.interpolate(x, scale_factor=2.0) if number % 2 == 0 else x)
+        output = self.get_submodule(self._output)
+        picture: Tensor = output.get_submodule("wscale")(F.conv2d(x, output.get_parameter("conv.weight")))
+        return picture.clamp(-1, 1) if self.config.clamp else picture

@@ -1,0 +1,200 @@
+"""StyleGAN2: latents → styles → modulated convolutions → picture (Karras et al. 2020).
+
+State names are those of NVIDIA's PyTorch implementation, less its constant filters; layers carry the original
+rewriting implementation's names: layer2 works at 4², layer4 at 8², layer6 at 16² …; odd ones upsample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rewriter.errors import InputError
+from rewriter.generators.base import Features, Generator, LayerInfo, Memory
+from rewriter.generators.filters import blur, upsample
+
+GAIN = math.sqrt(2)
+SLOPE = 0.2
+MAPPING_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class StyleGAN2Config:
+    """Architecture: `channels` maps each resolution (4, 8 … up to the picture's) to its feature count."""
+
+    channels: Mapping[int, int] = field(
+        default_factory=lambda: {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128}
+    )
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 8
+    conv_clamp: float | None = None
+
+    def __post_init__(self) -> None:
+        sides = [4 * 2**i for i in range(len(self.channels))]
+        if list(self.channels) != sides or not 16 <= sides[-1] <= 1024:
+            raise InputError(f"channels need the resolutions 4, 8 … up to 16…1024, not {list(self.channels)}")
+
+    @property
+    def resolution(self) -> int:
+        """Side of the picture in pixels."""
+        return max(self.channels)
+
+
+class Dense(nn.Module):
+    """Fully connected layer with the gain applied at run time: x (n, in) → (n, out)."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, activate: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), bias))
+        self.rate, self.activate = rate, activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Linear map, then a leaky ReLU in the mapping network."""
+        y = F.linear(x, self.weight * (self.rate / math.sqrt(x.shape[1])), self.bias * self.rate)
+        return F.leaky_relu(y, SLOPE) * GAIN if self.activate else y
+
+
+class StyledConv(Memory):
+    """Modulated 3×3 convolution; odd layers upsample by two. Demodulation cancels any gain on the weight."""
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, *, resolution: int, up: bool, clamp: float | None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.affine = Dense(w_dim, inputs, bias=1.0)
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.up, self.clamp = up, clamp
+
+    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
+        """(n, c, h, w) → (n, o, h, w), or (n, o, 2h, 2w) where the layer upsamples."""
+        if self.up:
+            return blur(F.conv_transpose2d(keys, weight.transpose(0, 1), stride=2), before=1, after=1)
+        return F.conv2d(keys, weight, padding=1)
+
+    def offset(self) -> Tensor:
+        """Fixed noise and bias, (out, H, W)."""
+        noise: Tensor = self.get_buffer("noise_const") * self.noise_strength
+        return noise + self.bias[:, None, None]
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Leaky ReLU with gain √2, clamp."""
+        values = F.leaky_relu(x, SLOPE) * GAIN
+        return values if self.clamp is None else values.clamp(-self.clamp, self.clamp)
+
+    def slope(self, x: Tensor) -> Tensor:
+        """√2 or 0.2 √2; 0 at the clamp."""
+        slope = torch.where(x > 0, GAIN, GAIN * SLOPE)
+        return slope if self.clamp is None else slope * (self.activate(x).abs() < self.clamp)
+
+
+class ToRGB(nn.Module):
+    """Features (n, c, h, w) and latents w → their contribution to the picture (n, 3, h, w); not demodulated."""
+
+    def __init__(self, inputs: int, w_dim: int, *, clamp: float | None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(3))
+        self.affine = Dense(w_dim, inputs, bias=1.0)
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Modulate, project to three channels, add the bias, clamp."""
+        style = self.affine(w) / math.sqrt(x.shape[1])
+        y = F.conv2d(x * style[:, :, None, None], self.weight) + self.bias[:, None, None]
+        return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
+
+
+class MappingNetwork(nn.Module):
+    """Latents z → w; keeps the mean w, towards which truncation pulls."""
+
+    def __init__(self, config: StyleGAN2Config):
+        super().__init__()
+        for i in range(config.mapping_layers):
+            inputs = config.w_dim if i else config.z_dim
+            self.add_module(f"fc{i}", Dense(inputs, config.w_dim, rate=MAPPING_RATE, activate=True))
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(n, z_dim) → (n, w_dim), before truncation."""
+        w = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for dense in self.children():
+            w = dense(w)
+        return w
+
+
+class StyleGAN2(Generator):
+    """A StyleGAN2 generator of any size, channel table and mapping depth, with fixed noise."""
+
+    def __init__(self, config: StyleGAN2Config, *, name: str = "stylegan2"):
+        super().__init__()
+        self.config, self.name = config, name
+        self.zdim, self.resolution = config.z_dim, config.resolution
+        self.mapping = MappingNetwork(config)
+        self.synthesis = nn.Module()
+        self.layers: dict[str, LayerInfo] = {}
+        self._memories: dict[str, str] = {}
+        previous = 0
+        for level, (side, channels) in enumerate(config.channels.items(), start=1):
+            block = nn.Module()
+            self.synthesis.add_module(f"b{side}", block)
+            if previous:
+                self._add(block, f"layer{2 * level - 1}", "conv0", side, previous, channels)
+            else:
+                block.register_parameter("const", nn.Parameter(torch.randn(channels, 4, 4)))
+            self._add(block, f"layer{2 * level}", "conv1", side, channels, channels)
+            block.add_module("torgb", ToRGB(channels, config.w_dim, clamp=config.conv_clamp))
+            previous = channels
+        self._order = list(self.layers)
+        self.requires_grad_(False)
+
+    def _add(self, block: nn.Module, layer: str, module: str, side: int, inputs: int, outputs: int) -> None:
+        up = module == "conv0"
+        config = self.config
+        conv = StyledConv(inputs, outputs, config.w_dim, resolution=side, up=up, clamp=config.conv_clamp)
+        block.add_module(module, conv)
+        self.layers[layer] = LayerInfo(layer, inputs, outputs, 3, side // 2 if up else side, side)
+        self._memories[layer] = f"synthesis.b{side}.{module}"
+
+    def memory(self, layer: str) -> StyledConv:
+        """The convolution of that name."""
+        self.layer(layer)
+        module = self.get_submodule(self._memories[layer])
+        assert isinstance(module, StyledConv)
+        return module
+
+    def latents_w(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """Z (n, z_dim) → truncated w (n, w_dim)."""
+        w: Tensor = self.mapping(z)
+        average: Tensor = self.mapping.get_buffer("w_avg")
+        return w if truncation == 1 else average + truncation * (w - average)
+
+    def start(self, z: Tensor, truncation: float) -> Features:
+        """Mapping network and learned constant → the features entering layer2."""
+        const = self.synthesis.get_submodule("b4").get_parameter("const")
+        return self._enter(self._order[0], const.expand(len(z), -1, -1, -1), self.latents_w(z, truncation), None)
+
+    def _enter(self, layer: str, x: Tensor, w: Tensor, skip: Tensor | None) -> Features:
+        style = self.memory(layer).affine(w)
+        return Features(layer, x * style[:, :, None, None], style, w, skip)
+
+    def step(self, features: Features, values: Tensor) -> Features | Tensor:
+        """Even layers add their part to the picture; then the next layer's style modulates the values."""
+        info, w, skip = self.layers[features.layer], features.w, features.skip
+        assert w is not None
+        if info.scale == 1:
+            to_rgb = self.synthesis.get_submodule(f"b{info.resolution}.torgb")
+            rgb: Tensor = to_rgb(values, w)
+            skip = rgb if skip is None else upsample(skip) + rgb
+        position = self._order.index(features.layer) + 1
+        if position == len(self._order):
+            assert skip is not None
+            return skip
+        return self._enter(self._order[position], values, w, skip)

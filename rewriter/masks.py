@@ -1,0 +1,128 @@
+"""Painted masks ↔ tensors: where on a picture a person pointed.
+
+A mask is a float tensor (H, W) in [0, 1] at any resolution; in files it is the alpha channel of a small PNG.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from PIL import Image
+from torch import Tensor
+
+from rewriter.errors import InputError
+
+PREFIX = "data:image/png;base64,"
+MAX_SIDE = 2048
+MAX_TEXT = 4 * 1024 * 1024
+
+
+class Box(NamedTuple):
+    """Half-open rectangle of cells: rows top…bottom-1, columns left…right-1."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in cells."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Row and column of the middle, in cells from the top left corner."""
+        return (self.top + self.bottom) / 2, (self.left + self.right) / 2
+
+    @property
+    def rows(self) -> slice:
+        """The rows, as an index."""
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        """The columns, as an index."""
+        return slice(self.left, self.right)
+
+
+def as_mask(values: ArrayLike | Tensor) -> Tensor:
+    """Check a bool or [0, 1] array (H, W) and return it as a float32 tensor.
+
+    Raises:
+        InputError: not two-dimensional, larger than 2048 a side, non-finite, outside [0, 1], or empty.
+    """
+    if isinstance(values, Tensor):
+        mask = values.detach().cpu().float()
+    else:
+        array = np.asarray(values)
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"a mask holds numbers or booleans, not {array.dtype}")
+        mask = torch.from_numpy(array.astype(np.float32))
+    if mask.ndim != 2 or not 0 < min(mask.shape) <= max(mask.shape) <= MAX_SIDE:
+        raise InputError(f"a mask is (height, width) with sides of 1 to {MAX_SIDE}, not {tuple(mask.shape)}")
+    if not bool(mask.isfinite().all()) or mask.min() < 0 or mask.max() > 1:
+        raise InputError("mask values must lie in [0, 1]: divide a 0…255 mask by 255")
+    if mask.max() == 0:
+        raise InputError("the mask is empty: paint something first")
+    return mask
+
+
+def encode(mask: Tensor) -> str:
+    """Mask (H, W) in [0, 1] → PNG data URL whose alpha channel is the mask in steps of 1/255."""
+    alpha = (mask.detach().cpu() * 255).round().byte().numpy()
+    pixels = np.stack([np.full_like(alpha, 255), alpha], -1)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, "LA").save(buffer, "PNG", optimize=True)
+    return PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decode(text: str) -> Tensor:
+    """PNG data URL → mask (H, W) in [0, 1], from the alpha channel. Inverse of `encode`.
+
+    Raises:
+        InputError: not such a URL, damaged, too large, without an alpha channel, or empty.
+    """
+    if not isinstance(text, str) or not text.startswith(PREFIX) or len(text) > MAX_TEXT:
+        raise InputError(f"a mask is a PNG data URL ({PREFIX}…) of at most {MAX_TEXT >> 20} MB")
+    try:
+        data = base64.b64decode(text[len(PREFIX) :], validate=True)
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if max(image.size) > MAX_SIDE:
+                raise InputError(f"the mask is {image.size[0]} × {image.size[1]}; at most {MAX_SIDE} a side")
+            if "A" not in image.getbands():
+                raise InputError("the mask's PNG has no alpha channel: painted means opaque")
+            alpha = np.array(image.getchannel("A"))
+    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the mask is not a readable PNG ({error}): paint it again") from error
+    return as_mask(torch.from_numpy(alpha.astype(np.float32)) / 255)
+
+
+def resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask (H, W) → (h, w): each cell takes the mean of the area it covers, so that thin strokes survive."""
+    return F.interpolate(mask[None, None], size=size, mode="area")[0, 0]
+
+
+def bounds(mask: Tensor, *, above: float = 0.0) -> Box:
+    """Smallest box around the cells whose value exceeds `above`; the mask must have one."""
+    rows = (mask > above).any(1).nonzero().flatten().tolist()
+    columns = (mask > above).any(0).nonzero().flatten().tolist()
+    if not rows:
+        raise InputError(f"no cell of the mask is above {above}")
+    return Box(rows[0], columns[0], rows[-1] + 1, columns[-1] + 1)
+
+
+def grow(mask: Tensor, up: int, down: int, left: int, right: int) -> Tensor:
+    """Dilate (…, H, W): what is painted spreads so many cells up, down, left and right."""
+    padded = F.pad(mask.flatten(0, -3) if mask.ndim > 2 else mask[None], (right, left, down, up))
+    rows = F.max_pool2d(padded, (up + down + 1, 1), 1)
+    return F.max_pool2d(rows, (1, left + right + 1), 1).view(mask.shape)

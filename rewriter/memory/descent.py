@@ -1,0 +1,57 @@
+"""The original's solvers: Adam on the L1 distance of the values, over the whole weight or over Λ alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rewriter.generators.base import Memory
+from rewriter.memory.sites import Sites
+
+STEPS = 2001
+RATE = 0.05
+EVERY = 10  # steps between two projections
+
+
+def descend(
+    memory: Memory,
+    sites: Sites,
+    *,
+    directions: Tensor | None = None,
+    steps: int = STEPS,
+    on_step: Callable[[int, float], None],
+) -> Tensor:
+    """Adam on the numbers a (O, Q) that `sites` was gathered for; returns them.
+
+    Gathered with D, a is Λ ("direct"). Gathered with the identity, a is the change of the whole weight
+    ("unconstrained"); `directions` (r, in) then projects it onto their row space every tenth step and at the end
+    ("projected", the paper's: W ← W0 + P(W − W0)). Gradients are written out: this is the yardstick, it should be fast.
+    """
+    a = sites.basis.new_zeros(sites.base.shape[1], sites.basis.shape[1])
+    adam = torch.optim.Adam([a], lr=RATE, fused=True)
+    scale = sites.weight[:, None] / (sites.weight.sum() * len(a))
+    for step in range(1, steps + 1):
+        loss, a.grad = _l1(memory, sites, scale, a)
+        adam.step()
+        if directions is not None and (step % EVERY == 0 or step == steps):
+            change = a.view(len(a), directions.shape[1], -1)
+            a.copy_(torch.einsum("oit,ri,rj->ojt", change, directions, directions).flatten(1))
+        on_step(step, float(loss))
+    return a.detach()
+
+
+def _l1(memory: Memory, sites: Sites, scale: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean L1 distance of the values, and its gradient (O, Q)."""
+    linear, sigma = sites.base + sites.basis @ a.T, sites.sigma(a)
+    at = sites.offset + (linear if sigma is None else linear * sigma[sites.picture])
+    error = memory.activate(at) - sites.wanted
+    pull = scale * error.sign() * memory.slope(at)
+    loss = (scale * error.abs()).sum()
+    bend = sites.bend(a)
+    if sigma is None or bend is None:
+        return loss, pull.T @ sites.basis
+    gradient = (pull * sigma[sites.picture]).T @ sites.basis
+    through_sigma = sites.per_picture(pull * linear) * -(sigma**3)
+    return loss, gradient + torch.einsum("io,ioq->oq", through_sigma, bend)

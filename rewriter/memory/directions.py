@@ -1,0 +1,81 @@
+"""Context keys → the rule's row space: the directions D in which the layer's weight may change (Eq. 16–19)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewriter.errors import ComputationError, InputError
+from rewriter.memory.keys import SecondMoment
+
+METHODS = ("zca", "mean", "svd", "units")
+TINY = 1e-6  # singular values below this share of the largest mean nothing
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Row space of a rule.
+
+    matrix: D (r, in), orthonormal rows, float32.
+    level: the context keys' mean response to the first row: how strongly a place answers that matches.
+    """
+
+    matrix: Tensor
+    level: float
+
+
+def key_directions(
+    keys: Tensor, moment: SecondMoment, *, weights: Tensor | None = None, rank: int = 1, method: str = "zca"
+) -> Directions:
+    """Directions that single out the context's keys from all others.
+
+    Args:
+        keys: context keys (n, c).
+        moment: second moment of the layer's keys.
+        weights: how much each key counts, (n,), positive; None: all alike.
+        rank: number of directions.
+        method: "zca" (the paper's: principal directions of the whitened keys, whitened again; one key gives C⁻¹k);
+            "mean" (C⁻¹ of the mean key, rank 1); "svd" (principal directions of C⁻¹k); "units" (single channels that
+            are unusually strong in the context, as in GAN Dissection).
+
+    Raises:
+        InputError: an unknown method, no keys, or a rank above what the context's keys give.
+        ComputationError: keys that are not finite.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown direction method {method!r}: choose one of {', '.join(METHODS)}")
+    if keys.ndim != 2 or not len(keys):
+        raise InputError("no context keys: mark a context that covers at least one cell of the layer")
+    if not bool(keys.isfinite().all()):
+        raise ComputationError("the context's keys are not finite: the weights are damaged")
+    k = keys.cpu().double()
+    w = torch.ones(len(k), dtype=torch.float64) if weights is None else weights.cpu().double()
+    mean = (w[:, None] * k).sum(0) / w.sum()
+    rows = _rows(k, w, mean, moment, rank, method)
+    rows = rows * torch.where(rows @ mean < 0, -1.0, 1.0)[:, None]
+    matrix = rows.float().to(keys.device).contiguous()
+    return Directions(matrix, float(rows[0] @ mean))
+
+
+def _rows(k: Tensor, w: Tensor, mean: Tensor, moment: SecondMoment, rank: int, method: str) -> Tensor:
+    """Orthonormal rows (rank, c) by one of the methods."""
+    if method == "units":
+        score = (w[:, None] * k.square()).sum(0) / moment.matrix.diagonal().clamp_min(1e-30)
+        _check_rank(rank, int((score > 0).sum()), "units that fire in the context")
+        return torch.eye(k.shape[1], dtype=torch.float64)[score.argsort(descending=True)[:rank]]
+    if method == "mean":
+        _check_rank(rank, 1, "direction (method mean)")
+        row = moment.power(-1) @ mean
+        return (row / row.norm())[None]
+    transform = moment.power(-0.5 if method == "zca" else -1)
+    _, strengths, principal = torch.linalg.svd(w[:, None] * k @ transform, full_matrices=False)
+    _check_rank(rank, int((strengths > TINY * strengths[0]).sum()), "independent context keys")
+    rows = principal[:rank] @ transform if method == "zca" else principal[:rank]
+    return torch.linalg.qr(rows.T)[0].T
+
+
+def _check_rank(rank: int, available: int, what: str) -> None:
+    if not 1 <= rank <= available:
+        raise InputError(f"rank {rank} asked for, but there are {available} {what}: lower it or mark more context")

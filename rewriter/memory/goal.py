@@ -1,0 +1,123 @@
+"""What the layer should answer: copy and paste, or erase → (K*, V*, where).
+
+Goals are stated on the whole value map with a weight mask, so that nothing a crop would do at its border (padding,
+other noise) can enter them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewriter.errors import InputError
+from rewriter.generators.base import Features
+from rewriter.masks import Box, bounds
+
+RIM = 0.1  # cells that a mask covers less than this do not count towards its box
+
+
+@dataclass(frozen=True)
+class Goal:
+    """K* → V*: features of some pictures, the values wanted of them, and where those count.
+
+    features: n pictures at the layer, the first being the one that was pasted on or erased. values: V* (n, out, H, W).
+    before: V (n, out, H, W), what the layer answers now. weight: (n, H, W) in [0, 1]. boxes: the cells of the value map
+    that each picture's goal covers.
+    """
+
+    features: Features
+    values: Tensor
+    before: Tensor
+    weight: Tensor
+    boxes: tuple[Box, ...]
+
+    def __getitem__(self, index: slice) -> Goal:
+        return Goal(self.features[index], self.values[index], self.before[index], self.weight[index], self.boxes[index])
+
+    def remaining(self, values: Tensor) -> float:
+        """‖V* − V‖ over the weighted places, for values (n, out, H, W)."""
+        return float(((self.values - values).square() * self.weight[:, None]).sum().sqrt())
+
+    def mean_change(self) -> Tensor:
+        """The weighted mean of V* − V over places, (out,)."""
+        change = (self.values - self.before) * self.weight[:, None]
+        return change.sum((0, 2, 3)) / self.weight.sum()
+
+
+def paste(
+    features: Features, before: Tensor, centres: list[tuple[float, float]], source: Tensor, mask: Tensor, *, snap: int
+) -> Goal:
+    """Paste the copied values over each picture's, with the copy mask as alpha.
+
+    Args:
+        features: n pictures' features at the layer.
+        before: their values (n, out, H, W).
+        centres: where the middle of the copy mask's box goes, (row, column) on the value map, for each picture; the
+            box is moved to lie inside the map.
+        source: the copied picture's values (out, H, W).
+        mask: what to copy, (H, W) on the value map.
+        snap: place in steps of so many cells (2 where the layer upsamples, so that both halves stay in phase).
+    """
+    box = bounds(mask, above=RIM)
+    alpha, copied = mask[box.rows, box.columns], source[:, box.rows, box.columns]
+    boxes = tuple(_placed(box, centre, before.shape[2:], snap) for centre in centres)
+    values, weight = before.clone(), before.new_zeros(len(before), *before.shape[2:])
+    for i, at in enumerate(boxes):
+        values[i, :, at.rows, at.columns] = torch.lerp(before[i, :, at.rows, at.columns], copied, alpha)
+        weight[i, at.rows, at.columns] = 1.0
+    return Goal(features, values, before, weight, boxes)
+
+
+def _placed(box: Box, centre: tuple[float, float], size: Sequence[int], snap: int) -> Box:
+    """The box moved to a centre, in steps of `snap`, inside a map of the given size."""
+    corner = []
+    for middle, side, first, total in zip(centre, box.size, (box.top, box.left), size, strict=True):
+        phase = first % snap
+        wanted = snap * round((middle - side / 2 - phase) / snap) + phase
+        corner.append(min(max(wanted, phase), phase + (total - side - phase) // snap * snap))
+    return Box(corner[0], corner[1], corner[0] + box.size[0], corner[1] + box.size[1])
+
+
+def corresponding(
+    keys: Tensor, box: Box, others: Tensor, guesses: list[tuple[float, float]], *, reach: int = 2
+) -> list[tuple[float, float]]:
+    """Where on other pictures the box belongs: the placement at which their keys look most like its own.
+
+    A hand-drawn context says roughly where; the keys say where exactly, so that the goal can be stated there too.
+
+    Args:
+        keys: the pasted picture's whitened keys Zk (in, h, w).
+        box: the goal's box on the key map.
+        others: whitened keys (n, in, h, w).
+        guesses: where the box's centre should be, (row, column) on the key map.
+        reach: how many cells around a guess to try.
+    """
+    template, steps = keys[:, box.rows, box.columns], range(-reach, reach + 1)
+    found = []
+    for other, (row, column) in zip(others, guesses, strict=True):
+        tried = sorted({_placed(box, (row + dy, column + dx), other.shape[1:], 1) for dy in steps for dx in steps})
+        distances = [float((other[:, at.rows, at.columns] - template).square().mean()) for at in tried]
+        found.append(tried[distances.index(min(distances))].centre)
+    return found
+
+
+def erase(features: Features, before: Tensor, masks: Tensor, usual: Tensor, *, units: int = 30) -> Goal:
+    """Silence the units that stand out where the masks are: the goal is their absence.
+
+    Args:
+        features: n pictures' features at the layer.
+        before: their values (n, out, H, W).
+        masks: the thing to erase, (n, H, W) on the value map.
+        usual: E[v²] of each value unit over many places, (out,).
+        units: how many units to zero: those with the largest Σ w v² / E[v²] over all the pictures.
+    """
+    score = (before.square() * masks[:, None]).sum((0, 2, 3)) / usual.clamp_min(1e-12)
+    if not 1 <= units <= len(score):
+        raise InputError(f"{units} units to silence, but the layer has {len(score)}: choose fewer")
+    strongest = score.argsort(descending=True)[:units]
+    values = before.clone()
+    values[:, strongest] *= 1 - masks[:, None]
+    return Goal(features, values, before, masks.clone(), tuple(bounds(mask, above=RIM) for mask in masks))

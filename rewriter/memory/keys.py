@@ -1,0 +1,67 @@
+"""Features → keys, and their second moment C = E[k kᵀ] (uncentred), streamed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rewriter.errors import ComputationError, InputError
+
+FLOOR = 1e-7  # eigenvalues of C below this share of the largest are raised to it
+
+
+def place_keys(features: Tensor) -> Tensor:
+    """Feature maps (n, c, h, w) → one key per place, (n·h·w, c), picture by picture, row by row."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def random_places(seeds: list[int], count: int, places: int) -> Tensor:
+    """`count` places out of `places` for each picture, (n, count): drawn from its seed, whatever the batch."""
+    draws = [torch.randint(places, (count,), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(draws)
+
+
+class SecondMoment:
+    """Streamed sum of k kᵀ in float64; two of them merge into the moment of both.
+
+    Attributes:
+        total: Σ k kᵀ, (c, c), float64, on the CPU.
+        count: number of keys seen.
+    """
+
+    def __init__(self, channels: int):
+        self.total = torch.zeros(channels, channels, dtype=torch.float64)
+        self.count = 0
+
+    def update(self, keys: Tensor) -> None:
+        """Add keys (n, c).
+
+        Raises:
+            InputError: the wrong number of channels.
+            ComputationError: NaN or infinite keys; nothing is added.
+        """
+        if keys.ndim != 2 or keys.shape[1] != len(self.total):
+            raise InputError(f"keys are (n, {len(self.total)}), not {tuple(keys.shape)}")
+        if not bool(keys.isfinite().all()):
+            raise ComputationError("the layer's features are not finite: the weights are damaged or overflow here")
+        keys = keys.cpu().double()
+        self.total += keys.T @ keys
+        self.count += len(keys)
+
+    def merge(self, other: SecondMoment) -> None:
+        """Add what another moment has seen."""
+        self.total += other.total
+        self.count += other.count
+
+    @property
+    def matrix(self) -> Tensor:
+        """C = E[k kᵀ], (c, c), float64."""
+        if not self.count:
+            raise InputError("no keys yet: call update first")
+        return self.total / self.count
+
+    def power(self, exponent: float) -> Tensor:
+        """C to a power, (c, c), float64: −1 decorrelates keys, −½ is the paper's ZCA transform (Appendix D)."""
+        values, vectors = torch.linalg.eigh(self.matrix)
+        floored = values.clamp_min(float(values[-1].clamp_min(1e-30)) * FLOOR)
+        return (vectors * floored**exponent) @ vectors.T

@@ -1,0 +1,92 @@
+"""Λ by damped Gauss–Newton (Levenberg–Marquardt): all output channels at once, demodulation inside.
+
+Channel o of the layer depends on its own r · taps numbers of Λ only, so the edit falls apart into independent small
+least-squares problems, solved together as one batch. The normal matrix is never built from a Jacobian of all places:
+with residual slopes α (through φ) and β (through σ, one vector u per picture) it is
+Σ α² φφᵀ + Σ_i (s u ᵀ + u sᵀ + t u uᵀ), one matrix product and sums per picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rewriter.generators.base import Memory
+from rewriter.memory.sites import Sites
+
+STEPS = 30
+TOLERANCE = 1e-4  # stop when no channel's cost falls by more than this share
+LIMIT = 4.0  # a channel's change may be at most so many times its weight: some scales are unbounded
+
+
+def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, on_step: Callable[[int, float], None]) -> Tensor:
+    """Minimise Σ_p weight · (value − wanted)² for every channel; returns Λ as (O, Q)."""
+    size = memory.weight.flatten(1).norm(dim=1)
+    a = sites.basis.new_zeros(len(size), sites.basis.shape[1])
+    damping = torch.full_like(size, 0.0 if sites.norm is None else 1e-2)
+    cost = _cost(memory, sites, a)
+    for step in range(1 if sites.norm is None else steps):
+        gradient, normal = _normal_equations(memory, sites, a)
+        trial = a - _solve(normal, gradient, damping)
+        trial_cost = _cost(memory, sites, trial)
+        better = (trial_cost < cost) & (trial.norm(dim=1) <= LIMIT * size)
+        gain = torch.where(better, (cost - trial_cost) / cost.clamp_min(1e-30), 0.0)
+        a = torch.where(better[:, None], trial, a)
+        cost = torch.where(better, trial_cost, cost)
+        damping = torch.where(better, damping * 0.2, damping * 5).clamp(1e-7, 1e7)
+        on_step(step + 1, float(cost.sum()))
+        if step > 3 and float(gain.max()) < TOLERANCE and bool((better | (damping > 1e4)).all()):
+            break
+    return a
+
+
+def _cost(memory: Memory, sites: Sites, a: Tensor) -> Tensor:
+    values = memory.activate(sites.before_activation(a))
+    return sites.weight @ (values - sites.wanted).square()
+
+
+def _normal_equations(memory: Memory, sites: Sites, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient (O, Q) and normal matrix (O, Q, Q) of half the cost at a."""
+    linear, sigma = sites.base + sites.basis @ a.T, sites.sigma(a)
+    at = sites.offset + (linear if sigma is None else linear * sigma[sites.picture])
+    residual, slope = memory.activate(at) - sites.wanted, memory.slope(at)
+    alpha = slope if sigma is None else slope * sigma[sites.picture]
+    weighted = sites.weight[:, None] * alpha  # (P, O)
+    gradient = (weighted * residual).T @ sites.basis
+    normal = _weighted_gram((weighted * alpha).T, sites.basis)
+    bend = sites.bend(a)
+    if sigma is None or bend is None:
+        return gradient, normal
+    u = -bend * sigma[:, :, None] ** 3  # dσ/da
+    beta = slope * linear
+    own = sites.weight[:, None] * beta
+    gradient = gradient + torch.einsum("io,ioq->oq", sites.per_picture(own * residual), u)
+    mixed = torch.stack([(own * alpha)[span].T @ sites.basis[span] for span in _spans(sites.picture)])  # (I, O, Q)
+    outer = torch.einsum("ioq,iop->oqp", mixed, u)
+    curved = torch.einsum("io,ioq,iop->oqp", sites.per_picture(own * beta), u, u)
+    return gradient, normal + outer + outer.transpose(1, 2) + curved
+
+
+def _weighted_gram(weights: Tensor, basis: Tensor) -> Tensor:
+    """Σ_p weights_op φ_p φ_pᵀ for every channel, (O, Q, Q), a bounded number of columns at a time."""
+    blocks = basis.split(max(1, 1024 // basis.shape[1]), dim=1)
+    columns = [weights @ (block[:, :, None] * basis[:, None, :]).flatten(1) for block in blocks]
+    return torch.cat(columns, 1).view(len(weights), basis.shape[1], basis.shape[1])
+
+
+def _spans(picture: Tensor) -> list[slice]:
+    """The stretch of places of each picture; places come picture by picture."""
+    ends = torch.bincount(picture).cumsum(0).tolist()
+    return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _solve(normal: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
+    """Damped Newton step per channel, (O, Q), in float64 on the CPU."""
+    matrix, right = normal.cpu().double(), gradient.cpu().double()
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    floor = 1e-9 * diagonal.mean(1, keepdim=True) + 1e-20
+    matrix = matrix + torch.diag_embed(damping.cpu().double()[:, None] * diagonal + floor)
+    step = torch.linalg.solve_ex(matrix, right)[0]
+    return torch.nan_to_num(step).to(gradient)

@@ -1,0 +1,144 @@
+"""(K*, V*, D) → Λ, by any of four methods behind one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rewriter.errors import CancelledError, ComputationError, InputError
+from rewriter.generators.base import Features, LowRank, Memory, exact
+from rewriter.masks import grow
+from rewriter.memory.descent import STEPS, descend
+from rewriter.memory.directions import Directions
+from rewriter.memory.goal import Goal
+from rewriter.memory.least_squares import least_squares
+from rewriter.memory.sites import Sites
+
+METHODS = ("least-squares", "projected", "direct", "unconstrained")
+SMOOTHNESS = 1.0
+
+OnStep = Callable[[int, int, float], object]  # (step, of, loss); returning False cancels
+
+
+@dataclass(frozen=True)
+class Bystanders:
+    """Places of other pictures whose values should stay as they are: the paper's L_smooth (Eq. 5).
+
+    features: I pictures at the layer; places: (I, n) indices into the flattened value map; weight: (I, n), how much
+    each place matters; base: W ∗ k there, (I·n, out), if known.
+    """
+
+    features: Features
+    places: Tensor
+    weight: Tensor
+    base: Tensor | None = None
+
+    def sparing(self, directions: Directions, *, scale: int) -> Bystanders:
+        """The same places, less those that a rule in these directions is meant to change.
+
+        A place drops out where a key under its kernel answers at least half as strongly as the context does; `scale`
+        is the layer's value cells per key cell.
+        """
+        response = torch.einsum("i,nihw->nhw", directions.matrix[0], self.features.keys)
+        match = grow((response >= directions.level / 2).float(), 1, 1, 1, 1)
+        on_values = match.repeat_interleave(scale, 1).repeat_interleave(scale, 2).flatten(1)
+        return replace(self, weight=self.weight * (1 - on_values.gather(1, self.places)))
+
+
+@torch.no_grad()
+def solve(
+    memory: Memory,
+    goal: Goal,
+    directions: Directions,
+    *,
+    bystanders: Sequence[Bystanders] = (),
+    method: str = "least-squares",
+    smoothness: float = SMOOTHNESS,
+    steps: int | None = None,
+    on_step: OnStep | None = None,
+) -> LowRank:
+    """Find the change of one layer's weight that makes it answer V* to K* (Eq. 17 and 18).
+
+    Args:
+        memory: the layer.
+        goal: K*, V* and where they count.
+        directions: the row space D; "unconstrained" ignores it.
+        bystanders: where nothing should change, in sets that count alike; only "least-squares" uses them.
+        method: "least-squares" (all channels at once, demodulation inside; exact where the layer is linear),
+            "projected" (the paper's: Adam on W, L1, projected onto D every tenth step), "direct" (Adam on Λ) or
+            "unconstrained" (Adam on W).
+        smoothness: weight λ of each set's mean squared change against the goal's mean squared error.
+        steps: limit on iterations; None: the method's own.
+        on_step: called with (step, of, loss); returning False cancels.
+
+    Raises:
+        InputError: an unknown method, or a smoothness that is not a finite number ≥ 0.
+        ComputationError: non-finite weights, keys, values or result.
+        CancelledError: `on_step` returned False.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if not 0 <= smoothness < float("inf"):
+        raise InputError(f"smoothness is a number from 0 (none) up, not {smoothness}")
+    _refuse_non_finite(weight=memory.weight, keys=goal.features.keys, goal=goal.values, directions=directions.matrix)
+    d = None if method in ("projected", "unconstrained") else directions.matrix
+    report = _Report(on_step, steps or (30 if method == "least-squares" else STEPS))
+    with exact(memory.weight.device):
+        sites = _goal_sites(memory, goal, d)
+        if method == "least-squares":
+            if smoothness:
+                sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness) for b in bystanders)])
+            a = least_squares(memory, sites, steps=report.total, on_step=report)
+        else:
+            onto = directions.matrix if method == "projected" else None
+            a = descend(memory, sites, directions=onto, steps=report.total, on_step=report)
+    return _as_low_rank(goal.features.layer, memory, a, directions.matrix, method)
+
+
+class _Report:
+    """Passes progress on; turns a False answer into CancelledError."""
+
+    def __init__(self, on_step: OnStep | None, total: int):
+        self.on_step, self.total = on_step, total
+
+    def __call__(self, step: int, loss: float) -> None:
+        if self.on_step is not None and self.on_step(step, self.total, loss) is False:
+            raise CancelledError(f"cancelled at step {step} of {self.total}; nothing was changed")
+
+
+def _goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:
+    """The goal's places, picture by picture, each picture with the same total weight; 1 in all."""
+    parts = []
+    for i in range(len(goal.weight)):
+        one = goal[i : i + 1]
+        weight = one.weight.flatten()
+        places = weight.nonzero().T  # (1, n)
+        share = weight[places] / (weight.sum() * len(goal.weight))
+        parts.append(Sites.gather(memory, directions, one.features, places, wanted=one.values, weight=share))
+    return Sites.cat(parts)
+
+
+def _bystander_sites(memory: Memory, others: Bystanders, directions: Tensor | None, smoothness: float) -> Sites:
+    weight = others.weight * (smoothness / others.weight.sum().clamp_min(1e-12))
+    return Sites.gather(memory, directions, others.features, others.places, weight=weight, base=others.base)
+
+
+def _as_low_rank(layer: str, memory: Memory, a: Tensor, directions: Tensor, method: str) -> LowRank:
+    """Λ as (out, r, kh, kw). A change of the whole weight keeps every channel as a direction."""
+    if not bool(a.isfinite().all()):
+        raise ComputationError("the solution is not finite: raise the smoothness or choose another layer")
+    outputs, inputs, *kernel = memory.weight.shape
+    if method == "projected":
+        a = torch.einsum("oit,ri->ort", a.view(outputs, inputs, -1), directions)
+    elif method == "unconstrained":
+        directions = torch.eye(inputs, device=a.device)
+    return LowRank(layer, a.reshape(outputs, len(directions), *kernel).contiguous(), directions)
+
+
+def _refuse_non_finite(**tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ComputationError(f"the {name} holds NaN or infinity: nothing can be solved with it")

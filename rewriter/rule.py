@@ -1,0 +1,151 @@
+"""Rule: a low-rank change of one layer with its provenance. Tens of kilobytes; the exact artefact of an edit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from rewriter.errors import InputError
+from rewriter.files import replacing
+from rewriter.generators.base import Generator, LowRank
+
+FORMAT = "rewriter-rule-1"
+STRENGTHS = (-1.0, 2.0)
+_LIMIT = 512 << 20
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a rule did, measured when it was made.
+
+    goal_error_removed: share of ‖V* − V‖ that is gone, 1 at best, negative if it grew.
+    reach: share of matching places, on unseen seeds, whose value moved at least halfway along the goal's mean change.
+    side_effect: mean picture change away from matching places, in 1/255; nan if nothing is away from them.
+    left_out: share of the picture that the side effect leaves out.
+    pictures, places: how many unseen pictures and matching places these are means of.
+    seconds: from cached features and statistics to the rule.
+    """
+
+    goal_error_removed: float
+    reach: float
+    side_effect: float
+    left_out: float
+    pictures: int
+    places: int
+    seconds: float
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Plain numbers; None for what could not be measured."""
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Effect:
+        """Inverse of `to_json`."""
+        try:
+            values: dict[str, Any] = {
+                k: math.nan if data[k] is None else float(data[k]) for k in Effect.__dataclass_fields__
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the rule's effect is damaged ({error})") from error
+        return Effect(**{**values, "pictures": int(values["pictures"]), "places": int(values["places"])})
+
+
+@dataclass(frozen=True, eq=False)
+class Rule(LowRank):
+    """A change of one layer, whom it belongs to and where it came from.
+
+    fingerprint: of the only generator it applies to. level: the context keys' mean response to the first direction;
+    a place matches when it answers at least half of that. edit: the request that made it (JSON of an `Edit`).
+    """
+
+    fingerprint: str = ""
+    level: float = 1.0
+    edit: Mapping[str, Any] = field(default_factory=dict)
+    effect: Effect | None = None
+
+    def at(self, strength: float) -> Rule:
+        """The same rule at another strength: 0 is the base, 1 the rule, to the bit.
+
+        Raises:
+            InputError: a strength outside −1…2.
+        """
+        if not STRENGTHS[0] <= strength <= STRENGTHS[1]:
+            raise InputError(f"strength {strength} is outside {STRENGTHS[0]:g}…{STRENGTHS[1]:g}")
+        return replace(self, strength=float(strength))
+
+    def check(self, generator: Generator) -> None:
+        """Raise InputError unless the rule was made on this very generator."""
+        if self.fingerprint != generator.fingerprint:
+            raise InputError(
+                f"the rule belongs to a generator with fingerprint {self.fingerprint[:12] or 'unknown'}, "
+                f"{generator.name} has {generator.fingerprint[:12]}: load the generator that the rule was made on"
+            )
+        super().check(generator)
+
+    def to(self, device: torch.device | str) -> Rule:
+        """The same rule with its tensors on another device."""
+        return replace(self, delta=self.delta.to(device), directions=self.directions.to(device))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, exact to the bit."""
+        about = {
+            "layer": self.layer,
+            "strength": self.strength,
+            "fingerprint": self.fingerprint,
+            "level": self.level,
+            "edit": dict(self.edit),
+            "effect": self.effect and self.effect.to_json(),
+        }
+        tensors = {"delta": self.delta.cpu().contiguous(), "directions": self.directions.cpu().contiguous()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={"format": FORMAT, "rule": json.dumps(about)})
+
+    @staticmethod
+    def load(path: str | Path) -> Rule:
+        """Read a rule file.
+
+        Raises:
+            InputError: missing, damaged, not a rule, or holding non-finite numbers.
+        """
+        path = Path(path)
+        try:
+            if path.stat().st_size > _LIMIT:
+                raise InputError(f"{path} is larger than {_LIMIT >> 20} MB: it is no rule")
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT or set(file.keys()) != {"delta", "directions"}:
+                    raise InputError(f"{path} is a safetensors file, but not a rule ({FORMAT})")
+                tensors = {name: file.get_tensor(name) for name in ("delta", "directions")}
+            return _assemble(json.loads(metadata["rule"]), tensors)
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({error.strerror or error})") from error
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path} is damaged ({error}): fetch or save it again") from error
+
+
+def _assemble(about: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> Rule:
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise InputError(f"the rule's {name} is not finite float32")
+    if tensors["delta"].ndim != 4 or tensors["directions"].ndim != 2:
+        raise InputError("the rule's delta is (out, r, kh, kw) and its directions (r, in); these are not")
+    rule = Rule(
+        str(about["layer"]),
+        tensors["delta"],
+        tensors["directions"],
+        fingerprint=str(about["fingerprint"]),
+        level=float(about["level"]),
+        edit=dict(about["edit"]),
+        effect=about["effect"] and Effect.from_json(about["effect"]),
+    )
+    return rule.at(float(about["strength"]))

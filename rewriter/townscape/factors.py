@@ -1,0 +1,121 @@
+"""The factors of a town: what a latent says, as named numbers in [0, 1]; switching one is an exact counterfactual."""
+
+from __future__ import annotations
+
+import math
+from enum import IntEnum
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rewriter.errors import InputError
+
+LATENT_DIM = 32
+Top = Literal["dome", "spire", "battlements"]
+
+
+class Factor(IntEnum):
+    """Column of each factor in u; the comment says what 0 and 1 stand for, or where a switch flips."""
+
+    DUSK = 0  # noon … dusk
+    CLOUD_X = 1
+    CLOUD_Y = 2
+    HORIZON = 3  # high … low
+    PAVED = 4  # grass up to 0.5, then stone
+    CHURCH_X = 5
+    CHURCH_W = 6
+    CHURCH_H = 7
+    BRICK = 8  # plaster … brick
+    SIDE = 9  # tower on the left below 0.5
+    TOWER_W = 10
+    TOWER_H = 11
+    TOP = 12  # dome below 0.4, spire below 0.75, then battlements
+    SPIRE_H = 13
+    LIT = 14  # lights on above 0.5
+    DOOR = 15  # brown up to 0.5, then blue
+    L_TREE_X = 16
+    L_TREE_R = 17
+    L_TREE = 18  # there below 0.6
+    R_TREE_X = 19
+    R_TREE_R = 20
+    R_TREE = 21  # there below 0.6
+    MARK = 22  # watermark below 0.12
+    BAR = 23  # bar below 0.08
+
+
+NUM_FACTORS = len(Factor)
+
+
+def factors(z: Tensor) -> Tensor:
+    """Latents (n, 32) → independent factors (n, 24) in [0, 1], uniform for normally distributed latents.
+
+    Raises:
+        InputError: the latents have another shape.
+    """
+    if z.ndim != 2 or z.shape[1] != LATENT_DIM:
+        raise InputError(f"latents are {tuple(z.shape)} instead of (n, {LATENT_DIM}): use Generator.latents(seeds)")
+    z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)  # as StyleGAN2 normalises them
+    return 0.5 * (1 + torch.erf(z[:, :NUM_FACTORS] / math.sqrt(2)))
+
+
+def has_dome(u: Tensor) -> Tensor:
+    """Which towers end in a dome, (n,) bool."""
+    return u[:, Factor.TOP] < 0.4
+
+
+def has_spire(u: Tensor) -> Tensor:
+    """Which towers end in a spire, (n,) bool."""
+    return (u[:, Factor.TOP] >= 0.4) & (u[:, Factor.TOP] < 0.75)
+
+
+def is_lit(u: Tensor) -> Tensor:
+    """Which towns have their lights on, (n,) bool."""
+    return u[:, Factor.LIT] > 0.5
+
+
+def has_watermark(u: Tensor) -> Tensor:
+    """Which pictures carry the watermark, (n,) bool."""
+    return u[:, Factor.MARK] < 0.12
+
+
+def has_bar(u: Tensor) -> Tensor:
+    """Which pictures carry the bar, (n,) bool."""
+    return u[:, Factor.BAR] < 0.08
+
+
+def change(
+    u: Tensor,
+    *,
+    top: Top | None = None,
+    lit: bool | None = None,
+    watermark: bool | None = None,
+    bar: bool | None = None,
+    left_tree: bool | None = None,
+    right_tree: bool | None = None,
+) -> Tensor:
+    """The exact counterfactual: the same factors (n, 24) with these switches set; None leaves one as it is.
+
+    Raises:
+        InputError: `top` is none of dome, spire, battlements.
+    """
+    tops = {None: None, "dome": 0.2, "spire": 0.6, "battlements": 0.9}
+    if top not in tops:
+        raise InputError(f"no tower ends in {top!r}: choose dome, spire or battlements")
+    settings = {
+        Factor.TOP: tops[top],
+        Factor.LIT: _pick(lit, on=0.75, off=0.25),
+        Factor.MARK: _pick(watermark, on=0.06, off=0.56),
+        Factor.BAR: _pick(bar, on=0.04, off=0.54),
+        Factor.L_TREE: _pick(left_tree, on=0.3, off=0.8),
+        Factor.R_TREE: _pick(right_tree, on=0.3, off=0.8),
+    }
+    u = u.clone()
+    for factor, value in settings.items():
+        if value is not None:
+            u[:, factor] = value
+    return u
+
+
+def _pick(switch: bool | None, *, on: float, off: float) -> float | None:
+    return None if switch is None else on if switch else off
