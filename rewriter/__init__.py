@@ -1,5 +1,32 @@
 """Rewrite the rules of a pretrained image generator: copy, paste, context, execute.
 
-Read the folders in this order and you have read the method: masks, generators (what can be rewritten), memory (the
-method), rule, edit, effect, session, then how generators come in and pictures go out.
+Read the modules in this order and you have read the method: masks, generators (what can be rewritten), memory (the
+method), rule, edit, effect, session; then how generators come in (checkpoints, townscape, hub) and pictures go out.
 """
+
+from rewriter.edit import Edit, Region
+from rewriter.errors import RewriterError
+from rewriter.generators.base import Generator, LowRank
+from rewriter.hub import load_generator
+from rewriter.memory.directions import key_directions
+from rewriter.memory.keys import SecondMoment
+from rewriter.memory.solve import solve
+from rewriter.rule import Effect, Rule
+from rewriter.session import Rewriter, replay
+
+__version__ = "0.1.0"
+__all__ = [
+    "Edit",
+    "Effect",
+    "Generator",
+    "LowRank",
+    "Region",
+    "Rewriter",
+    "RewriterError",
+    "Rule",
+    "SecondMoment",
+    "key_directions",
+    "load_generator",
+    "replay",
+    "solve",
+]

@@ -38,10 +38,11 @@ class Region:
 class Edit:
     """A request: which rule of which generator to change, and how.
 
-    kind: "replace" (copy → paste) or "erase" (silence what stands out in the pasted-on place).
+    kind: "replace" (copy → paste) or "erase" (the thing at the place `paste` goes).
     generator, fingerprint: the model it was made on. after: digests of the rules that were on before it.
     copy, paste, context, keep: places; an edit without a copy, say, is incomplete (`missing`).
-    spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences.
+    spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences,
+    as the paper does; None: it fills the place with what similar pictures have there.
     smoothness None: the method's default. statistics None: the layer's default recipe.
     """
 
@@ -62,7 +63,7 @@ class Edit:
     method: str = "least-squares"
     directions: str = "zca"
     spread: bool = True
-    units: int = 30
+    units: int | None = None
     statistics: Recipe | None = None
 
     def missing(self) -> list[str]:
@@ -157,8 +158,10 @@ def _number(low: float, high: float, *, optional: bool = False) -> Check:
     return check
 
 
-def _whole(low: int, high: int) -> Check:
-    def check(name: str, value: Any) -> int:
+def _whole(low: int, high: int, *, optional: bool = False) -> Check:
+    def check(name: str, value: Any) -> int | None:
+        if value is None and optional:
+            return None
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise _fail(name, value, f"a whole number from {low} to {high}")
         return value
@@ -218,6 +221,6 @@ _CHECKS: dict[str, Check] = {
     "method": _choice(solve.METHODS),
     "directions": _choice(("zca", "mean", "svd", "units")),
     "spread": _flag,
-    "units": _whole(1, 512),
+    "units": _whole(1, 512, optional=True),
     "statistics": _recipe,
 }

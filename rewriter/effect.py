@@ -11,18 +11,40 @@ from torch import Tensor
 
 from rewriter.generators.base import Features, Generator, LowRank
 from rewriter.masks import grow
+from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal
 from rewriter.rule import Effect, Rule
 
 UNSEEN = range(10_000, 10_048)  # people pick from 0…9,999; statistics and smoothness use those too
 BATCH = 16
-MATCH = 0.5
 
 
 def matching(rule: Rule, features: Features) -> Tensor:
     """Places where the context fires, bool (n, h, w): the response is at least half the contexts' mean."""
-    response = torch.einsum("i,nihw->nhw", rule.directions[0], features.keys)
-    return response >= MATCH * rule.level
+    return Directions(rule.directions, rule.level).match(features.keys)
+
+
+@torch.no_grad()
+def firing(
+    generator: Generator, rules: Sequence[Rule], *, hits: int, misses: int, truncation: float = 1.0, limit: int = 2000
+) -> tuple[list[int], list[int]]:
+    """The first unseen seeds on which the context of any of the rules fires, and the first on which none does.
+
+    Fewer than asked for if the first `limit` unseen seeds do not hold so many.
+    """
+    found: dict[bool, list[int]] = {True: [], False: []}
+    wanted = {True: hits, False: misses}
+    for first in range(UNSEEN.start, UNSEEN.start + limit, BATCH):
+        seeds, fires = list(range(first, first + BATCH)), torch.zeros(BATCH, dtype=torch.bool)
+        for i, rule in enumerate(rules):
+            features = generator.keys(seeds, rule.layer, truncation=truncation, rules=rules[:i])
+            fires |= matching(rule, features).flatten(1).any(1).cpu()
+        for seed, fired in zip(seeds, fires.tolist(), strict=True):
+            if len(found[fired]) < wanted[fired]:
+                found[fired].append(seed)
+        if all(len(found[kind]) == wanted[kind] for kind in found):
+            break
+    return found[True], found[False]
 
 
 @torch.no_grad()

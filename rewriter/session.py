@@ -15,7 +15,7 @@ from rewriter.effect import measure
 from rewriter.errors import InputError
 from rewriter.generators.base import Features, Generator, LayerInfo, LowRank
 from rewriter.memory.directions import key_directions
-from rewriter.memory.goal import RIM, Goal, corresponding, erase, paste
+from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
 from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, solve
 from rewriter.memory.statistics import Statistics, digest
 from rewriter.rule import Rule
@@ -54,8 +54,12 @@ class Rewriter:
         """Put the copied thing where the mask is on picture `seed`, centre on centre."""
         self.edit = self.edit.with_(paste=Region(seed, masks.as_mask(mask)))
 
-    def erase(self, seed: int, mask: ArrayLike | Tensor, *, units: int = 30) -> None:
-        """Silence, where the mask is on picture `seed`, the units that stand out there. Needs no copy."""
+    def erase(self, seed: int, mask: ArrayLike | Tensor, *, units: int | None = None) -> None:
+        """Take away what is under the mask on picture `seed`; needs no copy.
+
+        The place is filled with what similar pictures without the context have there; with `units`, so many of the
+        units that stand out there are silenced instead, as the paper does.
+        """
         self.edit = self.edit.with_(kind="erase", copy=None, paste=Region(seed, masks.as_mask(mask)), units=units)
 
     def add_context(self, seed: int, mask: ArrayLike | Tensor) -> None:
@@ -124,7 +128,7 @@ def replay(
     started = time.perf_counter()
     keys, weights = job.context_keys()
     directions = key_directions(keys, moment, weights=weights, rank=edit.rank, method=edit.directions)
-    goal = job.goal(usual, moment.power(-0.5))
+    goal = job.goal(usual, moment.power(-0.5).to(keys), bystanders.unmatched(directions))
     spared = bystanders.sparing(directions, scale=job.info.scale)
     change = solve(
         generator.rewritten(generator.rules_at(rules, edit.layer)).memory(edit.layer),
@@ -164,6 +168,13 @@ def _check(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
     for rule in rules:
         rule.check(generator)
     generator.layer(edit.layer)
+
+
+def _centre(region: Region, side: int) -> tuple[float, float]:
+    """Middle of a region's box, measured on its own mask, in cells of a map of the given side."""
+    height, width = region.mask.shape
+    row, column = masks.bounds(region.mask, above=float(region.mask.max()) / 2).centre
+    return row * side / height, column * side / width
 
 
 class _Job:
@@ -214,7 +225,7 @@ class _Job:
             weights.append(cells[inside])
         return torch.cat(keys), torch.cat(weights)
 
-    def goal(self, usual: Tensor, whitening: Tensor) -> Goal:
+    def goal(self, usual: Tensor, whitening: Tensor, donors: Features) -> Goal:
         """The wanted values of the pasted-on picture, and of each context where the edit is spread."""
         spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
         pictures = [self.target, *spread]
@@ -222,11 +233,17 @@ class _Job:
         before, side = self.generator.values(features, rules=self.rules), self.info.resolution
         if self.edit.kind == "erase":
             places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
-            return erase(features, before, places, usual, units=self.edit.units)
+            if self.edit.units is not None:
+                return erase(features, before, places, usual, units=self.edit.units)
+            keys, donor_keys = (torch.einsum("ij,njhw->nihw", whitening, f.keys) for f in (features, donors))
+            return fill(features, before, places, keys, donor_keys, self.generator.values(donors, rules=self.rules))
         assert self.edit.copy is not None
         source = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
         mask = self._on(self.edit.copy, side, "copied place")
-        centre = masks.bounds(self._on(self.target, side, "place to paste"), above=RIM).centre
+        self._on(self.target, side, "place to paste")
+        (top, left), (row, column) = _centre(self.edit.copy, side), _centre(self.target, side)
+        middle = masks.bounds(mask, above=RIM).centre
+        centre = middle[0] + row - top, middle[1] + column - left
         first = paste(features[:1], before[:1], [centre], source, mask, snap=self.info.scale)
         if not spread:
             return first
@@ -240,10 +257,10 @@ class _Job:
         scale, side = self.info.scale, self.info.key_resolution
         box = masks.Box(*(edge // scale for edge in first.boxes[0][:2]), *(-(-e // scale) for e in first.boxes[0][2:]))
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        centres = [masks.bounds(self._on(region, side, "context"), above=RIM).centre for region in (drawn, *spread)]
+        centres = [_centre(region, side) for region in (drawn, *spread)]
         off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
         guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
-        keys = torch.einsum("ij,njhw->nihw", whitening.to(features.keys), features.keys)
+        keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
         return [(y * scale, x * scale) for y, x in corresponding(keys[0], box, keys[1:], guesses)]
 
     def kept(self) -> list[Bystanders]:

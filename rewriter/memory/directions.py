@@ -11,6 +11,7 @@ from rewriter.errors import ComputationError, InputError
 from rewriter.memory.keys import SecondMoment
 
 METHODS = ("zca", "mean", "svd", "units")
+MATCH = 0.5  # share of the context's mean response from which on a place matches
 TINY = 1e-6  # singular values below this share of the largest mean nothing
 
 
@@ -24,6 +25,10 @@ class Directions:
 
     matrix: Tensor
     level: float
+
+    def match(self, keys: Tensor) -> Tensor:
+        """Places (n, h, w) of keys (n, in, h, w) that answer at least half as strongly as the context does."""
+        return torch.einsum("i,nihw->nhw", self.matrix[0], keys) >= MATCH * self.level
 
 
 def key_directions(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rewriter.errors import InputError
 from rewriter.generators.base import Features
-from rewriter.masks import Box, bounds
+from rewriter.masks import Box, bounds, resize
 
+DONORS = 4  # pictures whose values an erased place is filled with
 RIM = 0.1  # cells that a mask covers less than this do not count towards its box
 
 
@@ -102,6 +103,33 @@ def corresponding(
         distances = [float((other[:, at.rows, at.columns] - template).square().mean()) for at in tried]
         found.append(tried[distances.index(min(distances))].centre)
     return found
+
+
+def fill(
+    features: Features, before: Tensor, masks: Tensor, keys: Tensor, donor_keys: Tensor, donor_values: Tensor
+) -> Goal:
+    """Put what other pictures without the thing have at the same place where the masks are.
+
+    The donors are those most like the picture outside the mask; the mean of their values is what a rule for all
+    pictures should aim at.
+
+    Args:
+        features: n pictures' features at the layer.
+        before: their values (n, out, H, W).
+        masks: the thing to erase, (n, H, W) on the value map.
+        keys: the pictures' whitened keys Zk (n, in, h, w).
+        donor_keys: whitened keys (m, in, h, w) of pictures in which the context does not fire.
+        donor_values: their values (m, out, H, W).
+    """
+    if not len(donor_values):
+        raise InputError("the context fires on every picture tried: mark a narrower context, or zero units instead")
+    values, size = before.clone(), (keys.shape[2], keys.shape[3])
+    for i, mask in enumerate(masks):
+        outside = 1 - resize(mask, size)
+        distance = ((keys[i] - donor_keys).square() * outside).sum((1, 2, 3))
+        nearest = distance.argsort()[:DONORS]
+        values[i] = torch.lerp(before[i], donor_values[nearest].mean(0), mask)
+    return Goal(features, values, before, masks.clone(), tuple(bounds(mask, above=RIM) for mask in masks))
 
 
 def erase(features: Features, before: Tensor, masks: Tensor, usual: Tensor, *, units: int = 30) -> Goal:

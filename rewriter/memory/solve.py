@@ -36,14 +36,18 @@ class Bystanders:
     weight: Tensor
     base: Tensor | None = None
 
+    def unmatched(self, directions: Directions) -> Features:
+        """Those of the pictures in which the context fires nowhere."""
+        fires = directions.match(self.features.keys).flatten(1).any(1)
+        return self.features[(~fires).nonzero().flatten().tolist()]
+
     def sparing(self, directions: Directions, *, scale: int) -> Bystanders:
         """The same places, less those that a rule in these directions is meant to change.
 
         A place drops out where a key under its kernel answers at least half as strongly as the context does; `scale`
         is the layer's value cells per key cell.
         """
-        response = torch.einsum("i,nihw->nhw", directions.matrix[0], self.features.keys)
-        match = grow((response >= directions.level / 2).float(), 1, 1, 1, 1)
+        match = grow(directions.match(self.features.keys).float(), 1, 1, 1, 1)
         on_values = match.repeat_interleave(scale, 1).repeat_interleave(scale, 2).flatten(1)
         return replace(self, weight=self.weight * (1 - on_values.gather(1, self.places)))
 

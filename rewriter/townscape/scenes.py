@@ -181,7 +181,9 @@ def _top(c: Canvas, plan: _Plan) -> None:
     """A dome, a spire or battlements."""
     x, half_width, top = plan.tower_x, plan.tower_half_width, plan.tower_top
     above = c.cover(c.y - top)
-    dome = torch.minimum(c.cover(c.ellipse(x, top, half_width * 1.15, half_width * 1.9)), above) * _where(has_dome(plan.u))
+    dome = torch.minimum(c.cover(c.ellipse(x, top, half_width * 1.15, half_width * 1.9)), above) * _where(
+        has_dome(plan.u)
+    )
     c.paint(dome, plan.dim(c.colour(0.20, 0.55, 0.52), 0.85), "dome")
     rise = (top - c.y) / lerp(0.16, 0.19, plan.factor(Factor.SPIRE_H))
     spire = c.cover((c.x - x).abs() - half_width * 1.05 * (1 - rise)) * above * (rise < 1)

@@ -1,0 +1,61 @@
+"""Checkpoint files → state dicts, reading tensors only: nothing in a file is executed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rewriter.errors import InputError
+from rewriter.files import replacing
+from rewriter.generators.base import Generator
+from rewriter.generators.stylegan2 import StyleGAN2
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State dict of a .safetensors, .pt, .pth or .bin file, and what else it says for `convert`.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds more than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                clamp = (file.metadata() or {}).get("conv_clamp")
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return state, {} if clamp is None else {"conv_clamp": float(clamp)}
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"cannot read {path} as a checkpoint ({reason[:200]}): fetch it again") from error
+    return _state(path, loaded)
+
+
+def _state(path: Path, loaded: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name from the containers in which people publish them."""
+    options: dict[str, Any] = {}
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("g_ema"), Mapping):
+        average = loaded.get("latent_avg")
+        loaded = {**loaded["g_ema"], **({} if average is None else {"latent_avg": average})}
+    elif isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        clamp = loaded.get("conv_clamp")
+        options = {} if clamp is None else {"conv_clamp": float(clamp)}
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f"{path} does not hold a state dict of tensors: export the generator's (g_ema) weights")
+    return {str(name): value for name, value in loaded.items()}, options
+
+
+def write_checkpoint(generator: Generator, path: str | Path) -> None:
+    """Write a generator's weights as safetensors in its canonical names (NVIDIA's for StyleGAN2)."""
+    metadata = {"format": "pt"}
+    if isinstance(generator, StyleGAN2) and generator.config.conv_clamp is not None:
+        metadata["conv_clamp"] = str(generator.config.conv_clamp)
+    with replacing(path) as temporary:
+        save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, temporary, metadata=metadata)

@@ -1,0 +1,220 @@
+"""The command line: sample, apply, inspect. The only printer of the package."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from rewriter import collection, describe, pictures, townscape
+from rewriter.checkpoints.read import write_checkpoint
+from rewriter.edit import Edit
+from rewriter.effect import firing
+from rewriter.errors import InputError, RewriterError
+from rewriter.generators.base import Generator
+from rewriter.hub import load_generator
+from rewriter.memory.statistics import Statistics
+from rewriter.rule import Rule
+from rewriter.session import replay
+
+app = typer.Typer(
+    help="Rewrite the rules of a pretrained image generator.\n\n"
+    "An edit says what to copy, where to paste it and in which context; applying it changes the model, not a picture. "
+    "Start with:  rewriter apply dome-to-spire --out town.png",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
+GeneratorName = Annotated[str, typer.Option(help="townscape, or the path of a checkpoint.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: what accelerate finds.")]
+Truncation = Annotated[float, typer.Option(help="1: as trained; towards 0: closer to the average picture.")]
+SHEET = 24
+
+
+@app.command()
+def sample(
+    generator: GeneratorName = "townscape",
+    seeds: Annotated[str, typer.Option(help="Pictures for a sheet, e.g. 0-23,40.")] = "0-23",
+    rule: Annotated[list[Path] | None, typer.Option(help="A rule file to apply; may be repeated.")] = None,
+    count: Annotated[int | None, typer.Option(help="Write so many numbered pictures into the folder --out.")] = None,
+    first: Annotated[int, typer.Option(help="First seed of such a collection.")] = 0,
+    pairs: Annotated[bool, typer.Option("--pairs", help="With --rule: each picture before and after.")] = False,
+    truncation: Truncation = 1.0,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="The sheet (PNG), or the folder for --count.")] = Path("sample.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw a sheet of seeds, or a whole collection: numbered files and a manifest; a stopped one goes on."""
+    model = load_generator(generator, device=device)
+    model.rules = tuple(_load_rule(path, model) for path in rule or [])
+    if count is not None:
+        with _progress(as_json) as progress:
+            task = progress("pictures")
+            plan = collection.Collection(out, first, count, truncation=truncation, pairs=pairs)
+            drawn = collection.draw(model, plan, on_step=task)
+        _say(as_json, {"out": str(out), "pictures": count, "drawn": drawn}, f"{count} pictures in {out}, {drawn} new")
+        return
+    wanted = parse_seeds(seeds)
+    image = pictures.sheet(model.sample(wanted, truncation=truncation), [str(seed) for seed in wanted])
+    pictures.save_png(image, out)
+    _say(as_json, {"out": str(out), "seeds": wanted}, f"{len(wanted)} pictures of {model.name} in {out}")
+
+
+@app.command()
+def apply(
+    edits: Annotated[list[str], typer.Argument(help="Edit files or shipped names, one after the other.")],
+    generator: Annotated[str | None, typer.Option(help="Default: the one that the first edit names.")] = None,
+    strength: Annotated[float | None, typer.Option(help="-1 to 2; 0 is the base and 1 the rule.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Number of directions that may change.")] = None,
+    smoothness: Annotated[float | None, typer.Option(help="Higher protects the rest of the picture more.")] = None,
+    method: Annotated[str | None, typer.Option(help="least-squares, projected, direct or unconstrained.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
+    save_rule: Annotated[Path | None, typer.Option(help="Write the rule (safetensors); numbered if several.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write the rewritten generator's plain weights.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Apply edits to a generator, say what they did, and draw unseen pictures before and after.
+
+    Shipped edits: dome-to-spire, remove-watermark.
+    """
+    options = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method, "layer": layer}
+    given = {name: value for name, value in options.items() if value is not None}
+    requests = [_load_edit(name).with_(**given) for name in edits]
+    model = load_generator(generator or requests[0].generator, device=device)
+    rules: list[Rule] = []
+    with _progress(as_json) as progress:
+        statistics = Statistics(model, truncation=requests[0].truncation)
+        for name, edit in zip(edits, requests, strict=True):
+            solving, measuring = progress(f"{name}: solving"), progress(f"{name}: statistics of {edit.layer}")
+            on_step = _forget_loss(solving)
+            rules.append(
+                replay(model, edit, rules=rules, statistics=statistics, on_step=on_step, on_statistics=measuring)
+            )
+        shown = _sheet(model, rules, requests[0].truncation, " + ".join(edits), out)
+    for i, rule in enumerate(rules):
+        if save_rule is not None:
+            rule.save(save_rule if len(rules) == 1 else save_rule.with_stem(f"{save_rule.stem}-{i + 1}"))
+    if save_model is not None:
+        write_checkpoint(model.rewritten(rules), save_model)
+    results = [_result(name, model, rule, out) for name, rule in zip(edits, rules, strict=True)]
+    report: dict[str, Any] = {**results[-1], **({"edits": results} if len(results) > 1 else {})}
+    words = [describe.effect_in_words(name, rule) for name, rule in zip(edits, rules, strict=True)]
+    _say(as_json, report, "\n".join([*words, f"{shown} pictures before and after: {out}"]))
+
+
+@app.command()
+def inspect(
+    file: Annotated[str, typer.Argument(help="A rule or edit file, a shipped edit, or a generator.")],
+    seeds: Annotated[int, typer.Option(help="Pictures to judge the built-in generator by.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Say what a rule, an edit or a generator is; for townscape also how well it draws each thing."""
+    data, words = describe.describe(file, _load_edit)
+    if file == "townscape":
+        with _progress(as_json) as progress:
+            judged = range(20_000, 20_000 + seeds)
+            shares = townscape.gate.things_drawn(load_generator(file), judged, on_step=progress("pictures"))
+        data["things"] = {thing: share.share for thing, share in shares.items()}
+        words += "\n\n" + townscape.gate.table(shares)
+    _say(as_json, data, words)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds as people write them: "0-3, 8" → [0, 1, 2, 3, 8].
+
+    Raises:
+        InputError: anything else, or more than 400 seeds.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, _, high = part.strip().partition("-")
+        if not (low.isdecimal() and (high or low).isdecimal() and len(low) < 7 and len(high) < 7):
+            raise InputError(f"seeds {text!r} are not like 0-23,40")
+        seeds += range(int(low), int(high or low) + 1)
+        if len(seeds) > 400:
+            raise InputError(f"seeds {text!r} are more than 400 for one sheet: use --count N --out FOLDER")
+    return seeds
+
+
+def _load_edit(name: str) -> Edit:
+    shipped = townscape.examples()
+    return Edit.load(shipped.get(name, Path(name)))
+
+
+def _load_rule(path: Path, model: Generator) -> Rule:
+    rule = Rule.load(path).to(model.device)
+    rule.check(model)
+    return rule
+
+
+def _sheet(model: Generator, rules: Sequence[Rule], truncation: float, title: str, out: Path) -> int:
+    """Before and after: the first 16 unseen seeds on which the context fires and the first 8 on which it does not."""
+    hits, misses = firing(model, rules, hits=SHEET * 2 // 3, misses=SHEET // 3, truncation=truncation)
+    seeds = [*hits, *misses]
+    before, after = (model.sample(seeds, truncation=truncation, rules=own) for own in ([], rules))
+    image = pictures.before_after(before, after, seeds, firing=len(hits), title=f"{title}: before above after")
+    pictures.save_png(image, out)
+    return len(seeds)
+
+
+def _result(name: str, model: Generator, rule: Rule, out: Path) -> dict[str, Any]:
+    assert rule.effect is not None  # replay measures it
+    effect = rule.effect.to_json()
+    return {
+        "edit": name,
+        "generator": model.name,
+        "layer": rule.layer,
+        "rank": rule.rank,
+        "method": rule.edit["method"],
+        **{key: effect[key] for key in ("seconds", "goal_error_removed", "reach", "side_effect", "left_out")},
+        "out": str(out),
+    }
+
+
+def _say(as_json: bool, data: dict[str, Any], words: str) -> None:
+    print(json.dumps(data) if as_json else words)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
+    """Bars on standard error, one for each named job that starts."""
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bars:
+
+        def job(name: str) -> Callable[[int, int], None]:
+            task = bars.add_task(name, total=None, visible=False)
+
+            def on_step(done: int, of: int) -> None:
+                bars.update(task, completed=done, total=of, visible=done < of)
+
+            return on_step
+
+        yield job
+
+
+def _forget_loss(on_step: Callable[[int, int], None]) -> Callable[[int, int, float], None]:
+    return lambda step, of, loss: on_step(step, of)
+
+
+def main() -> None:
+    """Run the command line: errors are one clear line and exit status 2."""
+    torch.set_grad_enabled(False)
+    try:
+        app()
+    except RewriterError as error:
+        print(f"rewriter: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

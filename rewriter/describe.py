@@ -1,0 +1,114 @@
+"""Rules, edits and generators in words, for people who look at a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from rewriter.edit import Edit
+from rewriter.errors import InputError
+from rewriter.generators.base import Generator
+from rewriter.hub import load_generator
+from rewriter.rule import FORMAT, Rule
+
+
+def describe(file: str, load_edit: Callable[[str], Edit]) -> tuple[dict[str, Any], str]:
+    """What a file or name is, as data and as words.
+
+    Raises:
+        InputError: it is none of a rule, an edit and a generator, or it is damaged.
+    """
+    path = Path(file)
+    if path.suffix == ".safetensors" and _is_rule(path):
+        return _rule(Rule.load(path))
+    try:
+        return _generator(load_generator(file))
+    except InputError:
+        if path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
+            raise
+    return _edit(load_edit(file))
+
+
+def effect_in_words(name: str, rule: Rule) -> str:
+    """One paragraph: what the rule did, how long it took, and whether it took."""
+    effect = rule.effect
+    if effect is None:
+        return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
+    side = (
+        "not measurable (everything is near a match)"
+        if effect.side_effect != effect.side_effect
+        else (f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)")
+    )
+    return (
+        f"{name}: {rule.layer}, rank {rule.rank}, {rule.edit.get('method', 'unknown method')}, "
+        f"solved in {effect.seconds:.2f} s\n"
+        f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
+        f"places on {effect.pictures} unseen pictures\n  side effect {side}"
+    )
+
+
+def _is_rule(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == FORMAT
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read {path} ({error})") from error
+
+
+def _rule(rule: Rule) -> tuple[dict[str, Any], str]:
+    effect = rule.effect and rule.effect.to_json()
+    data = {
+        "what": "rule",
+        "layer": rule.layer,
+        "rank": rule.rank,
+        "strength": rule.strength,
+        "generator": rule.edit.get("generator"),
+        "fingerprint": rule.fingerprint,
+        "effect": effect,
+    }
+    title = rule.edit.get("title") or "rule"
+    words = [effect_in_words(title, rule), f"  on {data['generator']}, fingerprint {rule.fingerprint[:12]}"]
+    return data, "\n".join([*words, f"  strength {rule.strength:g}"])
+
+
+def _edit(edit: Edit) -> tuple[dict[str, Any], str]:
+    missing = edit.missing()
+    data = {
+        "what": "edit",
+        **{k: v for k, v in edit.to_json().items() if k not in ("copy", "paste", "context", "keep")},
+        "copy": edit.copy and edit.copy.seed,
+        "paste": edit.paste and edit.paste.seed,
+        "context": [region.seed for region in edit.context],
+        "missing": missing,
+    }
+    words = [
+        f"edit{f' “{edit.title}”' if edit.title else ''}: {edit.kind} at {edit.layer} of {edit.generator}",
+        f"  copy from seed {data['copy']}, paste on {data['paste']}, context on {data['context']}",
+        f"  rank {edit.rank}, {edit.method}, strength {edit.strength:g}, made on {edit.fingerprint[:12] or 'any'}",
+        f"  still missing: {'; '.join(missing)}" if missing else "  complete: run it with  rewriter apply",
+    ]
+    return data, "\n".join(words)
+
+
+def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
+    weights = sum(p.numel() for p in generator.parameters())
+    layers = [
+        {"layer": i.name, "in": i.in_channels, "out": i.out_channels, "keys": i.key_resolution, "values": i.resolution}
+        for i in generator.layers.values()
+    ]
+    data = {
+        "what": "generator",
+        "name": generator.name,
+        "architecture": type(generator).__name__,
+        "resolution": generator.resolution,
+        "weights": weights,
+        "fingerprint": generator.fingerprint,
+        "layers": layers,
+    }
+    lines = [f"{generator.name}: {data['architecture']}, {generator.resolution} px, {weights:,} weights"]
+    lines += [f"  fingerprint {generator.fingerprint}"]
+    lines += [f"  {i['layer']:8} {i['in']:4} → {i['out']:4} channels, {i['keys']}² → {i['values']}²" for i in layers]
+    return data, "\n".join(lines)

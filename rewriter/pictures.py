@@ -1,0 +1,85 @@
+"""Pictures ↔ PNG, and the sheets on which people look at many of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from rewriter.files import replacing
+
+PAPER = (250, 250, 248)
+INK = (60, 60, 60)
+GAP = 6
+LINE = 15
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """One picture (3, H, W) in [-1, 1] → RGB image; values outside are cut."""
+    pixels = (picture.detach().cpu().float() * 127.5 + 128).clamp(0, 255).byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def save_png(image: Image.Image, path: str | Path) -> None:
+    """Write a PNG; InputError where that is not possible."""
+    with replacing(Path(path)) as temporary:
+        image.save(temporary, "PNG")
+
+
+def sheet(pictures: Tensor, captions: Sequence[str], *, columns: int = 8, title: str = "") -> Image.Image:
+    """Pictures (n, 3, H, W) in rows, each with a caption under it."""
+    return stacked([pictures], captions, columns=columns, title=title)
+
+
+def stacked(
+    rows: Sequence[Tensor], captions: Sequence[str], *, columns: int = 8, title: str = "", breaks: Sequence[int] = ()
+) -> Image.Image:
+    """Several versions of the same pictures, one above the other: n groups of len(rows) pictures.
+
+    Args:
+        rows: each (n, 3, H, W); the first on top, say before and after.
+        captions: one for each group.
+        columns: groups side by side.
+        title: a line at the top.
+        breaks: start a new line of groups at these positions.
+    """
+    zoom = max(1, 128 // rows[0].shape[-1])
+    side = rows[0].shape[-1] * zoom
+    lines = _lines(len(captions), columns, breaks)
+    top, height = (LINE + 2 * GAP if title else GAP), side * len(rows) + LINE + GAP
+    paper = Image.new("RGB", (columns * (side + GAP) + GAP, top + len(lines) * height), PAPER)
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(11)
+    if title:
+        pen.text((GAP, GAP), title, INK, font)
+    for y, line in enumerate(lines):
+        for x, i in enumerate(line):
+            left, upper = GAP + x * (side + GAP), top + y * height
+            for j, row in enumerate(rows):
+                image = to_image(row[i]).resize((side, side), Image.Resampling.NEAREST)
+                paper.paste(image, (left, upper + j * side))
+            pen.text((left, upper + side * len(rows) + 1), captions[i], INK, font)
+    return paper
+
+
+def _lines(count: int, columns: int, breaks: Sequence[int]) -> list[list[int]]:
+    edges = sorted({0, count, *(b for b in breaks if 0 < b < count)})
+    spans = zip(edges, edges[1:], strict=False)
+    return [list(range(i, min(i + columns, b))) for a, b in spans for i in range(a, b, columns)]
+
+
+def before_after(
+    before: Tensor, after: Tensor, seeds: Sequence[int], *, firing: int, title: str = "", columns: int = 8
+) -> Image.Image:
+    """Before above after for each seed; the first `firing` pictures match the rule's context, the others do not."""
+    captions = [f"{seed}{'' if i < firing else ' · no match'}" for i, seed in enumerate(seeds)]
+    return stacked([before, after], captions, columns=columns, title=title, breaks=[firing])
+
+
+def overlay(pictures: Tensor, heat: Tensor, colour: tuple[float, float, float] = (1.0, 0.1, 0.6)) -> Tensor:
+    """Tint pictures (n, 3, H, W) where heat (n, H, W) in [0, 1] is high."""
+    tint = torch.tensor(colour, device=pictures.device)[:, None, None] * 2 - 1
+    share = heat[:, None] * 0.6
+    return pictures * (1 - share) + tint * share

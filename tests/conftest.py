@@ -1,0 +1,88 @@
+"""What several test files need: the golden generators, the built-in one, and a change to apply to them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from rewriter import townscape
+from rewriter.checkpoints.convert import convert
+from rewriter.generators.base import LowRank
+
+DATA = Path(__file__).parent / "data"
+
+settings.register_profile("steady", derandomize=True, deadline=None, database=None, max_examples=25)
+settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def apart_from_the_user(tmp_path_factory):
+    """One thread, because the pictures are small; and no test reads or writes the user's cache."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REWRITER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def golden(name):
+    """A golden file's content."""
+    return torch.load(DATA / name, weights_only=True)
+
+
+def state_of(name):
+    """A golden file's state dict, as the layout publishes it."""
+    loaded = golden(name)
+    if "g_ema" in loaded:
+        return {**loaded["g_ema"], "latent_avg": loaded["latent_avg"]}
+    return dict(loaded.get("state_dict", loaded))
+
+
+@pytest.fixture(scope="session")
+def untouched():
+    """Watch a generator: when its fixture ends, its weights must be what they were, to the bit."""
+    watched = []
+
+    def watch(generator):
+        watched.append((generator, {name: value.clone() for name, value in generator.state_dict().items()}))
+        return generator
+
+    yield watch
+    for generator, before in watched:
+        after = generator.state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.fixture(scope="session")
+def stylegan(untouched):
+    return untouched(convert(state_of("nvidia_stylegan2_16px_plain.pt"), name="stylegan"))
+
+
+@pytest.fixture(scope="session")
+def proggan(untouched):
+    return untouched(convert(state_of("gandissect_proggan_32px.pth"), name="proggan"))
+
+
+@pytest.fixture(scope="session")
+def town(untouched):
+    return untouched(townscape.load())
+
+
+@pytest.fixture(params=["stylegan", "proggan", "town"])
+def generator(request):
+    """Each of the three in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def change():
+    """Make a random change of a layer, `size` times as large as its weight."""
+
+    def make(generator, layer, *, rank=2, size=0.3, seed=0):
+        weight, draw = generator.memory(layer).weight, torch.Generator().manual_seed(seed)
+        directions = torch.linalg.qr(torch.randn(weight.shape[1], rank, generator=draw))[0].T.contiguous()
+        delta = torch.randn(weight.shape[0], rank, *weight.shape[2:], generator=draw)
+        return LowRank(layer, delta * (size * weight.norm() / delta.norm()), directions)
+
+    return make

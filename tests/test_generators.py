@@ -1,0 +1,390 @@
+"""Generators as chains of memories: halves compose, rules are views, seeds are pictures forever."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewriter.checkpoints.convert import convert
+from rewriter.errors import InputError
+from rewriter.generators.base import Features, LowRank, Memory, latents
+from rewriter.generators.filters import blur, upsample
+from rewriter.generators.proggan import PlainConv, ProgressiveGAN, ProgressiveGANConfig
+from rewriter.generators.stylegan2 import StyledConv, StyleGAN2, StyleGAN2Config
+
+SEEDS = [3, 11, 4]
+
+
+def near(a, b, tolerance=5e-5):
+    """Equal within a share of the pictures' range: batches and rules add float32 numbers in another order."""
+    return (a - b).abs().max() <= tolerance * (b.max() - b.min())
+
+
+def middle(generator):
+    return list(generator.layers)[len(generator.layers) // 2]
+
+
+# --- the chain ---
+
+
+def test_both_halves_compose_to_the_whole_at_every_layer(generator):
+    whole = generator.sample(SEEDS)
+    for layer in generator.layers:
+        features = generator.keys(SEEDS, layer)
+        assert torch.equal(generator.picture(features), whole)
+        assert torch.equal(generator.picture(features, generator.values(features)), whole)
+
+
+def test_both_halves_compose_under_rules_at_any_layers(generator, change):
+    rules = [change(generator, layer, seed=i) for i, layer in enumerate(generator.layers) if i % 2]
+    whole = generator.sample(SEEDS, rules=rules)
+    for layer in generator.layers:
+        features = generator.keys(SEEDS, layer, rules=rules)
+        assert torch.equal(generator.picture(features, rules=rules), whole)
+
+
+def test_values_can_be_replaced(generator):
+    features = generator.keys(SEEDS, middle(generator))
+    other = generator.values(generator.keys(SEEDS[::-1], middle(generator)))
+    assert torch.equal(generator.picture(features, generator.values(features)), generator.sample(SEEDS))
+    assert not near(generator.picture(features, other), generator.sample(SEEDS), 1e-2)
+
+
+def test_rendering_from_cached_keys_calls_no_earlier_layer(generator, change, monkeypatch):
+    names, called = {id(generator.memory(layer)): layer for layer in generator.layers}, []
+
+    def counted(kind):
+        original = kind.response
+
+        def response(memory, keys, weight):
+            called.append(names[id(memory)])
+            return original(memory, keys, weight)
+
+        return response
+
+    for kind in (StyledConv, PlainConv):
+        monkeypatch.setattr(kind, "response", counted(kind))
+    order = list(generator.layers)
+    for i, layer in enumerate(order):
+        features = generator.keys([1], layer)
+        assert called == order[:i]
+        called.clear()
+        generator.picture(features, rules=[change(generator, layer)])
+        assert called == [layer, layer, *order[i + 1 :]]
+        called.clear()
+
+
+def test_layer_info_says_what_the_layer_does(generator):
+    for name, info in generator.layers.items():
+        features = generator.keys([0], name)
+        values = generator.values(features)
+        assert features.layer == info.name == name
+        assert features.keys.shape == (1, info.in_channels, info.key_resolution, info.key_resolution)
+        assert values.shape == (1, info.out_channels, info.resolution, info.resolution)
+        assert info.scale * info.key_resolution == info.resolution
+        assert generator.memory(name).weight.shape == (info.out_channels, info.in_channels, info.kernel, info.kernel)
+
+
+def test_stylegan_upsamples_at_odd_layers(stylegan):
+    assert {name: info.scale for name, info in stylegan.layers.items()} == {
+        "layer2": 1,
+        "layer3": 2,
+        "layer4": 1,
+        "layer5": 2,
+        "layer6": 1,
+    }
+    assert [info.resolution for info in stylegan.layers.values()] == [4, 8, 8, 16, 16]
+
+
+def test_an_unknown_layer_is_refused_and_the_others_listed(generator):
+    for ask in (generator.layer, generator.memory, generator.receptive_field, lambda name: generator.keys([0], name)):
+        with pytest.raises(InputError, match=f"'layer99'.*{', '.join(generator.layers)}"):
+            ask("layer99")
+
+
+def reached(generator, layer, cell):
+    """How many pixels beyond its own block a key cell changes the picture, and how many it could at most."""
+    features, (row, column) = generator.keys([7], layer), cell
+    keys = features.keys.clone()
+    keys[:, :, row, column] *= -3
+    before, after = generator.picture(features), generator.picture(replace(features, keys=keys))
+    moved = ((after - before).abs().amax((0, 1)) > 1e-6 * (before.max() - before.min())).nonzero()
+    block = generator.resolution // features.keys.shape[-1]
+    start = torch.tensor(cell) * block
+    beyond = torch.maximum(start - moved, moved - (start + block - 1)).max()
+    return int(beyond), int(torch.maximum(start, generator.resolution - block - start).max())
+
+
+@pytest.mark.parametrize("cell", [(0.5, 0.5), (0.0, 1.0), (0.3, 0.8)])
+def test_a_key_reaches_no_further_than_its_receptive_field(generator, cell):
+    for layer, info in generator.layers.items():
+        row, column = (min(int(at * info.key_resolution), info.key_resolution - 1) for at in cell)
+        assert 0 <= reached(generator, layer, (row, column))[0] <= generator.receptive_field(layer)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["proggan", pytest.param("stylegan", marks=pytest.mark.xfail(reason="a value cell too far", strict=True))],
+)
+def test_the_receptive_field_is_exact(request, model):
+    generator = request.getfixturevalue(model)
+    for layer in generator.layers:
+        beyond, room = reached(generator, layer, (0, 0))
+        assert beyond == min(generator.receptive_field(layer), room)
+
+
+def test_features_can_be_split_and_joined(generator):
+    features = generator.keys(SEEDS, middle(generator))
+    joined = Features.cat([features[:1], features[[1]], features[2:]])
+    assert len(joined) == 3
+    assert torch.equal(generator.picture(joined), generator.picture(features))
+
+
+# --- seeds ---
+
+
+def table(n, zdim):
+    return torch.from_numpy(np.random.RandomState(1).standard_normal(n * zdim).reshape(n, zdim).astype(np.float32))
+
+
+@pytest.mark.parametrize("zdim", [1, 7, 32])
+def test_a_seed_is_a_row_of_the_original_table(zdim):
+    rows = table(2100, zdim)
+    seeds = [0, 5, 999, 1000, 1001, 2099, 5]
+    assert torch.equal(latents(seeds, zdim), rows[seeds])
+
+
+def test_rows_do_not_depend_on_how_many_are_drawn():
+    assert torch.equal(latents(range(3), 5), latents(range(1500), 5)[:3])
+    assert torch.equal(table(3, 5), table(1500, 5)[:3])
+
+
+def test_the_last_seed_is_a_row_too():
+    assert torch.equal(latents([99_999], 1), table(100_000, 1)[-1:])
+
+
+def test_latents_are_the_callers_to_change():
+    latents([3], 4).zero_()
+    assert torch.equal(latents([3], 4), table(4, 4)[3:])
+
+
+@pytest.mark.parametrize("seed", [-1, 100_000, 1.0, 0.5, "3", None, math.nan])
+def test_a_bad_seed_is_refused_by_name(stylegan, seed):
+    with pytest.raises(InputError, match=f"{seed!r}.*99,999"):
+        stylegan.sample([1, seed])
+
+
+def test_a_picture_does_not_depend_on_its_batch(generator):
+    together = generator.sample(range(5))
+    alone = torch.cat([generator.sample([seed]) for seed in range(5)])
+    assert near(alone, together)
+    assert near(generator.sample(range(5), batch=2), together)
+    assert near(generator.sample([3, 3, 1]), together[[3, 3, 1]])
+
+
+def test_no_seeds_give_no_pictures(generator):
+    assert generator.sample([]).shape == (0, 3, generator.resolution, generator.resolution)
+
+
+def test_truncation_pulls_towards_the_mean_picture(stylegan):
+    assert near(stylegan.sample([1], truncation=0), stylegan.sample([2], truncation=0))
+    assert not near(stylegan.sample([1], truncation=0.5), stylegan.sample([1]), 1e-2)
+
+
+def test_a_proggan_has_no_truncation(proggan):
+    with pytest.raises(InputError, match=r"0\.7"):
+        proggan.sample([1], truncation=0.7)
+
+
+# --- rules ---
+
+
+def test_per_picture_rules_equal_each_rule_alone(generator, change):
+    layers = list(generator.layers)
+    a, b, c = (change(generator, layers[i], seed=i) for i in (1, len(layers) // 2, -1))
+    lists = [[a], [], [b, c], [b, c], [c.__class__(c.layer, c.delta, c.directions, 0.5)], [a, b]]
+    seeds = list(range(len(lists)))
+    mixed = generator.sample(seeds, rules=lists)
+    for seed, own in zip(seeds, lists, strict=True):
+        assert near(mixed[[seed]], generator.sample([seed], rules=own))
+    assert not near(mixed, generator.sample(seeds), 1e-2)
+    with pytest.raises(InputError, match="2 lists of rules for 3 pictures"):
+        generator.sample([1, 2, 3], rules=[[a], []])
+
+
+def test_several_rules_of_one_layer_add_up(generator, change):
+    layer = middle(generator)
+    a, b = change(generator, layer, seed=1), change(generator, layer, seed=2)
+    both = LowRank(layer, torch.cat([a.delta, b.delta], 1), torch.cat([a.directions, b.directions]))
+    assert near(generator.sample(SEEDS, rules=[a, b]), generator.sample(SEEDS, rules=[both]))
+
+
+def test_strength_0_is_the_base_and_1_the_rule_to_the_bit(generator, change):
+    rule = change(generator, middle(generator))
+    at = {s: LowRank(rule.layer, rule.delta, rule.directions, s) for s in (0.0, 0.5, 1.0)}
+    base, changed = generator.sample(SEEDS), generator.sample(SEEDS, rules=[rule])
+    assert torch.equal(generator.sample(SEEDS, rules=[at[0.0]]), base)
+    assert torch.equal(generator.sample(SEEDS, rules=[at[1.0]]), changed)
+    half = LowRank(rule.layer, rule.delta / 2, rule.directions)
+    assert torch.equal(generator.sample(SEEDS, rules=[at[0.5]]), generator.sample(SEEDS, rules=[half]))
+    assert not near(base, changed, 1e-2)
+
+
+def test_a_zero_delta_is_the_identity(generator, change):
+    for layer in generator.layers:
+        rule = change(generator, layer, size=0.0)
+        assert torch.equal(generator.sample(SEEDS, rules=[rule]), generator.sample(SEEDS))
+
+
+def test_a_rule_changes_nothing_before_its_layer(generator, change):
+    layer = middle(generator)
+    rules = [change(generator, layer)]
+    assert torch.equal(generator.keys(SEEDS, layer, rules=rules).keys, generator.keys(SEEDS, layer).keys)
+    features = generator.keys(SEEDS, layer)
+    assert not near(generator.values(features, rules=rules), generator.values(features), 1e-2)
+
+
+def test_functional_equals_folded(generator, change):
+    for layer in generator.layers:
+        rule = change(generator, layer)
+        assert near(generator.sample(SEEDS, rules=[rule]), generator.rewritten([rule]).sample(SEEDS))
+    rules = [change(generator, layer, seed=i, size=0.1) for i, layer in enumerate([*generator.layers, "layer3"])]
+    assert near(generator.sample(SEEDS, rules=rules), generator.rewritten(rules).sample(SEEDS))
+
+
+def test_a_folded_twin_shares_what_the_rule_leaves_alone(generator, change):
+    layer = middle(generator)
+    before = {name: value.clone() for name, value in generator.state_dict().items()}
+    twin = generator.rewritten([change(generator, layer)])
+    changed = [
+        name for name, value in twin.state_dict().items() if value.data_ptr() != generator.state_dict()[name].data_ptr()
+    ]
+    assert len(changed) == 1
+    assert twin.get_parameter(changed[0]) is twin.memory(layer).weight
+    assert twin.fingerprint != generator.fingerprint
+    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
+
+
+def test_folding_nothing_gives_the_same_model(generator):
+    assert generator.rewritten([]).fingerprint == generator.fingerprint
+
+
+def test_the_fingerprint_does_not_depend_on_use(generator, change):
+    fresh = convert(generator.state_dict()).fingerprint
+    generator.sample(SEEDS, rules=[change(generator, middle(generator))])
+    assert generator.fingerprint == fresh
+
+
+def test_a_generator_may_carry_rules_of_its_own(stylegan, change):
+    carrier = stylegan.rewritten([])
+    carrier.rules = (change(stylegan, "layer4"),)
+    assert torch.equal(carrier.sample(SEEDS), stylegan.sample(SEEDS, rules=carrier.rules))
+    assert torch.equal(carrier.sample(SEEDS, rules=[]), stylegan.sample(SEEDS))
+
+
+def test_a_rule_for_other_shapes_is_refused(generator, change):
+    good = change(generator, middle(generator))
+    for delta, directions in (
+        (good.delta[:-1], good.directions),
+        (good.delta[:, :1], good.directions),
+        (good.delta, good.directions[:, :-1]),
+        (good.delta[..., :1], good.directions),
+        (good.delta[0], good.directions),
+    ):
+        with pytest.raises(InputError, match="another model"):
+            generator.sample([0], rules=[LowRank(good.layer, delta, directions)])
+    with pytest.raises(InputError, match="layer99"):
+        generator.sample([0], rules=[LowRank("layer99", good.delta, good.directions)])
+
+
+def test_the_weight_of_a_rule_has_its_rank(generator, change):
+    for rank in (1, 3):
+        rule = change(generator, middle(generator), rank=rank)
+        matrix = rule.weight().transpose(0, 1).flatten(1)
+        assert rule.rank == rank == torch.linalg.matrix_rank(matrix)
+
+
+# --- one memory ---
+
+
+@pytest.mark.parametrize("layer", ["layer4", "layer5"])
+def test_demodulation_gives_each_channel_unit_norm(stylegan, change, layer):
+    rule = change(stylegan, layer)
+    memory, style = stylegan.memory(layer), stylegan.keys(SEEDS, layer).style
+    weight = memory.weight + rule.weight()
+    modulated = weight[None] * style[:, None, :, None, None]
+    norm = modulated.flatten(2).norm(dim=2)
+    assert torch.allclose(memory.scale(style, memory.energy([rule])) * norm, torch.ones_like(norm), atol=1e-4)
+
+
+@pytest.mark.parametrize("clamp", [None, 0.7])
+def test_the_slope_is_the_derivative_of_the_activation(clamp):
+    memory = StyledConv(2, 2, 4, resolution=4, up=False, clamp=clamp)
+    x = torch.linspace(-4, 4, 81).add(0.013).requires_grad_()
+    (gradient,) = torch.autograd.grad(memory.activate(x).sum(), x)
+    assert torch.allclose(memory.slope(x), gradient)
+
+
+@pytest.mark.parametrize("memory", [StyledConv(3, 4, 5, resolution=8, up=up, clamp=None) for up in (False, True)])
+def test_the_response_is_linear_in_the_weight(memory):
+    keys, a, b = torch.randn(2, 3, 4, 4), torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3)
+    together = memory.response(keys, 2 * a - b)
+    assert isinstance(memory, Memory)
+    assert torch.allclose(2 * memory.response(keys, a) - memory.response(keys, b), together, atol=1e-4)
+
+
+def test_upsampling_keeps_the_mean_of_what_is_inside():
+    x = torch.zeros(1, 2, 8, 8)
+    x[:, :, 3:5, 3:5] = torch.rand(1, 2, 2, 2)
+    assert upsample(x).shape == (1, 2, 16, 16)
+    assert torch.allclose(upsample(x).sum((2, 3)), 4 * x.sum((2, 3)))
+    flat = torch.ones(1, 1, 8, 8)
+    assert torch.allclose(upsample(flat)[..., 2:-2, 2:-2], torch.ones(1, 1, 12, 12))
+    assert blur(flat, before=1, after=1).shape == (1, 1, 7, 7)
+
+
+# --- any architecture ---
+
+sides = st.integers(3, 5).flatmap(lambda n: st.lists(st.integers(1, 9), min_size=n, max_size=n))
+
+
+@given(sides, st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.sampled_from([None, 0.5, 256.0]))
+def test_any_stylegan2_runs_and_goes_through_its_state_dict(channels, z_dim, w_dim, depth, clamp):
+    config = StyleGAN2Config({4 * 2**i: n for i, n in enumerate(channels)}, z_dim, w_dim, depth, clamp)
+    generator = StyleGAN2(config)
+    picture = generator.sample([0, 1])
+    assert picture.shape == (2, 3, config.resolution, config.resolution) and picture.isfinite().all()
+    assert torch.equal(generator.picture(generator.keys([0, 1], "layer5")), picture)
+    if clamp is not None:
+        assert generator.values(generator.keys([0], "layer4")).abs().max() <= clamp
+    again = convert(generator.state_dict(), conv_clamp=clamp)
+    assert again.config == config and torch.equal(again.sample([0, 1]), picture)
+
+
+@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.integers(1, 9), min_size=2 * n, max_size=2 * n)))
+def test_any_proggan_runs_and_goes_through_its_state_dict(channels):
+    config = ProgressiveGANConfig(tuple(channels), 5)
+    generator = ProgressiveGAN(config)
+    picture = generator.sample([0, 1])
+    assert picture.shape == (2, 3, config.resolution, config.resolution) and picture.isfinite().all()
+    again = convert(generator.state_dict(), clamp=False)
+    assert again.config == config and torch.equal(again.sample([0, 1]), picture)
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [
+        {4: 8, 8: 8},
+        {8: 8, 16: 8},
+        {4: 8, 16: 8, 8: 8},
+        {4 * 2**i: 1 for i in range(10)},
+        pytest.param({}, marks=pytest.mark.xfail(reason="IndexError for an empty table", strict=True)),
+    ],
+)
+def test_channel_tables_with_other_resolutions_are_refused(channels):
+    with pytest.raises(InputError, match="resolutions 4, 8"):
+        StyleGAN2Config(channels)

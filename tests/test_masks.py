@@ -1,0 +1,143 @@
+"""Masks: text ↔ tensor, resizing by area, boxes, growing."""
+
+import base64
+import io
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from rewriter import masks
+from rewriter.errors import InputError
+
+
+def painted(height=9, width=7, seed=0):
+    return (torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) * 255).round() / 255
+
+
+def url(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return masks.PREFIX + base64.b64encode(buffer.getvalue()).decode()
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 1000))
+def test_encoding_is_exact_in_steps_of_1_255(height, width, seed):
+    mask = painted(height, width, seed)
+    mask[0, 0] = 1
+    assert torch.equal(masks.decode(masks.encode(mask)), mask)
+
+
+def test_encoding_rounds_to_the_nearest_step():
+    mask = torch.rand(16, 16)
+    assert (masks.decode(masks.encode(mask)) - mask).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_painted_means_opaque_whatever_the_colour():
+    pixels = torch.zeros(5, 4, 4, dtype=torch.uint8)
+    pixels[2, 1] = torch.tensor([10, 200, 0, 255], dtype=torch.uint8)
+    mask = masks.decode(url(Image.fromarray(pixels.numpy(), "RGBA")))
+    assert mask.shape == (5, 4) and mask.sum() == mask[2, 1] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "data URL"),
+        ("", "data URL"),
+        ("data:image/jpeg;base64,AAAA", "data URL"),
+        (masks.PREFIX + "A" * masks.MAX_TEXT, "at most 4 MB"),
+        (masks.PREFIX + "not base64!", "not a readable PNG"),
+        (masks.PREFIX + "é", "not a readable PNG"),
+        (masks.PREFIX + base64.b64encode(b"GIF89a").decode(), "not a readable PNG"),
+        (url(Image.new("LA", (4, 4), (0, 255)), "WEBP"), "not a readable PNG"),
+        (url(Image.new("RGB", (4, 4))), "no alpha"),
+        (url(Image.new("LA", (masks.MAX_SIDE + 1, 1), (0, 255))), "2049 × 1"),
+        (url(Image.new("LA", (4, 4), (255, 0))), "empty"),
+    ],
+)
+def test_what_is_not_a_painted_png_is_refused(text, words):
+    with pytest.raises(InputError, match=words):
+        masks.decode(text)
+
+
+def test_a_damaged_png_is_refused_or_still_a_mask():
+    data = base64.b64decode(masks.encode(painted(40, 40)).removeprefix(masks.PREFIX))
+    draw = torch.Generator().manual_seed(0)
+    flips = torch.randint(len(data), (150,), generator=draw).tolist()
+    damaged = [data[:cut] for cut in range(0, len(data) - 12, 13)]
+    damaged += [data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :] for at in flips]
+    refused = 0
+    for piece in damaged:
+        try:
+            mask = masks.decode(masks.PREFIX + base64.b64encode(piece).decode())
+        except InputError:
+            refused += 1
+        else:
+            assert mask.ndim == 2 and 0 <= mask.min() and mask.max() <= 1
+    assert refused > len(damaged) / 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([[0, 2]], "divide"),
+        ([[-0.1, 1]], "divide"),
+        ([[float("nan"), 1]], "divide"),
+        ([0, 1], "height, width"),
+        ([[[1]]], "height, width"),
+        ([[]], "height, width"),
+        (torch.ones(1, masks.MAX_SIDE + 1), "height, width"),
+        ([["a"]], "numbers"),
+        ([[0.0, 0.0]], "empty"),
+        (torch.zeros(3, 3, dtype=torch.bool), "empty"),
+        pytest.param([[1], [1, 0]], "height, width", marks=pytest.mark.xfail(reason="numpy's own error", strict=True)),
+    ],
+)
+def test_arrays_that_are_no_masks_are_refused(values, words):
+    with pytest.raises(InputError, match=words):
+        masks.as_mask(values)
+
+
+@pytest.mark.parametrize("values", [[[True, False]], torch.tensor([[1, 0]]), [[1.0, 0]], torch.tensor([[1.0, 0]])])
+def test_any_kind_of_numbers_gives_the_same_mask(values):
+    assert torch.equal(masks.as_mask(values), torch.tensor([[1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("size", "to"), [((64, 64), (16, 16)), ((60, 40), (12, 8)), ((8, 8), (8, 8)), ((4, 4), (16, 8))]
+)
+def test_resizing_keeps_the_painted_area(size, to):
+    mask = painted(*size)
+    assert masks.resize(mask, to).mean() == pytest.approx(float(mask.mean()), rel=1e-5)
+
+
+def test_a_thin_stroke_survives_resizing():
+    mask = torch.zeros(256, 256)
+    mask[:, 100] = 1
+    assert (masks.resize(mask, (16, 16))[:, 6] > 0).all()
+
+
+def test_bounds_are_the_smallest_box():
+    mask = torch.zeros(8, 9)
+    mask[2, 3], mask[5, 7] = 0.2, 0.9
+    assert masks.bounds(mask) == (2, 3, 6, 8)
+    assert masks.bounds(mask, above=0.5) == (5, 7, 6, 8)
+    box = masks.bounds(mask)
+    assert box.size == (4, 5) and box.centre == (4, 5.5)
+    assert mask[box.rows, box.columns].sum() == mask.sum()
+    with pytest.raises(InputError, match="0.9"):
+        masks.bounds(mask, above=0.95)
+
+
+@given(st.tuples(*[st.integers(0, 4)] * 4), st.integers(0, 6), st.integers(0, 7))
+def test_growing_spreads_as_far_as_asked_in_each_direction(spread, row, column):
+    up, down, left, right = spread
+    mask = torch.zeros(7, 8)
+    mask[row, column] = 0.5
+    expected = torch.zeros(7, 8)
+    expected[max(0, row - up) : row + down + 1, max(0, column - left) : column + right + 1] = 0.5
+    assert torch.equal(masks.grow(mask, up, down, left, right), expected)
+    assert torch.equal(masks.grow(mask.expand(2, 3, 7, 8), up, down, left, right), expected.expand(2, 3, 7, 8))
