@@ -6,7 +6,8 @@ method), rule, edit, effect, session; then how generators come in (checkpoints, 
 
 from rewriter.edit import Edit, Region
 from rewriter.errors import RewriterError
-from rewriter.generators.base import Generator, LowRank
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import LowRank
 from rewriter.hub import load_generator
 from rewriter.memory.directions import key_directions
 from rewriter.memory.keys import SecondMoment

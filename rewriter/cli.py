@@ -19,6 +19,7 @@ from rewriter.checkpoints.read import write_checkpoint
 from rewriter.edit import Edit
 from rewriter.effect import firing
 from rewriter.errors import InputError, RewriterError
+from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.hub import load_generator
 from rewriter.memory.statistics import Statistics
@@ -89,6 +90,8 @@ def apply(
     Shipped edits: dome-to-spire, remove-watermark.
     """
     options = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method, "layer": layer}
+    for path in filter(None, (out, save_rule, save_model)):
+        check_writable(path)
     given = {name: value for name, value in options.items() if value is not None}
     requests = [_load_edit(name).with_(**given) for name in edits]
     model = load_generator(generator or requests[0].generator, device=device)

@@ -10,7 +10,8 @@ from typing import Any
 
 from rewriter.errors import CancelledError, InputError
 from rewriter.files import read_json, replacing
-from rewriter.generators.base import SEEDS, Generator
+from rewriter.generators.base import Generator
+from rewriter.generators.latents import SEEDS
 from rewriter.memory.statistics import digest
 from rewriter.pictures import save_png, to_image
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
-from rewriter.generators.base import SEEDS
+from rewriter.generators.latents import SEEDS
 from rewriter.memory import solve
 from rewriter.memory.statistics import Recipe
 from rewriter.rule import STRENGTHS

@@ -38,6 +38,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise InputError if `path` could not be written later: better before an hour's work than after it."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    created = [parent for parent in path.parents if not parent.exists()]
+    with replacing(path.parent / f".{path.name}.probe") as temporary:
+        temporary.touch()
+    (path.parent / f".{path.name}.probe").unlink()
+    for folder in created:
+        folder.rmdir()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

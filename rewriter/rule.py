@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from rewriter.errors import InputError
 from rewriter.files import replacing
-from rewriter.generators.base import Generator, LowRank
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import LowRank
 
 FORMAT = "rewriter-rule-1"
 STRENGTHS = (-1.0, 2.0)

@@ -13,7 +13,8 @@ from rewriter import masks
 from rewriter.edit import Edit, Region
 from rewriter.effect import measure
 from rewriter.errors import InputError
-from rewriter.generators.base import Features, Generator, LayerInfo, LowRank
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features, LayerInfo, LowRank
 from rewriter.memory.directions import key_directions
 from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
 from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, solve

@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from rewriter import townscape
 from rewriter.checkpoints.convert import convert
-from rewriter.generators.base import LowRank
+from rewriter.generators.layer import LowRank
 
 DATA = Path(__file__).parent / "data"
 

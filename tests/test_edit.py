@@ -85,7 +85,7 @@ WRONG = [
     ("method", [None, "newton", 3, []]),
     ("directions", [None, "pca", {}]),
     ("spread", [None, 1, "true"]),
-    ("units", [None, 0, 513, 1.5, True]),
+    ("units", [0, 513, 1.5, True, "30"]),
     ("statistics", [3, {}, [], {"pictures": 3}]),
     ("context", [None, {}, "x", [3], [{"seed": 1}], [FULL.to_json()["copy"]] * 1001]),
     ("keep", [None, [{"seed": 1, "mask": "x"}]]),
@@ -138,8 +138,9 @@ def test_statistics_out_of_range_are_refused(recipe):
 
 
 def test_none_means_the_default_where_there_is_one():
-    edit = Edit.from_json({**FULL.to_json(), "smoothness": None, "statistics": None, "copy": None, "paste": None})
-    assert (edit.smoothness, edit.statistics, edit.copy, edit.paste) == (None, None, None, None)
+    optional = dict.fromkeys(("smoothness", "statistics", "copy", "paste", "units"))
+    edit = Edit.from_json({**FULL.to_json(), **optional})
+    assert {name: getattr(edit, name) for name in optional} == optional
 
 
 @pytest.mark.parametrize("data", [None, 3, "edit", [], [1]])

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewriter.errors import CancelledError, ComputationError, InputError
-from rewriter.generators.base import Features, LowRank
+from rewriter.generators.layer import Features, LowRank
 from rewriter.masks import Box
 from rewriter.memory.descent import _l1, descend
 from rewriter.memory.directions import METHODS as DIRECTION_METHODS
 from rewriter.memory.directions import Directions, key_directions
-from rewriter.memory.goal import Goal, corresponding, erase, paste
+from rewriter.memory.goal import DONORS, Goal, corresponding, erase, fill, paste
 from rewriter.memory.keys import SecondMoment, place_keys, random_places
 from rewriter.memory.least_squares import _cost, _normal_equations, least_squares
 from rewriter.memory.sites import Sites, at_places
@@ -335,6 +335,24 @@ def test_erase_refuses_units_that_the_layer_lacks(units):
         erase(features_of(before), before, rectangle(2, 2, 5, 5)[None], torch.ones(5), units=units)
 
 
+def test_fill_takes_the_mean_of_the_pictures_most_alike_outside_the_mask():
+    before, keys = blank(n=2), blank(n=2, channels=4)
+    masks = torch.stack([rectangle(2, 2, 5, 5), rectangle(0, 0, 3, 8)])
+    masks[1, 2] = 0.5
+    alike = keys[:1] + 0.01 * torch.randn(DONORS, 4, 8, 8, generator=seeded(3))
+    alike[:, :, 2:5, 2:5] += 100  # what is under the mask does not count
+    donor_keys = torch.cat([torch.randn(6, 4, 8, 8, generator=seeded(4)), alike])
+    donor_values = torch.randn(len(donor_keys), 3, 8, 8, generator=seeded(5))
+    goal = fill(features_of(before), before, masks, keys, donor_keys, donor_values)
+    mean = donor_values[6:].mean(0)
+    assert torch.allclose(goal.values[0][:, masks[0] > 0], mean[:, masks[0] > 0])
+    for i, mask in enumerate(masks):
+        assert torch.equal(goal.values[i][:, mask == 0], before[i][:, mask == 0])
+    assert torch.equal(goal.weight, masks) and torch.equal(goal.before, before)
+    with pytest.raises(InputError, match="fires on every picture"):
+        fill(features_of(before), before, masks, keys, donor_keys[:0], donor_values[:0])
+
+
 @given(st.integers(-2, 2), st.integers(-2, 2))
 def test_the_corresponding_place_is_found_after_a_shift(down, right):
     keys = blank(12, 12)[0]
@@ -616,6 +634,15 @@ def test_a_known_base_changes_nothing(problem):
         for b in problem.bystanders
     ]
     assert torch.equal(problem.solve(bystanders=known).delta, problem.solve(bystanders=problem.bystanders).delta)
+
+
+def test_unmatched_pictures_are_those_without_a_matching_place():
+    keys = torch.zeros(3, 2, 4, 4)
+    keys[0, 0, 1, 2], keys[1, 0, 0, 0], keys[2, 1, 3, 3] = 0.5, 0.49, 9.0
+    others = Bystanders(features_of(keys), torch.zeros(3, 1, dtype=torch.long), torch.ones(3, 1))
+    directions = Directions(torch.tensor([[1.0, 0.0]]), 1.0)
+    assert directions.match(keys).nonzero().tolist() == [[0, 1, 2]]
+    assert torch.equal(others.unmatched(directions).keys, keys[1:])
 
 
 def test_sparing_drops_the_places_that_match_the_context():

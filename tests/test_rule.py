@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
-from rewriter.generators.base import LowRank
+from rewriter.generators.layer import LowRank
 from rewriter.rule import FORMAT, Effect, Rule
 
 EFFECT = Effect(0.625, 0.5, 1.25, 0.1, pictures=48, places=77, seconds=0.3)
@@ -244,6 +245,20 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
         raise error
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.xfail(reason="SafetensorError", strict=True)
+def test_a_full_disk_is_reported_and_leaves_the_old_file(rule, tmp_path):
+    path = tmp_path / "rule.safetensors"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(InputError, match="cannot write"):
+            rule.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_json_files_are_read_or_refused(tmp_path):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from rewriter import townscape
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError
-from rewriter.generators.base import latents
+from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2Config
 from rewriter.townscape import gate, scenes
 from rewriter.townscape import train as training

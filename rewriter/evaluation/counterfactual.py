@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewriter.generators.base import Generator, latents
+from rewriter.generators.base import Generator
+from rewriter.generators.latents import latents
 from rewriter.masks import grow
 from rewriter.rule import Rule
 from rewriter.townscape import scenes
 
 JUDGED = range(20_000, 21_000)
+SPREAD = range(20_000, 20_250)  # where many edits are compared
 SURROUNDINGS = 6 / 64  # of the picture's side: how far around the tower top change is not counted as damage
 BATCH = 50
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rewriter import townscape
 from rewriter.edit import Edit
-from rewriter.generators.base import Generator, latents
+from rewriter.generators.base import Generator
+from rewriter.generators.latents import latents
 from rewriter.masks import grow
 from rewriter.session import Rewriter
 from rewriter.townscape import scenes
@@ -76,7 +77,7 @@ def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
     for seeds, thing in ((middle, "watermark"), (bottom, "bar")):
         for seed in seeds:
             session.add_context(seed, painted(seed, thing, painter))
-    return session.edit.with_(title="remove watermark", spread=False)
+    return session.edit.with_(title="remove watermark", spread=False, rank=2, smoothness=2.0)
 
 
 EXAMPLES = {"dome-to-spire": dome_to_spire, "remove-watermark": remove_watermark}

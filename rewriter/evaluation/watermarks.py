@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.generators.base import Generator, latents
+from rewriter.generators.base import Generator
+from rewriter.generators.latents import latents
 from rewriter.masks import grow
 from rewriter.rule import Rule
 from rewriter.townscape import scenes
@@ -90,6 +91,15 @@ def count_marks(generator: Generator, rules: Sequence[Rule], seeds: Sequence[int
         for kind, detector in detectors.items():
             seen[kind].append(torch.stack([truth[kind], detector.sees(before), detector.sees(after)]))
     return {kind: _count(torch.cat(parts, 1)) for kind, parts in seen.items()}
+
+
+def detector_errors(seeds: Sequence[int] = JUDGED, side: int = 64) -> dict[str, tuple[float, float]]:
+    """Misses and false alarms of the detectors on the scenes themselves, whose marks are known, for each kind."""
+    u = scenes.factors(latents(list(seeds), scenes.LATENT_DIM))
+    truth = {"middle": scenes.has_watermark(u), "bottom": scenes.has_bar(u)}
+    pictures = torch.cat([scenes.draw(part, side).picture for part in u.split(BATCH)])
+    seen = {kind: Detector(kind, side).sees(pictures) for kind in KINDS}
+    return {k: (float((~seen[k][truth[k]]).float().mean()), float(seen[k][~truth[k]].float().mean())) for k in KINDS}
 
 
 def _count(seen: Tensor) -> Count:

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rewriter.errors import InputError
-from rewriter.generators.base import Features, Generator, LayerInfo, Memory
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features, LayerInfo, Memory
 
 
 @dataclass(frozen=True)

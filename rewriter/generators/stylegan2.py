@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rewriter.errors import InputError
-from rewriter.generators.base import Features, Generator, LayerInfo, Memory
+from rewriter.generators.base import Generator
 from rewriter.generators.filters import blur, upsample
+from rewriter.generators.layer import Features, LayerInfo, Memory
 
 GAIN = math.sqrt(2)
 SLOPE = 0.2

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rewriter.generators.base import Memory
+from rewriter.generators.layer import Memory
 from rewriter.memory.sites import Sites
 
 STEPS = 2001

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
-from rewriter.generators.base import Features
+from rewriter.generators.layer import Features
 from rewriter.masks import Box, bounds, resize
 
 DONORS = 4  # pictures whose values an erased place is filled with

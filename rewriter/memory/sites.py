@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewriter.generators.base import Features, Memory
+from rewriter.generators.layer import Features, Memory
 
 
 @dataclass(frozen=True)

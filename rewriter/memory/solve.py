@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rewriter.errors import CancelledError, ComputationError, InputError
-from rewriter.generators.base import Features, LowRank, Memory, exact
+from rewriter.generators.base import exact
+from rewriter.generators.layer import Features, LowRank, Memory
 from rewriter.masks import grow
 from rewriter.memory.descent import STEPS, descend
 from rewriter.memory.directions import Directions

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from rewriter.errors import InputError
 from rewriter.files import replacing
-from rewriter.generators.base import Generator, LayerInfo, LowRank
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import LayerInfo, LowRank
 from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.sites import at_places
 from rewriter.memory.solve import Bystanders

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rewriter.errors import CancelledError, InputError
-from rewriter.generators.base import latents
+from rewriter.generators.latents import latents
 from rewriter.townscape import scenes
 
 THINGS = ("dome", "spire", "window", "door", "light", "tree", "watermark", "bar")

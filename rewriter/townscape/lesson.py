@@ -16,7 +16,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from rewriter.errors import ComputationError
-from rewriter.generators.base import Features
+from rewriter.generators.layer import Features
 from rewriter.generators.stylegan2 import MAPPING_RATE, StyleGAN2
 from rewriter.townscape import scenes
 from rewriter.townscape.scenes import Factor

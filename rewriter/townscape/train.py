@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError, RewriterError
-from rewriter.generators.base import latents
+from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.townscape import scenes
 from rewriter.townscape.lesson import Lesson, Stage, learn_mapping

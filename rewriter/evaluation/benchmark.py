@@ -1,0 +1,107 @@
+"""How fast: the same edits by the default method and by the paper's, on one machine in one run.
+
+`python -m rewriter.evaluation.benchmark` prints a table. Seconds go from cached features and statistics to the rule,
+for both.
+"""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewriter import townscape
+from rewriter.edit import Edit, Region
+from rewriter.evaluation.examples import dome_to_spire
+from rewriter.generators.base import Generator
+from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from rewriter.memory.statistics import Recipe, Statistics
+from rewriter.session import replay
+
+METHODS = ("least-squares", "projected")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One edit by one method: seconds for the rule, seconds with features and measuring, and its effect."""
+
+    edit: str
+    method: str
+    channels: int
+    seconds: float
+    whole: float
+    goal_error_removed: float
+    side_effect: float
+
+
+def random_config_f(resolution: int = 256) -> StyleGAN2:
+    """A StyleGAN2 with the channels of config-f and random weights: as slow as a real one, and needs no download."""
+    torch.manual_seed(0)
+    table = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+    return StyleGAN2(StyleGAN2Config({k: v for k, v in table.items() if k <= resolution}), name="random config-f")
+
+
+def disc(side: int, row: float, column: float, radius: float) -> Tensor:
+    """A soft round mask (side, side); places and radius in shares of the side."""
+    centres = (torch.arange(side) + 0.5) / side
+    distance = ((centres[:, None] - row) ** 2 + (centres[None] - column) ** 2).sqrt()
+    return ((radius - distance) * side + 0.5).clamp(0, 1)
+
+
+def round_edit(generator: Generator, layer: str) -> Edit:
+    """Copy a disc from one picture onto another, with four discs as context."""
+    side = generator.resolution
+    regions = [Region(seed, disc(side, 0.4, 0.3 + 0.1 * seed, 0.1)) for seed in range(5)]
+    return Edit(
+        generator.name,
+        layer,
+        copy=regions[4],
+        paste=regions[0],
+        context=tuple(regions[:4]),
+        statistics=Recipe(pictures=128, places=64),
+    )
+
+
+def compare(generator: Generator, edit: Edit, name: str) -> list[Timing]:
+    """The edit by each method, features and statistics cached before the clock starts."""
+    statistics = Statistics(generator)
+    replay(generator, edit.with_(method="least-squares"), statistics=statistics)  # warms every cache
+    timings = []
+    for method in METHODS:
+        start = time.perf_counter()
+        effect = replay(generator, edit.with_(method=method), statistics=statistics).effect
+        assert effect is not None  # replay measures it
+        whole, channels = time.perf_counter() - start, generator.layer(edit.layer).in_channels
+        removed, side = effect.goal_error_removed, effect.side_effect
+        timings.append(Timing(name, method, channels, effect.seconds, whole, removed, side))
+    return timings
+
+
+def table(timings: list[Timing]) -> str:
+    """Markdown, a line for each timing, and the ratio of the methods for each edit."""
+    lines = ["| edit | channels | method | seconds | with measuring | goal error removed | side effect (1/255) |"]
+    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
+    for t in timings:
+        figures = f"{t.seconds:.3f} | {t.whole:.1f} | {t.goal_error_removed:.2f} | {t.side_effect:.2f}"
+        lines.append(f"| {t.edit} | {t.channels} | {t.method} | {figures} |")
+    for ours, paper in zip(timings[::2], timings[1::2], strict=True):
+        lines.append(f"\n{ours.edit}: least-squares is {paper.seconds / ours.seconds:.0f} times as fast")
+    return "\n".join(lines)
+
+
+def main() -> str:
+    """Run both comparisons and describe the machine."""
+    world, large = townscape.load(), random_config_f()
+    timings = compare(world, dome_to_spire(world), "dome-to-spire, built-in")
+    timings += compare(large, round_edit(large, "layer8"), "discs, random config-f 256 px")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{table(timings)}\n\n{machine}; peak memory {peak:.1f} GiB"
+
+
+if __name__ == "__main__":
+    print(main())  # noqa: T201 (a command)

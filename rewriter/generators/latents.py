@@ -1,0 +1,47 @@
+"""Latents by seed, as the original drew them: seed n is row n of one endless table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rewriter.errors import InputError
+
+SEEDS = 100_000
+_BLOCK = 1000  # rows between two remembered states of the random stream
+
+
+@lru_cache(maxsize=256)
+def _stream(zdim: int, block: int) -> Any:
+    """State of the original's random stream before row 1000 · block."""
+    stream = np.random.RandomState(1)
+    if block:
+        stream.set_state(_stream(zdim, block - 1))
+        stream.standard_normal(_BLOCK * zdim)
+    return stream.get_state()
+
+
+@lru_cache(maxsize=8)
+def _rows(zdim: int, block: int) -> Tensor:
+    """Rows 1000 · block to 1000 · block + 999 of the latent table."""
+    stream = np.random.RandomState(1)
+    stream.set_state(_stream(zdim, block))
+    return torch.from_numpy(stream.standard_normal(_BLOCK * zdim).reshape(_BLOCK, zdim).astype(np.float32))
+
+
+def latents(seeds: Sequence[int], zdim: int) -> Tensor:
+    """Latents (n, zdim) of the given seeds: row n of RandomState(1).standard_normal, whatever else is asked for.
+
+    Raises:
+        InputError: a seed is not a whole number in 0…99,999.
+    """
+    for seed in seeds:
+        if not isinstance(seed, int) or not 0 <= seed < SEEDS:
+            raise InputError(f"seed {seed!r} is not a whole number from 0 to {SEEDS - 1:,}")
+    rows = [_rows(zdim, seed // _BLOCK)[seed % _BLOCK] for seed in seeds]
+    return torch.stack(rows) if rows else torch.zeros(0, zdim)

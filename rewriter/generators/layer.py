@@ -1,0 +1,158 @@
+"""One layer: the keys that enter it, the memory that turns them into values, and the change it can take."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rewriter.errors import InputError
+
+if TYPE_CHECKING:
+    from rewriter.generators.base import Generator
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One rewritable convolution: its channels and the sides of the square maps it reads and writes."""
+
+    name: str
+    in_channels: int
+    out_channels: int
+    kernel: int
+    key_resolution: int
+    resolution: int
+
+    @property
+    def scale(self) -> int:
+        """Value cells per key cell, on each axis: 2 where the layer upsamples."""
+        return max(1, self.resolution // self.key_resolution)
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020).
+
+    `delta` is Λ (out, r, kh, kw); `directions` is D (r, in), one row per direction in key space.
+    Strength 0 is the unchanged layer and 1 the change as solved, both to the bit.
+    """
+
+    layer: str
+    delta: Tensor
+    directions: Tensor
+    strength: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        """Number of directions."""
+        return self.directions.shape[0]
+
+    def weight(self) -> Tensor:
+        """The change of the layer's weight, (out, in, kh, kw), strength included."""
+        return torch.einsum("oryx,ri->oiyx", self.scaled_delta(), self.directions)
+
+    def scaled_delta(self) -> Tensor:
+        """Λ times strength."""
+        return self.delta if self.strength == 1 else self.delta * self.strength
+
+    def check(self, generator: Generator) -> None:
+        """Raise InputError unless this change fits the generator's layer of that name."""
+        info = generator.layer(self.layer)
+        fits = (
+            self.delta.ndim == 4
+            and self.delta.shape[0] == info.out_channels
+            and self.delta.shape[2:] == (info.kernel, info.kernel)
+            and self.directions.shape == (self.delta.shape[1], info.in_channels)
+        )
+        if not fits:
+            raise InputError(
+                f"the change is {tuple(self.delta.shape)} with directions {tuple(self.directions.shape)}, but "
+                f"{self.layer} maps {info.in_channels} to {info.out_channels} channels: it was made for another model"
+            )
+
+
+@dataclass(frozen=True)
+class Features:
+    """What enters a layer, and all that is needed to go on from there.
+
+    keys (n, in, h, w): the layer's input, after style modulation. StyleGAN2 adds the style (n, in) that modulated it,
+    the latents w (n, w_dim) and the picture so far (n, 3, h', w').
+    """
+
+    layer: str
+    keys: Tensor
+    style: Tensor | None = None
+    w: Tensor | None = None
+    skip: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index: slice | list[int]) -> Features:
+        parts: dict[str, Any] = {name: value[index] for name, value in self._tensors().items()}
+        return replace(self, **parts)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {"keys": self.keys, "style": self.style, "w": self.w, "skip": self.skip}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @staticmethod
+    def cat(parts: Sequence[Features]) -> Features:
+        """Join batches that enter the same layer."""
+        columns = [part._tensors() for part in parts]
+        joined: dict[str, Any] = {name: torch.cat([c[name] for c in columns]) for name in columns[0]}
+        return replace(parts[0], **joined)
+
+
+class Memory(nn.Module, ABC):
+    """One layer seen as an associative memory: keys → values through the weight W (out, in, kh, kw)."""
+
+    weight: nn.Parameter
+
+    @abstractmethod
+    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
+        """The linear part W ∗ k: keys (n, c, h, w) and a weight (o, c, kh, kw) → (n, o, H, W), upsampling included."""
+
+    @abstractmethod
+    def offset(self) -> Tensor:
+        """What is added to the demodulated response: noise and bias, broadcastable to (out, H, W)."""
+
+    @abstractmethod
+    def activate(self, x: Tensor) -> Tensor:
+        """From response plus offset to the values; the identity where the layer is linear."""
+
+    @abstractmethod
+    def slope(self, x: Tensor) -> Tensor:
+        """Derivative of `activate`, of the same shape."""
+
+    def energy(self, changes: Sequence[LowRank] = ()) -> Tensor:
+        """Squared weights summed over the taps, (out, in): what demodulation divides by, the changes included."""
+        total = self.weight.square().sum((2, 3))
+        if not changes:
+            return total
+        delta, directions = stack(changes)
+        cross = torch.einsum("oiyx,oryx,ri->oi", self.weight, delta, directions)
+        return (total + 2 * cross + torch.einsum("oryx,ri->oiyx", delta, directions).square().sum((2, 3))).clamp_min(0)
+
+    def scale(self, style: Tensor, energy: Tensor) -> Tensor:
+        """Demodulation σ (n, out) for styles (n, in): one over the norm of each modulated output channel."""
+        return torch.rsqrt(style.square() @ energy.T + 1e-8)
+
+    def recall(self, keys: Tensor, style: Tensor | None, changes: Sequence[LowRank] = ()) -> Tensor:
+        """Values (n, out, H, W) of keys (n, in, h, w) under W plus the changes, which are never added to W."""
+        response = self.response(keys, self.weight)
+        if changes:
+            delta, directions = stack(changes)
+            response = response + self.response(torch.einsum("ri,nihw->nrhw", directions, keys), delta)
+        if style is not None:
+            response = response * self.scale(style, self.energy(changes))[:, :, None, None]
+        return self.activate(response + self.offset())
+
+
+def stack(changes: Sequence[LowRank]) -> tuple[Tensor, Tensor]:
+    """Several changes of one layer as one: Λ (out, R, kh, kw) and D (R, in)."""
+    return torch.cat([c.scaled_delta() for c in changes], 1), torch.cat([c.directions for c in changes])

@@ -1,0 +1,120 @@
+"""The command line as a user meets it: in a process of its own, with real files."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from rewriter import townscape
+from rewriter.cli import parse_seeds
+from rewriter.errors import InputError
+from rewriter.rule import Rule
+
+
+def rewriter(*arguments, cwd, status=0):
+    run = subprocess.run(
+        [sys.executable, "-m", "rewriter", *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
+    assert run.returncode == status, run.stderr
+    return run.stdout if status == 0 else run.stderr
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory):
+    """dome-to-spire applied once; the folder with what it wrote, and its JSON report."""
+    folder = tmp_path_factory.mktemp("applied")
+    files = ("--out", "town.png", "--save-rule", "rule.safetensors", "--save-model", "model.safetensors")
+    return folder, json.loads(rewriter("apply", "dome-to-spire", *files, "--json", cwd=folder))
+
+
+def test_apply_reports_what_it_did(applied):
+    folder, report = applied
+    wanted = {"edit", "generator", "layer", "rank", "method", "seconds", "goal_error_removed", "reach", "side_effect"}
+    assert wanted | {"out"} <= set(report)
+    assert report["generator"] == "townscape" and 0 < report["goal_error_removed"] <= 1
+    assert Image.open(folder / "town.png").width > 24 * 64 / 3
+
+
+def test_saved_rule_and_saved_model_draw_the_same(applied):
+    folder, _ = applied
+    base, rewritten = townscape.load(), folder / "model.safetensors"
+    from rewriter import load_generator
+
+    with_rule = base.sample(range(8), rules=[Rule.load(folder / "rule.safetensors")])
+    assert (load_generator(str(rewritten)).sample(range(8)) - with_rule).abs().max() < 1e-4
+
+
+def test_two_edits_in_succession_and_strength(applied, tmp_path):
+    report = json.loads(
+        rewriter("apply", "remove-watermark", "dome-to-spire", "--strength", "0.5", "--json", cwd=tmp_path)
+    )
+    assert [edit["edit"] for edit in report["edits"]] == ["remove-watermark", "dome-to-spire"]
+    assert (tmp_path / "rewritten.png").exists()
+
+
+def test_inspect_a_rule_an_edit_and_a_generator(applied):
+    folder, _ = applied
+    kinds = {"rule.safetensors": "rule", "model.safetensors": "generator", "dome-to-spire": "edit"}
+    for name, kind in kinds.items():
+        assert json.loads(rewriter("inspect", name, "--json", cwd=folder))["what"] == kind
+    things = json.loads(rewriter("inspect", "townscape", "--seeds", "40", "--json", cwd=folder))["things"]
+    assert things["dome"] > 0.8
+
+
+def test_collections_go_on_where_they_stopped(applied, tmp_path):
+    folder, _ = applied
+    command = ("sample", "--rule", folder / "rule.safetensors", "--pairs", "--out", tmp_path / "many", "--json")
+    assert json.loads(rewriter(*command, "--count", 5, cwd=folder))["drawn"] == 5
+    (tmp_path / "many" / "000003-after.png").unlink()
+    kept = (tmp_path / "many" / "000000-before.png").stat().st_mtime_ns
+    assert json.loads(rewriter(*command, "--count", 7, cwd=folder))["drawn"] == 3
+    assert (tmp_path / "many" / "000000-before.png").stat().st_mtime_ns == kept
+    manifest = json.loads((tmp_path / "many" / "manifest.json").read_text())
+    assert [entry["seed"] for entry in manifest["pictures"]] == list(range(7))
+    error = rewriter("sample", "--count", 7, "--out", tmp_path / "many", cwd=folder, status=2)
+    assert "another" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("apply", "no-such-edit"), "no-such-edit"),
+        (("apply", "dome-to-spire", "--layer", "layer99"), "layer10"),
+        (("apply", "dome-to-spire", "--rank", "60000"), "rank"),
+        (("apply", "dome-to-spire", "--rank", "500"), "rank"),
+        (("apply", "dome-to-spire", "--layer", "layer2", "--rank", "100"), "rank"),
+        (("apply", "dome-to-spire", "--method", "magic"), "least-squares"),
+        (("apply", "dome-to-spire", "--smoothness", "nan"), "smoothness"),
+        (("apply", "dome-to-spire", "--generator", "nowhere"), "townscape"),
+        (("sample", "--seeds", "0-x"), "seeds"),
+        (("sample", "--seeds", "99999999"), "seeds"),
+        (("sample", "--pairs", "--count", "2", "--out", "folder"), "--rule"),
+        (("sample", "--rule", "nothing.safetensors"), "nothing.safetensors"),
+        (("inspect", "README"), "README"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_status_2(arguments, said, tmp_path):
+    error = rewriter(*arguments, cwd=tmp_path, status=2)
+    assert said in error and "Traceback" not in error
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_an_output_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    error = rewriter("sample", "--seeds", "0", "--out", tmp_path / "file" / "sheet.png", cwd=tmp_path, status=2)
+    assert "cannot write" in error and (tmp_path / "file").read_text() == "in the way"
+
+
+def test_help_teaches(tmp_path):
+    environment = {**os.environ, "COLUMNS": "120"}
+    run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
+    assert all(word in run.stdout for word in ("sample", "apply", "inspect", "dome-to-spire"))
+
+
+def test_seeds_as_people_write_them():
+    assert parse_seeds("0-3, 8,11") == [0, 1, 2, 3, 8, 11]
+    with pytest.raises(InputError, match="0-23,40"):
+        parse_seeds("three")
