@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -192,7 +191,7 @@ def _say(as_json: bool, data: dict[str, Any], words: str) -> None:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Bars on standard error, one for each named job that starts."""
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bars:
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
 
         def job(name: str) -> Callable[[int, int], None]:
             task = bars.add_task(name, total=None, visible=False)
@@ -211,7 +210,6 @@ def _forget_loss(on_step: Callable[[int, int], None]) -> Callable[[int, int, flo
 
 def main() -> None:
     """Run the command line: errors are one clear line and exit status 2."""
-    torch.set_grad_enabled(False)
     try:
         app()
     except RewriterError as error:

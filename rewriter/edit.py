@@ -91,9 +91,9 @@ class Edit:
         """
         if not isinstance(data, Mapping):
             raise InputError(f"an edit is a JSON object, not {type(data).__name__}")
-        if data.get("version") != VERSION:
+        if data.get("version") != VERSION or isinstance(data["version"], bool):
             raise InputError(f"edit version {data.get('version')!r} is not {VERSION}: update this package or the file")
-        unknown = sorted(set(data) - set(_FIELDS) - {"version"})
+        unknown = sorted(map(str, set(data) - set(_FIELDS) - {"version"}))
         if unknown:
             raise InputError(f"unknown field {', '.join(map(repr, unknown))} in the edit")
         lacking = [name for name in ("generator", "layer") if name not in data]
@@ -176,6 +176,8 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _region(name: str, value: Any) -> Region | None:
+    if isinstance(value, Region):
+        _whole(0, SEEDS - 1)("seed", value.seed)
     if value is None or isinstance(value, Region):
         return value
     if not isinstance(value, Mapping) or set(value) != {"seed", "mask"}:

@@ -68,9 +68,9 @@ def measure(
         number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))
         seeds = range(UNSEEN, UNSEEN + number)
     first = goal[:1]
-    removed = 1 - first.remaining(generator.values(first.features, rules=[*rules, rule])) / first.remaining(
-        first.before
-    )
+    start = first.remaining(first.before)
+    left = first.remaining(generator.values(first.features, rules=[*rules, rule]))
+    removed = 1 - left / start if start else 0.0
     margin = _margin(generator, rule.layer, goal)
     moved = places = left_out = changed = outside = 0.0
     for i in range(0, len(seeds), BATCH):

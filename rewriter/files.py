@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from rewriter.errors import InputError
 
 
@@ -32,8 +34,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): nothing was changed") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write {path} ({getattr(error, 'strerror', error)}): nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -62,7 +62,10 @@ def as_mask(values: ArrayLike | Tensor) -> Tensor:
     if isinstance(values, Tensor):
         mask = values.detach().cpu().float()
     else:
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except ValueError as error:
+            raise InputError("a mask is (height, width): its rows have different lengths") from error
         if array.dtype.kind not in "biuf":
             raise InputError(f"a mask holds numbers or booleans, not {array.dtype}")
         mask = torch.from_numpy(array.astype(np.float32))
@@ -70,6 +73,7 @@ def as_mask(values: ArrayLike | Tensor) -> Tensor:
         raise InputError(f"a mask is (height, width) with sides of 1 to {MAX_SIDE}, not {tuple(mask.shape)}")
     if not bool(mask.isfinite().all()) or mask.min() < 0 or mask.max() > 1:
         raise InputError("mask values must lie in [0, 1]: divide a 0…255 mask by 255")
+    mask = (mask * 255).round() / 255  # as it will be recorded, so that a replay is exact
     if mask.max() == 0:
         raise InputError("the mask is empty: paint something first")
     return mask

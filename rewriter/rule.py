@@ -54,9 +54,10 @@ class Effect:
             values: dict[str, Any] = {
                 k: math.nan if data[k] is None else float(data[k]) for k in Effect.__dataclass_fields__
             }
-        except (KeyError, TypeError, ValueError) as error:
+            whole = {k: int(values[k]) for k in ("pictures", "places")}
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"the rule's effect is damaged ({error})") from error
-        return Effect(**{**values, "pictures": int(values["pictures"]), "places": int(values["places"])})
+        return Effect(**{**values, **whole})
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,7 @@ class Rule(LowRank):
             return _assemble(json.loads(metadata["rule"]), tensors)
         except OSError as error:
             raise InputError(f"cannot read {path} ({error.strerror or error})") from error
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path} is damaged ({error}): fetch or save it again") from error
@@ -140,6 +141,8 @@ def _assemble(about: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> Rul
             raise InputError(f"the rule's {name} is not finite float32")
     if tensors["delta"].ndim != 4 or tensors["directions"].ndim != 2:
         raise InputError("the rule's delta is (out, r, kh, kw) and its directions (r, in); these are not")
+    if len(tensors["directions"]) != tensors["delta"].shape[1] or not math.isfinite(float(about["level"])):
+        raise InputError("the rule's delta, directions and level do not belong together")
     rule = Rule(
         str(about["layer"]),
         tensors["delta"],

@@ -111,7 +111,7 @@ def replay(
     Args:
         generator: the generator that the edit was made on; it is not changed.
         edit: a complete edit.
-        rules: the rules that are on, which the edit was made after.
+        rules: the rules that are on; those that the edit was made after, if it was made after any.
         statistics: kept from earlier edits of this generator at this truncation; None: fresh.
         on_step: progress of the solver: (step, of, loss); returning False cancels.
         on_statistics: progress of the second moment, if it has to be measured: (pictures, of).
@@ -148,7 +148,7 @@ def replay(
         edit.strength,
         fingerprint=generator.fingerprint,
         level=directions.level,
-        edit=edit.to_json(),
+        edit=edit.with_(after=_digests(rules)).to_json(),
     )
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seconds=seconds)
     return Rule(**{**rule.__dict__, "effect": effect})
@@ -168,6 +168,11 @@ def _check(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
         )
     for rule in rules:
         rule.check(generator)
+    if edit.after and edit.after != _digests(rules):
+        raise InputError(
+            f"the edit was made after {len(edit.after)} other rules ({', '.join(edit.after)}), which are not the "
+            f"{len(rules)} that are on: apply those first"
+        )
     generator.layer(edit.layer)
 
 
@@ -207,7 +212,7 @@ class _Job:
     def _on(self, region: Region, side: int, what: str) -> Tensor:
         """A region's mask on a map of the layer, (side, side); refused if it covers less than one cell."""
         cells = masks.resize(region.mask, (side, side))
-        if cells.sum() < 1:
+        if cells.sum() < 1 or cells.max() <= RIM:
             finer = [n for n, i in self.generator.layers.items() if i.key_resolution > side]
             advice = f"paint more, or choose a finer layer ({finer[0]} or later)" if finer else "paint more"
             raise InputError(

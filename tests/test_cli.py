@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
 
 from rewriter import townscape
-from rewriter.cli import parse_seeds
+from rewriter.cli import main, parse_seeds
 from rewriter.errors import InputError
 from rewriter.rule import Rule
 
@@ -35,7 +36,8 @@ def test_apply_reports_what_it_did(applied):
     wanted = {"edit", "generator", "layer", "rank", "method", "seconds", "goal_error_removed", "reach", "side_effect"}
     assert wanted | {"out"} <= set(report)
     assert report["generator"] == "townscape" and 0 < report["goal_error_removed"] <= 1
-    assert Image.open(folder / "town.png").width > 24 * 64 / 3
+    with Image.open(folder / "town.png") as sheet:
+        assert sheet.width > 24 * 64 / 3
 
 
 def test_saved_rule_and_saved_model_draw_the_same(applied):
@@ -85,7 +87,7 @@ def test_collections_go_on_where_they_stopped(applied, tmp_path):
         (("apply", "dome-to-spire", "--layer", "layer99"), "layer10"),
         (("apply", "dome-to-spire", "--rank", "60000"), "rank"),
         (("apply", "dome-to-spire", "--rank", "500"), "rank"),
-        (("apply", "dome-to-spire", "--layer", "layer2", "--rank", "100"), "rank"),
+        (("apply", "dome-to-spire", "--layer", "layer2"), "finer layer"),
         (("apply", "dome-to-spire", "--method", "magic"), "least-squares"),
         (("apply", "dome-to-spire", "--smoothness", "nan"), "smoothness"),
         (("apply", "dome-to-spire", "--generator", "nowhere"), "townscape"),
@@ -96,9 +98,15 @@ def test_collections_go_on_where_they_stopped(applied, tmp_path):
         (("inspect", "README"), "README"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_status_2(arguments, said, tmp_path):
-    error = rewriter(*arguments, cwd=tmp_path, status=2)
+def test_bad_input_is_one_clear_line_and_status_2(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rewriter", *arguments])
+    with pytest.raises(SystemExit) as stopped, torch.no_grad():
+        main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
+    assert error.count("\n") == 1 or error.startswith("Usage")
     assert not list(tmp_path.glob("*.png"))
 
 

@@ -113,7 +113,6 @@ def test_each_missing_key_is_named(name):
 
 
 @pytest.mark.parametrize(("name", "key"), TOLD)
-@pytest.mark.xfail(reason="the architecture is read from this key; its absence is not named", strict=True)
 def test_each_missing_key_that_tells_the_architecture_is_named(name, key):
     state = state_of(name)
     del state[key]

@@ -169,10 +169,6 @@ def test_a_file_made_by_hand_is_a_rule(tmp_path):
     assert Rule.load(written(tmp_path / "r")).layer == "layer4"
 
 
-LARGE = pytest.mark.xfail(reason="OverflowError", strict=True)
-ODD = pytest.mark.xfail(reason="accepted", strict=True)
-
-
 @pytest.mark.parametrize(
     "about",
     [
@@ -200,13 +196,13 @@ ODD = pytest.mark.xfail(reason="accepted", strict=True)
         {"directions": torch.ones(4)},
         {"directions": torch.tensor([[1, math.inf, 0, 0]])},
         {"directions": torch.ones(1, 4, dtype=torch.int32)},
-        pytest.param({"level": math.nan}, marks=ODD),
-        pytest.param({"level": math.inf}, marks=ODD),
-        pytest.param({"directions": torch.ones(3, 4)}, marks=ODD),
-        pytest.param({"level": 10**400}, marks=LARGE),
-        pytest.param({"strength": 10**400}, marks=LARGE),
-        pytest.param({"effect": {**EFFECT.to_json(), "places": math.inf}}, marks=LARGE),
-        pytest.param({"text": "[" * 100_000}, marks=pytest.mark.xfail(reason="RecursionError", strict=True)),
+        {"level": math.nan},
+        {"level": math.inf},
+        {"directions": torch.ones(3, 4)},
+        {"level": 10**400},
+        {"strength": 10**400},
+        {"effect": {**EFFECT.to_json(), "places": math.inf}},
+        {"text": "[" * 100_000},
     ],
 )
 def test_a_rule_file_with_wrong_contents_is_refused(tmp_path, about):
@@ -247,7 +243,6 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.xfail(reason="SafetensorError", strict=True)
 def test_a_full_disk_is_reported_and_leaves_the_old_file(rule, tmp_path):
     path = tmp_path / "rule.safetensors"
     path.write_text("old")

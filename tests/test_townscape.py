@@ -211,10 +211,7 @@ def shares():
     return gate.things_drawn(townscape.load(), range(20_000, 20_150))
 
 
-SOFT = pytest.param("bar", marks=pytest.mark.xfail(reason="the letters of the bar await better weights", strict=False))
-
-
-@pytest.mark.parametrize("thing", [*(thing for thing in gate.THINGS if thing != "bar"), SOFT])
+@pytest.mark.parametrize("thing", gate.THINGS)
 def test_the_shipped_generator_draws_every_thing(shares, thing):
     assert shares[thing].share >= 0.8
 

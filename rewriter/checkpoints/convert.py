@@ -34,40 +34,49 @@ def convert(state: State, *, conv_clamp: float | None = None, clamp: bool = True
     Raises:
         InputError: an unknown layout; or missing, unexpected, misshapen or non-finite tensors, each named.
     """
-    if "synthesis.b4.const" in state:
+    if any(key.startswith("synthesis.b4.") for key in state):
         return _stylegan2(dict(state), conv_clamp, name)
-    if "conv1.conv.weight" in state and "input.input" in state:
+    if any(key.startswith("to_rgb1.") for key in state):
         return _stylegan2(_from_rosinality(state), conv_clamp, name)
-    if "layer1.conv.weight" in state:
+    if any(re.match(r"layer\d+\.(conv|wscale)\.", key) for key in state):
         return _proggan(dict(state), clamp, name)
     shown = ", ".join(list(state)[:4]) or "nothing"
     raise InputError(f"unknown checkpoint layout (it begins with {shown}); known: nvidia, rosinality, gandissect")
 
 
 def _stylegan2(state: dict[str, Tensor], conv_clamp: float | None, name: str) -> Generator:
-    channels: dict[int, int] = {}
-    side = 4
-    while (weight := state.get(f"synthesis.b{side}.conv1.weight")) is not None and weight.ndim == 4:
-        channels[side] = weight.shape[0]
-        side *= 2
-    depth = sum(bool(re.fullmatch(r"mapping\.fc\d+\.weight", key)) for key in state)
-    first = state.get("mapping.fc0.weight")
-    if first is None or first.ndim != 2:
-        raise InputError("mapping.fc0.weight is missing or misshapen: is this a conditional or a truncated model?")
-    config = StyleGAN2Config(channels, first.shape[1], first.shape[0], depth, conv_clamp)
     for key in [key for key in state if key.endswith("resample_filter")]:
         _check_filter(key, state.pop(key), gain=1.0)
+    sides = [4 * 2**i for i in range(_largest(r"synthesis\.b(\d+)\.", state).bit_length() - 2)]
+    depth = _largest(r"mapping\.fc(\d+)\.", state) + 1
+    channels = {side: _size(state, f"synthesis.b{side}.conv1.weight", 0, rank=4) for side in sides}
+    z_dim, w_dim = (_size(state, "mapping.fc0.weight", axis, rank=2) for axis in (1, 0))
+    config = StyleGAN2Config(channels, z_dim, w_dim, depth, conv_clamp)
     return _fill(lambda: StyleGAN2(config, name=name), state)
 
 
 def _proggan(state: dict[str, Tensor], clamp: bool, name: str) -> Generator:
-    channels: list[int] = []
-    while (weight := state.get(f"layer{len(channels) + 1}.conv.weight")) is not None and weight.ndim == 4:
-        channels.append(weight.shape[0])
-    if len(channels) % 2 or not channels:
-        raise InputError(f"a Progressive GAN has an even number of layers, not {len(channels)}: is the file cut short?")
-    config = ProgressiveGANConfig(tuple(channels), state["layer1.conv.weight"].shape[1], clamp)
+    count = _largest(r"layer(\d+)\.", state)
+    if count % 2 or not 2 <= count <= 18:
+        raise InputError(f"a Progressive GAN has an even number of layers up to 18, not {count}: is the file whole?")
+    channels = tuple(_size(state, f"layer{i}.conv.weight", 0, rank=4) for i in range(1, count + 1))
+    config = ProgressiveGANConfig(channels, _size(state, "layer1.conv.weight", 1, rank=4), clamp)
     return _fill(lambda: ProgressiveGAN(config, name=name), state)
+
+
+def _largest(pattern: str, state: State) -> int:
+    """The largest number below 2048 that stands at a place of the key names; 0 if there is none."""
+    numbers = [int(match[1]) for key in state if (match := re.match(pattern, key)) and len(match[1]) < 5]
+    return max([number for number in numbers if number < 2048], default=0)
+
+
+def _size(state: State, key: str, axis: int, *, rank: int) -> int:
+    """One side of a weight that tells the architecture."""
+    if key not in state:
+        raise InputError(f"the checkpoint does not fit its architecture: missing {key}")
+    if state[key].ndim != rank:
+        raise InputError(f"the checkpoint does not fit its architecture: {key} is {tuple(state[key].shape)}")
+    return state[key].shape[axis]
 
 
 def _fill(build: Callable[[], Generator], state: State) -> Generator:

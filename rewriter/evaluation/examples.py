@@ -1,7 +1,7 @@
 """The shipped edits, made through the library with masks as a hand would paint them.
 
 `python -m rewriter.evaluation.examples FOLDER` makes them again (after new weights, say). The first pictures of the
-seed list that show the thing are used, none is chosen by its result.
+seed list that show the thing are used; which of them is pasted on was chosen on the tuning seeds of `smoothness`.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def plain(u: Tensor) -> Tensor:
     return ~scenes.has_watermark(u) & ~scenes.has_bar(u)
 
 
-def dome_to_spire(generator: Generator, *, hand: int = 0, paste: int = 0) -> Edit:
+def dome_to_spire(generator: Generator, *, hand: int = 0, paste: int = 3) -> Edit:
     """Copy a spire, paste it over a dome, with the domes of eight pictures as context.
 
     Args:
         generator: the built-in generator.
         hand: another number paints every mask a little differently.
-        paste: which of the context's pictures to paste on.
+        paste: which of the context's pictures to paste on; the third did best on the tuning seeds.
     """
     painter = random.Random(hand)
     domes = seeds_with(lambda u: scenes.has_dome(u) & plain(u), number=8)

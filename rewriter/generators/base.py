@@ -65,7 +65,6 @@ class Generator(nn.Module, ABC):
         reach = 0.0
         for info in (self.layers[name] for name in later):
             reach += info.kernel // 2 * self.resolution / info.key_resolution
-            reach += self.resolution / info.resolution if info.scale > 1 else 0.0
         return math.ceil(reach)
 
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:

@@ -41,7 +41,7 @@ def latents(seeds: Sequence[int], zdim: int) -> Tensor:
         InputError: a seed is not a whole number in 0…99,999.
     """
     for seed in seeds:
-        if not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < SEEDS:
             raise InputError(f"seed {seed!r} is not a whole number from 0 to {SEEDS - 1:,}")
-    rows = [_rows(zdim, seed // _BLOCK)[seed % _BLOCK] for seed in seeds]
+    rows = [_rows(zdim, int(seed) // _BLOCK)[int(seed) % _BLOCK] for seed in seeds]
     return torch.stack(rows) if rows else torch.zeros(0, zdim)

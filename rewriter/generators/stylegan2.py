@@ -38,7 +38,7 @@ class StyleGAN2Config:
 
     def __post_init__(self) -> None:
         sides = [4 * 2**i for i in range(len(self.channels))]
-        if list(self.channels) != sides or not 16 <= sides[-1] <= 1024:
+        if list(self.channels) != sides or not 3 <= len(sides) <= 9:
             raise InputError(f"channels need the resolutions 4, 8 … up to 16…1024, not {list(self.channels)}")
 
     @property
@@ -92,7 +92,7 @@ class StyledConv(Memory):
 
     def slope(self, x: Tensor) -> Tensor:
         """√2 or 0.2 √2; 0 at the clamp."""
-        slope = torch.where(x > 0, GAIN, GAIN * SLOPE)
+        slope = torch.where(x > 0, GAIN, GAIN * SLOPE).to(x)
         return slope if self.clamp is None else slope * (self.activate(x).abs() < self.clamp)
 
 

@@ -73,6 +73,7 @@ def _rows(k: Tensor, w: Tensor, mean: Tensor, moment: SecondMoment, rank: int, m
     if method == "mean":
         _check_rank(rank, 1, "direction (method mean)")
         row = moment.power(-1) @ mean
+        _check_rank(rank, int(row.norm() > 0), "context keys other than zero")
         return (row / row.norm())[None]
     transform = moment.power(-0.5 if method == "zca" else -1)
     _, strengths, principal = torch.linalg.svd(w[:, None] * k @ transform, full_matrices=False)

@@ -50,6 +50,8 @@ class SecondMoment:
 
     def merge(self, other: SecondMoment) -> None:
         """Add what another moment has seen."""
+        if other.total.shape != self.total.shape:
+            raise InputError(f"a moment of {len(other.total)} channels does not merge into one of {len(self.total)}")
         self.total += other.total
         self.count += other.count
 

@@ -23,11 +23,13 @@ LIMIT = 4.0  # a channel's change may be at most so many times its weight: some 
 
 def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, on_step: Callable[[int, float], None]) -> Tensor:
     """Minimise Σ_p weight · (value − wanted)² for every channel; returns Λ as (O, Q)."""
+    if sites.norm is None:
+        return _linear(sites, on_step)
     size = memory.weight.flatten(1).norm(dim=1)
     a = sites.basis.new_zeros(len(size), sites.basis.shape[1])
-    damping = torch.full_like(size, 0.0 if sites.norm is None else 1e-2)
+    damping = torch.full_like(size, 1e-2)
     cost = _cost(memory, sites, a)
-    for step in range(1 if sites.norm is None else steps):
+    for step in range(steps):
         gradient, normal = _normal_equations(memory, sites, a)
         trial = a - _solve(normal, gradient, damping)
         trial_cost = _cost(memory, sites, trial)
@@ -40,6 +42,16 @@ def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, on_step: 
         if step > 3 and float(gain.max()) < TOLERANCE and bool((better | (damping > 1e4)).all()):
             break
     return a
+
+
+def _linear(sites: Sites, on_step: Callable[[int, float], None]) -> Tensor:
+    """A linear layer: one exact solve for all channels; of several solutions the smallest."""
+    root = sites.weight.cpu().double().sqrt()[:, None]
+    lacking = root * (sites.wanted - sites.base - sites.offset).cpu().double()
+    basis = root * sites.basis.cpu().double()
+    solution = torch.linalg.lstsq(basis, lacking, driver="gelsd", rcond=1e-6).solution
+    on_step(1, float((basis @ solution - lacking).square().sum()))
+    return solution.T.contiguous().to(sites.basis)
 
 
 def _cost(memory: Memory, sites: Sites, a: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Sites:
         keys = features.keys
         seen = keys if directions is None else torch.einsum("ri,nihw->nrhw", directions, keys)
         kernel = memory.weight.shape[2:]
-        one_tap = torch.eye(kernel.numel(), device=keys.device).view(-1, 1, *kernel)
+        one_tap = torch.eye(kernel.numel(), dtype=keys.dtype, device=keys.device).view(-1, 1, *kernel)
         through = memory.response(seen.flatten(0, 1)[:, None], one_tap)
         through = through.view(len(keys), -1, *through.shape[2:])
         base = at_places(memory.response(keys, memory.weight), places) if base is None else base
