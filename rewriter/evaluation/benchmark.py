@@ -53,7 +53,7 @@ def disc(side: int, row: float, column: float, radius: float) -> Tensor:
 
 
 def round_edit(generator: Generator, layer: str) -> Edit:
-    """Copy a disc from one picture onto another, with four discs as context."""
+    """Copy a disc from one picture onto another, four discs as context; the goal at one picture, as in the paper."""
     side = generator.resolution
     regions = [Region(seed, disc(side, 0.4, 0.3 + 0.1 * seed, 0.1)) for seed in range(5)]
     return Edit(
@@ -62,6 +62,7 @@ def round_edit(generator: Generator, layer: str) -> Edit:
         copy=regions[4],
         paste=regions[0],
         context=tuple(regions[:4]),
+        spread=False,
         statistics=Recipe(pictures=128, places=64),
     )
 

@@ -49,9 +49,7 @@ def _l1(memory: Memory, sites: Sites, scale: Tensor, a: Tensor) -> tuple[Tensor,
     error = memory.activate(at) - sites.wanted
     pull = scale * error.sign() * memory.slope(at)
     loss = (scale * error.abs()).sum()
-    bend = sites.bend(a)
-    if sigma is None or bend is None:
+    if sigma is None:
         return loss, pull.T @ sites.basis
     gradient = (pull * sigma[sites.picture]).T @ sites.basis
-    through_sigma = sites.per_picture(pull * linear) * -(sigma**3)
-    return loss, gradient + torch.einsum("io,ioq->oq", through_sigma, bend)
+    return loss, gradient + sites.through_sigma(a, sites.per_picture(pull * linear) * -(sigma**3))

@@ -21,8 +21,8 @@ class Sites:
     """P places of I pictures, O output channels, Q = rank · taps numbers per channel.
 
     basis φ (P, Q); base (P, O); offset (P, O); wanted (P, O); weight (P,); picture (P,) index below I. Where the layer
-    demodulates: norm (I, O), cross (I, O, Q) and gram (I, Q, Q), or (I, Q) where the directions are all channels and it
-    is diagonal.
+    demodulates: norm (I, O), and cross (I, O, Q) and gram (I, Q, Q), or, where the directions are all channels, what
+    those would be made of: the weight itself (O, in, taps) and the power of the style (I, in).
     """
 
     basis: Tensor
@@ -34,6 +34,8 @@ class Sites:
     norm: Tensor | None = None
     cross: Tensor | None = None
     gram: Tensor | None = None
+    whole: Tensor | None = None
+    power: Tensor | None = None
 
     @staticmethod
     def gather(
@@ -79,10 +81,10 @@ class Sites:
         taps = weight.shape[2]
         norm = power @ memory.energy().T + 1e-8
         if directions is None:
-            cross = (weight * power[:, None, :, None]).flatten(2)
-            return replace(self, norm=norm, cross=cross, gram=power.repeat_interleave(taps, 1))
-        cross = torch.einsum("oit,ni,ri->nort", weight, power, directions).flatten(2)
-        overlap = torch.einsum("ri,ni,si->nrs", directions, power, directions)
+            return replace(self, norm=norm, whole=weight, power=power)
+        powered = power[:, None] * directions  # (I, r, in); formed first: three factors at once would fill the memory
+        cross = torch.einsum("oit,nri->nort", weight, powered).flatten(2)
+        overlap = torch.einsum("nri,si->nrs", powered, directions)
         gram = torch.einsum("nrs,tu->nrtsu", overlap, torch.eye(taps, device=style.device))
         return replace(self, norm=norm, cross=cross, gram=gram.flatten(3).flatten(1, 2))
 
@@ -96,24 +98,34 @@ class Sites:
         }
         shifts = [sum(pictures[:i]) for i in range(len(parts))]
         merged["picture"] = torch.cat([part.picture + shift for part, shift in zip(parts, shifts, strict=True)])
-        for name in ("norm", "cross", "gram"):
+        for name in ("norm", "cross", "gram", "power"):
             terms = [getattr(part, name) for part in parts]
             merged[name] = None if terms[0] is None else torch.cat(terms)
+        merged["whole"] = parts[0].whole
         return Sites(**merged)
 
     def bend(self, a: Tensor) -> Tensor | None:
         """Half the gradient of σ⁻² at Λ as a (O, Q), for every picture: cross + gram a, (I, O, Q)."""
         if self.cross is None or self.gram is None:
             return None
-        curved = a * self.gram[:, None] if self.gram.ndim == 2 else torch.einsum("oq,iqp->iop", a, self.gram)
-        return self.cross + curved
+        return self.cross + torch.einsum("oq,iqp->iop", a, self.gram)
 
     def sigma(self, a: Tensor) -> Tensor | None:
         """Demodulation (I, O) for Λ as a (O, Q); None where the layer has none."""
+        if self.whole is not None and self.power is not None:
+            return torch.rsqrt(self.power @ (self.whole + a.view_as(self.whole)).square().sum(2).T + 1e-8)
         bend = self.bend(a)
         if bend is None or self.norm is None or self.cross is None:
             return None
         return torch.rsqrt((self.norm + ((self.cross + bend) * a).sum(2)).clamp_min(1e-8))
+
+    def through_sigma(self, a: Tensor, pull: Tensor) -> Tensor:
+        """Gradient (O, Q) of a loss at a, through σ⁻²/2, from its derivative pull (I, O)."""
+        if self.whole is not None and self.power is not None:
+            return ((pull.T @ self.power)[:, :, None] * (self.whole + a.view_as(self.whole))).flatten(1)
+        bend = self.bend(a)
+        assert bend is not None  # only called where the layer demodulates
+        return torch.einsum("io,ioq->oq", pull, bend)
 
     def per_picture(self, terms: Tensor) -> Tensor:
         """Sum terms (P, O) over the places of each picture → (I, O)."""
