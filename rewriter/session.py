@@ -17,6 +17,7 @@ from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo, LowRank
 from rewriter.memory.directions import key_directions
 from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
+from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, solve
 from rewriter.memory.statistics import Statistics, digest
 from rewriter.rule import Rule
@@ -129,7 +130,7 @@ def replay(
     started = time.perf_counter()
     keys, weights = job.context_keys()
     directions = key_directions(keys, moment, weights=weights, rank=edit.rank, method=edit.directions)
-    goal = job.goal(usual, moment.power(-0.5).to(keys), bystanders.unmatched(directions))
+    goal = job.goal(usual, moment, bystanders.unmatched(directions))
     spared = bystanders.sparing(directions, scale=job.info.scale)
     change = solve(
         generator.rewritten(generator.rules_at(rules, edit.layer)).memory(edit.layer),
@@ -231,12 +232,13 @@ class _Job:
             weights.append(cells[inside])
         return torch.cat(keys), torch.cat(weights)
 
-    def goal(self, usual: Tensor, whitening: Tensor, donors: Features) -> Goal:
+    def goal(self, usual: Tensor, moment: SecondMoment, donors: Features) -> Goal:
         """The wanted values of the pasted-on picture, and of each context where the edit is spread."""
         spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
         pictures = [self.target, *spread]
         features = Features.cat([self.features[region.seed] for region in pictures])
         before, side = self.generator.values(features, rules=self.rules), self.info.resolution
+        whitening = moment.power(-0.5).to(before)
         if self.edit.kind == "erase":
             places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
             if self.edit.units is not None:

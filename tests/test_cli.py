@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +127,16 @@ def test_seeds_as_people_write_them():
     assert parse_seeds("0-3, 8,11") == [0, 1, 2, 3, 8, 11]
     with pytest.raises(InputError, match="0-23,40"):
         parse_seeds("three")
+
+
+@pytest.mark.slow
+def test_the_wheel_works_outside_the_checkout(tmp_path):
+    checkout = Path(__file__).resolve().parent.parent
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, checkout], check=True)
+    wheel = next(tmp_path.glob("*.whl"))
+    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, "-m", "rewriter", "apply", "dome-to-spire", "--out", "town.png", "--json"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+    assert json.loads(run.stdout)["edit"] == "dome-to-spire" and (tmp_path / "town.png").exists()

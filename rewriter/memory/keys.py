@@ -32,6 +32,7 @@ class SecondMoment:
     def __init__(self, channels: int):
         self.total = torch.zeros(channels, channels, dtype=torch.float64)
         self.count = 0
+        self._eigen: tuple[int, Tensor, Tensor] | None = None  # of C after so many keys
 
     def update(self, keys: Tensor) -> None:
         """Add keys (n, c).
@@ -64,6 +65,8 @@ class SecondMoment:
 
     def power(self, exponent: float) -> Tensor:
         """C to a power, (c, c), float64: −1 decorrelates keys, −½ is the paper's ZCA transform (Appendix D)."""
-        values, vectors = torch.linalg.eigh(self.matrix)
+        if self._eigen is None or self._eigen[0] != self.count:
+            self._eigen = (self.count, *torch.linalg.eigh(self.matrix))
+        _, values, vectors = self._eigen
         floored = values.clamp_min(float(values[-1].clamp_min(1e-30)) * FLOOR)
         return (vectors * floored**exponent) @ vectors.T

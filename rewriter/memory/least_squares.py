@@ -18,6 +18,7 @@ from rewriter.memory.sites import Sites
 
 STEPS = 30
 TOLERANCE = 1e-3  # stop when a step lowers the cost by less than this share
+BLOCK = 128  # channels at a time, so that a high rank does not fill the memory
 LIMIT = 4.0  # a channel's change may be at most so many times its weight: some scales are unbounded
 
 
@@ -27,20 +28,23 @@ def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, on_step: 
         return _linear(sites, on_step)
     size = memory.weight.flatten(1).norm(dim=1)
     a = sites.basis.new_zeros(len(size), sites.basis.shape[1])
-    damping = torch.full_like(size, 1e-2)
     cost = _cost(memory, sites, a)
-    for step in range(steps):
-        gradient, normal = _normal_equations(memory, sites, a)
-        trial = a - _solve(normal, gradient, damping)
-        trial_cost = _cost(memory, sites, trial)
-        better = (trial_cost < cost) & (trial.norm(dim=1) <= LIMIT * size)
-        gain = torch.where(better, cost - trial_cost, 0.0).sum() / cost.sum().clamp_min(1e-30)
-        a = torch.where(better[:, None], trial, a)
-        cost = torch.where(better, trial_cost, cost)
-        damping = torch.where(better, damping * 0.2, damping * 5).clamp(1e-7, 1e7)
-        on_step(step + 1, float(cost.sum()))
-        if step > 3 and float(gain) < TOLERANCE:
-            break
+    blocks = [slice(first, first + BLOCK) for first in range(0, len(size), BLOCK)]
+    for number, block in enumerate(blocks):
+        part = sites.channels(block)
+        damping = torch.full_like(size[block], 1e-2)
+        for step in range(1, steps + 1):
+            gradient, normal = _normal_equations(memory, part, a[block])
+            trial = a[block] - _solve(normal, gradient, damping)
+            trial_cost = _cost(memory, part, trial)
+            better = (trial_cost < cost[block]) & (trial.norm(dim=1) <= LIMIT * size[block])
+            gain = float(torch.where(better, cost[block] - trial_cost, 0.0).sum() / cost[block].sum().clamp_min(1e-30))
+            a[block] = torch.where(better[:, None], trial, a[block])
+            cost[block] = torch.where(better, trial_cost, cost[block])
+            damping = torch.where(better, damping * 0.2, damping * 5).clamp(1e-7, 1e7)
+            on_step((number * steps + step) // len(blocks), float(cost.sum()))
+            if step > 4 and gain < TOLERANCE:
+                break
     return a
 
 

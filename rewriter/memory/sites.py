@@ -104,6 +104,12 @@ class Sites:
         merged["whole"] = parts[0].whole
         return Sites(**merged)
 
+    def channels(self, block: slice) -> Sites:
+        """The same places, some of the output channels: they do not depend on each other."""
+        columns = {name: getattr(self, name)[:, block] for name in ("base", "offset", "wanted")}
+        scales = {name: value[:, block] for name in ("norm", "cross") if (value := getattr(self, name)) is not None}
+        return replace(self, **columns, **scales)
+
     def bend(self, a: Tensor) -> Tensor | None:
         """Half the gradient of σ⁻² at Λ as a (O, Q), for every picture: cross + gram a, (I, O, Q)."""
         if self.cross is None or self.gram is None:
