@@ -129,6 +129,14 @@ def test_seeds_as_people_write_them():
         parse_seeds("three")
 
 
+def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    example = readme.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert {path.name for path in tmp_path.iterdir()} == {"hats.safetensors", "hats.json"}
+
+
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(tmp_path):
     checkout = Path(__file__).resolve().parent.parent

@@ -1,7 +1,8 @@
 """Where the default smoothness comes from: both shipped edits over a range of λ, on seeds that nothing else reports.
 
-`python -m rewriter.evaluation.smoothness` prints the table. For dome-to-spire λ = 10 costs one point of a hundred against
-λ = 1 and nearly halves the change elsewhere: the default. remove-watermark asks for 2 itself: bars go only below 3.
+`python -m rewriter.evaluation.smoothness` prints the table. For dome-to-spire λ = 10 costs one point of a hundred
+against λ = 1 and nearly halves the change elsewhere: the default. remove-watermark asks for 2 itself: bars go only
+below 3.
 """
 
 from __future__ import annotations
