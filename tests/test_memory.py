@@ -678,6 +678,13 @@ def test_the_projected_weight_lies_in_the_row_space_after_any_number_of_steps(pr
         assert change.norm() > 0
 
 
+def test_unconstrained_keeps_the_contexts_directions_first(problem):
+    change = problem.solve(method="unconstrained", steps=3)
+    d = problem.directions.matrix
+    assert torch.equal(change.directions[: len(d)], d)
+    assert torch.allclose(change.directions @ change.directions.T, torch.eye(len(change.directions)), atol=1e-5)
+
+
 def test_unconstrained_goes_furthest(problem):
     free, bound = (problem.removed(problem.solve(method=m, steps=80)) for m in ("unconstrained", "projected"))
     assert free > bound

@@ -132,14 +132,16 @@ def _bystander_sites(memory: Memory, others: Bystanders, directions: Tensor | No
 
 
 def _as_low_rank(layer: str, memory: Memory, a: Tensor, directions: Tensor, method: str) -> LowRank:
-    """Λ as (out, r, kh, kw). A change of the whole weight keeps every channel as a direction."""
+    """Λ as (out, r, kh, kw). A change of the whole weight needs all directions; the context's stay the first."""
     if not bool(a.isfinite().all()):
         raise ComputationError("the solution is not finite: raise the smoothness or choose another layer")
     outputs, inputs, *kernel = memory.weight.shape
-    if method == "projected":
+    if method == "unconstrained":
+        everything = torch.cat([directions, torch.eye(inputs, device=a.device)]).cpu().double()
+        others = torch.linalg.qr(everything.T)[0].T[len(directions) :].to(directions)
+        directions = torch.cat([directions, others])
+    if method in ("projected", "unconstrained"):
         a = torch.einsum("oit,ri->ort", a.view(outputs, inputs, -1), directions)
-    elif method == "unconstrained":
-        directions = torch.eye(inputs, device=a.device)
     return LowRank(layer, a.reshape(outputs, len(directions), *kernel).contiguous(), directions)
 
 
