@@ -20,10 +20,10 @@ from rewriter.effect import firing
 from rewriter.errors import InputError, RewriterError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
-from rewriter.hub import load_generator
+from rewriter.hub import BUILT_IN, load_generator
 from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
-from rewriter.session import replay
+from rewriter.session import check, replay
 
 app = typer.Typer(
     help="Rewrite the rules of a pretrained image generator.\n\n"
@@ -32,6 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 GeneratorName = Annotated[str, typer.Option(help="townscape, or the path of a checkpoint.")]
@@ -43,30 +44,38 @@ SHEET = 24
 @app.command()
 def sample(
     generator: GeneratorName = "townscape",
-    seeds: Annotated[str, typer.Option(help="Pictures for a sheet, e.g. 0-23,40.")] = "0-23",
+    seeds: Annotated[str | None, typer.Option(help="Pictures for a sheet, e.g. 0-23,40; 0-23 if not given.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to apply; may be repeated.")] = None,
     count: Annotated[int | None, typer.Option(help="Write so many numbered pictures into the folder --out.")] = None,
     first: Annotated[int, typer.Option(help="First seed of such a collection.")] = 0,
     pairs: Annotated[bool, typer.Option("--pairs", help="With --rule: each picture before and after.")] = False,
     truncation: Truncation = 1.0,
     device: Device = None,
-    out: Annotated[Path, typer.Option(help="The sheet (PNG), or the folder for --count.")] = Path("sample.png"),
+    out: Annotated[Path | None, typer.Option(help="The sheet (sample.png), or the folder for --count.")] = None,
     as_json: Json = False,
 ) -> None:
     """Draw a sheet of seeds, or a whole collection: numbered files and a manifest; a stopped one goes on."""
+    if not 0 <= truncation <= 2:
+        raise InputError(f"truncation is a number from 0 to 2, not {truncation}")
+    if count is not None and (seeds is not None or out is None):
+        raise InputError("a collection takes --count N --out FOLDER, and --first instead of --seeds")
+    if count is None and pairs:
+        raise InputError("--pairs belongs to a collection: add --count N --out FOLDER and a --rule")
+    target = out or Path("sample.png")
+    wanted = parse_seeds(seeds or "0-23")
+    check_writable(target / collection.MANIFEST if count is not None else target)
     model = load_generator(generator, device=device)
     model.rules = tuple(_load_rule(path, model) for path in rule or [])
     if count is not None:
         with _progress(as_json) as progress:
-            task = progress("pictures")
-            plan = collection.Collection(out, first, count, truncation=truncation, pairs=pairs)
-            drawn = collection.draw(model, plan, on_step=task)
-        _say(as_json, {"out": str(out), "pictures": count, "drawn": drawn}, f"{count} pictures in {out}, {drawn} new")
+            plan = collection.Collection(target, first, count, truncation=truncation, pairs=pairs)
+            drawn = collection.draw(model, plan, on_step=progress("pictures"))
+        report = {"out": str(target), "pictures": count, "drawn": drawn}
+        _say(as_json, report, f"{count} pictures in {target}, {drawn} new")
         return
-    wanted = parse_seeds(seeds)
     image = pictures.sheet(model.sample(wanted, truncation=truncation), [str(seed) for seed in wanted])
-    pictures.save_png(image, out)
-    _say(as_json, {"out": str(out), "seeds": wanted}, f"{len(wanted)} pictures of {model.name} in {out}")
+    pictures.save_png(image, target)
+    _say(as_json, {"out": str(target), "seeds": wanted}, f"{len(wanted)} pictures of {model.name} in {target}")
 
 
 @app.command()
@@ -89,26 +98,31 @@ def apply(
     Shipped edits: dome-to-spire, remove-watermark.
     """
     options = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method, "layer": layer}
-    for path in filter(None, (out, save_rule, save_model)):
-        check_writable(path)
     given = {name: value for name, value in options.items() if value is not None}
     requests = [_load_edit(name).with_(**given) for name in edits]
-    model = load_generator(generator or requests[0].generator, device=device)
+    rule_files = _numbered(save_rule, len(requests))
+    for path in (out, *rule_files, *filter(None, [save_model])):
+        if path is not out and path.suffix != ".safetensors":
+            raise InputError(f"{path} should end in .safetensors: that is what rules and models are written as")
+        check_writable(path)
+    model = _generator_of(requests[0], generator, device)
+    for edit in requests:
+        check(model, edit)
     rules: list[Rule] = []
     with _progress(as_json) as progress:
         statistics = Statistics(model, truncation=requests[0].truncation)
-        for name, edit in zip(edits, requests, strict=True):
+        for i, (name, edit) in enumerate(zip(edits, requests, strict=True)):
             solving, measuring = progress(f"{name}: solving"), progress(f"{name}: statistics of {edit.layer}")
             on_step = _forget_loss(solving)
             rules.append(
                 replay(model, edit, rules=rules, statistics=statistics, on_step=on_step, on_statistics=measuring)
             )
-        shown = _sheet(model, rules, requests[0].truncation, " + ".join(edits), out)
-    for i, rule in enumerate(rules):
-        if save_rule is not None:
-            rule.save(save_rule if len(rules) == 1 else save_rule.with_stem(f"{save_rule.stem}-{i + 1}"))
-    if save_model is not None:
-        write_checkpoint(model.rewritten(rules), save_model)
+            if rule_files:
+                rules[-1].save(rule_files[i])
+        if save_model is not None:
+            write_checkpoint(model.rewritten(rules), save_model)
+        title, looking = " + ".join(edits), progress("unseen pictures")
+        shown = _sheet(model, rules, requests[0].truncation, title, out, looking)
     results = [_result(name, model, rule, out) for name, rule in zip(edits, rules, strict=True)]
     report: dict[str, Any] = {**results[-1], **({"edits": results} if len(results) > 1 else {})}
     words = [describe.effect_in_words(name, rule) for name, rule in zip(edits, rules, strict=True)]
@@ -124,10 +138,13 @@ def inspect(
     """Say what a rule, an edit or a generator is; for townscape also how well it draws each thing."""
     data, words = describe.describe(file, _load_edit)
     if file == "townscape":
+        first = townscape.gate.UNSEEN.start
+        if not 1 <= seeds <= 10_000:
+            raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
         with _progress(as_json) as progress:
-            judged = range(20_000, 20_000 + seeds)
+            judged = range(first, first + seeds)
             shares = townscape.gate.things_drawn(load_generator(file), judged, on_step=progress("pictures"))
-        data["things"] = {thing: share.share for thing, share in shares.items()}
+        data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
         words += "\n\n" + townscape.gate.table(shares)
     _say(as_json, data, words)
 
@@ -143,6 +160,8 @@ def parse_seeds(text: str) -> list[int]:
         low, _, high = part.strip().partition("-")
         if not (low.isdecimal() and (high or low).isdecimal() and len(low) < 7 and len(high) < 7):
             raise InputError(f"seeds {text!r} are not like 0-23,40")
+        if int(high or low) < int(low):
+            raise InputError(f"seeds {part.strip()!r} run backwards: write the smaller one first")
         seeds += range(int(low), int(high or low) + 1)
         if len(seeds) > 400:
             raise InputError(f"seeds {text!r} are more than 400 for one sheet: use --count N --out FOLDER")
@@ -154,15 +173,37 @@ def _load_edit(name: str) -> Edit:
     return Edit.load(shipped.get(name, Path(name)))
 
 
+def _generator_of(edit: Edit, name: str | None, device: str | None) -> Generator:
+    """The generator asked for, or the one that the edit names."""
+    if name is None and edit.generator not in BUILT_IN and not Path(edit.generator).exists():
+        made_on = f"the edit was made on {edit.generator!r} (fingerprint {edit.fingerprint[:12] or 'unknown'})"
+        raise InputError(f"{made_on}: name its file with --generator")
+    return load_generator(name or edit.generator, device=device)
+
+
+def _numbered(path: Path | None, count: int) -> list[Path]:
+    """The path itself for one, path-1, path-2 … for several; none for None."""
+    if path is None:
+        return []
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(count)]
+
+
 def _load_rule(path: Path, model: Generator) -> Rule:
     rule = Rule.load(path).to(model.device)
     rule.check(model)
     return rule
 
 
-def _sheet(model: Generator, rules: Sequence[Rule], truncation: float, title: str, out: Path) -> int:
+def _sheet(
+    model: Generator,
+    rules: Sequence[Rule],
+    truncation: float,
+    title: str,
+    out: Path,
+    on_step: Callable[[int, int], None],
+) -> int:
     """Before and after: the first 16 unseen seeds on which the context fires and the first 8 on which it does not."""
-    hits, misses = firing(model, rules, hits=SHEET * 2 // 3, misses=SHEET // 3, truncation=truncation)
+    hits, misses = firing(model, rules, hits=SHEET * 2 // 3, misses=SHEET // 3, truncation=truncation, on_step=on_step)
     seeds = [*hits, *misses]
     before, after = (model.sample(seeds, truncation=truncation, rules=own) for own in ([], rules))
     image = pictures.before_after(before, after, seeds, firing=len(hits), title=f"{title}: before above after")
@@ -185,7 +226,7 @@ def _result(name: str, model: Generator, rule: Rule, out: Path) -> dict[str, Any
 
 
 def _say(as_json: bool, data: dict[str, Any], words: str) -> None:
-    print(json.dumps(data) if as_json else words)
+    print(json.dumps(data, allow_nan=False) if as_json else words)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Collection:
             "fingerprint": generator.fingerprint,
             "rules": digest(generator.rules),
             "truncation": self.truncation,
+            "pairs": self.pairs,
             "pictures": [{"seed": seed, **self.files(seed)} for seed in seeds],
         }
 
@@ -60,11 +62,15 @@ def draw(generator: Generator, plan: Collection, *, on_step: Callable[[int, int]
     if plan.pairs and not generator.rules:
         raise InputError("pairs show pictures before and after a rule: name one with --rule FILE")
     manifest, path = plan.manifest(generator), plan.folder / MANIFEST
-    if path.exists():
-        _check_same(read_json(path), manifest, plan.folder)
+    wanted = manifest["pictures"]
+    if os.path.exists(path):
+        old = read_json(path)
+        _check_same(old, manifest, plan.folder)
+        by_seed = {entry["seed"]: entry for entry in [*old["pictures"], *wanted]}
+        manifest["pictures"] = [by_seed[seed] for seed in sorted(by_seed)]
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    missing = [p for p in manifest["pictures"] if not all((plan.folder / p[k]).exists() for k in p if k != "seed")]
+    missing = [p for p in wanted if not all((plan.folder / p[k]).exists() for k in p if k != "seed")]
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
         _draw(generator, plan, batch)
@@ -75,10 +81,14 @@ def draw(generator: Generator, plan: Collection, *, on_step: Callable[[int, int]
 
 def _check_same(old: Any, new: dict[str, Any], folder: Path) -> None:
     """A longer or shorter run of the same settings may continue; anything else would mix two collections."""
-    settings = ("generator", "fingerprint", "rules", "truncation")
+    settings = ("generator", "fingerprint", "rules", "truncation", "pairs")
     other = [s for s in settings if not isinstance(old, dict) or old.get(s) != new[s]]
     if other:
-        raise InputError(f"{folder} holds pictures of another {other[0]}: choose an empty folder")
+        raise InputError(f"{folder} holds pictures of another kind ({other[0]} differs): choose an empty folder")
+    if not isinstance(old.get("pictures"), list) or not all(
+        isinstance(e, dict) and "seed" in e for e in old["pictures"]
+    ):
+        raise InputError(f"{folder / MANIFEST} is damaged: delete it, and the same command goes on")
 
 
 def _draw(generator: Generator, plan: Collection, batch: list[dict[str, Any]]) -> None:

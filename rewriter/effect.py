@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,14 @@ def matching(rule: Rule, features: Features) -> Tensor:
 
 @torch.no_grad()
 def firing(
-    generator: Generator, rules: Sequence[Rule], *, hits: int, misses: int, truncation: float = 1.0, limit: int = 2000
+    generator: Generator,
+    rules: Sequence[Rule],
+    *,
+    hits: int,
+    misses: int,
+    truncation: float = 1.0,
+    limit: int = 2000,
+    on_step: Callable[[int, int], object] | None = None,
 ) -> tuple[list[int], list[int]]:
     """The first unseen seeds on which the context of any of the rules fires, and the first on which none does.
 
@@ -35,13 +42,16 @@ def firing(
     """
     found: dict[bool, list[int]] = {True: [], False: []}
     wanted = {True: hits, False: misses}
+    own = {seed for rule in rules for seed in rule.seeds()}
     for first in range(UNSEEN, UNSEEN + limit, BATCH):
+        if on_step is not None:
+            on_step(first - UNSEEN, limit)
         seeds, fires = list(range(first, first + BATCH)), torch.zeros(BATCH, dtype=torch.bool)
         for i, rule in enumerate(rules):
             features = generator.keys(seeds, rule.layer, truncation=truncation, rules=rules[:i])
             fires |= matching(rule, features).flatten(1).any(1).cpu()
         for seed, fired in zip(seeds, fires.tolist(), strict=True):
-            if len(found[fired]) < wanted[fired]:
+            if len(found[fired]) < wanted[fired] and seed not in own:
                 found[fired].append(seed)
         if all(len(found[kind]) == wanted[kind] for kind in found):
             break
@@ -66,7 +76,7 @@ def measure(
     """
     if seeds is None:
         number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))
-        seeds = range(UNSEEN, UNSEEN + number)
+        seeds = [seed for seed in range(UNSEEN, UNSEEN + 2 * number) if seed not in rule.seeds()][:number]
     first = goal[:1]
     start = first.remaining(first.before)
     left = first.remaining(generator.values(first.features, rules=[*rules, rule]))

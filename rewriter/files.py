@@ -28,7 +28,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
         os.close(handle)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another place with --out") from error
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
     temporary = Path(name)
     try:
         yield temporary
@@ -43,12 +43,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def check_writable(path: str | Path) -> None:
     """Raise InputError if `path` could not be written later: better before an hour's work than after it."""
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
-    created = [parent for parent in path.parents if not parent.exists()]
-    with replacing(path.parent / f".{path.name}.probe") as temporary:
+    created = [parent for parent in path.parents if not os.path.exists(parent)]
+    with replacing(path.with_name(f"{path.name}.probe")) as temporary:
         temporary.touch()
-    (path.parent / f".{path.name}.probe").unlink()
+    path.with_name(f"{path.name}.probe").unlink()
     for folder in created:
         folder.rmdir()
 

@@ -1,4 +1,4 @@
-"""Where generators come from: the built-in world, or a checkpoint on disk."""
+"""Where generators come from: the built-in world, or a checkpoint on disk (the Hub is to follow)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def load_generator(name: str, *, device: torch.device | str | None = None) -> Ge
             f"unknown generator {name!r}: use {', '.join(BUILT_IN)}, or the path of a file that ends in "
             f"{', '.join(SUFFIXES)}"
         )
-    return generator.to(default_device() if device is None else device)
+    try:
+        return generator.to(default_device() if device is None else device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used here ({reason}): try cpu, cuda or mps") from error
 
 
 def default_device() -> torch.device:

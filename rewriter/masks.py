@@ -130,3 +130,10 @@ def grow(mask: Tensor, up: int, down: int, left: int, right: int) -> Tensor:
     padded = F.pad(mask.flatten(0, -3) if mask.ndim > 2 else mask[None], (right, left, down, up))
     rows = F.max_pool2d(padded, (up + down + 1, 1), 1)
     return F.max_pool2d(rows, (1, left + right + 1), 1).view(mask.shape)
+
+
+def disc(side: int, row: float, column: float, radius: float) -> Tensor:
+    """A soft round mask (side, side); places and radius in shares of the side."""
+    centres = (torch.arange(side) + 0.5) / side
+    distance = ((centres[:, None] - row) ** 2 + (centres[None] - column) ** 2).sqrt()
+    return ((radius - distance) * side + 0.5).clamp(0, 1)

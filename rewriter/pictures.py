@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -76,10 +75,3 @@ def before_after(
     """Before above after for each seed; the first `firing` pictures match the rule's context, the others do not."""
     captions = [f"{seed}{'' if i < firing else ' · no match'}" for i, seed in enumerate(seeds)]
     return stacked([before, after], captions, columns=columns, title=title, breaks=[firing])
-
-
-def overlay(pictures: Tensor, heat: Tensor, colour: tuple[float, float, float] = (1.0, 0.1, 0.6)) -> Tensor:
-    """Tint pictures (n, 3, H, W) where heat (n, H, W) in [0, 1] is high."""
-    tint = torch.tensor(colour, device=pictures.device)[:, None, None] * 2 - 1
-    share = heat[:, None] * 0.6
-    return pictures * (1 - share) + tint * share

@@ -92,6 +92,16 @@ class Rule(LowRank):
             )
         super().check(generator)
 
+    def seeds(self) -> set[int]:
+        """The pictures that the edit points at."""
+        parts = [
+            self.edit.get("copy"),
+            self.edit.get("paste"),
+            *self.edit.get("context", ()),
+            *self.edit.get("keep", ()),
+        ]
+        return {part["seed"] for part in parts if part}
+
     def to(self, device: torch.device | str) -> Rule:
         """The same rule with its tensors on another device."""
         return replace(self, delta=self.delta.to(device), directions=self.directions.to(device))

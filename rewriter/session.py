@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from numpy.typing import ArrayLike
@@ -14,7 +17,7 @@ from rewriter.edit import Edit, Region
 from rewriter.effect import measure
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, LowRank
+from rewriter.generators.layer import Features, LayerInfo
 from rewriter.memory.directions import key_directions
 from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
 from rewriter.memory.keys import SecondMoment
@@ -120,7 +123,10 @@ def replay(
     Raises:
         InputError: an incomplete edit, another generator, other rules, or masks too small for the layer.
     """
-    _check(generator, edit, rules)
+    check(generator, edit)
+    _check_rules(generator, edit, rules)
+    if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
+        raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
     if statistics is None or statistics.truncation != edit.truncation:
         statistics = Statistics(generator, truncation=edit.truncation)
     job = _Job(generator, edit, tuple(rules))
@@ -152,14 +158,23 @@ def replay(
         edit=edit.with_(after=_digests(rules)).to_json(),
     )
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seconds=seconds)
-    return Rule(**{**rule.__dict__, "effect": effect})
+    return replace(rule, effect=effect)
 
 
-def _digests(rules: Sequence[LowRank]) -> tuple[str, ...]:
-    return tuple(digest([rule]) for rule in rules if rule.strength)
+def _digests(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """What was asked for, rule by rule: the same on every machine, which the solved numbers are not to the last bit."""
+    return tuple(_request(rule) for rule in rules if rule.strength)
 
 
-def _check(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
+def _request(rule: Rule) -> str:
+    if not rule.edit:
+        return digest([rule])
+    asked = {name: value for name, value in rule.edit.items() if name != "strength"}
+    return hashlib.sha256(json.dumps([rule.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check(generator: Generator, edit: Edit) -> None:
+    """Raise InputError, before any work, for an incomplete edit, another generator or a layer that it lacks."""
     if lacking := edit.missing():
         raise InputError(f"the edit is incomplete: {'; '.join(lacking)}")
     if edit.fingerprint and edit.fingerprint != generator.fingerprint:
@@ -167,6 +182,10 @@ def _check(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
             f"the edit was made on {edit.generator} with fingerprint {edit.fingerprint[:12]}, this is "
             f"{generator.name} with {generator.fingerprint[:12]}: load the generator that it was made on"
         )
+    generator.layer(edit.layer)
+
+
+def _check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
     for rule in rules:
         rule.check(generator)
     if edit.after and edit.after != _digests(rules):
@@ -174,7 +193,6 @@ def _check(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
             f"the edit was made after {len(edit.after)} other rules ({', '.join(edit.after)}), which are not the "
             f"{len(rules)} that are on: apply those first"
         )
-    generator.layer(edit.layer)
 
 
 def _centre(region: Region, side: int) -> tuple[float, float]:

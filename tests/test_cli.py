@@ -75,6 +75,7 @@ def test_collections_go_on_where_they_stopped(applied, tmp_path):
     kept = (tmp_path / "many" / "000000-before.png").stat().st_mtime_ns
     assert json.loads(rewriter(*command, "--count", 7, cwd=folder))["drawn"] == 3
     assert (tmp_path / "many" / "000000-before.png").stat().st_mtime_ns == kept
+    rewriter(*command, "--count", 2, "--first", 5, cwd=folder)
     manifest = json.loads((tmp_path / "many" / "manifest.json").read_text())
     assert [entry["seed"] for entry in manifest["pictures"]] == list(range(7))
     error = rewriter("sample", "--count", 7, "--out", tmp_path / "many", cwd=folder, status=2)
@@ -95,6 +96,14 @@ def test_collections_go_on_where_they_stopped(applied, tmp_path):
         (("sample", "--seeds", "0-x"), "seeds"),
         (("sample", "--seeds", "99999999"), "seeds"),
         (("sample", "--pairs", "--count", "2", "--out", "folder"), "--rule"),
+        (("sample", "--pairs"), "--count"),
+        (("sample", "--count", "2"), "--out"),
+        (("sample", "--seeds", "5-2"), "backwards"),
+        (("sample", "--truncation", "nan"), "truncation"),
+        (("sample", "--device", "foo"), "device"),
+        (("sample", "--out", "n" * 300 + ".png"), "cannot write"),
+        (("apply", "dome-to-spire", "--save-model", "model.pt"), ".safetensors"),
+        (("inspect", "townscape", "--seeds", "0"), "10,000"),
         (("sample", "--rule", "nothing.safetensors"), "nothing.safetensors"),
         (("inspect", "README"), "README"),
     ],

@@ -7,20 +7,20 @@ for both.
 from __future__ import annotations
 
 import platform
-import resource
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from rewriter import townscape
 from rewriter.edit import Edit, Region
 from rewriter.evaluation.examples import dome_to_spire
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+from rewriter.masks import disc
 from rewriter.memory.statistics import Recipe, Statistics
 from rewriter.pictures import before_after
 from rewriter.session import replay
@@ -46,13 +46,6 @@ def random_config_f(resolution: int = 256) -> StyleGAN2:
     torch.manual_seed(0)
     table = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
     return StyleGAN2(StyleGAN2Config({k: v for k, v in table.items() if k <= resolution}), name="random config-f")
-
-
-def disc(side: int, row: float, column: float, radius: float) -> Tensor:
-    """A soft round mask (side, side); places and radius in shares of the side."""
-    centres = (torch.arange(side) + 0.5) / side
-    distance = ((centres[:, None] - row) ** 2 + (centres[None] - column) ** 2).sqrt()
-    return ((radius - distance) * side + 0.5).clamp(0, 1)
 
 
 def round_edit(generator: Generator, layer: str) -> Edit:
@@ -122,9 +115,16 @@ def main() -> str:
     world, large = townscape.load(), random_config_f()
     timings = compare(world, dome_to_spire(world), "dome-to-spire, built-in")
     timings += compare(large, round_edit(large, "layer8"), "discs, random config-f 256 px")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return f"{table(timings)}\n\n{chores(world)}\n{machine}; peak memory {peak:.1f} GiB"
+    return f"{table(timings)}\n\n{chores(world)}\n{machine}{_peak_memory()}"
+
+
+def _peak_memory() -> str:
+    if sys.platform != "linux":
+        return ""  # elsewhere the unit differs, or there is no such figure
+    import resource
+
+    return f"; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
 
 
 if __name__ == "__main__":
