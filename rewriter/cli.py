@@ -27,8 +27,8 @@ from rewriter.session import check, replay
 
 app = typer.Typer(
     help="Rewrite the rules of a pretrained image generator.\n\n"
-    "An edit says what to copy, where to paste it and in which context; applying it changes the model, not a picture. "
-    "Start with:  rewriter apply dome-to-spire --out town.png",
+    "An edit says what to copy, where to paste it and in which context; applying it changes the model, "
+    "not a picture.\n\n\b\nStart with:\n  rewriter apply dome-to-spire --out town.png",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -365,6 +365,14 @@ def test_a_rule_that_is_off_does_not_count(begin, first):
     assert same(second, first) and second.edit["after"] == []
 
 
+def test_an_edit_knows_the_rules_before_it_from_another_machine(begin, first, stylegan, statistics):
+    """Their numbers may differ in the last bits there; what was asked for does not."""
+    session = begin(rules=[first])
+    elsewhere = replace(first, delta=first.delta * (1 + 1e-6))
+    assert session.execute().edit["after"] == begin(rules=[elsewhere]).execute().edit["after"] != []
+    assert replay(stylegan, session.edit, rules=[elsewhere], statistics=statistics).layer == first.layer
+
+
 def test_an_edit_made_after_other_rules_is_refused(session, stylegan, statistics):
     with pytest.raises(InputError):
         replay(stylegan, session.edit.with_(after=["0123456789abcdef"]), statistics=statistics)
