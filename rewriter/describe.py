@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from rewriter.edit import Edit
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.hub import load_generator
+from rewriter.hub import SUFFIXES, load_generator
 from rewriter.rule import FORMAT, Rule
 
 
@@ -27,7 +28,7 @@ def describe(file: str, load_edit: Callable[[str], Edit]) -> tuple[dict[str, Any
     try:
         return _generator(load_generator(file))
     except InputError:
-        if path.suffix in (".safetensors", ".pt", ".pth", ".bin"):
+        if path.suffix in SUFFIXES:
             raise
     return _edit(load_edit(file))
 
@@ -39,7 +40,7 @@ def effect_in_words(name: str, rule: Rule) -> str:
         return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
     side = (
         "not measurable (everything is near a match)"
-        if effect.side_effect != effect.side_effect
+        if math.isnan(effect.side_effect)
         else (f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)")
     )
     return (

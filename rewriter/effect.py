@@ -90,7 +90,7 @@ def measure(
         moved += float(_moved(before, after, goal.mean_change(), match.shape[1:])[match].sum())
         places += float(match.sum())
         pictures = (generator.picture(features, v, rules=rules) for v in (before, after))
-        change = _difference(*pictures)
+        change = difference(*pictures)
         away = ~_grown(match, margin, change.shape[1:])
         changed, outside = changed + float(change[away].sum()), outside + float(away.sum())
         left_out += float((~away).sum())
@@ -105,7 +105,7 @@ def measure(
     )
 
 
-def _difference(a: Tensor, b: Tensor) -> Tensor:
+def difference(a: Tensor, b: Tensor) -> Tensor:
     """Mean absolute difference over the colours of pictures (n, 3, H, W), in 1/255: (n, H, W)."""
     return (a.clamp(-1, 1) - b.clamp(-1, 1)).abs().mean(1) * 127.5
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rewriter.effect import difference
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
 from rewriter.masks import grow
@@ -75,7 +76,7 @@ def _judge(generator: Generator, rules: Sequence[Rule], seeds: list[int]) -> Ten
     top = (should | (now.labels == scenes.LABELS.index("dome"))).float()
     reach = round(SURROUNDINGS * generator.resolution)
     away = grow(top, reach, reach, reach, reach) == 0
-    change = (after.clamp(-1, 1) - before.clamp(-1, 1)).abs().mean(1) * 127.5
+    change = difference(before, after)
     counts = [should, should & was, should & turned, should & ~was, should & ~was & turned, differ, differ & turned]
     return torch.stack([c.sum().double() for c in [*counts, change * away, away]])
 

@@ -44,8 +44,7 @@ def descend(
 
 def _l1(memory: Memory, sites: Sites, scale: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted mean L1 distance of the values, and its gradient (O, Q)."""
-    linear, sigma = sites.base + sites.basis @ a.T, sites.sigma(a)
-    at = sites.offset + (linear if sigma is None else linear * sigma[sites.picture])
+    linear, sigma, at = sites.forward(a)
     error = memory.activate(at) - sites.wanted
     pull = scale * error.sign() * memory.slope(at)
     loss = (scale * error.abs()).sum()

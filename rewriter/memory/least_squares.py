@@ -65,8 +65,7 @@ def _cost(memory: Memory, sites: Sites, a: Tensor) -> Tensor:
 
 def _normal_equations(memory: Memory, sites: Sites, a: Tensor) -> tuple[Tensor, Tensor]:
     """Gradient (O, Q) and normal matrix (O, Q, Q) of half the cost at a."""
-    linear, sigma = sites.base + sites.basis @ a.T, sites.sigma(a)
-    at = sites.offset + (linear if sigma is None else linear * sigma[sites.picture])
+    linear, sigma, at = sites.forward(a)
     residual, slope = memory.activate(at) - sites.wanted, memory.slope(at)
     alpha = slope if sigma is None else slope * sigma[sites.picture]
     weighted = sites.weight[:, None] * alpha  # (P, O)

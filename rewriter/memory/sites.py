@@ -138,10 +138,14 @@ class Sites:
         count = int(self.picture[-1]) + 1
         return terms.new_zeros(count, terms.shape[1]).index_add_(0, self.picture, terms)
 
+    def forward(self, a: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """W ∗ k under Λ (P, O), the demodulation (I, O) or None, and what enters the non-linearity (P, O)."""
+        linear, sigma = self.base + self.basis @ a.T, self.sigma(a)
+        return linear, sigma, self.offset + (linear if sigma is None else linear * sigma[self.picture])
+
     def before_activation(self, a: Tensor) -> Tensor:
         """What enters the non-linearity, (P, O)."""
-        linear, sigma = self.base + self.basis @ a.T, self.sigma(a)
-        return self.offset + (linear if sigma is None else linear * sigma[self.picture])
+        return self.forward(a)[2]
 
 
 def at_places(maps: Tensor, places: Tensor) -> Tensor:

@@ -12,10 +12,9 @@ from rewriter.errors import CancelledError, ComputationError, InputError
 from rewriter.generators.base import exact
 from rewriter.generators.layer import Features, LowRank, Memory
 from rewriter.masks import grow
-from rewriter.memory.descent import STEPS, descend
+from rewriter.memory import descent, least_squares
 from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal
-from rewriter.memory.least_squares import least_squares
 from rewriter.memory.sites import Sites
 
 METHODS = ("least-squares", "projected", "direct", "unconstrained")
@@ -90,16 +89,16 @@ def solve(
         raise InputError(f"smoothness is a number from 0 (none) up, not {smoothness}")
     _refuse_non_finite(weight=memory.weight, keys=goal.features.keys, goal=goal.values, directions=directions.matrix)
     d = None if method in ("projected", "unconstrained") else directions.matrix
-    report = _Report(on_step, steps or (30 if method == "least-squares" else STEPS))
+    report = _Report(on_step, steps or (least_squares.STEPS if method == "least-squares" else descent.STEPS))
     with exact(memory.weight.device):
         sites = _goal_sites(memory, goal, d)
         if method == "least-squares":
             if smoothness:
                 sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness) for b in bystanders)])
-            a = least_squares(memory, sites, steps=report.total, on_step=report)
+            a = least_squares.least_squares(memory, sites, steps=report.total, on_step=report)
         else:
             onto = directions.matrix if method == "projected" else None
-            a = descend(memory, sites, directions=onto, steps=report.total, on_step=report)
+            a = descent.descend(memory, sites, directions=onto, steps=report.total, on_step=report)
     return _as_low_rank(goal.features.layer, memory, a, directions.matrix, method)
 
 
