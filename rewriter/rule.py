@@ -111,6 +111,7 @@ class Rule(LowRank):
         about = {
             "layer": self.layer,
             "strength": self.strength,
+            "on": self.on,
             "fingerprint": self.fingerprint,
             "level": self.level,
             "edit": dict(self.edit),
@@ -157,6 +158,7 @@ def _assemble(about: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> Rul
         str(about["layer"]),
         tensors["delta"],
         tensors["directions"],
+        on=bool(about.get("on", True)),
         fingerprint=str(about["fingerprint"]),
         level=float(about["level"]),
         edit=dict(about["edit"]),

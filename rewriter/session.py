@@ -163,7 +163,7 @@ def replay(
 
 def _digests(rules: Sequence[Rule]) -> tuple[str, ...]:
     """What was asked for, rule by rule: the same on every machine, which the solved numbers are not to the last bit."""
-    return tuple(_request(rule) for rule in rules if rule.strength)
+    return tuple(_request(rule) for rule in rules if rule.active)
 
 
 def _request(rule: Rule) -> str:

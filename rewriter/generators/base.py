@@ -16,7 +16,6 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import TypeGuard
 
 import torch
@@ -75,9 +74,9 @@ class Generator(nn.Module, ABC):
         twin = copy.deepcopy(self, shared)
         twin.__dict__.pop("_fingerprint", None)
         twin.rules = ()
-        for rule in rules:
+        for rule in (rule for rule in rules if rule.active):
             memory = twin.memory(rule.layer)
-            memory.weight = nn.Parameter(memory.weight + rule.weight(), requires_grad=False)
+            memory.weight = nn.Parameter(memory.weight + rule.weight().to(memory.weight), requires_grad=False)
         return twin
 
     @property
@@ -98,11 +97,11 @@ class Generator(nn.Module, ABC):
         return fingerprint
 
     def rules_at(self, rules: Sequence[LowRank], layer: str, *, before: bool = False) -> list[LowRank]:
-        """Those of the rules that change this layer, or the layers before it; strength 0 is no change."""
+        """Those of the rules that change this layer, or the layers before it; one that is off is no change."""
         order = list(self.layers)
         position = order.index(self.layer(layer).name)
         wanted = order[:position] if before else [layer]
-        return [rule for rule in rules if rule.layer in wanted and rule.strength]
+        return [rule for rule in rules if rule.layer in wanted and rule.active]
 
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """Rows of the original's latent table, (n, zdim): seed n is the same picture forever."""
@@ -143,20 +142,11 @@ class Generator(nn.Module, ABC):
     def values(self, features: Features, *, rules: Changes | None = None) -> Tensor:
         """What a layer answers to its keys, (n, out, H, W), under the rules that name it."""
         memory, n = self.memory(features.layer), len(features)
-        per_picture = [
-            tuple(r for r in own if r.layer == features.layer and r.strength) for own in self._spread(rules, n)
-        ]
+        lists = [tuple(r for r in own if r.layer == features.layer and r.active) for own in self._spread(rules, n)]
         with exact(self.device):
-            groups = list(_runs(per_picture))
-            if len(groups) == 1:
-                return memory.recall(features.keys, features.style, per_picture[0] if n else ())
-            parts = [features[a:b] for a, b in groups]
-            return torch.cat(
-                [
-                    memory.recall(part.keys, part.style, per_picture[a])
-                    for part, (a, _) in zip(parts, groups, strict=True)
-                ]
-            )
+            if all(own == lists[0] for own in lists[1:]):
+                return memory.recall(features.keys, features.style, lists[0] if lists else ())
+            return memory.recall_each(features.keys, features.style, lists)
 
     def picture(self, features: Features, values: Tensor | None = None, *, rules: Changes | None = None) -> Tensor:
         """From a layer's features on to the pictures; `values` replaces what that layer would answer."""
@@ -183,17 +173,6 @@ class Generator(nn.Module, ABC):
 
 def _nested(rules: Changes) -> TypeGuard[Sequence[Sequence[LowRank]]]:
     return bool(rules) and not isinstance(rules[0], LowRank)
-
-
-def _runs(lists: Sequence[tuple[LowRank, ...]]) -> Iterator[tuple[int, int]]:
-    """Stretches (from, to) of pictures that share the same changes; at least one."""
-    if not lists:
-        yield 0, 0
-    start = 0
-    for _, run in groupby(lists, key=lambda own: [id(rule) for rule in own]):
-        stop = start + len(list(run))
-        yield start, stop
-        start = stop
 
 
 @contextlib.contextmanager

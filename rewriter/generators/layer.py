@@ -33,23 +33,30 @@ class LayerInfo:
         return max(1, self.resolution // self.key_resolution)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LowRank:
     """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020).
 
     `delta` is Λ (out, r, kh, kw); `directions` is D (r, in), one row per direction in key space.
-    Strength 0 is the unchanged layer and 1 the change as solved, both to the bit.
+    Strength 0 is the unchanged layer and 1 the change as solved, both to the bit; one that is not `on` changes nothing
+    either, and keeps its strength.
     """
 
     layer: str
     delta: Tensor
     directions: Tensor
     strength: float = 1.0
+    on: bool = True
 
     @property
     def rank(self) -> int:
         """Number of directions."""
         return self.directions.shape[0]
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes anything."""
+        return self.on and self.strength != 0
 
     def weight(self) -> Tensor:
         """The change of the layer's weight, (out, in, kh, kw), strength included."""
@@ -134,25 +141,65 @@ class Memory(nn.Module, ABC):
         total = self.weight.square().sum((2, 3))
         if not changes:
             return total
-        delta, directions = stack(changes)
+        delta, directions = stack(changes, self.weight)
         cross = torch.einsum("oiyx,oryx,ri->oi", self.weight, delta, directions)
         return (total + 2 * cross + torch.einsum("oryx,ri->oiyx", delta, directions).square().sum((2, 3))).clamp_min(0)
 
     def scale(self, style: Tensor, energy: Tensor) -> Tensor:
-        """Demodulation σ (n, out) for styles (n, in): one over the norm of each modulated output channel."""
-        return torch.rsqrt(style.square() @ energy.T + 1e-8)
+        """Demodulation σ (n, out) for styles (n, in): one over the norm of each modulated output channel.
+
+        `energy` is (out, in), or (n, out, in) where each picture has changes of its own.
+        """
+        squared = style.square()
+        total = squared @ energy.T if energy.ndim == 2 else (energy @ squared[:, :, None])[:, :, 0]
+        return torch.rsqrt(total + 1e-8)
 
     def recall(self, keys: Tensor, style: Tensor | None, changes: Sequence[LowRank] = ()) -> Tensor:
         """Values (n, out, H, W) of keys (n, in, h, w) under W plus the changes, which are never added to W."""
         response = self.response(keys, self.weight)
         if changes:
-            delta, directions = stack(changes)
+            delta, directions = stack(changes, self.weight)
             response = response + self.response(torch.einsum("ri,nihw->nrhw", directions, keys), delta)
         if style is not None:
             response = response * self.scale(style, self.energy(changes))[:, :, None, None]
         return self.activate(response + self.offset())
 
+    def recall_each(self, keys: Tensor, style: Tensor | None, changes: Sequence[Sequence[LowRank]]) -> Tensor:
+        """Like `recall`, with changes of its own for each picture: y = σ_i · (W ∗ k + Λ_i ∗ (D_i k)).
 
-def stack(changes: Sequence[LowRank]) -> tuple[Tensor, Tensor]:
-    """Several changes of one layer as one: Λ (out, R, kh, kw) and D (R, in)."""
-    return torch.cat([c.scaled_delta() for c in changes], 1), torch.cat([c.directions for c in changes])
+        W is applied to the whole batch at once. What differs from picture to picture is small: R maps D_i k, seen
+        through each tap, times Λ_i.
+        """
+        kinds = list(dict.fromkeys(map(tuple, changes)))
+        index = [kinds.index(tuple(own)) for own in changes]
+        delta, directions = (part[index] for part in self._stack_kinds(kinds))
+        n, rank, taps = len(keys), delta.shape[2], self.weight.shape[2:].numel()
+        maps = torch.bmm(directions, keys.flatten(2)).view(n * rank, 1, *keys.shape[2:])
+        one_tap = torch.eye(taps, device=keys.device, dtype=keys.dtype).view(taps, 1, *self.weight.shape[2:])
+        seen = self.response(maps, one_tap)  # (n·R, taps, H, W)
+        response = self.response(keys, self.weight)
+        change = torch.bmm(delta.flatten(2), seen.view(n, rank * taps, -1))
+        response = response + change.view_as(response)
+        if style is not None:
+            energies = torch.stack([self.energy(kind) for kind in kinds])
+            response = response * self.scale(style, energies[index])[:, :, None, None]
+        return self.activate(response + self.offset())
+
+    def _stack_kinds(self, kinds: Sequence[Sequence[LowRank]]) -> tuple[Tensor, Tensor]:
+        """Lists of changes as Λ (kinds, out, R, kh, kw) and D (kinds, R, in), R the largest rank; zeros fill up."""
+        outputs, inputs, *kernel = self.weight.shape
+        rank = max(sum(change.rank for change in kind) for kind in kinds)
+        delta = self.weight.new_zeros(len(kinds), outputs, rank, *kernel)
+        directions = self.weight.new_zeros(len(kinds), rank, inputs)
+        for i, kind in enumerate(kinds):
+            if kind:
+                own_delta, own_directions = stack(kind, self.weight)
+                delta[i, :, : own_delta.shape[1]] = own_delta
+                directions[i, : len(own_directions)] = own_directions
+        return delta, directions
+
+
+def stack(changes: Sequence[LowRank], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Several changes of one layer as one: Λ (out, R, kh, kw) and D (R, in), where and as precise as `like`."""
+    delta = torch.cat([change.scaled_delta().to(like) for change in changes], 1)
+    return delta, torch.cat([change.directions.to(like) for change in changes])
