@@ -6,6 +6,7 @@ method), rule, edit, effect, session; then how generators come in (checkpoints, 
 
 from rewriter.edit import Edit, Region
 from rewriter.errors import RewriterError
+from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import LowRank
 from rewriter.hub import load_generator
@@ -13,7 +14,7 @@ from rewriter.memory.directions import key_directions
 from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import solve
 from rewriter.rule import Effect, Rule
-from rewriter.session import Rewriter, replay
+from rewriter.session import Rewriter
 
 __version__ = "0.1.0"
 __all__ = [

@@ -18,12 +18,12 @@ from rewriter.checkpoints.read import write_checkpoint
 from rewriter.edit import Edit
 from rewriter.effect import firing
 from rewriter.errors import InputError, RewriterError
+from rewriter.execute import check, replay
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.hub import BUILT_IN, load_generator
 from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
-from rewriter.session import check, replay
 
 app = typer.Typer(
     help="Rewrite the rules of a pretrained image generator.\n\n"

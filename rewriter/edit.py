@@ -19,7 +19,7 @@ from rewriter.memory.statistics import Recipe
 from rewriter.rule import STRENGTHS
 
 VERSION = 1
-KINDS = ("replace", "erase")
+KINDS = ("replace", "erase", "zero")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,8 @@ class Region:
 class Edit:
     """A request: which rule of which generator to change, and how.
 
-    kind: "replace" (copy → paste) or "erase" (the thing at the place `paste` goes).
+    kind: "replace" (copy → paste), "erase" (the thing at the place `paste` goes), or "zero" (the layer forgets what
+    singles the context out).
     generator, fingerprint: the model it was made on. after: digests of the rules that were on before it.
     copy, paste, context, keep: places; an edit without a copy, say, is incomplete (`missing`).
     spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences,

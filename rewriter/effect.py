@@ -18,11 +18,44 @@ from rewriter.rule import Effect, Rule
 
 UNSEEN = 10_000  # people pick from 0…9,999; statistics and smoothness use those too
 BATCH = 16
+POOR_GOAL, POOR_REACH, HARM, EVERYWHERE = 0.15, 0.15, 5.0, 0.9  # when to say that an edit did not take
+
+
+def advice(rule: Rule) -> list[str]:
+    """What fell short, in words with what to try next; empty if the rule took, or its effect is not known."""
+    effect, rank = rule.effect, rule.rank
+    if effect is None:
+        return []
+    words = []
+    if effect.goal_error_removed < POOR_GOAL:
+        words.append(
+            f"it hardly reaches the goal ({effect.goal_error_removed:.0%} of the error removed): try another layer, "
+            f"less smoothness, or rank {rank + 1} with more context"
+        )
+    if not effect.places:
+        words.append(
+            f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and more of each"
+        )
+    elif effect.reach < POOR_REACH:
+        words.append(
+            f"it moves few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try "
+            "less smoothness"
+        )
+    if effect.left_out > EVERYWHERE:
+        words.append(
+            f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly"
+        )
+    if effect.side_effect > HARM:
+        words.append(
+            f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or keep the "
+            "places that should stay"
+        )
+    return words
 
 
 def matching(rule: Rule, features: Features) -> Tensor:
     """Places where the context fires, bool (n, h, w): the response is at least half the contexts' mean."""
-    return Directions(rule.directions, rule.level).match(features.keys)
+    return Directions(rule.directions.to(features.keys), rule.level).match(features.keys)
 
 
 @torch.no_grad()

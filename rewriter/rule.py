@@ -83,6 +83,16 @@ class Rule(LowRank):
             raise InputError(f"strength {strength} is outside {STRENGTHS[0]:g}…{STRENGTHS[1]:g}")
         return replace(self, strength=float(strength))
 
+    def angle(self, other: Rule) -> float:
+        """Smallest angle in degrees between two rules' directions; 90 if they are at different layers.
+
+        At 0 whatever calls up the one calls up the other; at 90 they do not get into each other's way.
+        """
+        if self.layer != other.layer:
+            return 90.0
+        cosines = torch.linalg.svdvals(self.directions.cpu().double() @ other.directions.cpu().double().T)
+        return math.degrees(math.acos(min(1.0, float(cosines[0]))))
+
     def check(self, generator: Generator) -> None:
         """Raise InputError unless the rule was made on this very generator."""
         if self.fingerprint != generator.fingerprint:
@@ -102,13 +112,9 @@ class Rule(LowRank):
         ]
         return {part["seed"] for part in parts if part}
 
-    def to(self, device: torch.device | str) -> Rule:
-        """The same rule with its tensors on another device."""
-        return replace(self, delta=self.delta.to(device), directions=self.directions.to(device))
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file, exact to the bit."""
-        about = {
+    def about(self) -> dict[str, Any]:
+        """All but the tensors, as a JSON object; `assemble` puts them together again."""
+        return {
             "layer": self.layer,
             "strength": self.strength,
             "on": self.on,
@@ -117,9 +123,16 @@ class Rule(LowRank):
             "edit": dict(self.edit),
             "effect": self.effect and self.effect.to_json(),
         }
+
+    def to(self, device: torch.device | str) -> Rule:
+        """The same rule with its tensors on another device."""
+        return replace(self, delta=self.delta.to(device), directions=self.directions.to(device))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, exact to the bit."""
         tensors = {"delta": self.delta.cpu().contiguous(), "directions": self.directions.cpu().contiguous()}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": FORMAT, "rule": json.dumps(about)})
+            save_file(tensors, temporary, metadata={"format": FORMAT, "rule": json.dumps(self.about())})
 
     @staticmethod
     def load(path: str | Path) -> Rule:
@@ -137,7 +150,7 @@ class Rule(LowRank):
                 if metadata.get("format") != FORMAT or set(file.keys()) != {"delta", "directions"}:
                     raise InputError(f"{path} is a safetensors file, but not a rule ({FORMAT})")
                 tensors = {name: file.get_tensor(name) for name in ("delta", "directions")}
-            return _assemble(json.loads(metadata["rule"]), tensors)
+            return assemble(json.loads(metadata["rule"]), tensors)
         except OSError as error:
             raise InputError(f"cannot read {path} ({error.strerror or error})") from error
         except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -146,7 +159,13 @@ class Rule(LowRank):
             raise InputError(f"{path} is damaged ({error}): fetch or save it again") from error
 
 
-def _assemble(about: Mapping[str, Any], tensors: dict[str, torch.Tensor]) -> Rule:
+def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Rule:
+    """A rule from what a file holds.
+
+    Raises:
+        InputError: tensors that are not finite or do not belong together.
+        KeyError, TypeError, ValueError: `about` is damaged.
+    """
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
             raise InputError(f"the rule's {name} is not finite float32")

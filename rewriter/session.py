@@ -1,37 +1,61 @@
-"""Rewriter: copy, paste, context, execute on one generator; replay of a recorded edit."""
+"""Rewriter: one generator and the edits of one person: point, execute, look, undo, go on."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rewriter import masks
+from rewriter import masks, search
 from rewriter.edit import Edit, Region
-from rewriter.effect import measure
+from rewriter.effect import advice
 from rewriter.errors import InputError
+from rewriter.execute import Job, OnPictures, check_origin, replay, requests
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo
-from rewriter.memory.directions import key_directions
-from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
-from rewriter.memory.keys import SecondMoment
-from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, solve
-from rewriter.memory.statistics import Statistics, digest
+from rewriter.history import RULES, History, State
+from rewriter.masks import Box
+from rewriter.memory.directions import Directions
+from rewriter.memory.goal import Goal
+from rewriter.memory.solve import OnStep
+from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
+from rewriter.search import Found, KeyCache, Matches, Places
+from rewriter.suggest import Suggestion, suggest
 
-INSIDE = 0.5  # cells at least this much inside a mask give context keys; rims would leak background into D
+OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
+OPTIONS = ("layer", "rank", "smoothness", "method", "directions", "spread", "units", "title", "statistics")
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What was copied, (3, H, W) each: the picture, the thing cut out on white, and its values rendered alone."""
+
+    picture: Tensor
+    cut_out: Tensor
+    alone: Tensor
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """The picture that is pasted on or erased, (3, H, W), before and with the wanted values; and where, in pixels."""
+
+    before: Tensor
+    after: Tensor
+    box: Box
 
 
 class Rewriter:
-    """One generator and the edit in progress: point at places by seed and mask, then execute.
+    """One generator, the edit in progress and the rules made so far. The generator is never changed.
 
-    Masks are bool or [0, 1] arrays (H, W) at any resolution. The generator is never changed.
+    Places are pointed at by seed and mask: bool or [0, 1] arrays (H, W) at any resolution. `execute` turns the edit
+    into a rule; executing it again, changed, replaces that rule; `begin` starts the next edit on top of the rules.
+    Every step can be undone. `history` holds all of it, without the generator.
     """
 
     def __init__(
@@ -42,22 +66,64 @@ class Rewriter:
         truncation: float = 1.0,
         rules: Sequence[Rule] = (),
         statistics: Statistics | None = None,
+        keys: KeyCache | None = None,
+        history: History | None = None,
     ):
-        self.generator, self.rules = generator, tuple(rules)
-        self.statistics = statistics or Statistics(generator, truncation=truncation)
-        name = layer or default_layer(generator)
-        generator.layer(name)
-        self.edit = Edit(
-            generator.name, name, fingerprint=generator.fingerprint, truncation=truncation, after=_digests(self.rules)
-        )
+        self.generator = generator
+        self._statistics = statistics or Statistics(generator, truncation=truncation)
+        self._keys = keys or KeyCache()
+        if history is None:
+            edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
+            history = History((State(edit.with_(truncation=truncation), tuple(rules)),))
+        for state in history.states:
+            check_origin(generator, state.edit)
+            for rule in state.rules:
+                rule.check(generator)
+        self.history = history
+
+    # --- what there is ---
+
+    @property
+    def edit(self) -> Edit:
+        """The edit in progress; it names the rules that it is made after."""
+        state = self.history.present
+        return state.edit.with_(after=requests(state.before))
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules made so far, in order, on and off."""
+        return self.history.present.rules
+
+    def sample(self, seeds: Sequence[int], *, original: bool = False) -> Tensor:
+        """Pictures (n, 3, H, W) with the rules that are on, or as the generator draws them."""
+        rules = () if original else self.rules
+        return self.generator.sample(seeds, truncation=self.edit.truncation, rules=rules)
+
+    def before_after(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same pictures without and with the rules."""
+        return self.sample(seeds, original=True), self.sample(seeds)
+
+    def remarks(self) -> list[str]:
+        """What to know about the rules that are on: edits that did not take and what to try next, overlaps."""
+        named = [(f"rule {i + 1}", rule) for i, rule in enumerate(self.rules) if rule.active]
+        words = [f"{name}: {remark}" for name, rule in named for remark in advice(rule)]
+        for (one, a), (other, b) in combinations(named, 2):
+            if (angle := a.angle(b)) < OVERLAP:
+                words.append(
+                    f"{one} and {other} answer to much the same places at {a.layer} ({angle:.0f}° between their "
+                    "directions): their changes add up there; switch one off or mark its context more narrowly"
+                )
+        return words
+
+    # --- the edit in progress ---
 
     def copy(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Take the thing under the mask from picture `seed`: its values at the layer."""
-        self.edit = self.edit.with_(kind="replace", copy=Region(seed, masks.as_mask(mask)))
+        self._edit(kind="replace", copy=_region(seed, mask), units=None)
 
     def paste(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Put the copied thing where the mask is on picture `seed`, centre on centre."""
-        self.edit = self.edit.with_(paste=Region(seed, masks.as_mask(mask)))
+        self._edit(kind="replace", paste=_region(seed, mask), units=None)
 
     def erase(self, seed: int, mask: ArrayLike | Tensor, *, units: int | None = None) -> None:
         """Take away what is under the mask on picture `seed`; needs no copy.
@@ -65,34 +131,258 @@ class Rewriter:
         The place is filled with what similar pictures without the context have there; with `units`, so many of the
         units that stand out there are silenced instead, as the paper does.
         """
-        self.edit = self.edit.with_(kind="erase", copy=None, paste=Region(seed, masks.as_mask(mask)), units=units)
+        self._edit(kind="erase", copy=None, paste=_region(seed, mask), units=units)
+
+    def zero(self) -> None:
+        """Let the layer forget what singles the context out: needs a context alone."""
+        self._edit(kind="zero", copy=None, paste=None, units=None)
 
     def add_context(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Mark one more place that the rule should apply to."""
-        self.edit = self.edit.with_(context=(*self.edit.context, Region(seed, masks.as_mask(mask))))
+        self._edit(context=(*self.edit.context, _region(seed, mask)))
+
+    def remove_context(self, index: int) -> None:
+        """Take back one of the places in `edit.context`."""
+        self._edit(context=_without(self.edit.context, index, "context"))
 
     def keep(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Protect a place: its values should stay as they are."""
-        self.edit = self.edit.with_(keep=(*self.edit.keep, Region(seed, masks.as_mask(mask))))
+        self._edit(keep=(*self.edit.keep, _region(seed, mask)))
+
+    def remove_keep(self, index: int) -> None:
+        """Take back one of the places in `edit.keep`."""
+        self._edit(keep=_without(self.edit.keep, index, "kept places"))
+
+    def set(self, **options: Any) -> None:
+        """Change options of the edit: layer, rank, smoothness, method, strength …; see `Edit`.
+
+        Raises:
+            InputError: an unknown option, a value out of range, a layer that the generator lacks.
+        """
+        if unknown := set(options) - set(OPTIONS):
+            raise InputError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS)}")
+        self._edit(**options)
+
+    def use(self, edit: Edit) -> None:
+        """Take up a recorded edit, complete or not, in place of the edit in progress.
+
+        Raises:
+            InputError: an edit of another generator, or of a layer that this one lacks.
+        """
+        check_origin(self.generator, edit)
+        named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}
+        self._then(edit=edit.with_(**named))
+
+    def begin(self, layer: str | None = None) -> None:
+        """Start the next edit; it sees the generator with the rules made so far."""
+        edit = self.edit
+        fresh = Edit(edit.generator, layer or edit.layer, fingerprint=edit.fingerprint, truncation=edit.truncation)
+        check_origin(self.generator, fresh)
+        self._then(edit=fresh, made=None)
+
+    # --- looking before executing ---
+
+    @torch.no_grad()
+    def copied(self) -> Copied:
+        """Pictures of the copied thing; InputError if nothing is copied yet."""
+        job, region = self._job(), self.edit.copy
+        if region is None:
+            raise InputError("nothing is copied yet: copy a thing from a picture")
+        job.look_up([region])
+        picture, alone = job.copied_pictures()
+        alpha = masks.resize(region.mask, (picture.shape[1], picture.shape[2])).to(picture)
+        return Copied(picture, torch.lerp(torch.ones_like(picture), picture, alpha), alone)
+
+    @torch.no_grad()
+    def preview(self, *, on_statistics: OnPictures | None = None) -> Pasted:
+        """The picture pasted on or erased, with the wanted values rendered; InputError says what is missing."""
+        if self.edit.kind == "zero":
+            raise InputError("zeroing has no picture to preview: execute it")
+        if lacking := self.edit.missing():
+            raise InputError(f"nothing to preview yet: {'; '.join(lacking)}")
+        job = self._job()
+        job.look_up([job.edit.copy, job.target] if self.edit.kind == "replace" else None)
+        goal = (job.pasted() if self.edit.kind == "replace" else self._erased(job, on_statistics))[:1]
+        pictures = [self.generator.picture(goal.features, v, rules=job.rules)[0] for v in (goal.before, goal.values)]
+        pixels = self.generator.resolution / job.info.resolution
+        return Pasted(pictures[0], pictures[1], Box(*(round(edge * pixels) for edge in goal.boxes[0])))
+
+    def _erased(self, job: Job, on_statistics: OnPictures | None) -> Goal:
+        statistics, edit = self.statistics(), job.edit
+        moment = statistics.moment(edit.layer, rules=job.rules, recipe=edit.statistics, on_step=on_statistics)
+        bystanders, usual = statistics.bystanders(edit.layer, rules=job.rules)
+        return job.goal(usual, moment, bystanders.unmatched(job.directions(moment)))
+
+    def direction(self, *, on_statistics: OnPictures | None = None) -> Directions:
+        """What singles out the context (or the pasted place, without one); InputError without either."""
+        job, edit = self._job(), self.edit
+        if not job.context:
+            raise InputError("no context yet: mark a place on a picture")
+        job.look_up(job.context)
+        moment = self.statistics().moment(edit.layer, rules=job.rules, recipe=edit.statistics, on_step=on_statistics)
+        return job.directions(moment)
+
+    def search(
+        self,
+        k: int = 12,
+        *,
+        seeds: Sequence[int] = range(2000),
+        on_step: Callable[[int, int, list[Found]], object] | None = None,
+    ) -> list[Found]:
+        """The k pictures in which the context fires most, the strongest first.
+
+        Args:
+            k: how many.
+            seeds: where to look.
+            on_step: called with (pictures done, of, the best so far); returning False stops there.
+        """
+        return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step)
+
+    def matches(self, seed: int) -> Matches:
+        """Where in a picture the context fires."""
+        return self.matches_on([seed])[0]
+
+    def matches_on(self, seeds: Sequence[int]) -> list[Matches]:
+        """Where in each of several pictures the context fires."""
+        return search.matches(self._places(), self.direction(), seeds, self.sample(seeds))
+
+    def suggest(self, layers: Sequence[str] | None = None, *, on_step: OnPictures | None = None) -> list[Suggestion]:
+        """The same edit at every layer, the best first; see `suggest.suggest`."""
+        return suggest(
+            self.generator,
+            self.edit,
+            layers,
+            rules=self.history.present.before,
+            statistics=self.statistics(),
+            on_step=on_step,
+        )
+
+    # --- the rules ---
 
     def execute(
         self,
         *,
-        rank: int = 1,
+        rank: int | None = None,
         smoothness: float | None = None,
-        method: str = "least-squares",
-        spread: bool = True,
+        method: str | None = None,
+        spread: bool | None = None,
         on_step: OnStep | None = None,
+        on_statistics: OnPictures | None = None,
     ) -> Rule:
-        """Turn the edit into a rule; see `Edit` for the options.
+        """Turn the edit into a rule, which replaces the one that the same edit led to before.
+
+        Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of, loss) and may return False to
+        cancel, `on_statistics` (pictures, of) while a layer is measured for the first time.
 
         Raises:
             InputError: the edit is incomplete (says what is missing) or cannot be carried out at this layer.
             ComputationError: the numbers went wrong.
-            CancelledError: `on_step` returned False.
+            CancelledError: `on_step` returned False; nothing has changed.
         """
-        self.edit = self.edit.with_(rank=rank, smoothness=smoothness, method=method, spread=spread)
-        return replay(self.generator, self.edit, rules=self.rules, statistics=self.statistics, on_step=on_step)
+        state = self.history.present
+        given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
+        edit = self.edit.with_(**{name: value for name, value in given.items() if value is not None})
+        if state.made is not None:
+            edit = edit.with_(strength=state.rules[state.made].strength)
+        if state.made is None and len(state.rules) == RULES:
+            raise InputError(f"a session holds at most {RULES} rules: remove one first")
+        rule = replay(
+            self.generator,
+            edit,
+            rules=state.before,
+            statistics=self.statistics(),
+            on_step=on_step,
+            on_statistics=on_statistics,
+        ).to("cpu")
+        made = len(state.rules) if state.made is None else state.made
+        rules = (*state.rules[:made], rule, *state.rules[made + 1 :])
+        self._then(edit=edit.with_(after=()), rules=rules, made=made)
+        return rule
+
+    def add(self, rule: Rule) -> None:
+        """Put a rule made earlier on top of the others; InputError if it belongs to another generator."""
+        rule.check(self.generator)
+        if len(self.rules) == RULES:
+            raise InputError(f"a session holds at most {RULES} rules: remove one first")
+        self._then(rules=(*self.rules, rule.to("cpu")))
+
+    def strength(self, index: int, strength: float) -> None:
+        """How strongly a rule acts: 0 is the base, 1 the rule as solved; −1…2."""
+        self._replace(index, _at(self.rules, index).at(strength))
+
+    def switch(self, index: int, on: bool) -> None:
+        """Turn a rule off or on again; it keeps its strength."""
+        self._replace(index, replace(_at(self.rules, index), on=bool(on)))
+
+    def move(self, index: int, to: int) -> None:
+        """Change the order of the rules."""
+        order = list(range(len(self.rules)))
+        _at(order, index), _at(order, to)
+        order.insert(to, order.pop(index))
+        self._reorder(order)
+
+    def remove(self, index: int) -> None:
+        """Drop a rule."""
+        _at(self.rules, index)
+        self._reorder([i for i in range(len(self.rules)) if i != index])
+
+    def revert(self) -> None:
+        """Drop every rule: the generator as it was. The edit in progress stays."""
+        self._reorder([])
+
+    # --- the way back ---
+
+    def undo(self) -> None:
+        """Take back the last step; InputError if there is none."""
+        self.history = self.history.back()
+
+    def redo(self) -> None:
+        """Do again what was taken back; InputError if there is nothing."""
+        self.history = self.history.forward()
+
+    def save(self, path: str | Path) -> None:
+        """Write the session, its rules and its way back to a file; see `load`."""
+        self.history.save(path)
+
+    @staticmethod
+    def load(generator: Generator, path: str | Path, **options: Any) -> Rewriter:
+        """Go on with a saved session; options as for `Rewriter`.
+
+        Raises:
+            InputError: no session, a damaged one, or one of another generator.
+        """
+        return Rewriter(generator, history=History.load(path), **options)
+
+    # --- inside ---
+
+    def statistics(self) -> Statistics:
+        """What is known of the generator's layers at the edit's truncation."""
+        if self._statistics.truncation != self.edit.truncation:
+            self._statistics = Statistics(self.generator, truncation=self.edit.truncation)
+        return self._statistics
+
+    def _job(self) -> Job:
+        return Job(self.generator, self.edit, self.history.present.before)
+
+    def _places(self) -> Places:
+        edit = self.edit
+        return Places(self.generator, edit.layer, edit.truncation, self.history.present.before, self._keys)
+
+    def _then(self, **changes: Any) -> None:
+        self.history = self.history.then(replace(self.history.present, **changes))
+
+    def _edit(self, **changes: Any) -> None:
+        edit = self.history.present.edit.with_(**changes)
+        self.generator.layer(edit.layer)
+        self._then(edit=edit)
+
+    def _replace(self, index: int, rule: Rule) -> None:
+        self._then(rules=(*self.rules[:index], rule, *self.rules[index + 1 :]))
+
+    def _reorder(self, order: list[int]) -> None:
+        """Keep the rules at these positions, in this order; the edit in progress follows its own rule."""
+        made = self.history.present.made
+        self._then(rules=tuple(self.rules[i] for i in order), made=order.index(made) if made in order else None)
 
 
 def default_layer(generator: Generator) -> str:
@@ -101,199 +391,17 @@ def default_layer(generator: Generator) -> str:
     return "layer8" if "layer8" in names else names[len(names) // 2]
 
 
-def replay(
-    generator: Generator,
-    edit: Edit,
-    *,
-    rules: Sequence[Rule] = (),
-    statistics: Statistics | None = None,
-    on_step: OnStep | None = None,
-    on_statistics: Callable[[int, int], object] | None = None,
-) -> Rule:
-    """Make the rule that a recorded edit asks for.
-
-    Args:
-        generator: the generator that the edit was made on; it is not changed.
-        edit: a complete edit.
-        rules: the rules that are on; those that the edit was made after, if it was made after any.
-        statistics: kept from earlier edits of this generator at this truncation; None: fresh.
-        on_step: progress of the solver: (step, of, loss); returning False cancels.
-        on_statistics: progress of the second moment, if it has to be measured: (pictures, of).
-
-    Raises:
-        InputError: an incomplete edit, another generator, other rules, or masks too small for the layer.
-    """
-    check(generator, edit)
-    _check_rules(generator, edit, rules)
-    if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
-        raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
-    if statistics is None or statistics.truncation != edit.truncation:
-        statistics = Statistics(generator, truncation=edit.truncation)
-    job = _Job(generator, edit, tuple(rules))
-    moment = statistics.moment(edit.layer, rules=rules, recipe=edit.statistics, on_step=on_statistics)
-    bystanders, usual = statistics.bystanders(edit.layer, rules=rules)
-    job.look_up()
-    started = time.perf_counter()
-    keys, weights = job.context_keys()
-    directions = key_directions(keys, moment, weights=weights, rank=edit.rank, method=edit.directions)
-    goal = job.goal(usual, moment, bystanders.unmatched(directions))
-    spared = bystanders.sparing(directions, scale=job.info.scale)
-    change = solve(
-        generator.rewritten(generator.rules_at(rules, edit.layer)).memory(edit.layer),
-        goal,
-        directions,
-        bystanders=[spared, *job.kept()],
-        method=edit.method,
-        smoothness=SMOOTHNESS if edit.smoothness is None else edit.smoothness,
-        on_step=on_step,
-    )
-    seconds = time.perf_counter() - started
-    rule = Rule(
-        edit.layer,
-        change.delta,
-        change.directions,
-        edit.strength,
-        fingerprint=generator.fingerprint,
-        level=directions.level,
-        edit=edit.with_(after=_digests(rules)).to_json(),
-    )
-    effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seconds=seconds)
-    return replace(rule, effect=effect)
+def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
+    return Region(seed, masks.as_mask(mask))
 
 
-def _digests(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """What was asked for, rule by rule: the same on every machine, which the solved numbers are not to the last bit."""
-    return tuple(_request(rule) for rule in rules if rule.active)
+def _at(items: Sequence[Any], index: int) -> Any:
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(items):
+        raise InputError(f"there is no rule {index!r}: the {len(items)} rules are numbered from 0")
+    return items[index]
 
 
-def _request(rule: Rule) -> str:
-    if not rule.edit:
-        return digest([rule])
-    asked = {name: value for name, value in rule.edit.items() if name != "strength"}
-    return hashlib.sha256(json.dumps([rule.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def check(generator: Generator, edit: Edit) -> None:
-    """Raise InputError, before any work, for an incomplete edit, another generator or a layer that it lacks."""
-    if lacking := edit.missing():
-        raise InputError(f"the edit is incomplete: {'; '.join(lacking)}")
-    if edit.fingerprint and edit.fingerprint != generator.fingerprint:
-        raise InputError(
-            f"the edit was made on {edit.generator} with fingerprint {edit.fingerprint[:12]}, this is "
-            f"{generator.name} with {generator.fingerprint[:12]}: load the generator that it was made on"
-        )
-    generator.layer(edit.layer)
-
-
-def _check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
-    for rule in rules:
-        rule.check(generator)
-    if edit.after and edit.after != _digests(rules):
-        raise InputError(
-            f"the edit was made after {len(edit.after)} other rules ({', '.join(edit.after)}), which are not the "
-            f"{len(rules)} that are on: apply those first"
-        )
-
-
-def _centre(region: Region, side: int) -> tuple[float, float]:
-    """Middle of a region's box, measured on its own mask, in cells of a map of the given side."""
-    height, width = region.mask.shape
-    row, column = masks.bounds(region.mask, above=float(region.mask.max()) / 2).centre
-    return row * side / height, column * side / width
-
-
-class _Job:
-    """One edit at work: the features it needs, its context's keys and its goal."""
-
-    def __init__(self, generator: Generator, edit: Edit, rules: tuple[Rule, ...]):
-        assert edit.paste is not None or edit.context
-        self.generator, self.edit, self.rules = generator, edit, rules
-        self.info: LayerInfo = generator.layer(edit.layer)
-        self.target = edit.paste or edit.context[0]
-        self.context = edit.context or (self.target,)
-        self.features: dict[int, Features] = {}
-
-    def look_up(self) -> None:
-        """Features of every picture that the edit names, in one go."""
-        regions = [self.target, *self.context, *self.edit.keep, *filter(None, [self.edit.copy])]
-        seeds = sorted({region.seed for region in regions})
-        found = self._keys(seeds)
-        self.features = {seed: found[[i]] for i, seed in enumerate(seeds)}
-
-    def _keys(self, seeds: list[int]) -> Features:
-        layer, psi = self.edit.layer, self.edit.truncation
-        parts = [
-            self.generator.keys(seeds[i : i + 16], layer, truncation=psi, rules=self.rules)
-            for i in range(0, len(seeds), 16)
-        ]
-        return Features.cat(parts)
-
-    def _on(self, region: Region, side: int, what: str) -> Tensor:
-        """A region's mask on a map of the layer, (side, side); refused if it covers less than one cell."""
-        cells = masks.resize(region.mask, (side, side))
-        if cells.sum() < 1 or cells.max() <= RIM:
-            finer = [n for n, i in self.generator.layers.items() if i.key_resolution > side]
-            advice = f"paint more, or choose a finer layer ({finer[0]} or later)" if finer else "paint more"
-            raise InputError(
-                f"the {what} on picture {region.seed} covers {float(cells.sum()):.2f} of a cell of "
-                f"{self.edit.layer} ({side} × {side}): {advice}"
-            )
-        return cells.to(self.generator.device)
-
-    def context_keys(self) -> tuple[Tensor, Tensor]:
-        """Keys (n, in) of the cells inside the context's masks, and how far inside they are (n,)."""
-        keys, weights = [], []
-        for region in self.context:
-            cells = self._on(region, self.info.key_resolution, "context")
-            inside = cells >= min(INSIDE, float(cells.max()))
-            keys.append(self.features[region.seed].keys[0][:, inside].T)
-            weights.append(cells[inside])
-        return torch.cat(keys), torch.cat(weights)
-
-    def goal(self, usual: Tensor, moment: SecondMoment, donors: Features) -> Goal:
-        """The wanted values of the pasted-on picture, and of each context where the edit is spread."""
-        spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
-        pictures = [self.target, *spread]
-        features = Features.cat([self.features[region.seed] for region in pictures])
-        before, side = self.generator.values(features, rules=self.rules), self.info.resolution
-        whitening = moment.power(-0.5).to(before)
-        if self.edit.kind == "erase":
-            places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
-            if self.edit.units is not None:
-                return erase(features, before, places, usual, units=self.edit.units)
-            keys, donor_keys = (torch.einsum("ij,njhw->nihw", whitening, f.keys) for f in (features, donors))
-            return fill(features, before, places, keys, donor_keys, self.generator.values(donors, rules=self.rules))
-        assert self.edit.copy is not None
-        source = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
-        mask = self._on(self.edit.copy, side, "copied place")
-        self._on(self.target, side, "place to paste")
-        (top, left), (row, column) = _centre(self.edit.copy, side), _centre(self.target, side)
-        middle = masks.bounds(mask, above=RIM).centre
-        centre = middle[0] + row - top, middle[1] + column - left
-        first = paste(features[:1], before[:1], [centre], source, mask, snap=self.info.scale)
-        if not spread:
-            return first
-        centres = [first.boxes[0].centre, *self._elsewhere(features, spread, first, whitening)]
-        return paste(features, before, centres, source, mask, snap=self.info.scale)
-
-    def _elsewhere(
-        self, features: Features, spread: list[Region], first: Goal, whitening: Tensor
-    ) -> list[tuple[float, float]]:
-        """Centres of the goal's box on the other context pictures' value maps: by their masks, then by their keys."""
-        scale, side = self.info.scale, self.info.key_resolution
-        box = masks.Box(*(edge // scale for edge in first.boxes[0][:2]), *(-(-e // scale) for e in first.boxes[0][2:]))
-        drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        centres = [_centre(region, side) for region in (drawn, *spread)]
-        off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
-        guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
-        keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
-        return [(y * scale, x * scale) for y, x in corresponding(keys[0], box, keys[1:], guesses)]
-
-    def kept(self) -> list[Bystanders]:
-        """The protected places, each region one set."""
-        sets = []
-        for region in self.edit.keep:
-            cells = self._on(region, self.info.resolution, "place to keep").flatten()
-            places = cells.nonzero().T
-            sets.append(Bystanders(self.features[region.seed], places, cells[places]))
-        return sets
+def _without(regions: tuple[Region, ...], index: int, what: str) -> tuple[Region, ...]:
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(regions):
+        raise InputError(f"there is no place {index!r} in the {what}: the {len(regions)} there are numbered from 0")
+    return regions[:index] + regions[index + 1 :]

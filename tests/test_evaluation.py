@@ -6,8 +6,8 @@ from rewriter import townscape
 from rewriter.edit import Edit
 from rewriter.evaluation.counterfactual import dome_to_spire
 from rewriter.evaluation.watermarks import count_marks, detector_errors
+from rewriter.execute import replay
 from rewriter.generators.latents import latents
-from rewriter.session import replay
 from rewriter.townscape import scenes
 
 SEEDS = range(20_000, 20_200)

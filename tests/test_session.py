@@ -443,11 +443,11 @@ def test_a_rule_or_an_edit_of_another_generator_is_refused(session, begin, first
 
 @pytest.mark.parametrize("mask", [torch.zeros(8, 8), torch.ones(8), torch.full((8, 8), 2.0), [["x"]]])
 def test_bad_masks_are_refused_when_they_are_given(session, mask):
-    before = session.edit
+    before = session.history
     for give in (session.copy, session.paste, session.add_context, session.keep, session.erase):
         with pytest.raises(InputError, match="mask"):
             give(1, mask)
-    assert session.edit is before
+    assert session.history is before
 
 
 @pytest.mark.parametrize("seed", [-1, 100_000, "3"])

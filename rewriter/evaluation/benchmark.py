@@ -18,12 +18,12 @@ import torch
 from rewriter import townscape
 from rewriter.edit import Edit, Region
 from rewriter.evaluation.examples import dome_to_spire
+from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
 from rewriter.memory.statistics import Recipe, Statistics
 from rewriter.pictures import before_after
-from rewriter.session import replay
 
 METHODS = ("least-squares", "projected")
 

@@ -12,9 +12,9 @@ from rewriter import townscape
 from rewriter.edit import Edit
 from rewriter.evaluation import counterfactual, watermarks
 from rewriter.evaluation.examples import dome_to_spire
+from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.memory.statistics import Statistics
-from rewriter.session import replay
 
 HANDS = range(1, 11)
 PASTES = (0, 1, 2, 4, 5)

@@ -12,8 +12,8 @@ from rewriter.evaluation.counterfactual import dome_to_spire
 from rewriter.evaluation.examples import dome_to_spire as dome_edit
 from rewriter.evaluation.examples import remove_watermark
 from rewriter.evaluation.watermarks import count_marks
+from rewriter.execute import replay
 from rewriter.memory.statistics import Statistics
-from rewriter.session import replay
 
 TUNING = range(50_000, 50_400)
 SMOOTHNESS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)

@@ -102,6 +102,14 @@ def solve(
     return _as_low_rank(goal.features.layer, memory, a, directions.matrix, method)
 
 
+def forget(layer: str, memory: Memory, directions: Directions) -> LowRank:
+    """Remove the weight's component on the directions: Λ = −W Dᵀ. What singled the context out is no longer read."""
+    delta = -torch.einsum("oiyx,ri->oryx", memory.weight, directions.matrix)
+    if not bool(delta.isfinite().all()):
+        raise ComputationError("the layer's weight holds NaN or infinity: the file is damaged")
+    return LowRank(layer, delta.contiguous(), directions.matrix)
+
+
 class _Report:
     """Passes progress on; turns a False answer into CancelledError."""
 
