@@ -23,7 +23,7 @@ from rewriter.memory.statistics import digest
 BATCH = 16
 QUANTILE = 0.999  # of the responses at all places; above it a place matches
 POPULATION = range(10_000, 10_128)  # pictures that the quantile is taken over
-DIM, EDGE = 0.35, (1.0, 0.8, -1.0)  # overlay: brightness of what does not match, colour around what does
+DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of what does not match, colour around what does
 
 OnFound = Callable[[int, int, list["Found"]], object]
 

@@ -1,54 +1,48 @@
-"""How fast: the same edits by the default method and by the paper's, on one machine in one run.
+"""How fast, on this machine: edits by method, statistics, pictures, re-rendering, a rule for each picture.
 
-`python -m rewriter.evaluation.benchmark` prints a table. Seconds go from cached features and statistics to the rule,
-for both.
+`rewriter benchmark` prints the figures. What is compared is measured alternately in one run, because machines are
+shared: go by the ratios.
 """
 
 from __future__ import annotations
 
 import platform
+import statistics as middle
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rewriter import townscape
 from rewriter.edit import Edit, Region
-from rewriter.evaluation.examples import dome_to_spire
+from rewriter.effect import UNSEEN
 from rewriter.execute import replay
 from rewriter.generators.base import Generator
+from rewriter.generators.layer import LowRank
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
+from rewriter.memory.solve import METHODS
 from rewriter.memory.statistics import Recipe, Statistics
-from rewriter.pictures import before_after
 
-METHODS = ("least-squares", "projected")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One edit by one method: seconds for the rule, seconds with features and measuring, and its effect."""
-
-    edit: str
-    method: str
-    channels: int
-    seconds: float
-    whole: float
-    goal_error_removed: float
-    side_effect: float
+Row = dict[str, Any]
+OnName = Callable[[str], object]
+LAYER = "layer8"
 
 
 def random_config_f(resolution: int = 256) -> StyleGAN2:
     """A StyleGAN2 with the channels of config-f and random weights: as slow as a real one, and needs no download."""
-    torch.manual_seed(0)
     table = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
-    return StyleGAN2(StyleGAN2Config({k: v for k, v in table.items() if k <= resolution}), name="random config-f")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = StyleGAN2Config({side: channels for side, channels in table.items() if side <= resolution})
+        return StyleGAN2(config, name=f"config-f {resolution} px, random weights")
 
 
-def round_edit(generator: Generator, layer: str) -> Edit:
+def round_edit(generator: Generator, layer: str = LAYER) -> Edit:
     """Copy a disc from one picture onto another, four discs as context; the goal at one picture, as in the paper."""
     side = generator.resolution
     regions = [Region(seed, disc(side, 0.4, 0.3 + 0.1 * seed, 0.1)) for seed in range(5)]
@@ -63,69 +57,177 @@ def round_edit(generator: Generator, layer: str) -> Edit:
     )
 
 
-def compare(generator: Generator, edit: Edit, name: str) -> list[Timing]:
-    """The edit by each method, features and statistics cached before the clock starts."""
-    statistics = Statistics(generator)
-    replay(generator, edit.with_(method="least-squares"), statistics=statistics)  # warms every cache
-    timings = []
-    for method in METHODS:
-        start = time.perf_counter()
-        effect = replay(generator, edit.with_(method=method), statistics=statistics).effect
-        assert effect is not None  # replay measures it
-        whole, channels = time.perf_counter() - start, generator.layer(edit.layer).in_channels
-        removed, side = effect.goal_error_removed, effect.side_effect
-        timings.append(Timing(name, method, channels, effect.seconds, whole, removed, side))
-    return timings
+def benchmark(resolution: int = 256, *, device: torch.device | str = "cpu", on_step: OnName | None = None) -> Row:
+    """Everything, on the built-in generator and on one with the channels of config-f.
+
+    Args:
+        resolution: of the latter, 64 to 1024 px.
+        device: where to run.
+        on_step: told what is being measured.
+    """
+    tell = on_step or (lambda name: None)
+    small, large = townscape.load().to(device), random_config_f(resolution).to(device)
+    if large.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(large.device)
+    report: Row = {name: [] for name in ("edits", "statistics", "pictures", "rerender", "rules")}
+    edits = {"dome-to-spire": Edit.load(townscape.examples()["dome-to-spire"]), "discs": round_edit(large)}
+    for generator, (name, edit) in zip((small, large), edits.items(), strict=True):
+        tell(f"{generator.name}: statistics")
+        with tempfile.TemporaryDirectory() as empty:
+            known = Statistics(generator, cache=Path(empty))
+            report["statistics"].append(_first_statistics(known, edit))
+            for method in METHODS:
+                tell(f"{generator.name}: {name}, {method}")
+                report["edits"].append(_edit(generator, edit.with_(method=method), name, known))
+        tell(f"{generator.name}: pictures")
+        batch = 16 if generator.device.type == "cuda" or generator is small else 4
+        report["pictures"].append(_pictures(generator, batch))
+        report["rerender"].append(_rerender(generator, batch))
+        report["rules"].append(_rules(generator, batch))
+    return {"machine": machine(large.device), **report}
 
 
-def chores(generator: Generator) -> str:
-    """Seconds for the first statistics of layer8, for an edit with them at hand, and for a sheet of 24 pictures."""
-    with tempfile.TemporaryDirectory() as empty:
-        statistics = Statistics(generator, cache=Path(empty))
-        start = time.perf_counter()
-        statistics.moment("layer8")
-        statistics.bystanders("layer8")
-        ready = time.perf_counter()
-        rule = replay(generator, dome_to_spire(generator), statistics=statistics)
-        edited = time.perf_counter()
-        before, after = generator.sample(range(24)), generator.sample(range(24), rules=[rule])
-        before_after(before, after, range(24), firing=24)
-        drawn = time.perf_counter()
-    assert rule.effect is not None  # replay measures it
-    return (
-        f"{generator.name}: first statistics of layer8 {ready - start:.1f} s; an edit {rule.effect.seconds:.2f} s, "
-        f"{edited - ready:.1f} s with measuring its effect; 24 pictures before and after {drawn - edited:.1f} s"
+def machine(device: torch.device) -> Row:
+    """What ran: processor, GPU, threads, versions, peak memory in GiB."""
+    about: Row = {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "device": str(device),
+        "peak_memory_gib": _peak_memory(),
+    }
+    if device.type == "cuda":
+        about["gpu"] = torch.cuda.get_device_name(device)
+        about["gpu_peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return about
+
+
+def _edit(generator: Generator, edit: Edit, name: str, known: Statistics) -> Row:
+    """One edit by one method; seconds from cached features and statistics to the rule."""
+    unseen = range(UNSEEN, UNSEEN + (48 if generator.resolution <= 64 or generator.device.type == "cuda" else 4))
+    repeats = 3 if edit.method == "least-squares" else 1
+    effects = [replay(generator, edit, statistics=known, unseen=unseen).effect for _ in range(repeats)]
+    measured = [effect for effect in effects if effect is not None]
+    row: Row = {"edit": name, "generator": generator.name, "method": edit.method, "layer": edit.layer}
+    row |= {"channels": generator.layer(edit.layer).in_channels, "seconds": middle.median(e.seconds for e in measured)}
+    return row | {key: measured[0].to_json()[key] for key in ("goal_error_removed", "reach", "side_effect")}
+
+
+def _first_statistics(known: Statistics, edit: Edit) -> Row:
+    """The first statistics of a layer: second moment and bystanders."""
+    generator = known.generator
+    info, recipe = generator.layer(edit.layer), edit.statistics or Recipe.for_layer(generator.layer(edit.layer))
+    moment, bystanders = (
+        _seconds(lambda: known.moment(edit.layer, recipe=recipe), generator),
+        _seconds(lambda: known.bystanders(edit.layer), generator),
     )
+    row: Row = {"generator": generator.name, "layer": edit.layer, "channels": info.in_channels}
+    return row | {"pictures": recipe.pictures, "seconds": moment, "bystanders_seconds": bystanders}
 
 
-def table(timings: list[Timing]) -> str:
-    """Markdown, a line for each timing, and the ratio of the methods for each edit."""
-    lines = ["| edit | channels | method | seconds | with measuring | goal error removed | side effect (1/255) |"]
-    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
-    for t in timings:
-        figures = f"{t.seconds:.3f} | {t.whole:.1f} | {t.goal_error_removed:.2f} | {t.side_effect:.2f}"
-        lines.append(f"| {t.edit} | {t.channels} | {t.method} | {figures} |")
-    for ours, paper in zip(timings[::2], timings[1::2], strict=True):
-        lines.append(f"\n{ours.edit}: least-squares is {paper.seconds / ours.seconds:.0f} times as fast")
-    return "\n".join(lines)
+def _pictures(generator: Generator, batch: int) -> Row:
+    """Pictures per second, against the rate at which this machine multiplies matrices."""
+    z = generator.latents(range(batch))
+    a = torch.randn(2048, 2048, device=generator.device)
+    drawing, product = _alternate([lambda: generator(z), lambda: a @ a], generator)
+    work, peak = operations(generator), 2 * 2048**3 / product
+    row: Row = {"generator": generator.name, "batch": batch, "per_second": batch / drawing}
+    return row | {"gflop_per_picture": work / 1e9, "share_of_matmul_rate": work * batch / drawing / peak}
 
 
-def main() -> str:
-    """Run both comparisons and describe the machine."""
-    world, large = townscape.load(), random_config_f()
-    timings = compare(world, dome_to_spire(world), "dome-to-spire, built-in")
-    timings += compare(large, round_edit(large, "layer8"), "discs, random config-f 256 px")
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return f"{table(timings)}\n\n{chores(world)}\n{machine}{_peak_memory()}"
+def _rerender(generator: Generator, batch: int) -> Row:
+    """Pictures from cached keys of a layer, against the whole walk."""
+    z, features = generator.latents(range(batch)), generator.keys(range(batch), LAYER)
+    rule = [a_rule(generator, 0)]
+    whole, part = _alternate(
+        [lambda: generator(z, rules=rule), lambda: generator.picture(features, rules=rule)], generator
+    )
+    row: Row = {"generator": generator.name, "layer": LAYER, "batch": batch}
+    return row | {"whole_seconds": whole, "from_layer_seconds": part, "times_as_fast": whole / part}
 
 
-def _peak_memory() -> str:
-    if sys.platform != "linux":
-        return ""  # elsewhere the unit differs, or there is no such figure
+def _rules(generator: Generator, batch: int) -> Row:
+    """A batch in which every picture has a rule of its own, against one without rules and one with the same for all."""
+    z, each = generator.latents(range(batch)), [[a_rule(generator, seed)] for seed in range(batch)]
+    changes: list[Any] = [[], each[0], each]
+    none, one, own = _alternate([lambda c=c: generator(z, rules=c) for c in changes], generator)  # type: ignore[misc]
+    row: Row = {"generator": generator.name, "layer": LAYER, "batch": batch}
+    row |= {"none_seconds": none, "same_seconds": one, "each_seconds": own}
+    return row | {"same_over_none": one / none, "each_over_none": own / none}
+
+
+def a_rule(generator: Generator, seed: int) -> LowRank:
+    """A random rank-one change, a tenth as large as the layer's weight."""
+    weight, draw = generator.memory(LAYER).weight, torch.Generator().manual_seed(seed)
+    directions = torch.randn(1, weight.shape[1], generator=draw)
+    delta = torch.randn(weight.shape[0], 1, *weight.shape[2:], generator=draw)
+    delta *= 0.1 * float(weight.norm()) / delta.norm()
+    return LowRank(LAYER, delta.to(weight), (directions / directions.norm()).to(weight))
+
+
+def operations(generator: Generator) -> float:
+    """Floating-point operations of the convolutions for one picture: 2 · out · in · taps at every key."""
+    layers = generator.layers.values()
+    return float(sum(2 * i.out_channels * i.in_channels * i.kernel**2 * i.key_resolution**2 for i in layers))
+
+
+@torch.no_grad()
+def _seconds(job: Callable[[], object], generator: Generator) -> float:
+    """How long a job takes, on the GPU to its end."""
+    _wait(generator)
+    start = time.perf_counter()
+    job()
+    _wait(generator)
+    return time.perf_counter() - start
+
+
+def _alternate(jobs: Sequence[Callable[[], object]], generator: Generator, repeats: int = 5) -> list[float]:
+    """Median seconds of each job, run in turn so that what else the machine does falls on all alike."""
+    for job in jobs:
+        _seconds(job, generator)
+    rounds = [[_seconds(job, generator) for job in jobs] for _ in range(repeats)]
+    return [middle.median(column) for column in zip(*rounds, strict=True)]
+
+
+def _wait(generator: Generator) -> None:
+    if generator.device.type == "cuda":
+        torch.cuda.synchronize(generator.device)
+
+
+def _peak_memory() -> float | None:
+    """GiB that this process has held at most; None where it cannot be known."""
+    if sys.platform not in ("linux", "darwin"):
+        return None
     import resource
 
-    return f"; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
 
 
-if __name__ == "__main__":
-    print(main())  # noqa: T201 (a command)
+TABLES = {
+    "edits": "Edits, from cached features and statistics to the rule",
+    "statistics": "First statistics of a layer",
+    "pictures": "Pictures",
+    "rerender": "Re-rendering from a layer's cached keys",
+    "rules": "A batch with a rule of its own for each picture",
+}
+
+
+def markdown(report: Row) -> str:
+    """The report as tables, and how the methods compare."""
+    lines = []
+    for name, title in TABLES.items():
+        columns = list(report[name][0])
+        lines += [f"**{title}**", "", "| " + " | ".join(c.replace("_", " ") for c in columns) + " |"]
+        lines += ["|" + "|".join(" --- " if isinstance(report[name][0][c], str) else " ---: " for c in columns) + "|"]
+        lines += ["| " + " | ".join(_figure(row[c]) for c in columns) + " |" for row in report[name]]
+        lines.append("")
+    for ours in (row for row in report["edits"] if row["method"] == "least-squares"):
+        paper = next(r for r in report["edits"] if r["edit"] == ours["edit"] and r["method"] == "projected")
+        faster = paper["seconds"] / ours["seconds"]
+        lines.append(f"{ours['edit']}: least-squares is {faster:.0f} times as fast as projected, the paper's method.")
+    about = ", ".join(f"{k.replace('_', ' ')} {_figure(v)}" for k, v in report["machine"].items() if v is not None)
+    return "\n".join([*lines, "", about])
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
