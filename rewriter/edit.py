@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rewriter import masks
+from rewriter import masks, recording
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
 from rewriter.generators.latents import SEEDS
@@ -39,7 +39,7 @@ class Edit:
     """A request: which rule of which generator to change, and how.
 
     kind: "replace" (copy → paste) or "erase" (the thing at the place `paste` goes).
-    generator, fingerprint: the model it was made on. after: digests of the rules that were on before it.
+    generator, fingerprint: the model it was made on ("": any). after: digests of the rules that were on before it.
     copy, paste, context, keep: places; an edit without a copy, say, is incomplete (`missing`).
     spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences,
     as the paper does; None: it fills the place with what similar pictures have there.
@@ -68,7 +68,8 @@ class Edit:
 
     def missing(self) -> list[str]:
         """What the edit still needs, as next steps; empty when it can be executed."""
-        wanted = [("copy a thing from a picture", self.copy is None and self.kind == "replace")]
+        copy = "copy a thing from a picture" + (", or erase instead" if self.paste is not None else "")
+        wanted = [(copy, self.copy is None and self.kind == "replace")]
         wanted += [("paste it onto another picture", self.paste is None and self.kind == "replace")]
         wanted += [("mark the place to erase on a picture", self.paste is None and self.kind == "erase")]
         wanted += [("mark the context on at least one picture", not self.context and self.paste is None)]
@@ -112,11 +113,29 @@ class Edit:
 
     @staticmethod
     def load(path: str | Path) -> Edit:
-        """Read an edit file; see `from_json`."""
+        """Read an edit file, see `from_json`; or one that the original implementation wrote, see `read_recording`."""
         try:
-            return Edit.from_json(read_json(path))
+            data = read_json(path)
+            if not recording.is_recording(data):
+                return Edit.from_json(data)
+            return read_recording(data, title="".join(filter(str.isprintable, Path(path).stem))[:200])
         except InputError as error:
             raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+
+
+def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit:
+    """An edit that the original implementation recorded: a replacement on any generator, perhaps incomplete.
+
+    The layer is not recorded: layer8 is its authors' advice for objects, layer6 for smiles and watermarks, layer10 for
+    hair. Nor is the kind: they erased, too, by what had been recorded for a replacement; `with_(kind="erase")` does.
+
+    Raises:
+        InputError: names the first field that is wrong, and what was expected.
+    """
+    found = recording.parse(data)
+    copy, paste = (place and Region(*place) for place in (found.copy, found.paste))
+    context = [Region(*place) for place in found.context]
+    return Edit("", "").with_(layer=layer, title=title, copy=copy, paste=paste, context=context)
 
 
 _FIELDS = tuple(Edit.__dataclass_fields__)

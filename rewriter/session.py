@@ -124,6 +124,7 @@ def replay(
         InputError: an incomplete edit, another generator, other rules, or masks too small for the layer.
     """
     check(generator, edit)
+    edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     _check_rules(generator, edit, rules)
     if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
         raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
