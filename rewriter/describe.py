@@ -85,8 +85,9 @@ def _edit(edit: Edit) -> tuple[dict[str, Any], str]:
         "context": [region.seed for region in edit.context],
         "missing": missing,
     }
+    where = f"{edit.layer} of {edit.generator or 'any generator'}"
     words = [
-        f"edit{f' “{edit.title}”' if edit.title else ''}: {edit.kind} at {edit.layer} of {edit.generator}",
+        f"edit{f' “{edit.title}”' if edit.title else ''}: {edit.kind} at {where}",
         f"  copy from seed {data['copy']}, paste on {data['paste']}, context on {data['context']}",
         f"  rank {edit.rank}, {edit.method}, strength {edit.strength:g}, made on {edit.fingerprint[:12] or 'any'}",
         f"  still missing: {'; '.join(missing)}" if missing else "  complete: run it with  rewriter apply",

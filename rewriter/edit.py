@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rewriter import masks
+from rewriter import masks, recording
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
 from rewriter.generators.latents import SEEDS
@@ -40,7 +41,7 @@ class Edit:
 
     kind: "replace" (copy → paste), "erase" (the thing at the place `paste` goes), or "zero" (the layer forgets what
     singles the context out).
-    generator, fingerprint: the model it was made on. after: digests of the rules that were on before it.
+    generator, fingerprint: the model it was made on ("": any). after: digests of the rules that were on before it.
     copy, paste, context, keep: places; an edit without a copy, say, is incomplete (`missing`).
     spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences,
     as the paper does; None: it fills the place with what similar pictures have there.
@@ -69,7 +70,8 @@ class Edit:
 
     def missing(self) -> list[str]:
         """What the edit still needs, as next steps; empty when it can be executed."""
-        wanted = [("copy a thing from a picture", self.copy is None and self.kind == "replace")]
+        copy = "copy a thing from a picture" + (", or erase instead" if self.paste is not None else "")
+        wanted = [(copy, self.copy is None and self.kind == "replace")]
         wanted += [("paste it onto another picture", self.paste is None and self.kind == "replace")]
         wanted += [("mark the place to erase on a picture", self.paste is None and self.kind == "erase")]
         wanted += [("mark the context on at least one picture", not self.context and self.paste is None)]
@@ -113,11 +115,29 @@ class Edit:
 
     @staticmethod
     def load(path: str | Path) -> Edit:
-        """Read an edit file; see `from_json`."""
+        """Read an edit file, see `from_json`; or one that the original implementation wrote, see `read_recording`."""
         try:
-            return Edit.from_json(read_json(path))
+            data = read_json(path)
+            if not recording.is_recording(data):
+                return Edit.from_json(data)
+            return read_recording(data, title="".join(filter(str.isprintable, Path(path).stem))[:200])
         except InputError as error:
             raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+
+
+def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit:
+    """An edit that the original implementation recorded: a replacement on any generator, perhaps incomplete.
+
+    The layer is not recorded: layer8 is its authors' advice for objects, layer6 for smiles and watermarks, layer10 for
+    hair. Nor is the kind: they erased, too, by what had been recorded for a replacement; `with_(kind="erase")` does.
+
+    Raises:
+        InputError: names the first field that is wrong, and what was expected.
+    """
+    found = recording.parse(data)
+    copy, paste = (place and Region(*place) for place in (found.copy, found.paste))
+    context = [Region(*place) for place in found.context]
+    return Edit("", "").with_(layer=layer, title=title, copy=copy, paste=paste, context=context)
 
 
 _FIELDS = tuple(Edit.__dataclass_fields__)
@@ -126,8 +146,7 @@ Check = Callable[[str, Any], Any]
 
 
 def _fail(name: str, value: Any, expected: str) -> InputError:
-    shown = repr(value)
-    return InputError(f"{name} is {shown if len(shown) < 60 else shown[:57] + '…'}, expected {expected}")
+    return InputError(f"{name} is {reprlib.repr(value)}, expected {expected}")
 
 
 def _text(pattern_length: int) -> Check:
@@ -198,6 +217,22 @@ def _list(item: Check, most: int) -> Check:
     return check
 
 
+def _regions(name: str, value: Any) -> tuple[Region, ...]:
+    """Places whose masks are not too large in all: a small file could hold some that fill the memory."""
+    cells, most = 0, recording.MAX_CELLS
+
+    def place(part: str, entry: Any) -> Region:
+        nonlocal cells
+        region = _region(part, entry)
+        cells += region.mask.numel() if region else 0
+        if region is None or cells > most:
+            raise _fail(part, entry, f"a place; the masks in {name} have at most {most >> 20} million cells in all")
+        return region
+
+    places: tuple[Region, ...] = _list(place, 1000)(name, value)
+    return places
+
+
 def _recipe(name: str, value: Any) -> Recipe | None:
     if value is None or isinstance(value, Recipe):
         return value
@@ -216,8 +251,8 @@ _CHECKS: dict[str, Check] = {
     "after": _list(_text(64), 64),
     "copy": _region,
     "paste": _region,
-    "context": _list(_region, 1000),
-    "keep": _list(_region, 1000),
+    "context": _regions,
+    "keep": _regions,
     "rank": _whole(1, 512),
     "smoothness": _number(0, 1e6, optional=True),
     "strength": _number(*STRENGTHS),

@@ -63,6 +63,7 @@ def replay(
         CancelledError: `on_step` returned False.
     """
     check(generator, edit)
+    edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     _check_rules(generator, edit, rules)
     if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
         raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")

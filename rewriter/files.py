@@ -67,10 +67,13 @@ def read_json(path: str | Path, *, limit: int = 64 << 20) -> Any:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > limit:
-            raise InputError(f"{path} is larger than {limit >> 20} MB: it is no edit")
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(limit + 1)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror})") from error
+    if len(text) > limit:
+        raise InputError(f"{path} is larger than {limit >> 20} MB: it is no edit")
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}): it may be cut short") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import struct
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from rewriter.errors import InputError
 PREFIX = "data:image/png;base64,"
 MAX_SIDE = 2048
 MAX_TEXT = 4 * 1024 * 1024
+UNREADABLE = (binascii.Error, struct.error, OSError, SyntaxError, ValueError, IndexError)  # Pillow's on damaged chunks
 
 
 class Box(NamedTuple):
@@ -104,7 +106,7 @@ def decode(text: str) -> Tensor:
             if "A" not in image.getbands():
                 raise InputError("the mask's PNG has no alpha channel: painted means opaque")
             alpha = np.array(image.getchannel("A"))
-    except (binascii.Error, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"the mask is not a readable PNG ({error}): paint it again") from error

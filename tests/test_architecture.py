@@ -18,6 +18,7 @@ ORDER = (
     "generators",
     "memory",
     "rule",
+    "recording",
     "edit",
     "effect",
     "execute",

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import zlib
 
 import pytest
 import torch
@@ -78,6 +79,19 @@ def test_a_damaged_png_is_refused_or_still_a_mask():
         else:
             assert mask.ndim == 2 and 0 <= mask.min() and mask.max() <= 1
     assert refused > len(damaged) / 2
+
+
+@pytest.mark.parametrize("kind", [b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"fcTL", b"iCCP", b"zTXt"])
+@pytest.mark.parametrize("size", [0, 1, 3, 9])
+@pytest.mark.parametrize("at", [33, -12])  # after the header; after the pixels, which Pillow reads later
+def test_a_chunk_of_the_wrong_length_is_refused_or_passed_over(kind, size, at):
+    data, body = base64.b64decode(masks.encode(painted()).removeprefix(masks.PREFIX)), kind + bytes(size)
+    chunk = size.to_bytes(4) + body + zlib.crc32(body).to_bytes(4)
+    text = masks.PREFIX + base64.b64encode(data[:at] + chunk + data[at:]).decode()
+    try:
+        assert torch.equal(masks.decode(text), painted())
+    except InputError as error:
+        assert "not a readable PNG" in str(error)
 
 
 @pytest.mark.parametrize(

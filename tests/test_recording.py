@@ -1,0 +1,290 @@
+"""The original implementation's recordings: read as edits, refused by field where they are wrong, and carried out."""
+
+import base64
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from rewriter import Edit, Rewriter, masks, recording, replay
+from rewriter.cli import main
+from rewriter.describe import describe
+from rewriter.edit import read_recording
+from rewriter.errors import InputError
+from rewriter.generators.latents import SEEDS
+from rewriter.memory.statistics import Recipe
+
+
+def url(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return masks.PREFIX + base64.b64encode(buffer.getvalue()).decode()
+
+
+def brush(row, column, radius, *, side=256):
+    """A white stroke with a soft rim on a transparent ground, as a browser's canvas gives it."""
+    alpha = (masks.disc(side, row, column, radius) * 255).round().byte().numpy()
+    white = np.where(alpha > 0, 255, 0).astype(np.uint8)
+    return url(Image.fromarray(np.stack([white] * 3 + [alpha], -1), "RGBA"))
+
+
+OBJECT, PASTE = [7, brush(0.5, 0.5, 0.3)], [1, brush(0.6, 0.5, 0.3)]
+KEY = [[1, brush(0.6, 0.5, 0.3)], [5, brush(0.5, 0.5, 0.3)], [9, brush(0.5, 0.6, 0.3)]]
+FULL = {"object": OBJECT, "paste": PASTE, "key": KEY, "query": [3, brush(0.5, 0.5, 0.2)]}
+COPY, ONTO, CONTEXT = "copy a thing", "paste it onto", "mark the context"
+
+
+def some(*names):
+    return {name: FULL[name] for name in names}
+
+
+def saved(data, folder, name="spire_to_dome.json"):
+    (folder / name).write_text(json.dumps(data, indent=1))
+    return folder / name
+
+
+# --- what a recording says ---
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (("key", "object", "paste", "query"), []),
+        (("key", "object", "paste"), []),
+        (("object", "paste", "query"), []),
+        (("object", "paste"), []),
+        (("key", "paste"), [COPY]),
+        (("paste",), [COPY]),
+        (("key", "object"), [ONTO]),
+        (("object", "query"), [ONTO, CONTEXT]),
+        (("key", "query"), [COPY, ONTO]),
+        (("key",), [COPY, ONTO]),
+    ],
+)
+def test_every_form_is_an_edit_that_says_what_it_lacks(names, missing, tmp_path):
+    edit = Edit.load(saved(some(*names), tmp_path))
+    assert [step for step in edit.missing() if not step.startswith(tuple(missing))] == []
+    assert len(edit.missing()) == len(missing)
+    assert [region and region.seed for region in (edit.copy, edit.paste)] == [
+        seed if name in names else None for name, seed in (("object", 7), ("paste", 1))
+    ]
+    assert [region.seed for region in edit.context] == ([1, 5, 9] if "key" in names else [])
+
+
+def test_what_a_recording_does_not_say_is_open_or_the_default(tmp_path):
+    edit = Edit.load(saved(FULL, tmp_path))
+    assert (edit.generator, edit.fingerprint, edit.layer, edit.title) == ("", "", "layer8", "spire_to_dome")
+    assert edit.to_json() == {
+        **Edit("", "layer8", title="spire_to_dome").to_json(),
+        **{name: edit.to_json()[name] for name in ("copy", "paste", "context")},
+    }
+    assert read_recording(FULL).title == "" and read_recording(FULL, layer="layer6", title="t").layer == "layer6"
+    assert "at layer8 of any generator" in describe(str(tmp_path / "spire_to_dome.json"), Edit.load)[1]
+
+
+def test_an_empty_key_is_no_key():
+    assert read_recording({**FULL, "key": []}).to_json() == read_recording(some("object", "paste")).to_json()
+
+
+def test_a_recording_comes_back_as_an_edit_of_ours(tmp_path):
+    edit = Edit.load(saved(FULL, tmp_path))
+    edit.save(tmp_path / "ours.json")
+    assert Edit.load(tmp_path / "ours.json").to_json() == edit.to_json()
+
+
+def test_one_without_a_copy_can_be_made_an_erasure():
+    edit = read_recording(some("key", "paste"))
+    assert "erase instead" in edit.missing()[0]
+    assert edit.kind == "replace" and edit.with_(kind="erase").missing() == []
+    assert not any("erase" in step for step in read_recording(some("key")).missing())
+
+
+@pytest.mark.parametrize("side", [1, 7, 64, 256, 1024])
+def test_painted_is_whatever_is_not_wholly_transparent(side):
+    alpha = (torch.rand(side, 2 * side, generator=torch.Generator().manual_seed(side)) * 3).byte().numpy()
+    alpha[0, 0] = 1
+    pixels = np.stack([np.zeros_like(alpha)] * 3 + [alpha], -1)
+    mask = read_recording({"paste": [0, url(Image.fromarray(pixels, "RGBA"))]}).paste.mask
+    assert torch.equal(mask, torch.from_numpy(alpha > 0).float())
+
+
+@pytest.mark.parametrize("stem", ["x" * 240, "bell\x07 and\nline"])
+def test_a_title_is_what_can_be_printed_of_the_name(stem, tmp_path):
+    title = Edit.load(saved(FULL, tmp_path, f"{stem}.json")).title
+    assert title == "x" * 200 or title == "bell andline"
+
+
+# --- what is refused ---
+
+OPAQUE = url(Image.new("RGB", (4, 4), "white"))
+EMPTY = url(Image.new("RGBA", (4, 4)))
+HUGE = url(Image.new("LA", (masks.MAX_SIDE + 1, 1), (0, 255)))
+GOOD = brush(0.5, 0.5, 0.3, side=8)
+DEEP = "x"
+for _ in range(5000):
+    DEEP = [DEEP]
+PLACES = [
+    (None, "image number, mask"),
+    (3, "image number, mask"),
+    ("7,x", "image number, mask"),
+    ({}, "image number, mask"),
+    ({"seed": 7, "mask": GOOD}, "image number, mask"),
+    ([], "image number, mask"),
+    ([7], "image number, mask"),
+    ([7, GOOD, 1], "image number, mask"),
+    (DEEP, "image number, mask"),
+    ([DEEP, GOOD], "the image number"),
+    ([[7, GOOD], GOOD], "the image number"),
+    ([-1, GOOD], "the image number is -1"),
+    ([SEEDS, GOOD], "the image number is 100000"),
+    ([10**400, GOOD], "the image number"),
+    ([7.0, GOOD], "the image number is 7.0"),
+    ([math.nan, GOOD], "the image number"),
+    (["7", GOOD], "the image number"),
+    ([True, GOOD], "the image number"),
+    ([None, GOOD], "the image number"),
+    ([7, None], "data URL"),
+    ([7, DEEP], "data URL"),
+    ([7, "x"], "data URL"),
+    ([7, GOOD.replace("png", "jpeg")], "data URL"),
+    ([7, masks.PREFIX], "not a readable PNG"),
+    ([7, GOOD[:-30]], "not a readable PNG"),
+    ([7, url(Image.new("RGB", (4, 4)), "JPEG")], "not a readable PNG"),
+    ([7, OPAQUE], "no alpha"),
+    ([7, EMPTY], "empty"),
+    ([7, HUGE], "2049 × 1"),
+]
+
+
+@pytest.mark.parametrize("name", ["object", "paste", "key"])
+@pytest.mark.parametrize(("value", "words"), PLACES)
+def test_a_wrong_place_is_refused_by_name(name, value, words):
+    said = f"key 2.*{words}" if name == "key" else f"{name}.*{words}"
+    with pytest.raises(InputError, match=said) as caught:
+        read_recording({**FULL, name: [KEY[0], value] if name == "key" else value})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", {}, [[1, GOOD]] * 201, [KEY], [1, GOOD], DEEP])
+def test_a_wrong_list_of_contexts_is_refused(value):
+    with pytest.raises(InputError, match="key"):
+        read_recording({**FULL, "key": value})
+
+
+def test_masks_that_would_fill_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(recording, "MAX_CELLS", 4 << 20)
+    large = [1, url(Image.new("LA", (1024, 1024), (255, 255)))]
+    assert len(read_recording({"paste": large, "key": [large] * 3}).context) == 3
+    with pytest.raises(InputError, match="key 4.*4 million cells"):
+        read_recording({"paste": large, "key": [large] * 4})
+
+
+@pytest.mark.parametrize("data", [None, 3, "object", [], [OBJECT], [FULL]])
+def test_only_an_object_is_a_recording(data):
+    assert not recording.is_recording(data)
+    with pytest.raises(InputError, match="JSON object"):
+        read_recording(data)
+
+
+def test_a_recording_of_nothing_and_unknown_fields_are_refused(tmp_path):
+    for nothing in ({}, some("query")):
+        assert not recording.is_recording(nothing)
+        with pytest.raises(InputError, match="points at nothing"):
+            read_recording(nothing)
+    for name in ("layers", "x" * 100_000, "\ud800", "\x1b[2J"):
+        with pytest.raises(InputError, match="unknown field") as caught:
+            Edit.load(saved({**FULL, name: 1}, tmp_path, "strange.json"))
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 200 + len(str(tmp_path))
+
+
+def test_unit_interventions_are_recognised_and_refused(tmp_path):
+    data = {str(n): {"value": "-5.0", "intervention": GOOD, "revert": GOOD} for n in (14, 21, 126)}
+    with pytest.raises(InputError, match=r"windows\.json.*unit interventions.*two conditions, not an edit"):
+        Edit.load(saved(data, tmp_path, "windows.json"))
+
+
+def test_an_edit_of_ours_is_never_taken_for_a_recording():
+    ours = read_recording(FULL).to_json()
+    assert not recording.is_recording(ours)
+    for lacking in ours:
+        assert not recording.is_recording({name: value for name, value in ours.items() if name != lacking})
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([GOOD, EMPTY, OPAQUE, HUGE]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+PLACE = st.tuples(st.integers(-1, SEEDS) | JUNK, st.just(GOOD) | JUNK).map(list) | JUNK
+
+
+@given(
+    st.fixed_dictionaries({}, optional={name: PLACE for name in ("object", "paste", "query")})
+    | st.fixed_dictionaries({}, optional={"object": PLACE, "key": st.lists(PLACE, max_size=5) | JUNK, "x": JUNK})
+    | st.dictionaries(st.text(max_size=9), JUNK, max_size=4)
+    | JUNK
+)
+def test_hostile_input_is_an_edit_or_an_input_error(data):
+    try:
+        edit = read_recording(data)
+    except InputError as error:
+        assert str(error).isprintable() and len(str(error)) < 400
+    else:
+        assert Edit.from_json(edit.to_json()).to_json() == edit.to_json()
+
+
+@given(st.integers(0, 10_000), st.binary(max_size=40))
+def test_a_damaged_file_is_an_edit_or_an_input_error(tmp_path_factory, at, junk):
+    path = tmp_path_factory.getbasetemp() / "damaged.json"
+    whole = json.dumps(FULL).encode()
+    path.write_bytes(whole[: at % len(whole)] + junk + whole[at % len(whole) + len(junk) :])
+    try:
+        assert Edit.load(path).title == "damaged"
+    except InputError as error:
+        assert "damaged.json" in str(error)
+
+
+# --- a recording carried out ---
+
+
+@pytest.mark.parametrize("made", ["stylegan", "proggan"])
+@pytest.mark.parametrize("names", [("object", "paste", "key"), ("object", "paste", "query")])
+def test_a_recording_becomes_a_rule_on_either_kind_of_generator(made, names, request, tmp_path):
+    generator = request.getfixturevalue(made)
+    edit = Edit.load(saved(some(*names), tmp_path)).with_(layer="layer4", statistics=Recipe(300, 16))
+    rule = replay(generator, edit)
+    assert rule.layer == "layer4" and rule.fingerprint == generator.fingerprint
+    assert 0 < rule.effect.goal_error_removed <= 1 and rule.effect.pictures > 0
+    again = Edit.from_json(rule.edit)
+    assert (again.generator, again.fingerprint) == (generator.name, generator.fingerprint)
+    assert torch.equal(replay(generator, again).delta, rule.delta)
+
+
+def test_the_command_line_applies_a_recording_to_the_generator_named(tmp_path, monkeypatch, capsys):
+    path, out = saved(FULL, tmp_path), tmp_path / "sheet.png"
+    options = ["--generator", DATA / "nvidia_stylegan2_16px_plain.pt", "--layer", "layer4", "--out", out, "--json"]
+    monkeypatch.setattr("sys.argv", ["rewriter", "apply", str(path), *map(str, options)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    report = json.loads(capsys.readouterr().out)
+    assert ended.value.code in (0, None) and out.exists()
+    assert report["layer"] == "layer4" and 0 < report["goal_error_removed"] <= 1
+
+
+def test_a_recording_can_be_erased_and_gone_on_with(stylegan):
+    erasure = read_recording(some("key", "paste"), layer="layer4").with_(kind="erase", statistics=Recipe(300, 16))
+    assert replay(stylegan, erasure.with_(units=8)).effect.goal_error_removed > 0
+    with pytest.raises(InputError, match="incomplete: copy a thing from a picture, or erase instead"):
+        replay(stylegan, erasure.with_(kind="replace"))
+    session = Rewriter(stylegan, "layer4")
+    session.edit = read_recording(some("key"), layer="layer4")
+    session.copy(7, torch.ones(4, 4))
+    session.paste(1, torch.ones(4, 4))
+    assert session.execute().effect is not None
