@@ -284,7 +284,7 @@ def test_a_recording_can_be_erased_and_gone_on_with(stylegan):
     with pytest.raises(InputError, match="incomplete: copy a thing from a picture, or erase instead"):
         replay(stylegan, erasure.with_(kind="replace"))
     session = Rewriter(stylegan, "layer4")
-    session.edit = read_recording(some("key"), layer="layer4")
+    session.use(read_recording(some("key"), layer="layer4"))
     session.copy(7, torch.ones(4, 4))
     session.paste(1, torch.ones(4, 4))
     assert session.execute().effect is not None
