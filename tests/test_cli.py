@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from rewriter import townscape
-from rewriter.cli import main, parse_seeds
+from rewriter.cli import main
+from rewriter.cli.common import parse_seeds
 from rewriter.errors import InputError
 from rewriter.rule import Rule
 
