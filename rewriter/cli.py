@@ -1,4 +1,4 @@
-"""The command line: sample, apply, inspect. The only printer of the package."""
+"""The command line: sample, apply, inspect, stats. The only printer of the package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rewriter import collection, describe, pictures, townscape
+from rewriter import stats as statistics_job
 from rewriter.checkpoints.read import write_checkpoint
 from rewriter.edit import Edit
 from rewriter.effect import firing
@@ -21,7 +23,7 @@ from rewriter.errors import InputError, RewriterError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.hub import BUILT_IN, load_generator
-from rewriter.memory.statistics import Statistics
+from rewriter.memory.statistics import Recipe, Statistics
 from rewriter.rule import Rule
 from rewriter.session import check, replay
 
@@ -55,8 +57,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Draw a sheet of seeds, or a whole collection: numbered files and a manifest; a stopped one goes on."""
-    if not 0 <= truncation <= 2:
-        raise InputError(f"truncation is a number from 0 to 2, not {truncation}")
+    _check_truncation(truncation)
     if count is not None and (seeds is not None or out is None):
         raise InputError("a collection takes --count N --out FOLDER, and --first instead of --seeds")
     if count is None and pairs:
@@ -149,6 +150,52 @@ def inspect(
     _say(as_json, data, words)
 
 
+@app.command(
+    epilog="\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
+    "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
+)
+def stats(
+    generator: GeneratorName = "townscape",
+    layer: Annotated[list[str] | None, typer.Option(help="A layer to measure; may be repeated.")] = None,
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="Every layer, in one pass.")] = False,
+    count: Annotated[int | None, typer.Option("--pictures", help="Default: what an edit uses.")] = None,
+    places: Annotated[int, typer.Option(help="Random places of each picture.")] = 16,
+    first_seed: Annotated[int, typer.Option(help="First picture.")] = 0,
+    truncation: Truncation = 1.0,
+    rule: Annotated[list[Path] | None, typer.Option(help="A rule that is in force; may be repeated.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the statistics of layers before they are edited; a stopped job goes on where it was."""
+    together = statistics_job.processes(device)
+    try:
+        _check_truncation(truncation)
+        if bool(layer) == all_layers:
+            raise InputError("name layers with --layer, or take --all-layers")
+        model = load_generator(generator, device=device)
+        rules = [_load_rule(path, model) for path in rule or []]
+        recipes = {
+            name: replace(
+                Recipe.for_layer(model.layer(name)) if count is None else Recipe(count),
+                places=places,
+                first_seed=first_seed,
+            )
+            for name in layer or model.layers
+        }
+        with _progress(as_json or not together.is_main_process) as progress:
+            own = Statistics(model, truncation=truncation)
+            measured = statistics_job.measure(own, recipes, rules=rules, on_step=progress("pictures"))
+    except RewriterError:
+        if together.is_main_process:
+            raise
+        raise typer.Exit(2) from None  # the main process says it for all
+    if together.is_main_process:
+        report = {"generator": model.name, "fingerprint": model.fingerprint, "truncation": truncation}
+        layers = [each.to_json() for each in measured]
+        _say(as_json, {**report, "layers": layers}, "\n".join(each.in_words() for each in measured))
+    together.destroy_process_group()
+
+
 def parse_seeds(text: str) -> list[int]:
     """Seeds as people write them: "0-3, 8" → [0, 1, 2, 3, 8].
 
@@ -166,6 +213,11 @@ def parse_seeds(text: str) -> list[int]:
         if len(seeds) > 400:
             raise InputError(f"seeds {text!r} are more than 400 for one sheet: use --count N --out FOLDER")
     return seeds
+
+
+def _check_truncation(truncation: float) -> None:
+    if not 0 <= truncation <= 2:
+        raise InputError(f"truncation is a number from 0 to 2, not {truncation}")
 
 
 def _load_edit(name: str) -> Edit:
