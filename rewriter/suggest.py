@@ -63,6 +63,9 @@ def suggest(
     """
     check(generator, edit)
     names = list(generator.layers if layers is None else layers)
+    statistics = statistics or Statistics(generator, truncation=edit.truncation)
+    if statistics.truncation == edit.truncation and edit.statistics is None:
+        statistics.moments(names, rules=rules)  # one walk for all of them
     yardstick = _Yardstick(generator, edit, rules)
     found = []
     for i, layer in enumerate(names):

@@ -130,7 +130,7 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path):
 def test_help_teaches(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
-    assert all(word in run.stdout for word in ("sample", "apply", "inspect", "dome-to-spire"))
+    assert all(word in run.stdout for word in ("sample", "apply", "inspect", "stats", "dome-to-spire"))
 
 
 def test_seeds_as_people_write_them():

@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw.sample, draw.apply, draw.inspect, study.suggest, study.search, study.benchmark):
+for command in (draw.sample, draw.apply, draw.inspect, study.suggest, study.search, study.stats, study.benchmark):
     app.command()(command)
 
 

@@ -1,8 +1,9 @@
-"""Commands that look into an edit or a machine: suggest, search, benchmark."""
+"""Commands that look into an edit, a generator or a machine: suggest, search, stats, benchmark."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,13 +11,27 @@ import torch
 import typer
 
 from rewriter import describe, pictures
-from rewriter.cli.common import Device, EditGenerator, Json, edits_of, generator_of, progress, say
-from rewriter.errors import InputError
+from rewriter import stats as statistics_job
+from rewriter.cli.common import (
+    Device,
+    EditGenerator,
+    GeneratorName,
+    Json,
+    Truncation,
+    check_truncation,
+    edits_of,
+    generator_of,
+    progress,
+    rule_for,
+    say,
+)
+from rewriter.errors import InputError, RewriterError
 from rewriter.evaluation import benchmark as timing
 from rewriter.execute import check
 from rewriter.files import check_writable, replacing
 from rewriter.generators.latents import SEEDS
-from rewriter.hub import default_device
+from rewriter.hub import default_device, load_generator
+from rewriter.memory.statistics import Recipe, Statistics
 from rewriter.session import Rewriter
 
 EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last.")]
@@ -72,6 +87,49 @@ def search(
     data: list[dict[str, Any]] = [{"seed": one.seed, "score": one.score, "at": list(one.at)} for one in found]
     listed = "\n".join(f"  {one.seed:6}  {one.score:.2f} times as strong as on the contexts" for one in found)
     say(as_json, {"edit": edit, "found": data, "out": str(out)}, f"{listed}\npictures: {out}")
+
+
+def stats(
+    generator: GeneratorName = "townscape",
+    layer: Annotated[list[str] | None, typer.Option(help="A layer to measure; may be repeated.")] = None,
+    all_layers: Annotated[bool, typer.Option("--all-layers", help="Every layer, in one pass.")] = False,
+    count: Annotated[int | None, typer.Option("--pictures", help="Default: what an edit uses.")] = None,
+    places: Annotated[int, typer.Option(help="Random places of each picture.")] = 16,
+    first_seed: Annotated[int, typer.Option(help="First picture.")] = 0,
+    truncation: Truncation = 1.0,
+    rule: Annotated[list[Path] | None, typer.Option(help="A rule that is in force; may be repeated.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the statistics of layers before they are edited; a stopped job goes on where it was.
+
+    \b
+    Over several GPUs:              accelerate launch -m rewriter stats --all-layers
+    Over processes on one CPU:      torchrun --nproc-per-node 2 -m rewriter stats --all-layers
+    """
+    together = statistics_job.processes(device)
+    try:
+        check_truncation(truncation)
+        if bool(layer) == all_layers:
+            raise InputError("name layers with --layer, or take --all-layers")
+        model = load_generator(generator, device=device)
+        rules = [rule_for(path, model) for path in rule or []]
+        recipes = {}
+        for name in layer or model.layers:
+            recipe = Recipe.for_layer(model.layer(name)) if count is None else Recipe(count)
+            recipes[name] = replace(recipe, places=places, first_seed=first_seed)
+        with progress(as_json or not together.is_main_process) as job:
+            own = Statistics(model, truncation=truncation)
+            measured = statistics_job.measure(own, recipes, rules=rules, on_step=job("pictures"))
+    except RewriterError:
+        if together.is_main_process:
+            raise
+        raise typer.Exit(2) from None  # the main process says it for all
+    if together.is_main_process:
+        report = {"generator": model.name, "fingerprint": model.fingerprint, "truncation": truncation}
+        layers = [each.to_json() for each in measured]
+        say(as_json, {**report, "layers": layers}, "\n".join(each.in_words() for each in measured))
+    together.destroy_process_group()
 
 
 def benchmark(
