@@ -18,8 +18,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw.sample, draw.apply, draw.inspect, study.suggest, study.search, study.stats, study.benchmark):
+for command in (draw.sample, draw.apply, draw.inspect, study.suggest, study.search):
     app.command()(command)
+app.command(
+    epilog="\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
+    "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
+)(study.stats)
+app.command()(study.benchmark)
 
 
 def main() -> None:

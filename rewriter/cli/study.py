@@ -101,12 +101,7 @@ def stats(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the statistics of layers before they are edited; a stopped job goes on where it was.
-
-    \b
-    Over several GPUs:              accelerate launch -m rewriter stats --all-layers
-    Over processes on one CPU:      torchrun --nproc-per-node 2 -m rewriter stats --all-layers
-    """
+    """Measure the statistics of layers before they are edited; a stopped job goes on where it was."""
     together = statistics_job.processes(device)
     try:
         check_truncation(truncation)
