@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rewriter.edit import Edit
-from rewriter.effect import UNSEEN
+from rewriter.effect import HARM, UNSEEN
 from rewriter.errors import ComputationError, InputError
 from rewriter.execute import check, replay
 from rewriter.generators.base import Generator
@@ -63,4 +64,5 @@ def _try(generator: Generator, edit: Edit, rules: Sequence[Rule], statistics: St
     assert rule.effect is not None  # replay measures it
     seed = (edit.paste or edit.context[0]).seed
     picture = generator.sample([seed], truncation=edit.truncation, rules=[*rules, rule])[0]
-    return Suggestion(edit.layer, rule.effect.goal_error_removed - rule.effect.side_effect / 10, rule, picture)
+    side = rule.effect.side_effect if math.isfinite(rule.effect.side_effect) else HARM  # it matches everywhere
+    return Suggestion(edit.layer, rule.effect.goal_error_removed - side / 10, rule, picture)
