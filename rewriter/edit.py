@@ -166,7 +166,7 @@ def _text(pattern_length: int) -> Check:
 
 def _choice(choices: tuple[str, ...]) -> Check:
     def check(name: str, value: Any) -> str:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise _fail(name, value, f"one of {', '.join(choices)}")
         return str(value)
 
