@@ -173,7 +173,8 @@ class Rewriter:
         """
         check_origin(self.generator, edit)
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}
-        self._then(edit=edit.with_(**named))
+        recorded = Edit.from_json(edit.to_json())  # masks in the steps that a file has, so that a replay is exact
+        self._then(edit=recorded.with_(**named))
 
     def begin(self, layer: str | None = None) -> None:
         """Start the next edit; it sees the generator with the rules made so far."""
