@@ -6,6 +6,7 @@ import json
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ class Region:
     seed: int
     mask: Tensor
 
+    @cached_property
+    def png(self) -> str:
+        """The mask as a PNG data URL, made once however many edits share the place."""
+        return masks.encode(self.mask)
+
     def to_json(self) -> dict[str, Any]:
         """The seed and the mask as a PNG data URL."""
-        return {"seed": self.seed, "mask": masks.encode(self.mask)}
+        return {"seed": self.seed, "mask": self.png}
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +199,7 @@ def _text(pattern_length: int) -> Check:
 
 def _choice(choices: tuple[str, ...]) -> Check:
     def check(name: str, value: Any) -> str:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise _fail(name, value, f"one of {', '.join(choices)}")
         return str(value)
 

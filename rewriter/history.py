@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors import torch as tensors_as
 from torch import Tensor
 
-from rewriter.edit import Edit
+from rewriter import masks as painted
+from rewriter.edit import Edit, Region
 from rewriter.errors import InputError
 from rewriter.files import replacing
 from rewriter.rule import Rule, assemble
@@ -25,6 +26,8 @@ FORMAT = "rewriter-session-1"
 LIMIT = 200  # states to go back to
 RULES = 64  # in one session
 _SIZE = 64 << 20
+_CELLS = 1 << 27  # of all masks together, half a gigabyte: a small file could hold some that fill the memory
+_DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MASKED = ("copy", "paste", "context", "keep")
 
 
@@ -100,7 +103,7 @@ class History:
             return _unpack(json.loads(metadata["session"]), tensors)
         except InputError:
             raise
-        except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except _DAMAGE as error:
             raise InputError(f"the session is damaged ({error!r}): save it again") from error
 
     def save(self, path: str | Path) -> None:
@@ -135,7 +138,8 @@ class _Tables:
         return {"edit": self.edit(state.edit), "rules": rules, "made": state.made}
 
     def rule(self, rule: Rule) -> int:
-        key = id(rule.delta), id(rule.effect), id(rule.edit)  # strength and on/off make no new rule
+        parts = rule.delta, rule.directions, rule.effect, rule.edit
+        key = *map(id, parts), rule.layer, rule.level, rule.fingerprint  # strength and on/off make no new rule
         if key not in self._rows:
             self._rows[key] = row = len(self.rules)
             self.rules.append({**rule.about(), "edit": self._without_masks(dict(rule.edit))})
@@ -156,14 +160,14 @@ class _Tables:
         return self._rows[png]
 
     def _without_masks(self, edit: dict[str, Any]) -> dict[str, Any]:
-        return _masks_by(edit, self.mask)
+        return _places_by(edit, lambda place: {**place, "mask": self.mask(place["mask"])})
 
 
-def _masks_by(edit: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    """An edit's JSON with each mask replaced."""
+def _places_by(edit: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """An edit's JSON with each place replaced."""
 
     def place(region: Any) -> Any:
-        return region and {**region, "mask": change(region["mask"])}
+        return region and change(region)
 
     replaced = {
         name: [place(region) for region in value] if isinstance(value, list) else place(value)
@@ -173,15 +177,45 @@ def _masks_by(edit: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str
     return {**edit, **replaced}
 
 
+class _Places:
+    """Places of a file's edits; a mask is decoded once however many name it."""
+
+    def __init__(self, pngs: Any):
+        self.pngs, self.cells = pngs, 0
+        self._masks: dict[int, Tensor] = {}
+        self._regions: dict[tuple[int, int], Region] = {}
+
+    def named(self, place: Mapping[str, Any]) -> dict[str, Any]:
+        """A place with its mask's PNG instead of its row."""
+        return {**place, "mask": self.pngs[_row(place["mask"], len(self.pngs))]}
+
+    def region(self, place: Mapping[str, Any]) -> Region:
+        """A place with its mask's values."""
+        key = place["seed"], _row(place["mask"], len(self.pngs))
+        if key not in self._regions:
+            self._regions[key] = Region(**{**place, "mask": self._mask(key[1])})
+        return self._regions[key]
+
+    def _mask(self, row: int) -> Tensor:
+        if row not in self._masks:
+            self._masks[row] = painted.decode(self.pngs[row])
+            self.cells += self._masks[row].numel()
+            if self.cells > _CELLS:
+                raise InputError(f"the session's masks have more than {_CELLS >> 20} million cells in all")
+        return self._masks[row]
+
+
 def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
-    masks = about["masks"]
-
-    def with_masks(edit: Mapping[str, Any]) -> dict[str, Any]:
-        return _masks_by(edit, lambda row: masks[_row(row, len(masks))])
-
-    edits = [Edit.from_json(with_masks(edit)) for edit in about["edits"]]
+    counts = len(about["states"]), len(about["edits"]), len(about["rules"])
+    if any(n > most for n, most in zip(counts, (LIMIT, LIMIT, LIMIT + RULES), strict=True)):
+        raise InputError(f"a session has at most {LIMIT} states, not {counts[0]} with {counts[1]} edits and so on")
+    places = _Places(about["masks"])
+    edits = [Edit.from_json(_places_by(edit, places.region)) for edit in about["edits"]]
     rules = [
-        assemble({**rule, "edit": with_masks(rule["edit"])}, {k: tensors[f"{i}.{k}"] for k in ("delta", "directions")})
+        assemble(
+            {**rule, "edit": _places_by(rule["edit"], places.named)},
+            {name: tensors[f"{i}.{name}"] for name in ("delta", "directions")},
+        )
         for i, rule in enumerate(about["rules"])
     ]
     switched: dict[tuple[int, float, bool], Rule] = {}
@@ -195,8 +229,8 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
         own = tuple(rule(*entry) for entry in state["rules"])
         made = None if state["made"] is None else _row(state["made"], len(own))
         states.append(State(edits[_row(state["edit"], len(edits))], own, made))
-    if len(states) > LIMIT or any(len(state.rules) > RULES for state in states):
-        raise InputError(f"a session has at most {LIMIT} states and {RULES} rules")
+    if any(len(state.rules) > RULES for state in states):
+        raise InputError(f"a session has at most {RULES} rules")
     return History(tuple(states), _row(about["at"], len(states)))
 
 

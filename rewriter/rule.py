@@ -79,6 +79,8 @@ class Rule(LowRank):
         Raises:
             InputError: a strength outside −1…2.
         """
+        if isinstance(strength, bool) or not isinstance(strength, (int, float)):
+            raise InputError(f"strength is {strength!r}, expected a number from {STRENGTHS[0]:g} to {STRENGTHS[1]:g}")
         if not STRENGTHS[0] <= strength <= STRENGTHS[1]:
             raise InputError(f"strength {strength} is outside {STRENGTHS[0]:g}…{STRENGTHS[1]:g}")
         return replace(self, strength=float(strength))
@@ -90,7 +92,8 @@ class Rule(LowRank):
         """
         if self.layer != other.layer:
             return 90.0
-        cosines = torch.linalg.svdvals(self.directions.cpu().double() @ other.directions.cpu().double().T)
+        a, b = (torch.linalg.qr(rule.directions.cpu().double().T)[0] for rule in (self, other))
+        cosines = torch.linalg.svdvals(a.T @ b)
         return math.degrees(math.acos(min(1.0, float(cosines[0]))))
 
     def check(self, generator: Generator) -> None:
@@ -171,7 +174,7 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> R
             raise InputError(f"the rule's {name} is not finite float32")
     if tensors["delta"].ndim != 4 or tensors["directions"].ndim != 2:
         raise InputError("the rule's delta is (out, r, kh, kw) and its directions (r, in); these are not")
-    if len(tensors["directions"]) != tensors["delta"].shape[1] or not math.isfinite(float(about["level"])):
+    if not 0 < len(tensors["directions"]) == tensors["delta"].shape[1] or not math.isfinite(float(about["level"])):
         raise InputError("the rule's delta, directions and level do not belong together")
     rule = Rule(
         str(about["layer"]),

@@ -116,8 +116,8 @@ def search(
 
     `on_step` is called with (pictures done, of, the best so far) after each batch; returning False stops there.
     """
-    if not 1 <= k <= 400:
-        raise InputError(f"{k} pictures to find: ask for 1 to 400")
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 400:
+        raise InputError(f"{k!r} pictures to find: ask for 1 to 400")
     best: list[Found] = []
     done = 0
     for batch, keys in places.keys(seeds):

@@ -24,7 +24,7 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal
 from rewriter.memory.solve import OnStep
 from rewriter.memory.statistics import Statistics
-from rewriter.rule import Rule
+from rewriter.rule import Rule, assemble
 from rewriter.search import Found, KeyCache, Matches, Places
 from rewriter.suggest import Suggestion, suggest
 
@@ -74,7 +74,9 @@ class Rewriter:
         self._keys = keys or KeyCache()
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
-            history = History((State(edit.with_(truncation=truncation), tuple(rules)),))
+            _check_room(len(rules))
+            own = tuple(_own(generator, rule) for rule in rules)
+            history = History((State(edit.with_(truncation=truncation), own),))
         for state in history.states:
             check_origin(generator, state.edit)
             for rule in state.rules:
@@ -159,7 +161,7 @@ class Rewriter:
         self._edit(keep=_without(self.edit.keep, index, "kept places"))
 
     def set(self, **options: Any) -> None:
-        """Change options of the edit: layer, rank, smoothness, method, strength …; see `Edit`.
+        """Change options of the edit: layer, rank, smoothness, method, directions …; see `Edit`.
 
         Raises:
             InputError: an unknown option, a value out of range, a layer that the generator lacks.
@@ -176,7 +178,8 @@ class Rewriter:
         """
         check_origin(self.generator, edit)
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}
-        self._then(edit=edit.with_(**named))
+        recorded = Edit.from_json(edit.to_json())  # masks in the steps that a file has, so that a replay is exact
+        self._then(edit=recorded.with_(**named))
 
     def begin(self, layer: str | None = None) -> None:
         """Start the next edit; it sees the generator with the rules made so far."""
@@ -289,8 +292,8 @@ class Rewriter:
         edit = self.edit.with_(**{name: value for name, value in given.items() if value is not None})
         if state.made is not None:
             edit = edit.with_(strength=state.rules[state.made].strength)
-        if state.made is None and len(state.rules) == RULES:
-            raise InputError(f"a session holds at most {RULES} rules: remove one first")
+        if state.made is None:
+            _check_room(len(state.rules) + 1)
         rule = replay(
             self.generator,
             edit,
@@ -305,11 +308,9 @@ class Rewriter:
         return rule
 
     def add(self, rule: Rule) -> None:
-        """Put a rule made earlier on top of the others; InputError if it belongs to another generator."""
-        rule.check(self.generator)
-        if len(self.rules) == RULES:
-            raise InputError(f"a session holds at most {RULES} rules: remove one first")
-        self._then(rules=(*self.rules, rule.to("cpu")))
+        """Put a rule made earlier on top of the others; InputError if it is damaged or of another generator."""
+        _check_room(len(self.rules) + 1)
+        self._then(rules=(*self.rules, _own(self.generator, rule)))
 
     def strength(self, index: int, strength: float) -> None:
         """How strongly a rule acts: 0 is the base, 1 the rule as solved; −1…2."""
@@ -394,6 +395,21 @@ def default_layer(generator: Generator) -> str:
     """The layer to start with: layer8, good for objects, or the middle one of a smaller generator."""
     names = list(generator.layers)
     return "layer8" if "layer8" in names else names[len(names) // 2]
+
+
+def _check_room(rules: int) -> None:
+    if rules > RULES:
+        raise InputError(f"a session holds at most {RULES} rules: remove one first")
+
+
+def _own(generator: Generator, rule: Rule) -> Rule:
+    """A rule from elsewhere, checked by what the session's file is checked by: what is taken in can be saved."""
+    rule.check(generator)
+    if rule.edit:
+        Edit.from_json(rule.edit)
+    rule = rule.to("cpu")
+    assemble(rule.about(), {"delta": rule.delta, "directions": rule.directions})
+    return rule
 
 
 def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
