@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,39 @@ class Edit:
             return Edit.from_json(read_json(path))
         except InputError as error:
             raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+
+
+def save_edits(edits: Sequence[Edit], path: str | Path) -> None:
+    """Write edits to be made one after the other: a single one as an object, several as an array.
+
+    Raises:
+        InputError: there is no edit to write.
+    """
+    if not edits:
+        raise InputError("no edits to save: make one first")
+    plain = [edit.to_json() for edit in edits]
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plain if len(plain) > 1 else plain[0], indent=1) + "\n", encoding="utf-8")
+
+
+def load_edits(path: str | Path) -> tuple[Edit, ...]:
+    """Read an edit file that holds one edit or an array of them; see `Edit.from_json`.
+
+    Raises:
+        InputError: names the file, which of several edits, and what is wrong with it.
+    """
+    data = read_json(path)
+    entries = data if isinstance(data, list) else [data]
+    if not entries:
+        raise InputError(f"{path} holds no edits: save one first")
+    edits = []
+    for i, entry in enumerate(entries):
+        try:
+            edits.append(Edit.from_json(entry))
+        except InputError as error:
+            which = f"edit {i + 1} of {len(entries)}: " if len(entries) > 1 else ""
+            raise InputError(f"{path}: {which}{error}") from error
+    return tuple(edits)
 
 
 _FIELDS = tuple(Edit.__dataclass_fields__)
