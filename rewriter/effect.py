@@ -18,7 +18,8 @@ from rewriter.rule import Effect, Rule
 
 UNSEEN = 10_000  # people pick from 0…9,999; statistics and smoothness use those too
 BATCH = 16
-POOR_GOAL, POOR_REACH, HARM, EVERYWHERE = 0.15, 0.15, 5.0, 0.9  # when to say that an edit did not take
+POOR, HARM, EVERYWHERE = 0.15, 4.0, 0.9  # when to say that an edit did not take
+UNLIKE = 0.3
 
 
 def advice(rule: Rule) -> list[str]:
@@ -27,7 +28,12 @@ def advice(rule: Rule) -> list[str]:
     if effect is None:
         return []
     words = []
-    if effect.goal_error_removed < POOR_GOAL:
+    if effect.likeness < UNLIKE:
+        words.append(
+            f"the marked places hardly come to look like what was asked for ({effect.likeness:.0%} of the way): try "
+            f"another layer (`suggest` ranks them), rank {rank + 1} or less smoothness; some rules cannot be changed"
+        )
+    elif effect.goal_error_removed < POOR:
         words.append(
             f"it hardly reaches the goal ({effect.goal_error_removed:.0%} of the error removed): try another layer, "
             f"less smoothness, or rank {rank + 1} with more context"
@@ -36,7 +42,7 @@ def advice(rule: Rule) -> list[str]:
         words.append(
             f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and more of each"
         )
-    elif effect.reach < POOR_REACH:
+    elif effect.reach < POOR:
         words.append(
             f"it moves few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try "
             "less smoothness"
