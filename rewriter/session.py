@@ -16,7 +16,7 @@ from rewriter import masks, search
 from rewriter.edit import Edit, Region
 from rewriter.effect import advice
 from rewriter.errors import InputError
-from rewriter.execute import Job, OnPictures, check_origin, replay, requests
+from rewriter.execute import Job, OnPictures, check_origin, check_statistics, replay, requests
 from rewriter.generators.base import Generator
 from rewriter.history import RULES, History, State
 from rewriter.masks import Box
@@ -69,6 +69,7 @@ class Rewriter:
         keys: KeyCache | None = None,
         history: History | None = None,
     ):
+        check_statistics(generator, statistics)
         self.generator = generator
         self._statistics = statistics or Statistics(generator, truncation=truncation)
         self._keys = keys or KeyCache()
