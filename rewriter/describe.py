@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from rewriter.edit import Edit
+from rewriter.effect import advice
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.hub import SUFFIXES, load_generator
 from rewriter.rule import FORMAT, Rule
 
 
-def describe(file: str, load_edit: Callable[[str], Edit]) -> tuple[dict[str, Any], str]:
+def describe(file: str, load_edits: Callable[[str], Sequence[Edit]]) -> tuple[dict[str, Any], str]:
     """What a file or name is, as data and as words.
 
     Raises:
@@ -30,7 +31,12 @@ def describe(file: str, load_edit: Callable[[str], Edit]) -> tuple[dict[str, Any
     except InputError:
         if path.suffix in SUFFIXES:
             raise
-    return _edit(load_edit(file))
+    described = [_edit(edit) for edit in load_edits(file)]
+    data, words = described[-1]
+    if len(described) > 1:
+        data = {"what": "edits", "edits": [each for each, _ in described]}
+        words = "\n".join([f"{len(described)} edits in succession:", *(each for _, each in described)])
+    return data, words
 
 
 def effect_in_words(name: str, rule: Rule) -> str:
@@ -49,6 +55,15 @@ def effect_in_words(name: str, rule: Rule) -> str:
         f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
         f"places on {effect.pictures} unseen pictures\n  side effect {side}"
     )
+
+
+def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
+    """Layers with their figures, best first, then those that an edit cannot be done at, with the reason."""
+    lines = [f"{'layer':8} {'score':>7} {'effect':>7} {'elsewhere':>10}"]
+    lines += [
+        f"{row['layer']:8} {row['score']:7.2f} {row['effect']:7.0%} {row['side_effect']:6.2f}/255" for row in rows
+    ]
+    return "\n".join([*lines, *(f"{layer:8} cannot: {why}" for layer, why in failed.items())])
 
 
 def _is_rule(path: Path) -> bool:
@@ -72,7 +87,8 @@ def _rule(rule: Rule) -> tuple[dict[str, Any], str]:
     }
     title = rule.edit.get("title") or "rule"
     words = [effect_in_words(title, rule), f"  on {data['generator']}, fingerprint {rule.fingerprint[:12]}"]
-    return data, "\n".join([*words, f"  strength {rule.strength:g}"])
+    words += [f"  strength {rule.strength:g}{'' if rule.on else ', switched off'}", *(f"  {r}" for r in advice(rule))]
+    return data, "\n".join(words)
 
 
 def _edit(edit: Edit) -> tuple[dict[str, Any], str]:
@@ -90,7 +106,9 @@ def _edit(edit: Edit) -> tuple[dict[str, Any], str]:
         f"edit{f' “{edit.title}”' if edit.title else ''}: {edit.kind} at {where}",
         f"  copy from seed {data['copy']}, paste on {data['paste']}, context on {data['context']}",
         f"  rank {edit.rank}, {edit.method}, strength {edit.strength:g}, made on {edit.fingerprint[:12] or 'any'}",
-        f"  still missing: {'; '.join(missing)}" if missing else "  complete: run it with  rewriter apply",
+        f"  still missing: {'; '.join(missing)}"
+        if missing
+        else "  complete: run it with  rewriter apply" + ("" if edit.generator else " --generator NAME"),
     ]
     return data, "\n".join(words)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from rewriter.memory.statistics import Recipe
 from rewriter.rule import STRENGTHS
 
 VERSION = 1
+MOST = 64  # edits in one file
 KINDS = ("replace", "erase", "zero")
 
 
@@ -116,19 +117,51 @@ class Edit:
 
     def save(self, path: str | Path) -> None:
         """Write as indented JSON."""
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        save_edits([self], path)
 
     @staticmethod
     def load(path: str | Path) -> Edit:
-        """Read an edit file, see `from_json`; or one that the original implementation wrote, see `read_recording`."""
+        """Read a file that holds one edit; see `load_edits`."""
+        edits = load_edits(path)
+        if len(edits) > 1:
+            raise InputError(f"{path} holds {len(edits)} edits, to be made one after the other: use load_edits")
+        return edits[0]
+
+
+def save_edits(edits: Sequence[Edit], path: str | Path) -> None:
+    """Write edits that are to be made one after the other: a single one as an object, several as an array.
+
+    Raises:
+        InputError: there is no edit to write.
+    """
+    if not edits:
+        raise InputError("no edits to save: make one first")
+    plain = [edit.to_json() for edit in edits]
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(plain if len(plain) > 1 else plain[0], indent=1) + "\n", encoding="utf-8")
+
+
+def load_edits(path: str | Path) -> tuple[Edit, ...]:
+    """Read a file that holds one edit, an array of them, or a recording of the original implementation.
+
+    Raises:
+        InputError: names the file, which of several edits, and what is wrong with it; see `Edit.from_json`.
+    """
+    data = read_json(path)
+    entries = data if isinstance(data, list) else [data]
+    if not 1 <= len(entries) <= MOST:
+        raise InputError(f"{path} holds {len(entries)} edits: a file has 1 to {MOST}")
+    edits = []
+    for i, entry in enumerate(entries):
         try:
-            data = read_json(path)
-            if not recording.is_recording(data):
-                return Edit.from_json(data)
-            return read_recording(data, title="".join(filter(str.isprintable, Path(path).stem))[:200])
+            if recording.is_recording(entry):
+                edits.append(read_recording(entry, title="".join(filter(str.isprintable, Path(path).stem))[:200]))
+            else:
+                edits.append(Edit.from_json(entry))
         except InputError as error:
-            raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+            which = f"edit {i + 1} of {len(entries)}: " if len(entries) > 1 else ""
+            raise InputError(f"{path}: {which}{error}") from error
+    return tuple(edits)
 
 
 def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit:

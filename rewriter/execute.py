@@ -174,7 +174,9 @@ class Job:
 
     @property
     def target(self) -> Region:
-        """The place that is pasted on or erased."""
+        """The place that is pasted on or erased, or else marked first; InputError without any."""
+        if not self.context:
+            raise InputError("no place is marked yet: paste onto a picture, or mark a context")
         return self.edit.paste or self.context[0]
 
     def look_up(self, regions: Iterable[Region | None] | None = None) -> None:

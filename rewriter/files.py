@@ -48,9 +48,10 @@ def check_writable(path: str | Path) -> None:
     created = [parent for parent in path.parents if not os.path.exists(parent)]
     with replacing(path.with_name(f"{path.name}.probe")) as temporary:
         temporary.touch()
-    path.with_name(f"{path.name}.probe").unlink()
+    path.with_name(f"{path.name}.probe").unlink(missing_ok=True)
     for folder in created:
-        folder.rmdir()
+        with contextlib.suppress(OSError):  # something else has come to lie in it
+            folder.rmdir()
 
 
 def _umask() -> int:

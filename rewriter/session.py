@@ -97,6 +97,11 @@ class Rewriter:
         """The rules made so far, in order, on and off."""
         return self.history.present.rules
 
+    @property
+    def marked(self) -> int:
+        """The picture that was pasted on, or marked first; InputError if none is."""
+        return self._job().target.seed
+
     def sample(self, seeds: Sequence[int], *, original: bool = False) -> Tensor:
         """Pictures (n, 3, H, W) with the rules that are on, or as the generator draws them."""
         rules = () if original else self.rules

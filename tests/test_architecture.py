@@ -17,6 +17,7 @@ ORDER = (
     "masks",
     "generators",
     "memory",
+    "stats",
     "rule",
     "recording",
     "edit",

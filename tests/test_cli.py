@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from rewriter import townscape
-from rewriter.cli import main, parse_seeds
+from rewriter.cli import main
+from rewriter.cli.common import parse_seeds
 from rewriter.errors import InputError
 from rewriter.rule import Rule
 
@@ -129,7 +130,7 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path):
 def test_help_teaches(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
-    assert all(word in run.stdout for word in ("sample", "apply", "inspect", "dome-to-spire"))
+    assert all(word in run.stdout for word in ("sample", "apply", "inspect", "stats", "dome-to-spire"))
 
 
 def test_seeds_as_people_write_them():

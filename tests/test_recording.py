@@ -16,7 +16,7 @@ from PIL import Image
 from rewriter import Edit, Rewriter, masks, recording, replay
 from rewriter.cli import main
 from rewriter.describe import describe
-from rewriter.edit import read_recording
+from rewriter.edit import load_edits, read_recording
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
 from rewriter.memory.statistics import Recipe
@@ -86,7 +86,7 @@ def test_what_a_recording_does_not_say_is_open_or_the_default(tmp_path):
         **{name: edit.to_json()[name] for name in ("copy", "paste", "context")},
     }
     assert read_recording(FULL).title == "" and read_recording(FULL, layer="layer6", title="t").layer == "layer6"
-    assert "at layer8 of any generator" in describe(str(tmp_path / "spire_to_dome.json"), Edit.load)[1]
+    assert "at layer8 of any generator" in describe(str(tmp_path / "spire_to_dome.json"), load_edits)[1]
 
 
 def test_an_empty_key_is_no_key():

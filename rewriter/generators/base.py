@@ -130,14 +130,19 @@ class Generator(nn.Module, ABC):
     ) -> Features:
         """The features that enter a layer, for pictures given by seed; rules count at the layers before it."""
         self.layer(layer)
+        return next(f for f in self.walk(seeds, truncation=truncation, rules=rules) if f.layer == layer)
+
+    def walk(
+        self, seeds: Sequence[int], *, truncation: float = 1.0, rules: Changes | None = None
+    ) -> Iterator[Features]:
+        """The features that enter one layer after the other, each computed when it is asked for."""
         per_picture = self._spread(rules, len(seeds))
         with exact(self.device), torch.no_grad():
-            features = self.start(self.latents(seeds), truncation)
-            while features.layer != layer:
-                following = self.step(features, self.values(features, rules=per_picture))
-                assert isinstance(following, Features)  # the last layer has been looked up by name
-                features = following
-        return features
+            following: Features | Tensor = self.start(self.latents(seeds), truncation)
+        while isinstance(following, Features):
+            yield following  # outside of the settings: they are not the caller's
+            with exact(self.device), torch.no_grad():
+                following = self.step(following, self.values(following, rules=per_picture))
 
     def values(self, features: Features, *, rules: Changes | None = None) -> Tensor:
         """What a layer answers to its keys, (n, out, H, W), under the rules that name it."""

@@ -214,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rewriter.townscape.train",
         description="Train a StyleGAN2 on the built-in world. One line of JSON on stderr tells how it goes: error_255 "
         "is the mean absolute error of the last batch in 1/255; judge the result with `rewriter inspect`.",
-        epilog="Several processes or GPUs: accelerate launch -m rewriter.townscape.train OUT.safetensors. "
+        epilog="Several GPUs: accelerate launch -m rewriter.townscape.train OUT.safetensors. "
         "A stopped course goes on with --resume, from the checkpoint beside OUT.",
     )
     add = parser.add_argument

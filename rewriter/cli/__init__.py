@@ -1,0 +1,36 @@
+"""The command line, the only printer of the package: `rewriter --help`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from rewriter.cli import draw, study
+from rewriter.errors import RewriterError
+
+app = typer.Typer(
+    help="Rewrite the rules of a pretrained image generator.\n\n"
+    "An edit says what to copy, where to paste it and in which context; applying it changes the model, "
+    "not a picture.\n\n\b\nStart with:\n  rewriter apply dome-to-spire --out town.png",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (draw.sample, draw.apply, draw.inspect, study.suggest, study.search):
+    app.command()(command)
+app.command(
+    epilog="\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
+    "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
+)(study.stats)
+app.command()(study.benchmark)
+
+
+def main() -> None:
+    """Run the command line: errors are one clear line and exit status 2."""
+    try:
+        app()
+    except RewriterError as error:
+        print(f"rewriter: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,98 @@
+"""What several commands share: options, progress, and how they find edits, rules and generators."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from rewriter import townscape
+from rewriter.edit import Edit, load_edits
+from rewriter.errors import InputError
+from rewriter.generators.base import Generator
+from rewriter.hub import BUILT_IN, load_generator
+from rewriter.rule import Rule
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
+GeneratorName = Annotated[str, typer.Option(help="townscape, or the path of a checkpoint.")]
+EditGenerator = Annotated[str | None, typer.Option("--generator", help="Default: the one that the edit names.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: what accelerate finds.")]
+Truncation = Annotated[float, typer.Option(help="1: as trained; towards 0: closer to the average picture.")]
+Job = Callable[[str], Callable[[int, int], None]]
+
+
+def say(as_json: bool, data: dict[str, Any], words: str) -> None:
+    """Print the outcome, as JSON or in words."""
+    print(json.dumps(data, allow_nan=False) if as_json else words)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Job]:
+    """Bars on standard error, one for each named job that starts."""
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
+
+        def job(name: str) -> Callable[[int, int], None]:
+            task = bars.add_task(name, total=None, visible=False)
+
+            def on_step(done: int, of: int) -> None:
+                bars.update(task, completed=done, total=of, visible=done < of)
+
+            return on_step
+
+        yield job
+
+
+def edits_of(name: str) -> tuple[Edit, ...]:
+    """The edits in a file, or of a shipped example."""
+    shipped = townscape.examples()
+    return load_edits(shipped.get(name, Path(name)))
+
+
+def generator_of(edits: Sequence[Edit], name: str | None, device: str | None) -> Generator:
+    """The generator asked for, or the one that the edits name."""
+    named = next((edit for edit in edits if edit.generator), edits[0])
+    if name is None and not named.generator:
+        raise InputError("the edit does not say which generator it was made on: name one with --generator")
+    if name is None and named.generator not in BUILT_IN and not Path(named.generator).exists():
+        made_on = f"the edit was made on {named.generator!r} (fingerprint {named.fingerprint[:12] or 'unknown'})"
+        raise InputError(f"{made_on}: name its file with --generator")
+    return load_generator(name or named.generator, device=device)
+
+
+def rule_for(path: Path, model: Generator) -> Rule:
+    """A rule from a file, checked against the generator."""
+    rule = Rule.load(path).to(model.device)
+    rule.check(model)
+    return rule
+
+
+def check_truncation(truncation: float) -> None:
+    """Refuse what no generator was drawn with."""
+    if not 0 <= truncation <= 2:
+        raise InputError(f"truncation is a number from 0 to 2, not {truncation}")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds as people write them: "0-3, 8" → [0, 1, 2, 3, 8].
+
+    Raises:
+        InputError: anything else, or more than 400 seeds.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, _, high = part.strip().partition("-")
+        if not (low.isdecimal() and (high or low).isdecimal() and len(low) < 7 and len(high) < 7):
+            raise InputError(f"seeds {text!r} are not like 0-23,40")
+        if int(high or low) < int(low):
+            raise InputError(f"seeds {part.strip()!r} run backwards: write the smaller one first")
+        seeds += range(int(low), int(high or low) + 1)
+        if len(seeds) > 400:
+            raise InputError(f"seeds {text!r} are more than 400 for one sheet: use --count N --out FOLDER")
+    return seeds

@@ -1,0 +1,218 @@
+"""Commands that draw: sample, apply, inspect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rewriter import collection, describe, pictures, townscape
+from rewriter.checkpoints.read import write_checkpoint
+from rewriter.cli.common import (
+    Device,
+    EditGenerator,
+    GeneratorName,
+    Job,
+    Json,
+    Truncation,
+    check_truncation,
+    edits_of,
+    generator_of,
+    parse_seeds,
+    progress,
+    rule_for,
+    say,
+)
+from rewriter.edit import Edit
+from rewriter.effect import firing
+from rewriter.errors import InputError
+from rewriter.execute import check, replay
+from rewriter.files import check_writable
+from rewriter.generators.base import Generator
+from rewriter.hub import load_generator
+from rewriter.memory.statistics import Statistics
+from rewriter.rule import Rule
+from rewriter.session import Rewriter, default_layer
+
+SHEET = 24
+
+
+def sample(
+    generator: GeneratorName = "townscape",
+    seeds: Annotated[str | None, typer.Option(help="Pictures for a sheet, e.g. 0-23,40; 0-23 if not given.")] = None,
+    rule: Annotated[list[Path] | None, typer.Option(help="A rule file to apply; may be repeated.")] = None,
+    count: Annotated[int | None, typer.Option(help="Write so many numbered pictures into the folder --out.")] = None,
+    first: Annotated[int, typer.Option(help="First seed of such a collection.")] = 0,
+    pairs: Annotated[bool, typer.Option("--pairs", help="With --rule: each picture before and after.")] = False,
+    truncation: Truncation = 1.0,
+    device: Device = None,
+    out: Annotated[Path | None, typer.Option(help="The sheet (sample.png), or the folder for --count.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a sheet of seeds, or a whole collection: numbered files and a manifest; a stopped one goes on."""
+    check_truncation(truncation)
+    if count is not None and (seeds is not None or out is None):
+        raise InputError("a collection takes --count N --out FOLDER, and --first instead of --seeds")
+    if count is None and pairs:
+        raise InputError("--pairs belongs to a collection: add --count N --out FOLDER and a --rule")
+    target = out or Path("sample.png")
+    wanted = parse_seeds(seeds or "0-23")
+    check_writable(target / collection.MANIFEST if count is not None else target)
+    model = load_generator(generator, device=device)
+    model.rules = tuple(rule_for(path, model) for path in rule or [])
+    if count is not None:
+        with progress(as_json) as job:
+            plan = collection.Collection(target, first, count, truncation=truncation, pairs=pairs)
+            drawn = collection.draw(model, plan, on_step=job("pictures"))
+        report = {"out": str(target), "pictures": count, "drawn": drawn}
+        say(as_json, report, f"{count} pictures in {target}, {drawn} new")
+        return
+    image = pictures.sheet(model.sample(wanted, truncation=truncation), [str(seed) for seed in wanted])
+    pictures.save_png(image, target)
+    say(as_json, {"out": str(target), "seeds": wanted}, f"{len(wanted)} pictures of {model.name} in {target}")
+
+
+def apply(
+    edits: Annotated[list[str], typer.Argument(help="Edit files or shipped names, one after the other.")],
+    generator: EditGenerator = None,
+    strength: Annotated[float | None, typer.Option(help="-1 to 2; 0 is the base and 1 the rule.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Number of directions that may change.")] = None,
+    smoothness: Annotated[float | None, typer.Option(help="Higher protects the rest of the picture more.")] = None,
+    method: Annotated[str | None, typer.Option(help="least-squares, projected, direct or unconstrained.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
+    truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Erase what is at the pasted place; nothing is copied.")
+    ] = False,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
+    save_rule: Annotated[Path | None, typer.Option(help="Write the rule (safetensors); numbered if several.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write the rewritten generator's plain weights.")] = None,
+    save_session: Annotated[Path | None, typer.Option(help="Write all rules as a session to go on with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Apply edits to a generator, say what they did, and draw unseen pictures before and after.
+
+    An edit file is this package's, or a recording of the original implementation (with --generator and --layer).
+    Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark, and
+    grand-tour, three in succession.
+    """
+    options = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method, "layer": layer}
+    named: dict[str, Any] = {**options, "truncation": truncation}
+    given = {name: value for name, value in named.items() if value is not None}
+    given |= {"kind": "erase", "copy": None} if erase else {}
+    requests = [(name, edit) for file in edits for name, edit in _named(file, given)]
+    rule_files = _numbered(save_rule, len(requests))
+    for path in (out, *rule_files, *filter(None, [save_model, save_session])):
+        if path is not out and path.suffix != ".safetensors":
+            raise InputError(
+                f"{path} should end in .safetensors: that is what rules, models and sessions are written as"
+            )
+        check_writable(path)
+    model = generator_of([edit for _, edit in requests], generator, device)
+    for i, (name, edit) in enumerate(requests):
+        if not edit.generator and layer is None and edit.layer not in model.layers:
+            requests[i] = name, edit.with_(layer=default_layer(model))  # a recording does not know its layer
+        check(model, requests[i][1])
+    with progress(as_json) as job:
+        rules = _replay(model, requests, rule_files, job)
+        if save_model is not None:
+            write_checkpoint(model.rewritten(rules), save_model)
+        title, psi = " + ".join(edits), requests[0][1].truncation
+        shown = _sheet(model, rules, psi, title, out, job("unseen pictures"))
+    session = Rewriter(model, truncation=psi, rules=rules)
+    if save_session is not None:
+        session.save(save_session)
+    results = [_result(name, model, rule, out) for (name, _), rule in zip(requests, rules, strict=True)]
+    remarks = session.remarks()
+    report: dict[str, Any] = {**results[-1], "remarks": remarks}
+    report |= {"edits": results} if len(results) > 1 else {}
+    words = [describe.effect_in_words(name, rule) for (name, _), rule in zip(requests, rules, strict=True)]
+    say(as_json, report, "\n".join([*words, *remarks, f"{shown} pictures before and after: {out}"]))
+
+
+def inspect(
+    file: Annotated[str, typer.Argument(help="A rule or edit file, a shipped edit, or a generator.")],
+    seeds: Annotated[int, typer.Option(help="Pictures to judge the built-in generator by.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Say what a rule, an edit or a generator is; for townscape also how well it draws each thing."""
+    data, words = describe.describe(file, edits_of)
+    if file == "townscape":
+        first = townscape.gate.UNSEEN.start
+        if not 1 <= seeds <= 10_000:
+            raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
+        with progress(as_json) as job:
+            judged = range(first, first + seeds)
+            shares = townscape.gate.things_drawn(load_generator(file), judged, on_step=job("pictures"))
+        data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
+        words += "\n\n" + townscape.gate.table(shares)
+    say(as_json, data, words)
+
+
+def _named(file: str, given: dict[str, Any]) -> list[tuple[str, Edit]]:
+    """The edits of a file with the options given, each with a name to report it by."""
+    found = edits_of(file)
+    edits = [edit.with_(**given) for edit in found]
+    if len(edits) == 1:
+        return [(file, edits[0])]
+    if given:  # the later ones were made after others than these now are
+        edits = [edit.with_(after=()) for edit in edits]
+    return [(f"{file}, {i}: {edit.title or edit.kind}", edit) for i, edit in enumerate(edits, start=1)]
+
+
+def _replay(model: Generator, requests: Sequence[tuple[str, Edit]], files: Sequence[Path], job: Job) -> list[Rule]:
+    """The edits one after the other; each rule is written as soon as it is made."""
+    rules: list[Rule] = []
+    statistics = Statistics(model, truncation=requests[0][1].truncation)
+    for i, (name, edit) in enumerate(requests):
+        solving, measuring = job(f"{name}: solving"), job(f"{name}: statistics of {edit.layer}")
+        on_step = _forget_loss(solving)
+        rules.append(replay(model, edit, rules=rules, statistics=statistics, on_step=on_step, on_statistics=measuring))
+        if files:
+            rules[-1].save(files[i])
+    return rules
+
+
+def _numbered(path: Path | None, count: int) -> list[Path]:
+    """The path itself for one, path-1, path-2 … for several; none for None."""
+    if path is None:
+        return []
+    return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(count)]
+
+
+def _sheet(
+    model: Generator,
+    rules: Sequence[Rule],
+    truncation: float,
+    title: str,
+    out: Path,
+    on_step: Callable[[int, int], None],
+) -> int:
+    """Before and after: the first 16 unseen seeds on which the context fires and the first 8 on which it does not."""
+    hits, misses = firing(model, rules, hits=SHEET * 2 // 3, misses=SHEET // 3, truncation=truncation, on_step=on_step)
+    seeds = [*hits, *misses]
+    before, after = (model.sample(seeds, truncation=truncation, rules=own) for own in ([], rules))
+    image = pictures.before_after(before, after, seeds, firing=len(hits), title=f"{title}: before above after")
+    pictures.save_png(image, out)
+    return len(seeds)
+
+
+def _result(name: str, model: Generator, rule: Rule, out: Path) -> dict[str, Any]:
+    assert rule.effect is not None  # replay measures it
+    effect = rule.effect.to_json()
+    return {
+        "edit": name,
+        "generator": model.name,
+        "layer": rule.layer,
+        "rank": rule.rank,
+        "method": rule.edit["method"],
+        **{key: effect[key] for key in ("seconds", "goal_error_removed", "reach", "side_effect", "left_out")},
+        "out": str(out),
+    }
+
+
+def _forget_loss(on_step: Callable[[int, int], None]) -> Callable[[int, int, float], None]:
+    return lambda step, of, loss: on_step(step, of)
