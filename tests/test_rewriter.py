@@ -237,6 +237,17 @@ def test_executing_again_replaces_the_rule_and_keeps_its_strength_and_place(sess
     assert same(third, first) and third.strength == 0.25  # the later rule and the own one do not count
 
 
+def test_the_effect_of_a_rule_does_not_depend_on_where_its_slider_is(session):
+    """Executed again while it is turned down, it has not failed."""
+    first, remarks = session.execute(), session.remarks()
+    session.strength(0, 0)
+    assert session.remarks() == []
+    session.execute()
+    session.strength(0, 1)
+    assert replace(session.rules[0].effect, seconds=0) == replace(first.effect, seconds=0)
+    assert session.remarks() == remarks
+
+
 def test_options_given_to_execute_are_the_edits_from_then_on(session):
     session.execute(rank=2, method="direct", spread=False, on_step=lambda *_: True)
     assert (session.edit.rank, session.edit.method, session.edit.spread) == (2, "direct", False)
@@ -406,7 +417,8 @@ def test_every_layer_is_tried_once_and_ranked(session, stylegan):
     assert all(math.isfinite(one.score) for one in found) and told == [(i, 5) for i in range(1, 6)]
     for one in found:
         assert one.rule.layer == one.layer and not one.why
-        assert torch.equal(one.picture, stylegan.sample([1], rules=[one.rule])[0])
+        drawn = stylegan.sample([1], rules=[one.rule])[0].clamp(-1, 1)
+        assert torch.allclose(one.picture, drawn, atol=1e-3)  # drawn in a batch there
     assert session.history is before
 
 
@@ -414,13 +426,14 @@ def test_layers_where_it_cannot_be_done_come_last_and_say_why(stylegan, statisti
     session = Rewriter(stylegan, "layer6", statistics=statistics)
     session.copy(7, square(5, 6, 7, 8))
     session.paste(1, square(5, 6, 7, 8))
-    found = session.suggest([*stylegan.layers, "layer99"])
+    found = session.suggest()
     done = [one.rule is not None for one in found]
     assert done == sorted(done, reverse=True) and any(done) and not all(done)
     for one in found:
         assert (one.rule is None) == bool(one.why) == (one.picture is None) == (one.score == -math.inf)
-    assert "layer99" in next(one.why for one in found if one.layer == "layer99")
-    assert all("paint more" in one.why for one in found if one.rule is None and one.layer != "layer99")
+    assert all("paint more" in one.why for one in found if one.rule is None)
+    with pytest.raises(InputError, match="layer99"):
+        session.suggest(["layer6", "layer99"])
 
 
 def test_a_suggestion_can_be_taken_up(session):
@@ -434,7 +447,8 @@ def test_suggestions_come_after_the_rules_before_the_edit(session, stylegan, mad
     session.add(made("layer2"))
     (one,) = session.suggest(["layer6"])
     assert one.rule.edit["after"] == list(session.edit.after) != []
-    assert torch.equal(one.picture, stylegan.sample([1], rules=[*session.rules, one.rule])[0])
+    drawn = stylegan.sample([1], rules=[*session.rules, one.rule])[0].clamp(-1, 1)
+    assert torch.allclose(one.picture, drawn, atol=1e-3)
     with pytest.raises(InputError, match="incomplete"):
         Rewriter(stylegan).suggest()
 
