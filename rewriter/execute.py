@@ -66,8 +66,7 @@ def replay(
     check(generator, edit)
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     _check_rules(generator, edit, rules)
-    if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
-        raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
+    check_statistics(generator, statistics)
     if statistics is None or statistics.truncation != edit.truncation:
         statistics = Statistics(generator, truncation=edit.truncation)
     job = Job(generator, edit, rules)
@@ -133,6 +132,12 @@ def check_origin(generator: Generator, edit: Edit) -> None:
             f"{generator.name} with {generator.fingerprint[:12]}: load the generator that it was made on"
         )
     generator.layer(edit.layer)
+
+
+def check_statistics(generator: Generator, statistics: Statistics | None) -> None:
+    """Raise InputError for statistics of another generator."""
+    if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
+        raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
 
 
 def _check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:

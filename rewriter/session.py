@@ -16,7 +16,7 @@ from rewriter import masks, search
 from rewriter.edit import Edit, Region
 from rewriter.effect import advice
 from rewriter.errors import InputError
-from rewriter.execute import Job, OnPictures, check_origin, replay, requests
+from rewriter.execute import Job, OnPictures, check_origin, check_statistics, replay, requests
 from rewriter.generators.base import Generator
 from rewriter.history import RULES, History, State
 from rewriter.masks import Box
@@ -69,6 +69,7 @@ class Rewriter:
         keys: KeyCache | None = None,
         history: History | None = None,
     ):
+        check_statistics(generator, statistics)
         self.generator = generator
         self._statistics = statistics or Statistics(generator, truncation=truncation)
         self._keys = keys or KeyCache()
@@ -290,8 +291,6 @@ class Rewriter:
         state = self.history.present
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
         edit = self.edit.with_(**{name: value for name, value in given.items() if value is not None})
-        if state.made is not None:
-            edit = edit.with_(strength=state.rules[state.made].strength)
         if state.made is None:
             _check_room(len(state.rules) + 1)
         rule = replay(
@@ -302,6 +301,8 @@ class Rewriter:
             on_step=on_step,
             on_statistics=on_statistics,
         ).to("cpu")
+        if state.made is not None:
+            rule = rule.at(state.rules[state.made].strength)  # its effect stays that of the strength asked for
         made = len(state.rules) if state.made is None else state.made
         rules = (*state.rules[:made], rule, *state.rules[made + 1 :])
         self._then(edit=edit.with_(after=()), rules=rules, made=made)

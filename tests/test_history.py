@@ -144,6 +144,7 @@ def test_whatever_is_done_can_be_undone_to_the_bit_and_the_generator_never_notic
             if name != "use and execute":  # two steps, of which the first may have been taken
                 assert session.history is before, name
         taken = len(session.history.states[: session.history.at]) - len(past)
+        assert name in ("undo", "redo") or 0 <= taken <= (2 if name == "use and execute" else 1)
         after = session.sample(SEEDS)
         if name in ("undo", "redo"):
             if session.history is not before:
@@ -180,6 +181,10 @@ def test_undo_ends_at_the_beginning_and_redo_at_the_end(stylegan):
     session.set(rank=2)
     session.undo()
     session.set(rank=3)  # what was undone is gone
+    session.undo()
+    assert session.edit.rank == 1
+    session.redo()
+    assert session.edit.rank == 3
     with pytest.raises(InputError, match="nothing to redo"):
         session.redo()
 
