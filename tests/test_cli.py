@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rewriter import townscape
-from rewriter.cli import main
+from rewriter.cli import draw, main
 from rewriter.cli.common import parse_seeds
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents
