@@ -351,6 +351,9 @@ def test_pictures_follow_the_rules_that_are_on(stylegan, made):
     session.strength(1, 0.5)
     session.switch(0, True)
     assert torch.equal(session.sample([1, 2]), stylegan.sample([1, 2], rules=[a, b.at(0.5)]))
+    session.switch(1, False)
+    session.switch(1, True)
+    assert session.rules[1].strength == 0.5  # a switch is no slider
     session.revert()
     assert torch.equal(session.sample([1, 2]), before)
 
