@@ -49,20 +49,26 @@ def effect_in_words(name: str, rule: Rule) -> str:
         if math.isnan(effect.side_effect)
         else (f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)")
     )
-    return (
+    lines = [
         f"{name}: {rule.layer}, rank {rule.rank}, {rule.edit.get('method', 'unknown method')}, "
-        f"solved in {effect.seconds:.2f} s\n"
+        f"solved in {effect.seconds:.2f} s"
+    ]
+    if not math.isnan(effect.likeness):
+        lines.append(
+            f"  marked places {effect.likeness:.0%} of the way to what was asked for; "
+            f"beside them {effect.spill:.2f}/255 changed"
+        )
+    lines.append(
         f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
-        f"places on {effect.pictures} unseen pictures\n  side effect {side}"
+        f"places on {effect.pictures} unseen pictures"
     )
+    return "\n".join([*lines, f"  side effect {side}"])
 
 
 def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
     """Layers with their figures, best first, then those that an edit cannot be done at, with the reason."""
-    lines = [f"{'layer':8} {'score':>7} {'effect':>7} {'elsewhere':>10}"]
-    lines += [
-        f"{row['layer']:8} {row['score']:7.2f} {row['effect']:7.0%} {row['side_effect']:6.2f}/255" for row in rows
-    ]
+    lines = [f"{'layer':8} {'score':>7} {'likeness':>9} {'elsewhere':>10}"]
+    lines += [f"{row['layer']:8} {row['score']:7.2f} {row['likeness']:9.0%} {row['spill']:6.2f}/255" for row in rows]
     return "\n".join([*lines, *(f"{layer:8} cannot: {why}" for layer, why in failed.items())])
 
 

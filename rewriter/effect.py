@@ -18,25 +18,43 @@ from rewriter.rule import Effect, Rule
 
 UNSEEN = 10_000  # people pick from 0…9,999; statistics and smoothness use those too
 BATCH = 16
-POOR_GOAL, POOR_REACH, HARM, EVERYWHERE = 0.15, 0.15, 5.0, 0.9  # when to say that an edit did not take
+POOR, HARM, EVERYWHERE = 0.15, 4.0, 0.9  # when to say that an edit did not take
+UNLIKE = 0.3
 
 
 def advice(rule: Rule) -> list[str]:
     """What fell short, in words with what to try next; empty if the rule took, or its effect is not known."""
-    effect, rank = rule.effect, rule.rank
+    effect = rule.effect
     if effect is None:
         return []
     words = []
-    if effect.goal_error_removed < POOR_GOAL:
+    unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
+    if unlike and harm:
+        words.append(
+            f"it did not take: the marked places come {effect.likeness:.0%} of the way to what was asked for, and "
+            f"elsewhere {effect.side_effect:.1f}/255 changes: try another layer (`suggest` ranks them) or a narrower "
+            "context; some rules cannot be changed"
+        )
+    elif unlike:
+        words.append(
+            f"it hardly took: the marked places come {effect.likeness:.0%} of the way to what was asked for: try "
+            f"another layer (`suggest` ranks them), rank {rule.rank + 1} or less smoothness"
+        )
+    elif effect.goal_error_removed < POOR:
         words.append(
             f"it hardly reaches the goal ({effect.goal_error_removed:.0%} of the error removed): try another layer, "
-            f"less smoothness, or rank {rank + 1} with more context"
+            f"less smoothness, or rank {rule.rank + 1} with more context"
+        )
+    if harm and not unlike:
+        words.append(
+            f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or keep the "
+            "places that should stay"
         )
     if not effect.places:
         words.append(
             f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and more of each"
         )
-    elif effect.reach < POOR_REACH:
+    elif effect.reach < POOR:
         words.append(
             f"it moves few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try "
             "less smoothness"
@@ -44,11 +62,6 @@ def advice(rule: Rule) -> list[str]:
     if effect.left_out > EVERYWHERE:
         words.append(
             f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly"
-        )
-    if effect.side_effect > HARM:
-        words.append(
-            f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or keep the "
-            "places that should stay"
         )
     return words
 

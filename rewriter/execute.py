@@ -24,6 +24,7 @@ from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, forget, solve
 from rewriter.memory.statistics import Statistics, digest
 from rewriter.rule import Rule
+from rewriter.yardstick import Yardstick
 
 INSIDE = 0.5  # cells at least this much inside a mask give context keys; rims would leak background into D
 BATCH = 16
@@ -100,7 +101,8 @@ def replay(
         edit=edit.with_(after=requests(rules)).to_json(),
     )
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
-    return replace(rule, effect=effect)
+    likeness, spill = Yardstick(generator, edit, rules).judge(rule)
+    return replace(rule, effect=replace(effect, likeness=likeness, spill=spill))
 
 
 def requests(rules: Sequence[Rule]) -> tuple[str, ...]:

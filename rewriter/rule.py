@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Effect:
     left_out: share of the picture that the side effect leaves out.
     pictures, places: how many unseen pictures and matching places these are means of.
     seconds: from cached features and statistics to the rule.
+    likeness: share of the squared colour difference between the marked places and what was asked for that is gone, 1 at
+    best. spill: mean picture change on the marked pictures away from the marks, in 1/255. See `Yardstick`.
     """
 
     goal_error_removed: float
@@ -42,6 +44,8 @@ class Effect:
     pictures: int
     places: int
     seconds: float
+    likeness: float = math.nan
+    spill: float = math.nan
 
     def to_json(self) -> dict[str, float | int | None]:
         """Plain numbers; None for what could not be measured."""
@@ -52,7 +56,9 @@ class Effect:
         """Inverse of `to_json`."""
         try:
             values: dict[str, Any] = {
-                k: math.nan if data[k] is None else float(data[k]) for k in Effect.__dataclass_fields__
+                k: math.nan if data[k] is None else float(data[k])
+                for k, field in Effect.__dataclass_fields__.items()
+                if k in data or field.default is MISSING
             }
             whole = {k: int(values[k]) for k in ("pictures", "places")}
         except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -1,9 +1,4 @@
-"""Which layer an edit works best at: the same edit at every layer, judged by the pictures that the person marked.
-
-Values of different layers cannot be compared, pictures can. Inside the marks a rule should make each picture look like
-what was asked for: the copied thing moved there, or, where something is to go, what similar pictures have there.
-Outside them it should change nothing.
-"""
+"""Which layer an edit works best at: the same edit at every layer, judged by the pictures that the person marked."""
 
 from __future__ import annotations
 
@@ -14,34 +9,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewriter import masks
-from rewriter.edit import Edit, Region
-from rewriter.effect import UNSEEN, difference, matching
+from rewriter.edit import Edit
+from rewriter.effect import UNSEEN
 from rewriter.errors import ComputationError, InputError
 from rewriter.execute import check, replay
 from rewriter.generators.base import Generator
-from rewriter.memory.goal import fill
-from rewriter.memory.statistics import BYSTANDERS, Statistics
+from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
 
 MEASURED = range(UNSEEN, UNSEEN + 16)
 PENALTY = 0.1  # what a mean change of 1/255 outside the marks costs
-SURROUNDINGS = 6 / 64  # of the picture's side: how far around a mark change is not counted
 
 
 @dataclass(frozen=True)
 class Suggestion:
     """An edit at one layer.
 
-    effect: share of the squared colour difference to what was asked for, inside the marks, that is gone: 1 at best.
-    side_effect: mean change outside them, in 1/255. score: effect less a tenth for each 1/255. picture: (3, H, W), the
-    picture that was pasted on or marked first, with the rule. rule is None where the layer cannot do it, `why` says so.
+    score: the rule's likeness less a tenth for each 1/255 of spill (see `Effect`). picture: (3, H, W), the picture that
+    was pasted on or marked first, with the rule. rule is None where the layer cannot do it, and `why` says so.
     """
 
     layer: str
     score: float = -math.inf
-    effect: float = math.nan
-    side_effect: float = math.nan
     rule: Rule | None = None
     picture: Tensor | None = None
     why: str = ""
@@ -66,13 +55,13 @@ def suggest(
     statistics = statistics or Statistics(generator, truncation=edit.truncation)
     if statistics.truncation == edit.truncation and edit.statistics is None:
         statistics.moments(names, rules=rules)  # one walk for all of them
-    yardstick = _Yardstick(generator, edit, rules)
+    first = (edit.paste or edit.context[0]).seed
     found = []
     for i, layer in enumerate(names):
         try:
-            own = edit.with_(layer=layer)
-            rule = replay(generator, own, rules=rules, statistics=statistics, unseen=MEASURED)
-            found.append(yardstick.judge(rule))
+            rule = replay(generator, edit.with_(layer=layer), rules=rules, statistics=statistics, unseen=MEASURED)
+            picture = generator.sample([first], truncation=edit.truncation, rules=[*rules, rule])[0]
+            found.append(Suggestion(layer, _score(rule), rule, picture))
         except (InputError, ComputationError) as error:
             found.append(Suggestion(layer, why=str(error)))
         if on_step is not None:
@@ -80,64 +69,7 @@ def suggest(
     return sorted(found, key=lambda one: one.score, reverse=True)
 
 
-class _Yardstick:
-    """The pictures that the person marked, as they are and as they were asked to be."""
-
-    def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
-        self.generator, self.edit, self.rules = generator, edit, rules
-        regions = {region.seed: region for region in (*edit.context, *([edit.paste] if edit.paste else []))}
-        first = (edit.paste or edit.context[0]).seed
-        self.seeds = [first, *(seed for seed in regions if seed != first)]
-        self.marks = torch.stack([self._pixels(regions[seed]) for seed in self.seeds])
-        self.before = self._draw(self.seeds)
-        reach = round(SURROUNDINGS * generator.resolution)
-        self.outside = masks.grow((self.marks > 0).float(), reach, reach, reach, reach) == 0
-
-    def _pixels(self, region: Region) -> Tensor:
-        side = self.generator.resolution
-        return masks.resize(region.mask, (side, side)).to(self.generator.device)
-
-    def _draw(self, seeds: Sequence[int], *more: Rule) -> Tensor:
-        return self.generator.sample(seeds, truncation=self.edit.truncation, rules=[*self.rules, *more]).clamp(-1, 1)
-
-    def judge(self, rule: Rule) -> Suggestion:
-        """How near a rule comes to what was asked for, and what else it changes."""
-        wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(rule)
-        after = self._draw(self.seeds, rule)
-        start, left = (((p - wanted).square().sum(1) * weight).sum() for p in (self.before, after))
-        change = difference(self.before, after)
-        effect, side = 1 - float(left / start.clamp_min(1e-12)), float(change[self.outside].mean().nan_to_num())
-        return Suggestion(rule.layer, effect - PENALTY * side, effect, side, rule, after[0])
-
-    def _moved(self) -> tuple[Tensor, Tensor]:
-        """The copied thing moved onto each mark, centre on centre: pictures (n, 3, H, W) and its alpha (n, H, W)."""
-        assert self.edit.copy is not None
-        picture, alpha = self._draw([self.edit.copy.seed])[0], self._pixels(self.edit.copy)
-        top, left = _centre(alpha)
-        shifts = [(round(y - top), round(x - left)) for y, x in map(_centre, self.marks)]
-        weight = torch.stack([_shifted(alpha, *shift) for shift in shifts])
-        moved = torch.stack([_shifted(picture, *shift) for shift in shifts])
-        return torch.lerp(self.before, moved, weight[:, None]), weight
-
-    def _filled(self, rule: Rule) -> tuple[Tensor, Tensor]:
-        """What similar pictures without the context have where the marks are."""
-        seeds = list(BYSTANDERS)
-        features = self.generator.keys(seeds, rule.layer, truncation=self.edit.truncation, rules=self.rules)
-        fires = matching(rule, features).flatten(1).any(1).tolist()
-        donors = self._draw([seed for seed, fired in zip(seeds, fires, strict=True) if not fired] or seeds)
-        goal = fill(features, self.before, self.marks, self.before, donors, donors)
-        return goal.values, self.marks
-
-
-def _centre(mask: Tensor) -> tuple[float, float]:
-    return masks.bounds(mask, above=float(mask.max()) / 2).centre
-
-
-def _shifted(image: Tensor, rows: int, columns: int) -> Tensor:
-    """An image (…, H, W) moved down and to the right; what comes in at the edges is empty."""
-    height, width = image.shape[-2:]
-    moved = torch.zeros_like(image)
-    target = [slice(max(shift, 0), size + min(shift, 0)) for shift, size in ((rows, height), (columns, width))]
-    source = [slice(max(-shift, 0), size - max(shift, 0)) for shift, size in ((rows, height), (columns, width))]
-    moved[..., target[0], target[1]] = image[..., source[0], source[1]]
-    return moved
+def _score(rule: Rule) -> float:
+    assert rule.effect is not None  # replay measures it
+    spill = rule.effect.spill if math.isfinite(rule.effect.spill) else 255.0  # everything is marked: no sign of care
+    return rule.effect.likeness - PENALTY * spill

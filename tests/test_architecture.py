@@ -22,6 +22,7 @@ ORDER = (
     "recording",
     "edit",
     "effect",
+    "yardstick",
     "execute",
     "search",
     "suggest",

@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 
 from rewriter import townscape
-from rewriter.cli import main
+from rewriter.cli import draw, main
 from rewriter.cli.common import parse_seeds
 from rewriter.errors import InputError
+from rewriter.generators.latents import latents
 from rewriter.rule import Rule
+from rewriter.session import Rewriter
+from rewriter.townscape import scenes
 
 
 def rewriter(*arguments, cwd, status=0):
@@ -130,7 +133,9 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path):
 def test_help_teaches(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
-    assert all(word in run.stdout for word in ("sample", "apply", "inspect", "stats", "dome-to-spire"))
+    commands = ("sample", "apply", "inspect", "suggest", "search", "stats", "benchmark")
+    assert all(word in run.stdout for word in (*commands, "dome-to-spire"))
+    assert all(name in (draw.apply.__doc__ or "") for name in townscape.examples())
 
 
 def test_seeds_as_people_write_them():
@@ -147,6 +152,44 @@ def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"hats.safetensors", "hats.json"}
 
 
+def call(*arguments, monkeypatch, capsys):
+    """A command in this process; its JSON."""
+    monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (0, None)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_suggest_ranks_the_layers(tmp_path, monkeypatch, capsys):
+    report = call("suggest", "dome-to-spire", "--out", tmp_path / "strip.png", monkeypatch=monkeypatch, capsys=capsys)
+    layers = [row["layer"] for row in report["layers"]]
+    assert layers[0] in ("layer8", "layer9") and layers.index("layer8") < layers.index("layer5")
+    assert set(report["failed"]) == {"layer2", "layer3"} and "finer layer" in report["failed"]["layer2"]
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.width > strip.height * 4
+
+
+def test_search_finds_domes_and_shows_where(tmp_path, monkeypatch, capsys):
+    command = ("search", "dome-to-spire", "--k", 5, "--pictures", 96, "--first", 300, "--out", tmp_path / "found.png")
+    report = call(*command, monkeypatch=monkeypatch, capsys=capsys)
+    seeds = [one["seed"] for one in report["found"]]
+    assert len(seeds) == 5 and all(300 <= seed < 396 for seed in seeds) and (tmp_path / "found.png").exists()
+    u = scenes.factors(latents(seeds, scenes.LATENT_DIM))
+    assert scenes.has_dome(u).float().mean() > 0.5
+
+
+def test_several_edits_in_one_file_follow_each_other_and_can_be_gone_on_with(tmp_path, monkeypatch, capsys):
+    command = ("apply", "grand-tour", "--out", tmp_path / "t.png", "--save-session", tmp_path / "tour.safetensors")
+    report = call(*command, monkeypatch=monkeypatch, capsys=capsys)
+    assert [edit["layer"] for edit in report["edits"]] == ["layer6", "layer8", "layer5"]
+    session = Rewriter.load(townscape.load(), tmp_path / "tour.safetensors")
+    assert [rule.layer for rule in session.rules] == ["layer6", "layer8", "layer5"]
+    assert len(session.rules[2].edit["after"]) == 2
+    inspected = call("inspect", "grand-tour", monkeypatch=monkeypatch, capsys=capsys)
+    assert inspected["what"] == "edits" and len(inspected["edits"]) == 3
+
+
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(tmp_path):
     checkout = Path(__file__).resolve().parent.parent
@@ -155,6 +198,18 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     wheel = next(tmp_path.glob("*.whl"))
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
-    command = [sys.executable, "-m", "rewriter", "apply", "dome-to-spire", "--out", "town.png", "--json"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
-    assert json.loads(run.stdout)["edit"] == "dome-to-spire" and (tmp_path / "town.png").exists()
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "rewriter", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    for name in townscape.examples():
+        report = run("apply", name, "--out", f"{name}.png", "--save-rule", f"{name}.safetensors", "--json")
+        assert (tmp_path / f"{name}.png").exists() and report["likeness"] is not None
+    assert run("sample", "--seeds", "0-3", "--rule", "add-tree.safetensors", "--json")["seeds"] == [0, 1, 2, 3]
+    assert run("inspect", "add-tree.safetensors", "--json")["what"] == "rule"
+    assert run("suggest", "dome-to-spire", "--json")["layers"][0]["layer"] == "layer8"
+    assert len(run("search", "dome-to-spire", "--pictures", "64", "--json")["found"]) == 12
+    assert run("stats", "--layer", "layer6", "--json")["layers"][0]["keys"] > 0

@@ -209,7 +209,10 @@ def _result(name: str, model: Generator, rule: Rule, out: Path) -> dict[str, Any
         "layer": rule.layer,
         "rank": rule.rank,
         "method": rule.edit["method"],
-        **{key: effect[key] for key in ("seconds", "goal_error_removed", "reach", "side_effect", "left_out")},
+        **{
+            key: effect[key]
+            for key in ("seconds", "goal_error_removed", "reach", "side_effect", "left_out", "likeness", "spill")
+        },
         "out": str(out),
     }
 

@@ -55,7 +55,9 @@ def suggest(
     captions = ["before", *(f"{one.layer}: {one.score:.2f}" for one in done)]
     pictures.save_png(pictures.sheet(drawn, captions, columns=len(captions), title=edit), out)
     rows = [
-        {"layer": one.layer, "score": one.score, "effect": one.effect, "side_effect": one.side_effect} for one in done
+        {"layer": one.layer, "score": one.score, **one.rule.effect.to_json()}
+        for one in found
+        if one.rule and one.rule.effect
     ]
     failed = {one.layer: one.why for one in found if one.picture is None}
     words = describe.table(rows, failed)

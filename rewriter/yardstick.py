@@ -1,0 +1,93 @@
+"""Did it take? The pictures that a person marked, against what was asked for: a yardstick that all layers share.
+
+Values of different layers cannot be compared, pictures can. Inside the marks a rule should make each picture look like
+what was asked for: the copied thing moved there, or, where something is to go, what similar pictures have there.
+Outside them it should change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.edit import Edit, Region
+from rewriter.effect import difference, matching
+from rewriter.generators.base import Generator
+from rewriter.memory.goal import fill
+from rewriter.memory.statistics import BYSTANDERS
+from rewriter.rule import Rule
+
+SURROUNDINGS = 6 / 64  # of the picture's side: how far around a mark change is not counted
+
+
+class Yardstick:
+    """The pictures that the person marked, as they are and as they were asked to be."""
+
+    def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
+        self.generator, self.edit, self.rules = generator, edit, rules
+        regions = {region.seed: region for region in (*edit.context, *([edit.paste] if edit.paste else []))}
+        first = (edit.paste or edit.context[0]).seed
+        self.seeds = [first, *(seed for seed in regions if seed != first)]
+        self.marks = torch.stack([self._pixels(regions[seed]) for seed in self.seeds])
+        self.before = self._draw(self.seeds)
+        reach = round(SURROUNDINGS * generator.resolution)
+        self.outside = masks.grow((self.marks > 0).float(), reach, reach, reach, reach) == 0
+
+    def _pixels(self, region: Region) -> Tensor:
+        side = self.generator.resolution
+        return masks.resize(region.mask, (side, side)).to(self.generator.device)
+
+    def _draw(self, seeds: Sequence[int], *more: Rule) -> Tensor:
+        return self.generator.sample(seeds, truncation=self.edit.truncation, rules=[*self.rules, *more]).clamp(-1, 1)
+
+    @torch.no_grad()
+    def judge(self, rule: Rule) -> tuple[float, float]:
+        """How near a rule comes to what was asked for, and what else it changes.
+
+        Returns:
+            likeness: share of the squared colour difference to what was asked for, inside the marks, that is gone: 1
+                at best, negative if it grew. spill: mean change outside the marks and their surroundings, in 1/255;
+                nan if nothing is outside.
+        """
+        wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(rule)
+        after = self._draw(self.seeds, rule)
+        start, left = (((p - wanted).square().sum(1) * weight).sum() for p in (self.before, after))
+        change = difference(self.before, after)
+        likeness = 1 - float(left / start) if start > 0 else 0.0
+        return likeness, float(change[self.outside].mean())
+
+    def _moved(self) -> tuple[Tensor, Tensor]:
+        """The copied thing moved onto each mark, centre on centre: pictures (n, 3, H, W) and its alpha (n, H, W)."""
+        assert self.edit.copy is not None
+        picture, alpha = self._draw([self.edit.copy.seed])[0], self._pixels(self.edit.copy)
+        top, left = _centre(alpha)
+        shifts = [(round(y - top), round(x - left)) for y, x in map(_centre, self.marks)]
+        weight = torch.stack([_shifted(alpha, *shift) for shift in shifts])
+        moved = torch.stack([_shifted(picture, *shift) for shift in shifts])
+        return torch.lerp(self.before, moved, weight[:, None]), weight
+
+    def _filled(self, rule: Rule) -> tuple[Tensor, Tensor]:
+        """What similar pictures without the context have where the marks are."""
+        seeds = list(BYSTANDERS)
+        features = self.generator.keys(seeds, rule.layer, truncation=self.edit.truncation, rules=self.rules)
+        fires = matching(rule, features).flatten(1).any(1).tolist()
+        donors = self._draw([seed for seed, fired in zip(seeds, fires, strict=True) if not fired] or seeds)
+        goal = fill(features, self.before, self.marks, self.before, donors, donors)
+        return goal.values, self.marks
+
+
+def _centre(mask: Tensor) -> tuple[float, float]:
+    return masks.bounds(mask, above=float(mask.max()) / 2).centre
+
+
+def _shifted(image: Tensor, rows: int, columns: int) -> Tensor:
+    """An image (…, H, W) moved down and to the right; what comes in at the edges is empty."""
+    height, width = image.shape[-2:]
+    moved = torch.zeros_like(image)
+    target = [slice(max(shift, 0), size + min(shift, 0)) for shift, size in ((rows, height), (columns, width))]
+    source = [slice(max(-shift, 0), size - max(shift, 0)) for shift, size in ((rows, height), (columns, width))]
+    moved[..., target[0], target[1]] = image[..., source[0], source[1]]
+    return moved
