@@ -571,3 +571,9 @@ def test_states_are_shared_not_copied(stylegan, made):
     for past in (session.history, History.from_bytes(session.history.to_bytes())):
         assert len({state.rules[0].delta.data_ptr() for state in past.states}) == 1
         assert all(isinstance(state, State) for state in past.states)
+    for number in range(3):
+        session.copy(number, sketch(0))
+        session.add_context(number, sketch(1))
+    for past in (session.history, History.from_bytes(session.history.to_bytes())):
+        places = [place for state in past.states for place in state.edit.context]
+        assert (len(places), len({id(place) for place in places})) == (9, 3)  # so that each is encoded once

@@ -210,6 +210,13 @@ def test_the_least_recently_used_goes_first():
     assert made == ["b"]
 
 
+def test_what_is_too_large_to_keep_pushes_nothing_out():
+    cache = KeyCache(8)
+    cache.get(("a",), lambda: torch.zeros(1))
+    assert len(cache.get(("large",), lambda: torch.zeros(3))) == 3
+    cache.get(("a",), lambda: pytest.fail("a is kept"))
+
+
 def test_threads_may_share_a_cache(session, stylegan, statistics):
     other = Rewriter(stylegan, "layer4", statistics=statistics)
     other.add_context(5, square(2, 2, 9, 9))
