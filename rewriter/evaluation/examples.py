@@ -100,7 +100,7 @@ def dome_to_tree(generator: Generator, *, hand: int = 0, paste: int = 0) -> Edit
     session.paste(domes[paste], painted(domes[paste], "dome", painter))
     for seed in domes:
         session.add_context(seed, painted(seed, "dome", painter))
-    return session.edit.with_(title="dome to tree", spread=False, rank=2, smoothness=2.0)
+    return session.edit.with_(title="dome to tree", spread=False, rank=4, smoothness=3.0)
 
 
 def add_tree(generator: Generator, *, hand: int = 0, paste: int = 5, rules: Sequence[Rule] = ()) -> Edit:
