@@ -93,7 +93,7 @@ def dome_to_tree(generator: Generator, *, hand: int = 0, paste: int = 0) -> Edit
     painter = random.Random(hand)
     domes = seeds_with(lambda u: scenes.has_dome(u) & plain(u), number=16)
     tree = seeds_with(lambda u: has_right_tree(u) & ~has_left_tree(u) & plain(u), number=1)[0]
-    crown = painted(tree, "tree", painter)
+    crown = painted(tree, "tree", painter) * RIGHT  # a hand that slips over the edge does not come out on the left
     crown[bounds(crown, above=0.5).top + 9 :] = 0
     session = Rewriter(generator, "layer8")
     session.copy(tree, crown)
