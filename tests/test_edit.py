@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewriter import masks
-from rewriter.edit import Edit, Region
+from rewriter.edit import Edit, Region, load_edits, save_edits
 from rewriter.errors import InputError
 from rewriter.memory.statistics import Recipe
 
@@ -231,3 +231,34 @@ def test_an_incomplete_edit_is_an_edit_all_the_same(tmp_path):
 
 def test_with_changes_a_copy():
     assert FULL.with_(rank=2).rank == 2 and FULL.rank == 3
+
+
+# --- several edits in one file ---
+
+
+def test_one_edit_is_saved_as_an_object_and_several_as_an_array(tmp_path):
+    one, two = Edit("town", "layer8", title="one"), Edit("town", "layer6", title="two")
+    save_edits([one], tmp_path / "one.json")
+    save_edits([one, two], tmp_path / "two.json")
+    assert Edit.load(tmp_path / "one.json").title == "one"
+    assert [edit.title for edit in load_edits(tmp_path / "one.json")] == ["one"]
+    assert [edit.to_json() for edit in load_edits(tmp_path / "two.json")] == [one.to_json(), two.to_json()]
+
+
+def test_a_single_edit_is_written_as_edit_save_writes_it(tmp_path):
+    edit = Edit("town", "layer8")
+    edit.save(tmp_path / "a.json")
+    save_edits([edit], tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_no_edits_are_refused_and_a_bad_one_is_named(tmp_path):
+    with pytest.raises(InputError, match="no edits to save"):
+        save_edits([], tmp_path / "none.json")
+    (tmp_path / "none.json").write_text("[]")
+    with pytest.raises(InputError, match="holds no edits"):
+        load_edits(tmp_path / "none.json")
+    save_edits([Edit("town", "layer8")] * 2, tmp_path / "two.json")
+    (tmp_path / "bad.json").write_text((tmp_path / "two.json").read_text().replace('"rank": 1', '"rank": 0', 1))
+    with pytest.raises(InputError, match="bad.json: edit 1 of 2: rank is 0"):
+        load_edits(tmp_path / "bad.json")
