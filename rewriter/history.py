@@ -83,7 +83,10 @@ class History:
         tables = _Tables()
         states = [tables.state(state) for state in self.states]
         about = {"states": states, "at": self.at, "edits": tables.edits, "rules": tables.rules, "masks": tables.masks}
-        return tensors_as.save(tables.tensors, {"format": FORMAT, "session": json.dumps(about)})
+        data = tensors_as.save(tables.tensors, {"format": FORMAT, "session": json.dumps(about)})
+        if len(data) > _SIZE:
+            raise InputError(f"the session is larger than {_SIZE >> 20} MB: save its rules one by one")
+        return data
 
     @staticmethod
     def from_bytes(data: bytes) -> History:

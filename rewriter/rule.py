@@ -113,13 +113,10 @@ class Rule(LowRank):
 
     def seeds(self) -> set[int]:
         """The pictures that the edit points at."""
-        parts = [
-            self.edit.get("copy"),
-            self.edit.get("paste"),
-            *self.edit.get("context", ()),
-            *self.edit.get("keep", ()),
-        ]
-        return {part["seed"] for part in parts if part}
+        single, several = ("copy", "paste"), ("context", "keep")
+        parts = [self.edit.get(name) for name in single]
+        parts += [part for name in several for part in self.edit.get(name) or ()]
+        return {part["seed"] for part in parts if isinstance(part, Mapping) and "seed" in part}
 
     def about(self) -> dict[str, Any]:
         """All but the tensors, as a JSON object; `assemble` puts them together again."""

@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -96,6 +97,11 @@ class Rewriter:
     def rules(self) -> tuple[Rule, ...]:
         """The rules made so far, in order, on and off."""
         return self.history.present.rules
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The requests behind the rules that are on, at their strengths: what `save_edits` writes to be replayed."""
+        return tuple(Edit.from_json(r.edit).with_(strength=r.strength) for r in self.rules if r.active and r.edit)
 
     @property
     def marked(self) -> int:
@@ -352,13 +358,15 @@ class Rewriter:
         self.history.save(path)
 
     @staticmethod
-    def load(generator: Generator, path: str | Path, **options: Any) -> Rewriter:
-        """Go on with a saved session; options as for `Rewriter`.
+    def load(
+        generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: KeyCache | None = None
+    ) -> Rewriter:
+        """Go on with a saved session.
 
         Raises:
             InputError: no session, a damaged one, or one of another generator.
         """
-        return Rewriter(generator, history=History.load(path), **options)
+        return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys)
 
     # --- inside ---
 
@@ -414,7 +422,7 @@ def _own(generator: Generator, rule: Rule) -> Rule:
 
 
 def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
-    return Region(seed, masks.as_mask(mask))
+    return Region(int(seed) if isinstance(seed, np.integer) else seed, masks.as_mask(mask))
 
 
 def _at(items: Sequence[Any], index: int) -> Any:

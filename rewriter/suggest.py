@@ -51,7 +51,7 @@ def suggest(
     `on_step` is called with (layers done, of).
     """
     check(generator, edit)
-    names = list(generator.layers if layers is None else layers)
+    names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
     statistics = statistics or Statistics(generator, truncation=edit.truncation)
     if statistics.truncation == edit.truncation and edit.statistics is None:
         statistics.moments(names, rules=rules)  # one walk for all of them
