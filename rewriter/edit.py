@@ -150,7 +150,7 @@ def load_edits(path: str | Path) -> tuple[Edit, ...]:
     data = read_json(path)
     entries = data if isinstance(data, list) else [data]
     if not 1 <= len(entries) <= MOST:
-        raise InputError(f"{path} holds {len(entries)} edits: a file has 1 to {MOST}")
+        raise InputError(f"{path} holds {len(entries) or 'no'} edits: a file has 1 to {MOST}")
     edits = []
     for i, entry in enumerate(entries):
         try:

@@ -422,7 +422,8 @@ def _own(generator: Generator, rule: Rule) -> Rule:
 
 
 def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
-    return Region(int(seed) if isinstance(seed, np.integer) else seed, masks.as_mask(mask))
+    number: Any = seed
+    return Region(int(number) if isinstance(number, np.integer) else number, masks.as_mask(mask))
 
 
 def _at(items: Sequence[Any], index: int) -> Any:
