@@ -31,12 +31,6 @@ BATCH = 16
 OnPictures = Callable[[int, int], object]  # (pictures done, of)
 
 
-def default_layer(generator: Generator) -> str:
-    """The layer to start with: layer8, good for objects, or the middle one of a smaller generator."""
-    names = list(generator.layers)
-    return "layer8" if "layer8" in names else names[len(names) // 2]
-
-
 def replay(
     generator: Generator,
     edit: Edit,
