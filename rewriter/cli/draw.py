@@ -17,6 +17,7 @@ from rewriter.cli.common import (
     Job,
     Json,
     Truncation,
+    at_home,
     check_truncation,
     edits_of,
     generator_of,
@@ -34,7 +35,7 @@ from rewriter.generators.base import Generator
 from rewriter.hub import load_generator
 from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
-from rewriter.session import Rewriter, default_layer
+from rewriter.session import Rewriter
 
 SHEET = 24
 
@@ -115,8 +116,8 @@ def apply(
         check_writable(path)
     model = generator_of([edit for _, edit in requests], generator, device)
     for i, (name, edit) in enumerate(requests):
-        if not edit.generator and layer is None and edit.layer not in model.layers:
-            requests[i] = name, edit.with_(layer=default_layer(model))  # a recording does not know its layer
+        if layer is None:
+            requests[i] = name, at_home(edit, model)
         check(model, requests[i][1])
     with progress(as_json) as job:
         rules = _replay(model, requests, rule_files, job)
