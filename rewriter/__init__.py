@@ -1,8 +1,8 @@
 """Rewrite the rules of a pretrained image generator: copy, paste, context, execute.
 
 Read the modules in this order and you have read the method: masks, generators (what can be rewritten), memory (the
-method), stats (its measuring as a job), rule, edit, effect, session; then how generators come in (checkpoints,
-townscape, hub) and pictures go out.
+method), stats (its measuring as a job), rule, edit, effect, execute, search, suggest, session; then how generators come
+in (checkpoints, townscape, hub) and pictures go out.
 """
 
 from rewriter.edit import Edit, Region

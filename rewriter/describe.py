@@ -54,10 +54,8 @@ def effect_in_words(name: str, rule: Rule) -> str:
         f"solved in {effect.seconds:.2f} s"
     ]
     if not math.isnan(effect.likeness):
-        lines.append(
-            f"  marked places {effect.likeness:.0%} of the way to what was asked for; "
-            f"beside them {effect.spill:.2f}/255 changed"
-        )
+        beside = "nothing is beside them" if math.isnan(effect.spill) else f"beside them {effect.spill:.2f}/255 changed"
+        lines.append(f"  marked places {effect.likeness:.0%} of the way to what was asked for; {beside}")
     lines.append(
         f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
         f"places on {effect.pictures} unseen pictures"
@@ -68,7 +66,9 @@ def effect_in_words(name: str, rule: Rule) -> str:
 def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
     """Layers with their figures, best first, then those that an edit cannot be done at, with the reason."""
     lines = [f"{'layer':8} {'score':>7} {'likeness':>9} {'elsewhere':>10}"]
-    lines += [f"{row['layer']:8} {row['score']:7.2f} {row['likeness']:9.0%} {row['spill']:6.2f}/255" for row in rows]
+    for row in rows:
+        spill = f"{'all marked':>10}" if row["spill"] is None else f"{row['spill']:6.2f}/255"
+        lines.append(f"{row['layer']:8} {row['score']:7.2f} {row['likeness']:9.0%} {spill}")
     return "\n".join([*lines, *(f"{layer:8} cannot: {why}" for layer, why in failed.items())])
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +29,8 @@ from rewriter.yardstick import Yardstick
 
 INSIDE = 0.5  # cells at least this much inside a mask give context keys; rims would leak background into D
 BATCH = 16
+LABELS = ("strength", "generator", "title")  # of an edit: they make no other rule; the fingerprint says which generator
 OnPictures = Callable[[int, int], object]  # (pictures done, of)
-
-
-def default_layer(generator: Generator) -> str:
-    """The layer to start with: layer8, good for objects, or the middle one of a smaller generator."""
-    names = list(generator.layers)
-    return "layer8" if "layer8" in names else names[len(names) // 2]
 
 
 def replay(
@@ -113,8 +109,17 @@ def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
 def _request(rule: Rule) -> str:
     if not rule.edit:
         return digest([rule])
-    asked = {name: value for name, value in rule.edit.items() if name != "strength"}
+    asked = {name: _places(value) for name, value in rule.edit.items() if name not in LABELS}
     return hashlib.sha256(json.dumps([rule.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _places(value: Any) -> Any:
+    """A field of an edit's JSON with each place's mask as its digest; fields without places as they are."""
+    if isinstance(value, list):
+        return [_places(entry) for entry in value]
+    if isinstance(value, Mapping) and isinstance(value.get("mask"), str):
+        return {**value, "mask": masks.identity(value["mask"])}
+    return value
 
 
 def check(generator: Generator, edit: Edit) -> None:

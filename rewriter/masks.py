@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -111,6 +113,13 @@ def decode(text: str) -> Tensor:
             raise
         raise InputError(f"the mask is not a readable PNG ({error}): paint it again") from error
     return as_mask(torch.from_numpy(alpha.astype(np.float32)) / 255)
+
+
+@lru_cache(maxsize=1024)
+def identity(text: str) -> str:
+    """Digest of the mask in a PNG data URL: of its values alone, because not every PNG writer packs them alike."""
+    mask = decode(text)
+    return hashlib.sha256(f"{tuple(mask.shape)}".encode() + (mask * 255).round().byte().numpy().tobytes()).hexdigest()
 
 
 def resize(mask: Tensor, size: tuple[int, int]) -> Tensor:

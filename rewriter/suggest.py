@@ -12,7 +12,7 @@ from torch import Tensor
 from rewriter.edit import Edit
 from rewriter.effect import UNSEEN
 from rewriter.errors import ComputationError, InputError
-from rewriter.execute import check, replay
+from rewriter.execute import check, check_statistics, replay
 from rewriter.generators.base import Generator
 from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
@@ -52,9 +52,10 @@ def suggest(
     """
     check(generator, edit)
     names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
-    statistics = statistics or Statistics(generator, truncation=edit.truncation)
-    if statistics.truncation == edit.truncation and edit.statistics is None:
-        statistics.moments(names, rules=rules)  # one walk for all of them
+    check_statistics(generator, statistics)
+    if statistics is None or statistics.truncation != edit.truncation:
+        statistics = Statistics(generator, truncation=edit.truncation)
+    statistics.moments(names, rules=rules, recipe=edit.statistics)  # one walk for all of them
     first = (edit.paste or edit.context[0]).seed
     found = []
     for i, layer in enumerate(names):

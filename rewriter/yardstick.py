@@ -28,13 +28,19 @@ class Yardstick:
 
     def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
         self.generator, self.edit, self.rules = generator, edit, rules
-        regions = {region.seed: region for region in (*edit.context, *([edit.paste] if edit.paste else []))}
-        first = (edit.paste or edit.context[0]).seed
-        self.seeds = [first, *(seed for seed in regions if seed != first)]
-        self.marks = torch.stack([self._pixels(regions[seed]) for seed in self.seeds])
+        pasted = [edit.paste] if edit.paste else []
+        judged = [*pasted, *(region for region in edit.context if region.seed not in {p.seed for p in pasted})]
+        self.seeds = [region.seed for region in judged]
+        self.marks = torch.stack([self._pixels(region) for region in judged])
         self.before = self._draw(self.seeds)
+        marked: dict[int, Tensor] = {}  # by picture: one may be marked in several places
+        for region in (*pasted, *edit.context):
+            pixels = self._pixels(region)
+            marked[region.seed] = torch.maximum(marked.get(region.seed, pixels), pixels)
         reach = round(SURROUNDINGS * generator.resolution)
-        self.outside = masks.grow((self.marks > 0).float(), reach, reach, reach, reach) == 0
+        grown = masks.grow((torch.stack(list(marked.values())) > 0).float(), reach, reach, reach, reach)
+        away = dict(zip(marked, grown == 0, strict=True))
+        self.outside = torch.stack([away[seed] for seed in self.seeds])
 
     def _pixels(self, region: Region) -> Tensor:
         side = self.generator.resolution

@@ -155,3 +155,15 @@ def test_growing_spreads_as_far_as_asked_in_each_direction(spread, row, column):
     expected[max(0, row - up) : row + down + 1, max(0, column - left) : column + right + 1] = 0.5
     assert torch.equal(masks.grow(mask, up, down, left, right), expected)
     assert torch.equal(masks.grow(mask.expand(2, 3, 7, 8), up, down, left, right), expected.expand(2, 3, 7, 8))
+
+
+def test_a_masks_identity_is_that_of_its_values_whoever_packed_the_png():
+    mask = masks.disc(64, 0.4, 0.6, 0.2)
+    packed = masks.encode(mask)
+    with Image.open(io.BytesIO(base64.b64decode(packed[len(masks.PREFIX) :]))) as image:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+    other = masks.PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
+    assert other != packed and masks.identity(other) == masks.identity(packed)
+    assert masks.identity(masks.encode(mask.T.flip(0))) != masks.identity(packed)
+    assert masks.identity(masks.encode(mask[:32])) != masks.identity(masks.encode(mask[:, :32]))

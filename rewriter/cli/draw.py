@@ -17,6 +17,7 @@ from rewriter.cli.common import (
     Job,
     Json,
     Truncation,
+    at_home,
     check_truncation,
     edits_of,
     generator_of,
@@ -34,7 +35,7 @@ from rewriter.generators.base import Generator
 from rewriter.hub import load_generator
 from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
-from rewriter.session import Rewriter, default_layer
+from rewriter.session import Rewriter
 
 SHEET = 24
 
@@ -104,6 +105,8 @@ def apply(
     given = {name: value for name, value in named.items() if value is not None}
     given |= {"kind": "erase", "copy": None} if erase else {}
     requests = [(name, edit) for file in edits for name, edit in _named(file, given)]
+    if given:  # the later ones were made after others than these now are
+        requests = [(name, edit.with_(after=()) if i else edit) for i, (name, edit) in enumerate(requests)]
     rule_files = _numbered(save_rule, len(requests))
     for path in (out, *rule_files, *filter(None, [save_model, save_session])):
         if path is not out and path.suffix != ".safetensors":
@@ -113,8 +116,8 @@ def apply(
         check_writable(path)
     model = generator_of([edit for _, edit in requests], generator, device)
     for i, (name, edit) in enumerate(requests):
-        if not edit.generator and layer is None and edit.layer not in model.layers:
-            requests[i] = name, edit.with_(layer=default_layer(model))  # a recording does not know its layer
+        if layer is None:
+            requests[i] = name, at_home(edit, model)
         check(model, requests[i][1])
     with progress(as_json) as job:
         rules = _replay(model, requests, rule_files, job)
@@ -154,12 +157,9 @@ def inspect(
 
 def _named(file: str, given: dict[str, Any]) -> list[tuple[str, Edit]]:
     """The edits of a file with the options given, each with a name to report it by."""
-    found = edits_of(file)
-    edits = [edit.with_(**given) for edit in found]
+    edits = [edit.with_(**given) for edit in edits_of(file)]
     if len(edits) == 1:
         return [(file, edits[0])]
-    if given:  # the later ones were made after others than these now are
-        edits = [edit.with_(after=()) for edit in edits]
     return [(f"{file}, {i}: {edit.title or edit.kind}", edit) for i, edit in enumerate(edits, start=1)]
 
 

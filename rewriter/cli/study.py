@@ -18,6 +18,7 @@ from rewriter.cli.common import (
     GeneratorName,
     Json,
     Truncation,
+    at_home,
     check_truncation,
     edits_of,
     generator_of,
@@ -152,14 +153,15 @@ def benchmark(
 
 def _session(file: str, generator: str | None, device: str | None, *, complete: bool = False) -> Rewriter:
     """A session with the last of a file's edits in progress, made after the others."""
-    *earlier, last = edits_of(file)
-    model = generator_of([*earlier, last], generator, device)
-    session = Rewriter(model, last.layer if last.layer in model.layers else None, truncation=last.truncation)
+    edits = edits_of(file)
+    model = generator_of(edits, generator, device)
+    *earlier, last = (at_home(edit, model) for edit in edits)
+    for edit in (*earlier, last) if complete else earlier:
+        check(model, edit)
+    session = Rewriter(model, last.layer, truncation=last.truncation)
     for edit in earlier:
         session.use(edit)
         session.execute()
         session.begin()
-    if complete:
-        check(model, last)
     session.use(last)
     return session
