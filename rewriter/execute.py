@@ -63,8 +63,7 @@ def replay(
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     _check_rules(generator, edit, rules)
     check_statistics(generator, statistics)
-    if statistics is None or statistics.truncation != edit.truncation:
-        statistics = Statistics(generator, truncation=edit.truncation)
+    statistics = (statistics or Statistics(generator)).at(edit.truncation)
     job = Job(generator, edit, rules)
     moment = statistics.moment(edit.layer, rules=rules, recipe=edit.statistics, on_step=on_statistics)
     bystanders, usual = statistics.bystanders(edit.layer, rules=rules)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from heapq import nlargest
-from threading import Lock
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +15,12 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import LowRank
 from rewriter.masks import Box, grow
+from rewriter.memory.cache import Cache
 from rewriter.memory.directions import Directions
 from rewriter.memory.statistics import digest
 
 BATCH = 16
+KEPT = 768 << 20  # bytes of keys that a search keeps for the next one
 QUANTILE = 0.999  # of the responses at all places; above it a place matches
 POPULATION = range(10_000, 10_128)  # pictures that the quantile is taken over
 DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of what does not match, colour around what does
@@ -52,30 +52,6 @@ class Matches:
     overlay: Tensor
 
 
-class KeyCache:
-    """Keys of pictures, kept within a bound of bytes, the least recently used out first. Safe to share by threads."""
-
-    def __init__(self, limit: int = 512 << 20):
-        self.limit, self.size = limit, 0
-        self._kept: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: tuple[object, ...], make: Callable[[], Tensor]) -> Tensor:
-        """What is kept under the key, or what `make` makes."""
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
-        made = make()
-        with self._lock:
-            if key not in self._kept and made.nbytes <= self.limit:
-                self._kept[key] = made
-                self.size += made.nbytes
-            while self.size > self.limit:
-                self.size -= self._kept.popitem(last=False)[1].nbytes
-        return made
-
-
 @dataclass(frozen=True)
 class Places:
     """The keys of a layer in any pictures, a batch at a time."""
@@ -84,18 +60,32 @@ class Places:
     layer: str
     truncation: float = 1.0
     rules: Sequence[LowRank] = ()
-    cache: KeyCache = field(default_factory=KeyCache)
+    cache: Cache = field(default_factory=lambda: Cache(KEPT))
 
     def keys(self, seeds: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """Batches of seeds and their keys (n, in, h, w)."""
-        earlier = self.generator.rules_at(self.rules, self.layer, before=True)
-        model = self.generator.fingerprint, str(self.generator.device), self.layer, self.truncation, digest(earlier)
         for i in range(0, len(seeds), BATCH):
             batch = list(seeds[i : i + BATCH])
-            yield batch, self.cache.get((*model, *batch), partial(self._look_up, batch, earlier))
+            yield batch, self.cache.get((*self.model, *batch), partial(self._look_up, batch))
 
-    def _look_up(self, seeds: list[int], rules: Sequence[LowRank]) -> Tensor:
-        return self.generator.keys(seeds, self.layer, truncation=self.truncation, rules=rules).keys
+    def _look_up(self, seeds: list[int]) -> Tensor:
+        return self.generator.keys(seeds, self.layer, truncation=self.truncation, rules=self.rules).keys
+
+    @cached_property
+    def model(self) -> tuple[Hashable, ...]:
+        """What the keys depend on, the pictures apart."""
+        earlier = digest(self.generator.rules_at(self.rules, self.layer, before=True))
+        return self.generator.fingerprint, str(self.generator.device), self.layer, self.truncation, earlier
+
+    def level(self, directions: Directions) -> float:
+        """The response that one place in a thousand of other pictures exceeds."""
+        wanted = (*self.model, "level", directions.level, directions.matrix[0].cpu().numpy().tobytes())
+        return self.cache.get(wanted, lambda: self._quantile(directions))
+
+    def _quantile(self, directions: Directions) -> float:
+        responses = torch.cat([response(directions, keys).flatten().cpu() for _, keys in self.keys(POPULATION)])
+        rank = min(len(responses), int(QUANTILE * len(responses)) + 1)  # torch's quantile has a limit on numbers
+        return float(responses.kthvalue(rank).values)
 
     def box(self, cell: int, width: int) -> Box:
         """The part of the picture, in pixels, that a cell of the key map (its number, row by row) lies over."""
@@ -109,6 +99,12 @@ def response(directions: Directions, keys: Tensor) -> Tensor:
     return torch.einsum("i,nihw->nhw", directions.matrix[0].to(keys), keys) / directions.level
 
 
+def check_number(k: int) -> None:
+    """Refuse to look for fewer than one picture, or for more than a sheet holds."""
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 400:
+        raise InputError(f"{k!r} pictures to find: ask for 1 to 400")
+
+
 def search(
     places: Places, directions: Directions, k: int, *, seeds: Sequence[int], on_step: OnFound | None = None
 ) -> list[Found]:
@@ -116,8 +112,7 @@ def search(
 
     `on_step` is called with (pictures done, of, the best so far) after each batch; returning False stops there.
     """
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 400:
-        raise InputError(f"{k!r} pictures to find: ask for 1 to 400")
+    check_number(k)
     best: list[Found] = []
     done = 0
     for batch, keys in places.keys(seeds):
@@ -135,18 +130,12 @@ def search(
 
 def matches(places: Places, directions: Directions, seeds: Sequence[int], pictures: Tensor) -> list[Matches]:
     """Where the context fires in each of the pictures (n, 3, H, W) of the given seeds."""
-    level = _quantile(torch.cat([response(directions, keys).flatten() for _, keys in places.keys(POPULATION)]))
+    level = places.level(directions)
     heats = [heat for _, keys in places.keys(seeds) for heat in response(directions, keys)]
     return [
         Matches(seed, heat, level, heat > level, overlay(picture, heat > level))
         for seed, heat, picture in zip(seeds, heats, pictures, strict=True)
     ]
-
-
-def _quantile(responses: Tensor) -> float:
-    """The 0.999 quantile; torch's own has a limit on numbers."""
-    rank = min(len(responses), int(QUANTILE * len(responses)) + 1)
-    return float(responses.cpu().kthvalue(rank).values)
 
 
 def overlay(picture: Tensor, fires: Tensor) -> Tensor:

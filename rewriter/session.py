@@ -21,12 +21,13 @@ from rewriter.execute import Job, OnPictures, check_origin, check_statistics, re
 from rewriter.generators.base import Generator
 from rewriter.history import RULES, History, State
 from rewriter.masks import Box
+from rewriter.memory.cache import Cache
 from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal
 from rewriter.memory.solve import OnStep
 from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule, assemble
-from rewriter.search import Found, KeyCache, Matches, Places
+from rewriter.search import KEPT, Found, Matches, Places
 from rewriter.suggest import Suggestion, suggest
 
 OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
@@ -67,13 +68,13 @@ class Rewriter:
         truncation: float = 1.0,
         rules: Sequence[Rule] = (),
         statistics: Statistics | None = None,
-        keys: KeyCache | None = None,
+        keys: Cache | None = None,
         history: History | None = None,
     ):
         check_statistics(generator, statistics)
         self.generator = generator
         self._statistics = statistics or Statistics(generator, truncation=truncation)
-        self._keys = keys or KeyCache()
+        self._keys = keys or Cache(KEPT)
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
             _check_room(len(rules))
@@ -251,6 +252,7 @@ class Rewriter:
             seeds: where to look.
             on_step: called with (pictures done, of, the best so far); returning False stops there.
         """
+        search.check_number(k)
         return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step)
 
     def matches(self, seed: int) -> Matches:
@@ -359,7 +361,7 @@ class Rewriter:
 
     @staticmethod
     def load(
-        generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: KeyCache | None = None
+        generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: Cache | None = None
     ) -> Rewriter:
         """Go on with a saved session.
 
@@ -372,8 +374,7 @@ class Rewriter:
 
     def statistics(self) -> Statistics:
         """What is known of the generator's layers at the edit's truncation."""
-        if self._statistics.truncation != self.edit.truncation:
-            self._statistics = Statistics(self.generator, truncation=self.edit.truncation)
+        self._statistics = self._statistics.at(self.edit.truncation)
         return self._statistics
 
     def _job(self) -> Job:

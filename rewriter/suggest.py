@@ -53,8 +53,7 @@ def suggest(
     check(generator, edit)
     names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
     check_statistics(generator, statistics)
-    if statistics is None or statistics.truncation != edit.truncation:
-        statistics = Statistics(generator, truncation=edit.truncation)
+    statistics = (statistics or Statistics(generator)).at(edit.truncation)
     statistics.moments(names, rules=rules, recipe=edit.statistics)  # one walk for all of them
     first = (edit.paste or edit.context[0]).seed
     found = []

@@ -9,10 +9,11 @@ from rewriter import Rewriter, search
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents
 from rewriter.masks import Box
+from rewriter.memory.cache import Cache
 from rewriter.memory.directions import Directions
 from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
-from rewriter.search import EDGE, POPULATION, KeyCache, Places
+from rewriter.search import EDGE, POPULATION, Places
 from rewriter.townscape import scenes
 
 WHERE = range(40, 90)
@@ -153,7 +154,7 @@ def test_a_search_needs_something_to_look_for(stylegan):
 # --- the cache ---
 
 
-class Watched(KeyCache):
+class Watched(Cache):
     """A cache that keeps an account of what it holds and had to make."""
 
     def __init__(self, limit=512 << 20):
@@ -166,7 +167,7 @@ class Watched(KeyCache):
             return make()
 
         found = super().get(key, counted)
-        held = sum(tensor.nbytes for tensor in self._kept.values())
+        held = sum(value.nbytes for value, _ in self._kept.values() if isinstance(value, torch.Tensor))
         self.most = max(self.most, held)
         assert held == self.size
         return found
@@ -199,7 +200,7 @@ def test_what_is_kept_is_not_made_again(session):
 
 
 def test_the_least_recently_used_goes_first():
-    cache = KeyCache(3 * 4)
+    cache = Cache(3 * 4)
     for key in "abc":
         cache.get((key,), lambda: torch.zeros(1))
     cache.get(("a",), lambda: pytest.fail("a is kept"))
@@ -211,7 +212,7 @@ def test_the_least_recently_used_goes_first():
 
 
 def test_what_is_too_large_to_keep_pushes_nothing_out():
-    cache = KeyCache(8)
+    cache = Cache(8)
     cache.get(("a",), lambda: torch.zeros(1))
     assert len(cache.get(("large",), lambda: torch.zeros(3))) == 3
     cache.get(("a",), lambda: pytest.fail("a is kept"))
@@ -222,12 +223,12 @@ def test_threads_may_share_a_cache(session, stylegan, statistics):
     other.add_context(5, square(2, 2, 9, 9))
     expected = [one.search(6, seeds=WHERE) for one in (session, other)]
     for limit in (200_000, 512 << 20):
-        cache = KeyCache(limit)
+        cache = Cache(limit)
         visitors = [with_cache(one, cache) for one in (session, other)] * 4
         with ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda one: one.search(6, seeds=WHERE), visitors))
         assert found == expected * 4
-        assert cache.size == sum(tensor.nbytes for tensor in cache._kept.values()) <= limit
+        assert cache.size == sum(value.nbytes for value, _ in cache._kept.values()) <= limit
 
 
 # --- matches ---

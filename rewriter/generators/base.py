@@ -16,6 +16,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 from typing import TypeGuard
 
 import torch
@@ -180,16 +181,28 @@ def _nested(rules: Changes) -> TypeGuard[Sequence[Sequence[LowRank]]]:
     return bool(rules) and not isinstance(rules[0], LowRank)
 
 
+class _Exact:
+    """Counts who is in `exact`, because the settings are the process's and several threads may be in it at once."""
+
+    lock, inside, settings = Lock(), 0, (False, False)
+
+
 @contextlib.contextmanager
 def exact(device: torch.device) -> Iterator[None]:
     """Keep convolutions and products in full float32 on this device; the caller's settings come back afterwards."""
     if device.type != "cuda":
         yield
         return
-    matmul = torch.backends.cuda.matmul.allow_tf32
-    convolution = torch.backends.cudnn.allow_tf32
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    with _Exact.lock:
+        if not _Exact.inside:
+            _Exact.settings = matmul.allow_tf32, cudnn.allow_tf32
+            matmul.allow_tf32 = cudnn.allow_tf32 = False
+        _Exact.inside += 1
     try:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
+        with _Exact.lock:
+            _Exact.inside -= 1
+            if not _Exact.inside:
+                matmul.allow_tf32, cudnn.allow_tf32 = _Exact.settings

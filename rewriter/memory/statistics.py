@@ -21,12 +21,14 @@ from torch import Tensor
 from rewriter.errors import CancelledError, InputError
 from rewriter.files import replacing
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import LayerInfo, LowRank
+from rewriter.generators.layer import Features, LayerInfo, LowRank
+from rewriter.memory.cache import Cache
 from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.sites import at_places
 from rewriter.memory.solve import Bystanders
 
 KEYS_PER_CHANNEL = 64
+KEPT = 512 << 20  # bytes of moments and features kept in memory
 BATCH = 16
 BLOCK = 4 * BATCH  # pictures summed on their own: whoever measures which of them, the total has the same bits
 BYSTANDERS = range(5000, 5024)
@@ -142,13 +144,21 @@ class Sampling:
 
 
 class Statistics:
-    """Second moments and bystanders of one generator's layers at one truncation, each measured at most once."""
+    """Second moments and bystanders of one generator's layers at one truncation, measured once and kept within a bound.
+
+    May be shared by several sessions and threads.
+    """
 
     def __init__(self, generator: Generator, *, truncation: float = 1.0, cache: Path | None = None):
         self.generator, self.truncation = generator, truncation
         self.cache = default_cache() if cache is None else cache
-        self._moments: dict[Sampling, SecondMoment] = {}
-        self._bystanders: dict[tuple[str, str], tuple[Bystanders, Tensor]] = {}
+        self._known = Cache(KEPT)
+
+    def at(self, truncation: float) -> Statistics:
+        """These, or fresh ones if they are of another truncation."""
+        if truncation == self.truncation:
+            return self
+        return Statistics(self.generator, truncation=truncation, cache=self.cache)
 
     def moment(
         self,
@@ -175,6 +185,9 @@ class Statistics:
         missing = {layer: wanted[layer].recipe for layer, moment in found.items() if moment is None}
         measured = self._measure(missing, rules, on_step)
         for layer, moment in measured.items():
+            if wanted[layer].rules:  # of one person's rules: in memory only
+                self._known.put(wanted[layer], moment)
+                continue
             with contextlib.suppress(InputError):  # a cache that cannot be written is no reason to fail
                 self.keep(wanted[layer], moment)
         return {layer: moment or measured[layer] for layer, moment in found.items()}
@@ -200,16 +213,18 @@ class Statistics:
 
     def stored(self, sampling: Sampling) -> SecondMoment | None:
         """A moment that was measured before, or None where there is none that can be used."""
-        if sampling not in self._moments:
-            found = self.read(self.path(sampling), sampling)
-            if found is None or found.count != sampling.recipe.pictures * sampling.recipe.places:
-                return None
-            self._moments[sampling] = found
-        return self._moments[sampling]
+        known: SecondMoment | None = self._known.peek(sampling)
+        if known is not None:
+            return known
+        found = self.read(self.path(sampling), sampling)
+        if found is None or found.count != sampling.recipe.pictures * sampling.recipe.places:
+            return None
+        self._known.put(sampling, found)
+        return found
 
     def keep(self, sampling: Sampling, moment: SecondMoment) -> None:
         """Keep a moment for the next time; InputError where it cannot be written (it stays in memory then)."""
-        self._moments[sampling] = moment
+        self._known.put(sampling, moment)
         self.write(self.path(sampling), sampling, moment)
 
     def read(self, path: Path, sampling: Sampling) -> SecondMoment | None:
@@ -248,18 +263,24 @@ class Statistics:
         """Random places of pictures that no edit is about, all of weight 1; and E[v²] (out,) of each value there."""
         same = self.generator.rules_at(rules, layer)
         earlier = self.generator.rules_at(rules, layer, before=True)
-        key = (layer, digest([*earlier, *same]))
-        if key not in self._bystanders:
-            info, memory = self.generator.layer(layer), self.generator.rewritten(same).memory(layer)
-            features = self.generator.keys(list(BYSTANDERS), layer, truncation=self.truncation, rules=earlier)
-            places = random_places(list(BYSTANDERS), BYSTANDER_PLACES, info.resolution**2).to(features.keys.device)
-            base = torch.cat(
-                [at_places(memory.response(features.keys[[i]], memory.weight), places[[i]]) for i in range(len(places))]
-            )
+        seeds, info, before = list(BYSTANDERS), self.generator.layer(layer), digest(earlier)
+
+        def look_up() -> Features:
+            return self.generator.keys(seeds, layer, truncation=self.truncation, rules=earlier)
+
+        features = self._known.get(("features", layer, before), look_up)
+        places = random_places(seeds, BYSTANDER_PLACES, info.resolution**2).to(features.keys.device)
+
+        def answers() -> tuple[Tensor, Tensor]:
+            memory = self.generator.rewritten(same).memory(layer)
+            base = [
+                at_places(memory.response(features.keys[[i]], memory.weight), places[[i]]) for i in range(len(seeds))
+            ]
             values = self.generator.values(features[:4], rules=same)
-            others = Bystanders(features, places, torch.ones(places.shape, device=places.device), base)
-            self._bystanders[key] = (others, values.square().mean((0, 2, 3)))
-        return self._bystanders[key]
+            return torch.cat(base), values.square().mean((0, 2, 3))
+
+        base, usual = self._known.get(("answers", layer, before, digest(same)), answers)
+        return Bystanders(features, places, torch.ones(places.shape, device=places.device), base), usual
 
 
 def _shifted(on_step: Callable[[int, int], object], before: int, of: int, done: int, _: int) -> object:
