@@ -5,7 +5,7 @@ method), stats (its measuring as a job), rule, edit, effect, execute, search, su
 in (checkpoints, townscape, hub) and pictures go out.
 """
 
-from rewriter.edit import Edit, Region
+from rewriter.edit import Edit, Region, load_edits, save_edits
 from rewriter.errors import RewriterError
 from rewriter.execute import replay
 from rewriter.generators.base import Generator
@@ -29,7 +29,9 @@ __all__ = [
     "Rule",
     "SecondMoment",
     "key_directions",
+    "load_edits",
     "load_generator",
     "replay",
+    "save_edits",
     "solve",
 ]

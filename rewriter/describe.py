@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from rewriter import history
 from rewriter.edit import Edit
 from rewriter.effect import advice
 from rewriter.errors import InputError
@@ -24,8 +25,11 @@ def describe(file: str, load_edits: Callable[[str], Sequence[Edit]]) -> tuple[di
         InputError: it is none of a rule, an edit and a generator, or it is damaged.
     """
     path = Path(file)
-    if path.suffix == ".safetensors" and _is_rule(path):
+    kind = _kind(path) if path.suffix == ".safetensors" else ""
+    if kind == FORMAT:
         return _rule(Rule.load(path))
+    if kind == history.FORMAT:
+        return _session(history.History.load(path))
     try:
         return _generator(load_generator(file))
     except InputError:
@@ -72,12 +76,21 @@ def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
     return "\n".join([*lines, *(f"{layer:8} cannot: {why}" for layer, why in failed.items())])
 
 
-def _is_rule(path: Path) -> bool:
+def _kind(path: Path) -> str:
+    """What a safetensors file says it is; "" if it does not say."""
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
+            return str((file.metadata() or {}).get("format", ""))
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read {path} ({error})") from error
+
+
+def _session(past: history.History) -> tuple[dict[str, Any], str]:
+    described = [_rule(rule) for rule in past.present.rules]
+    edit, edit_words = _edit(past.present.edit)
+    data = {"what": "session", "steps": len(past.states), "rules": [each for each, _ in described], "edit": edit}
+    words = [f"session of {len(past.states)} steps with {len(described)} rules", *(each for _, each in described)]
+    return data, "\n".join([*words, f"in progress: {edit_words}"])
 
 
 def _rule(rule: Rule) -> tuple[dict[str, Any], str]:

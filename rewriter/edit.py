@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import json
-import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from rewriter import masks, recording
+from rewriter import fields, recording
 from rewriter.errors import InputError
+from rewriter.fields import Region
 from rewriter.files import read_json, replacing
-from rewriter.generators.latents import SEEDS
 from rewriter.memory import solve
 from rewriter.memory.statistics import Recipe
 from rewriter.rule import STRENGTHS
 
+__all__ = ["Edit", "Region", "load_edits", "read_recording", "save_edits"]
+
 VERSION = 1
 MOST = 64  # edits in one file
 KINDS = ("replace", "erase", "zero")
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """A place on a generated picture: its seed and a mask (H, W) in [0, 1] at any resolution."""
-
-    seed: int
-    mask: Tensor
-
-    @cached_property
-    def png(self) -> str:
-        """The mask as a PNG data URL, made once however many edits share the place."""
-        return masks.encode(self.mask)
-
-    def to_json(self) -> dict[str, Any]:
-        """The seed and the mask as a PNG data URL."""
-        return {"seed": self.seed, "mask": self.png}
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,123 +162,24 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
 
 _FIELDS = tuple(Edit.__dataclass_fields__)
 _REGIONS = ("copy", "paste", "context", "keep")
-Check = Callable[[str, Any], Any]
-
-
-def _fail(name: str, value: Any, expected: str) -> InputError:
-    return InputError(f"{name} is {reprlib.repr(value)}, expected {expected}")
-
-
-def _text(pattern_length: int) -> Check:
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or len(value) > pattern_length or not value.isprintable():
-            raise _fail(name, value, f"one line of at most {pattern_length} characters")
-        return value
-
-    return check
-
-
-def _choice(choices: tuple[str, ...]) -> Check:
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in choices:
-            raise _fail(name, value, f"one of {', '.join(choices)}")
-        return str(value)
-
-    return check
-
-
-def _number(low: float, high: float, *, optional: bool = False) -> Check:
-    def check(name: str, value: Any) -> float | None:
-        if value is None and optional:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise _fail(name, value, f"a number from {low:g} to {high:g}")
-        return float(value)
-
-    return check
-
-
-def _whole(low: int, high: int, *, optional: bool = False) -> Check:
-    def check(name: str, value: Any) -> int | None:
-        if value is None and optional:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise _fail(name, value, f"a whole number from {low} to {high}")
-        return value
-
-    return check
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _fail(name, value, "true or false")
-    return value
-
-
-def _region(name: str, value: Any) -> Region | None:
-    if isinstance(value, Region):
-        _whole(0, SEEDS - 1)("seed", value.seed)
-    if value is None or isinstance(value, Region):
-        return value
-    if not isinstance(value, Mapping) or set(value) != {"seed", "mask"}:
-        raise _fail(name, value, "an object with seed and mask")
-    try:
-        return Region(_whole(0, SEEDS - 1)("seed", value["seed"]), masks.decode(value["mask"]))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
-
-
-def _list(item: Check, most: int) -> Check:
-    def check(name: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, (list, tuple)) or len(value) > most:
-            raise _fail(name, value, f"a list of at most {most}")
-        return tuple(item(f"{name} {i + 1}", entry) for i, entry in enumerate(value))
-
-    return check
-
-
-def _regions(name: str, value: Any) -> tuple[Region, ...]:
-    """Places whose masks are not too large in all: a small file could hold some that fill the memory."""
-    cells, most = 0, recording.MAX_CELLS
-
-    def place(part: str, entry: Any) -> Region:
-        nonlocal cells
-        region = _region(part, entry)
-        cells += region.mask.numel() if region else 0
-        if region is None or cells > most:
-            raise _fail(part, entry, f"a place; the masks in {name} have at most {most >> 20} million cells in all")
-        return region
-
-    places: tuple[Region, ...] = _list(place, 1000)(name, value)
-    return places
-
-
-def _recipe(name: str, value: Any) -> Recipe | None:
-    if value is None or isinstance(value, Recipe):
-        return value
-    if not isinstance(value, Mapping) or set(value) != set(Recipe.__dataclass_fields__):
-        raise _fail(name, value, f"an object with {', '.join(Recipe.__dataclass_fields__)}")
-    return Recipe(**{key: _whole(0, SEEDS)(key, entry) for key, entry in value.items()})
-
-
-_CHECKS: dict[str, Check] = {
-    "generator": _text(200),
-    "layer": _text(40),
-    "fingerprint": _text(64),
-    "kind": _choice(KINDS),
-    "title": _text(200),
-    "truncation": _number(0, 2),
-    "after": _list(_text(64), 64),
-    "copy": _region,
-    "paste": _region,
-    "context": _regions,
-    "keep": _regions,
-    "rank": _whole(1, 512),
-    "smoothness": _number(0, 1e6, optional=True),
-    "strength": _number(*STRENGTHS),
-    "method": _choice(solve.METHODS),
-    "directions": _choice(("zca", "mean", "svd", "units")),
-    "spread": _flag,
-    "units": _whole(1, 512, optional=True),
-    "statistics": _recipe,
+_CHECKS: dict[str, fields.Check] = {
+    "generator": fields.text(200),
+    "layer": fields.text(40),
+    "fingerprint": fields.text(64),
+    "kind": fields.choice(KINDS),
+    "title": fields.text(200),
+    "truncation": fields.number(0, 2),
+    "after": fields.list_of(fields.text(64), 64),
+    "copy": fields.region,
+    "paste": fields.region,
+    "context": fields.regions,
+    "keep": fields.regions,
+    "rank": fields.whole(1, 512),
+    "smoothness": fields.number(0, 1e6, optional=True),
+    "strength": fields.number(*STRENGTHS),
+    "method": fields.choice(solve.METHODS),
+    "directions": fields.choice(("zca", "mean", "svd", "units")),
+    "spread": fields.flag,
+    "units": fields.whole(1, 512, optional=True),
+    "statistics": fields.recipe,
 }

@@ -50,6 +50,8 @@ def advice(rule: Rule) -> list[str]:
             f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or keep the "
             "places that should stay"
         )
+    if rule.edit.get("keep") and (rule.edit.get("method") != "least-squares" or rule.edit.get("kind") == "zero"):
+        words.append("the places to keep were not protected: only method least-squares, and not zero, heeds them")
     if not effect.places:
         words.append(
             f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and more of each"

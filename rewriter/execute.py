@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,13 +20,13 @@ from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
 from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, forget, solve
-from rewriter.memory.statistics import Statistics, digest
+from rewriter.memory.statistics import Statistics
+from rewriter.provenance import check, check_rules, check_statistics, requests
 from rewriter.rule import Rule
 from rewriter.yardstick import Yardstick
 
 INSIDE = 0.5  # cells at least this much inside a mask give context keys; rims would leak background into D
 BATCH = 16
-LABELS = ("strength", "generator", "title")  # of an edit: they make no other rule; the fingerprint says which generator
 OnPictures = Callable[[int, int], object]  # (pictures done, of)
 
 
@@ -61,7 +58,7 @@ def replay(
     """
     check(generator, edit)
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
-    _check_rules(generator, edit, rules)
+    check_rules(generator, edit, rules)
     check_statistics(generator, statistics)
     statistics = (statistics or Statistics(generator)).at(edit.truncation)
     job = Job(generator, edit, rules)
@@ -75,16 +72,7 @@ def replay(
         goal = job.forgotten(change)
     else:
         goal = job.goal(usual, moment, bystanders.unmatched(directions))
-        spared = bystanders.sparing(directions, scale=job.info.scale)
-        change = solve(
-            job.memory,
-            goal,
-            directions,
-            bystanders=[spared, *job.kept()],
-            method=edit.method,
-            smoothness=SMOOTHNESS if edit.smoothness is None else edit.smoothness,
-            on_step=on_step,
-        )
+        change = job.solve(goal, directions, bystanders, on_step)
     seconds = time.perf_counter() - started
     rule = Rule(
         edit.layer,
@@ -98,60 +86,6 @@ def replay(
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
     likeness, spill = Yardstick(generator, edit, rules).judge(rule)
     return replace(rule, effect=replace(effect, likeness=likeness, spill=spill))
-
-
-def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """What was asked for, by the rules that are on: the same on every machine, which the solved numbers are not."""
-    return tuple(_request(rule) for rule in rules if rule.active)
-
-
-def _request(rule: Rule) -> str:
-    if not rule.edit:
-        return digest([rule])
-    asked = {name: _places(value) for name, value in rule.edit.items() if name not in LABELS}
-    return hashlib.sha256(json.dumps([rule.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _places(value: Any) -> Any:
-    """A field of an edit's JSON with each place's mask as its digest; fields without places as they are."""
-    if isinstance(value, list):
-        return [_places(entry) for entry in value]
-    if isinstance(value, Mapping) and isinstance(value.get("mask"), str):
-        return {**value, "mask": masks.identity(value["mask"])}
-    return value
-
-
-def check(generator: Generator, edit: Edit) -> None:
-    """Raise InputError, before any work, for an incomplete edit, another generator or a layer that it lacks."""
-    if lacking := edit.missing():
-        raise InputError(f"the edit is incomplete: {'; '.join(lacking)}")
-    check_origin(generator, edit)
-
-
-def check_origin(generator: Generator, edit: Edit) -> None:
-    """Raise InputError for an edit of another generator, or of a layer that this one lacks."""
-    if edit.fingerprint and edit.fingerprint != generator.fingerprint:
-        raise InputError(
-            f"the edit was made on {edit.generator} with fingerprint {edit.fingerprint[:12]}, this is "
-            f"{generator.name} with {generator.fingerprint[:12]}: load the generator that it was made on"
-        )
-    generator.layer(edit.layer)
-
-
-def check_statistics(generator: Generator, statistics: Statistics | None) -> None:
-    """Raise InputError for statistics of another generator."""
-    if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
-        raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
-
-
-def _check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
-    for rule in rules:
-        rule.check(generator)
-    if edit.after and edit.after != requests(rules):
-        raise InputError(
-            f"the edit was made after {len(edit.after)} other rules ({', '.join(edit.after)}), which are not the "
-            f"{len(requests(rules))} that are on: apply those first"
-        )
 
 
 def _centre(region: Region, side: int) -> tuple[float, float]:
@@ -290,6 +224,19 @@ class Job:
         guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
         return [(y * scale, x * scale) for y, x in corresponding(keys[0], box, keys[1:], guesses)]
+
+    def solve(self, goal: Goal, directions: Directions, others: Bystanders, on_step: OnStep | None) -> LowRank:
+        """The change that comes nearest to the goal and leaves other places, and those to keep, as they are."""
+        edit = self.edit
+        return solve(
+            self.memory,
+            goal,
+            directions,
+            bystanders=[others.sparing(directions, scale=self.info.scale), *self.kept()],
+            method=edit.method,
+            smoothness=SMOOTHNESS if edit.smoothness is None else edit.smoothness,
+            on_step=on_step,
+        )
 
     def kept(self) -> list[Bystanders]:
         """The protected places, each region one set."""

@@ -7,7 +7,7 @@ mask once however many states share it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,16 @@ class History:
         return self.states[self.at]
 
     def then(self, state: State) -> History:
-        """A new present; what had been undone is gone, and so are states too far back."""
+        """A new present; what had been undone is gone, and so are states too far back or too large to keep.
+
+        Raises:
+            InputError: the state alone is too large to be saved.
+        """
         states = (*self.states[: self.at + 1], state)[-LIMIT:]
+        while not _fits(states):
+            states = states[1:]
+            if not states:
+                raise InputError("this is more than a session can hold: fewer contexts, or method least-squares")
         return History(states, len(states) - 1)
 
     def back(self) -> History:
@@ -124,6 +132,18 @@ class History:
             raise InputError(f"cannot read {path} ({error.strerror})") from error
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def _fits(states: Sequence[State]) -> bool:
+    """Whether the masks and the rules of all states, each counted once, can be saved and read again."""
+    regions = {
+        id(region): region.mask.numel()
+        for edit in {id(state.edit): state.edit for state in states}.values()
+        for region in (edit.copy, edit.paste, *edit.context, *edit.keep)
+        if region
+    }
+    deltas = {id(rule.delta): rule.delta.nbytes for state in states for rule in state.rules}
+    return sum(regions.values()) <= _CELLS and sum(deltas.values()) <= _SIZE // 2
 
 
 @dataclass

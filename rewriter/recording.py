@@ -21,7 +21,7 @@ NEEDED = {"object", "paste", "key"}
 FIELDS = NEEDED | {"query"}
 OURS = {"version", "generator", "layer"}
 UNIT_FIELDS = {"intervention", "revert"}
-MAX_CONTEXT = 200
+MAX_CONTEXT = 100  # the original's longest has 34
 MAX_CELLS = 1 << 26  # all masks together: 64 of 1024 a side, or a quarter of a gigabyte
 
 

@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from rewriter import masks, search
+from rewriter import masks, preview, search
 from rewriter.edit import Edit, Region
 from rewriter.effect import advice
 from rewriter.errors import InputError
-from rewriter.execute import Job, OnPictures, check_origin, check_statistics, replay, requests
+from rewriter.execute import Job, OnPictures, replay
 from rewriter.generators.base import Generator
 from rewriter.history import RULES, History, State
-from rewriter.masks import Box
 from rewriter.memory.cache import Cache
 from rewriter.memory.directions import Directions
-from rewriter.memory.goal import Goal
 from rewriter.memory.solve import OnStep
 from rewriter.memory.statistics import Statistics
+from rewriter.preview import Copied, Pasted
+from rewriter.provenance import check_origin, check_statistics, requests
 from rewriter.rule import Rule, assemble
 from rewriter.search import KEPT, Found, Matches, Places
 from rewriter.suggest import Suggestion, suggest
 
 OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
+FINEST = 256  # cells of a mask on each side
 OPTIONS = ("layer", "rank", "smoothness", "method", "directions", "spread", "units", "title", "statistics")
-
-
-@dataclass(frozen=True)
-class Copied:
-    """What was copied, (3, H, W) each: the picture, the thing cut out on white, and its values rendered alone."""
-
-    picture: Tensor
-    cut_out: Tensor
-    alone: Tensor
-
-
-@dataclass(frozen=True)
-class Pasted:
-    """The picture that is pasted on or erased, (3, H, W), before and with the wanted values; and where, in pixels."""
-
-    before: Tensor
-    after: Tensor
-    box: Box
 
 
 class Rewriter:
@@ -57,7 +39,9 @@ class Rewriter:
 
     Places are pointed at by seed and mask: bool or [0, 1] arrays (H, W) at any resolution. `execute` turns the edit
     into a rule; executing it again, changed, replaces that rule; `begin` starts the next edit on top of the rules.
-    Every step can be undone. `history` holds all of it, without the generator.
+    Every step can be undone. `history` holds all of it, without the generator; given to another Rewriter it goes on
+    from there (layer, truncation and rules are then its own). rules None: those that the generator carries. Sessions
+    of many people share one `statistics` and one cache of `keys`.
     """
 
     def __init__(
@@ -66,7 +50,7 @@ class Rewriter:
         layer: str | None = None,
         *,
         truncation: float = 1.0,
-        rules: Sequence[Rule] = (),
+        rules: Sequence[Rule] | None = None,
         statistics: Statistics | None = None,
         keys: Cache | None = None,
         history: History | None = None,
@@ -77,8 +61,9 @@ class Rewriter:
         self._keys = keys or Cache(KEPT)
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
-            _check_room(len(rules))
-            own = tuple(_own(generator, rule) for rule in rules)
+            given = [rule for rule in generator.rules if isinstance(rule, Rule)] if rules is None else rules
+            _check_room(len(given))
+            own = tuple(_own(generator, rule) for rule in given)
             history = History((State(edit.with_(truncation=truncation), own),))
         for state in history.states:
             check_origin(generator, state.edit)
@@ -101,8 +86,20 @@ class Rewriter:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """The requests behind the rules that are on, at their strengths: what `save_edits` writes to be replayed."""
-        return tuple(Edit.from_json(r.edit).with_(strength=r.strength) for r in self.rules if r.active and r.edit)
+        """The requests behind the rules that are on, at their strengths: what `save_edits` writes to be replayed.
+
+        Raises:
+            InputError: a rule was made after others than those that are now on before it; save the session instead.
+        """
+        rules = [rule for rule in self.rules if rule.active and rule.edit]
+        edits = tuple(Edit.from_json(rule.edit).with_(strength=rule.strength) for rule in rules)
+        for i, edit in enumerate(edits):
+            if edit.after != requests(rules[:i]):
+                raise InputError(
+                    f"rule {self.rules.index(rules[i]) + 1} was made after others than those that are now on before "
+                    "it, so that a replay would give another rule: save the session, or execute it again"
+                )
+        return edits
 
     @property
     def marked(self) -> int:
@@ -179,12 +176,13 @@ class Rewriter:
         self._edit(**options)
 
     def use(self, edit: Edit) -> None:
-        """Take up a recorded edit, complete or not, in place of the edit in progress.
+        """Take up a recorded edit, complete or not, in place of the edit in progress, on top of the rules made so far.
 
         Raises:
             InputError: an edit of another generator, or of a layer that this one lacks.
         """
         check_origin(self.generator, edit)
+        edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}
         recorded = Edit.from_json(edit.to_json())  # masks in the steps that a file has, so that a replay is exact
         self._then(edit=recorded.with_(**named))
@@ -198,36 +196,13 @@ class Rewriter:
 
     # --- looking before executing ---
 
-    @torch.no_grad()
     def copied(self) -> Copied:
         """Pictures of the copied thing; InputError if nothing is copied yet."""
-        job, region = self._job(), self.edit.copy
-        if region is None:
-            raise InputError("nothing is copied yet: copy a thing from a picture")
-        job.look_up([region])
-        picture, alone = job.copied_pictures()
-        alpha = masks.resize(region.mask, (picture.shape[1], picture.shape[2])).to(picture)
-        return Copied(picture, torch.lerp(torch.ones_like(picture), picture, alpha), alone)
+        return preview.copied(self._job())
 
-    @torch.no_grad()
     def preview(self, *, on_statistics: OnPictures | None = None) -> Pasted:
         """The picture pasted on or erased, with the wanted values rendered; InputError says what is missing."""
-        if self.edit.kind == "zero":
-            raise InputError("zeroing has no picture to preview: execute it")
-        if lacking := self.edit.missing():
-            raise InputError(f"nothing to preview yet: {'; '.join(lacking)}")
-        job = self._job()
-        job.look_up([job.edit.copy, job.target] if self.edit.kind == "replace" else None)
-        goal = (job.pasted() if self.edit.kind == "replace" else self._erased(job, on_statistics))[:1]
-        pictures = [self.generator.picture(goal.features, v, rules=job.rules)[0] for v in (goal.before, goal.values)]
-        pixels = self.generator.resolution / job.info.resolution
-        return Pasted(pictures[0], pictures[1], Box(*(round(edge * pixels) for edge in goal.boxes[0])))
-
-    def _erased(self, job: Job, on_statistics: OnPictures | None) -> Goal:
-        statistics, edit = self.statistics(), job.edit
-        moment = statistics.moment(edit.layer, rules=job.rules, recipe=edit.statistics, on_step=on_statistics)
-        bystanders, usual = statistics.bystanders(edit.layer, rules=job.rules)
-        return job.goal(usual, moment, bystanders.unmatched(job.directions(moment)))
+        return preview.pasted(self._job(), self.statistics(), on_statistics=on_statistics)
 
     def direction(self, *, on_statistics: OnPictures | None = None) -> Directions:
         """What singles out the context (or the pasted place, without one); InputError without either."""
@@ -424,7 +399,17 @@ def _own(generator: Generator, rule: Rule) -> Rule:
 
 def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
     number: Any = seed
-    return Region(int(number) if isinstance(number, np.integer) else number, masks.as_mask(mask))
+    return _reduced(Region(int(number) if isinstance(number, np.integer) else number, masks.as_mask(mask)))
+
+
+def _reduced(places: Any) -> Any:
+    """A place, several, or None, with masks of at most 256 a side: finer ones say no more, and a session keeps many."""
+    if isinstance(places, tuple):
+        return tuple(map(_reduced, places))
+    if places is None or max(places.mask.shape) <= FINEST:
+        return places
+    height, width = (min(side, FINEST) for side in places.mask.shape)
+    return Region(places.seed, masks.as_mask(masks.resize(places.mask, (height, width))))
 
 
 def _at(items: Sequence[Any], index: int) -> Any:

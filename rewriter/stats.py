@@ -179,7 +179,7 @@ class _Job:
             for layer, moment in part.items():
                 self.sums[layer].merge(moment)
         self.done += pictures
-        self._finish()
+        _together(self._finish)
         self.stopped = on_step is not None and on_step(self.done, self.of) is False
 
     def save(self) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from rewriter.edit import Edit
 from rewriter.effect import UNSEEN
 from rewriter.errors import ComputationError, InputError
-from rewriter.execute import check, check_statistics, replay
+from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.memory.statistics import Statistics
+from rewriter.provenance import check, check_statistics
 from rewriter.rule import Rule
 
 MEASURED = range(UNSEEN, UNSEEN + 16)

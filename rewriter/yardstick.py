@@ -20,6 +20,7 @@ from rewriter.memory.goal import fill
 from rewriter.memory.statistics import BYSTANDERS
 from rewriter.rule import Rule
 
+JUDGED = 24  # marks at most
 SURROUNDINGS = 6 / 64  # of the picture's side: how far around a mark change is not counted
 
 
@@ -29,7 +30,7 @@ class Yardstick:
     def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
         self.generator, self.edit, self.rules = generator, edit, rules
         pasted = [edit.paste] if edit.paste else []
-        judged = [*pasted, *(region for region in edit.context if region.seed not in {p.seed for p in pasted})]
+        judged = [*pasted, *(region for region in edit.context if region.seed not in {p.seed for p in pasted})][:JUDGED]
         self.seeds = [region.seed for region in judged]
         self.marks = torch.stack([self._pixels(region) for region in judged])
         self.before = self._draw(self.seeds)

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rewriter import Edit, Rewriter, Rule
-from rewriter.edit import Region
+from rewriter import Edit, Rewriter, Rule, history
+from rewriter.edit import Region, load_edits, save_edits
 from rewriter.errors import CancelledError, ComputationError, InputError
-from rewriter.execute import requests
-from rewriter.history import RULES
+from rewriter.execute import replay
+from rewriter.history import RULES, History
 from rewriter.masks import resize
 from rewriter.memory.statistics import Statistics
+from rewriter.provenance import requests
 from rewriter.rule import Effect
 
 BAD = [
@@ -269,14 +270,51 @@ def test_beginning_stacks_and_the_next_edit_names_the_rules_before_it(session):
     assert session.execute().edit["after"] == []
 
 
-def test_the_strength_of_an_earlier_rule_does_not_change_what_a_later_edit_names(session):
+def test_an_edit_names_the_strength_of_the_rules_before_it(session):
     session.execute()
     session.begin()
-    named = session.edit.after
+    (named,) = session.edit.after
     session.strength(0, 0.5)
-    assert session.edit.after == named
+    assert session.edit.after == (f"{named}@0.5",)
     session.strength(0, 0)
     assert session.edit.after == ()
+
+
+def test_the_edits_behind_the_rules_lead_to_the_same_rules_again(session, stylegan, tmp_path):
+    session.execute()
+    session.strength(0, 0.5)
+    session.begin(layer="layer6")
+    session.erase(2, square(6, 4, 9, 7))
+    session.execute()
+    save_edits(session.edits, tmp_path / "both.json")
+    rules = []
+    for edit in load_edits(tmp_path / "both.json"):
+        rules.append(replay(stylegan, edit, rules=rules, statistics=session.statistics()))
+    assert [rule.strength for rule in rules] == [0.5, 1.0]
+    assert all(torch.equal(a.delta, b.delta) for a, b in zip(rules, session.rules, strict=True))
+    session.strength(0, 1.0)  # the second rule was not made on this
+    with pytest.raises(InputError, match="rule 2 was made after others"):
+        _ = session.edits
+
+
+def test_fine_masks_are_kept_no_finer_than_a_session_needs(session, stylegan):
+    session.add_context(5, torch.ones(1024, 700))
+    assert session.edit.context[-1].mask.shape == (256, 256)
+    for _ in range(150):  # more than fits at full size
+        session.paste(1, torch.ones(2048, 2048))
+    assert History.from_bytes(session.history.to_bytes()).at == session.history.at
+
+
+def test_what_a_session_cannot_hold_is_refused_and_the_past_makes_room(session, monkeypatch):
+    before = len(session.history.states)
+    monkeypatch.setattr(history, "_CELLS", 6 * 256)
+    session.paste(1, square(6, 4, 12, 12))
+    assert 1 <= len(session.history.states) < before + 1
+    kept = session.history
+    monkeypatch.setattr(history, "_CELLS", 10)
+    with pytest.raises(InputError, match="more than a session can hold"):
+        session.paste(1, square(6, 4, 12, 12))
+    assert session.history is kept
 
 
 def test_an_edit_that_failed_or_was_cancelled_changes_nothing(session):

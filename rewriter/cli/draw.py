@@ -29,11 +29,12 @@ from rewriter.cli.common import (
 from rewriter.edit import Edit
 from rewriter.effect import firing
 from rewriter.errors import InputError
-from rewriter.execute import check, replay
+from rewriter.execute import replay
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.hub import load_generator
 from rewriter.memory.statistics import Statistics
+from rewriter.provenance import check
 from rewriter.rule import Rule
 from rewriter.session import Rewriter
 
@@ -108,7 +109,10 @@ def apply(
     if given:  # the later ones were made after others than these now are
         requests = [(name, edit.with_(after=()) if i else edit) for i, (name, edit) in enumerate(requests)]
     rule_files = _numbered(save_rule, len(requests))
-    for path in (out, *rule_files, *filter(None, [save_model, save_session])):
+    outputs = [out, *rule_files, *filter(None, [save_model, save_session])]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise InputError(f"two outputs have the same name ({', '.join(map(str, outputs))}): give each its own")
+    for path in outputs:
         if path is not out and path.suffix != ".safetensors":
             raise InputError(
                 f"{path} should end in .safetensors: that is what rules, models and sessions are written as"

@@ -28,11 +28,11 @@ from rewriter.cli.common import (
 )
 from rewriter.errors import InputError, RewriterError
 from rewriter.evaluation import benchmark as timing
-from rewriter.execute import check
 from rewriter.files import check_writable, replacing
 from rewriter.generators.latents import SEEDS
 from rewriter.hub import default_device, load_generator
 from rewriter.memory.statistics import Recipe, Statistics
+from rewriter.provenance import check
 from rewriter.session import Rewriter
 
 EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last.")]
@@ -141,8 +141,8 @@ def benchmark(
         raise InputError(f"resolution {resolution}: choose 64, 128, 256, 512 or 1024")
     if out is not None:
         check_writable(out / "benchmark.json")
-    with progress(as_json) as job:
-        report = timing.benchmark(resolution, device=device or default_device(), on_step=lambda name: job(name)(0, 1))
+    devices = [device] if device else list(dict.fromkeys(["cpu", default_device().type]))
+    report = timing.benchmark(resolution, devices=devices, on_step=lambda what: typer.echo(f"{what} …", err=True))
     table = timing.markdown(report)
     for name, text in (("benchmark.json", json.dumps(report, indent=1)), ("benchmark.md", table)):
         if out is not None:

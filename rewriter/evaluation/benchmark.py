@@ -11,7 +11,7 @@ import statistics as middle
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,48 +57,59 @@ def round_edit(generator: Generator, layer: str = LAYER) -> Edit:
     )
 
 
-def benchmark(resolution: int = 256, *, device: torch.device | str = "cpu", on_step: OnName | None = None) -> Row:
+def benchmark(
+    resolution: int = 256, *, devices: Sequence[torch.device | str] = ("cpu",), on_step: OnName | None = None
+) -> Row:
     """Everything, on the built-in generator and on one with the channels of config-f.
 
     Args:
         resolution: of the latter, 64 to 1024 px.
-        device: where to run.
+        devices: where to run, one after the other.
         on_step: told what is being measured.
     """
-    tell = on_step or (lambda name: None)
-    small, large = townscape.load().to(device), random_config_f(resolution).to(device)
-    if large.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(large.device)
-    report: Row = {name: [] for name in ("edits", "statistics", "pictures", "rerender", "rules")}
-    edits = {"dome-to-spire": Edit.load(townscape.examples()["dome-to-spire"]), "discs": round_edit(large)}
-    for generator, (name, edit) in zip((small, large), edits.items(), strict=True):
-        tell(f"{generator.name}: statistics")
-        with tempfile.TemporaryDirectory() as empty:
-            known = Statistics(generator, cache=Path(empty))
-            report["statistics"].append(_first_statistics(known, edit))
-            for method in METHODS:
-                tell(f"{generator.name}: {name}, {method}")
-                report["edits"].append(_edit(generator, edit.with_(method=method), name, known))
-        tell(f"{generator.name}: pictures")
-        batch = 16 if generator.device.type == "cuda" or generator is small else 4
-        report["pictures"].append(_pictures(generator, batch))
-        report["rerender"].append(_rerender(generator, batch))
-        report["rules"].append(_rules(generator, batch))
-    return {"machine": machine(large.device), **report}
+    report: Row = {name: [] for name in TABLES}
+    for device in map(torch.device, devices):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        small, large = townscape.load().to(device), random_config_f(resolution).to(device)
+        spire = Edit.load(townscape.examples()["dome-to-spire"])
+        for generator, name, edit in ((small, "dome-to-spire", spire), (large, "discs", round_edit(large))):
+            batch = 16 if device.type == "cuda" or generator is small else 4
+            for table, row in _measured(generator, name, edit, batch, on_step or (lambda what: None)):
+                report[table].append({**row, "device": device.type})
+    return {"machine": machine(map(torch.device, devices)), **report}
 
 
-def machine(device: torch.device) -> Row:
+def _measured(generator: Generator, name: str, edit: Edit, batch: int, tell: OnName) -> Iterator[tuple[str, Row]]:
+    """Rows of the tables for one generator on its device."""
+    where = f"{generator.name} on {generator.device.type}"
+    with tempfile.TemporaryDirectory() as empty:
+        known = Statistics(generator, cache=Path(empty))
+        tell(f"{where}: statistics")
+        yield "statistics", _first_statistics(known, edit)
+        for method in METHODS:
+            tell(f"{where}: {name}, {method}")
+            yield "edits", _edit(generator, edit.with_(method=method), name, known)
+    tell(f"{where}: pictures")
+    yield "pictures", _pictures(generator, batch)
+    tell(f"{where}: re-rendering")
+    yield "rerender", _rerender(generator, batch)
+    tell(f"{where}: a rule for each picture")
+    yield "rules", _rules(generator, batch)
+
+
+def machine(devices: Iterable[torch.device]) -> Row:
     """What ran: processor, GPU, threads, versions, peak memory in GiB."""
     about: Row = {
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "device": str(device),
         "peak_memory_gib": _peak_memory(),
     }
-    if device.type == "cuda":
-        about["gpu"] = torch.cuda.get_device_name(device)
-        about["gpu_peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    for device in devices:
+        if device.type == "cuda":
+            about["gpu"] = torch.cuda.get_device_name(device)
+            about["gpu_peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
     return about
 
 
@@ -181,7 +192,7 @@ def _seconds(job: Callable[[], object], generator: Generator) -> float:
     return time.perf_counter() - start
 
 
-def _alternate(jobs: Sequence[Callable[[], object]], generator: Generator, repeats: int = 5) -> list[float]:
+def _alternate(jobs: Sequence[Callable[[], object]], generator: Generator, repeats: int = 3) -> list[float]:
     """Median seconds of each job, run in turn so that what else the machine does falls on all alike."""
     for job in jobs:
         _seconds(job, generator)
@@ -222,9 +233,12 @@ def markdown(report: Row) -> str:
         lines += ["| " + " | ".join(_figure(row[c]) for c in columns) + " |" for row in report[name]]
         lines.append("")
     for ours in (row for row in report["edits"] if row["method"] == "least-squares"):
-        paper = next(r for r in report["edits"] if r["edit"] == ours["edit"] and r["method"] == "projected")
-        faster = paper["seconds"] / ours["seconds"]
-        lines.append(f"{ours['edit']}: least-squares is {faster:.0f} times as fast as projected, the paper's method.")
+        same = (row for row in report["edits"] if all(row[key] == ours[key] for key in ("edit", "device")))
+        faster = next(row for row in same if row["method"] == "projected")["seconds"] / ours["seconds"]
+        lines.append(
+            f"{ours['edit']} on {ours['device']}: least-squares is {faster:.0f} times as fast as projected, the "
+            "paper's method."
+        )
     about = ", ".join(f"{k.replace('_', ' ')} {_figure(v)}" for k, v in report["machine"].items() if v is not None)
     return "\n".join([*lines, "", about])
 

@@ -1,0 +1,77 @@
+"""Does an edit belong here? Its generator, its layer, its statistics, and the rules that it was made after."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rewriter import masks
+from rewriter.edit import Edit
+from rewriter.errors import InputError
+from rewriter.generators.base import Generator
+from rewriter.memory.statistics import Statistics, digest
+from rewriter.rule import Rule
+
+LABELS = ("strength", "generator", "title")  # of an edit: they make no other rule; the fingerprint says which generator
+
+
+def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """What was asked for, by the rules that are on, and their strengths where these are not 1.
+
+    It is the same on every machine, which the solved numbers are not.
+    """
+    strengths = {rule: "" if rule.strength == 1 else f"@{rule.strength:g}" for rule in rules}
+    return tuple(f"{_request(rule)}{strengths[rule]}" for rule in rules if rule.active)
+
+
+def _request(rule: Rule) -> str:
+    if not rule.edit:
+        return digest([rule])
+    asked = {name: _places(value) for name, value in rule.edit.items() if name not in LABELS}
+    return hashlib.sha256(json.dumps([rule.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _places(value: Any) -> Any:
+    """A field of an edit's JSON with each place's mask as its digest; fields without places as they are."""
+    if isinstance(value, list):
+        return [_places(entry) for entry in value]
+    if isinstance(value, Mapping) and isinstance(value.get("mask"), str):
+        return {**value, "mask": masks.identity(value["mask"])}
+    return value
+
+
+def check(generator: Generator, edit: Edit) -> None:
+    """Raise InputError, before any work, for an incomplete edit, another generator or a layer that it lacks."""
+    if lacking := edit.missing():
+        raise InputError(f"the edit is incomplete: {'; '.join(lacking)}")
+    check_origin(generator, edit)
+
+
+def check_origin(generator: Generator, edit: Edit) -> None:
+    """Raise InputError for an edit of another generator, or of a layer that this one lacks."""
+    if edit.fingerprint and edit.fingerprint != generator.fingerprint:
+        raise InputError(
+            f"the edit was made on {edit.generator} with fingerprint {edit.fingerprint[:12]}, this is "
+            f"{generator.name} with {generator.fingerprint[:12]}: load the generator that it was made on"
+        )
+    generator.layer(edit.layer)
+
+
+def check_statistics(generator: Generator, statistics: Statistics | None) -> None:
+    """Raise InputError for statistics of another generator."""
+    if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
+        raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
+
+
+def check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
+    """Raise InputError for rules of another generator, or others than those that the edit was made after."""
+    for rule in rules:
+        rule.check(generator)
+    if edit.after and edit.after != requests(rules):
+        on = [rule.edit.get("title") or rule.layer for rule in rules if rule.active]
+        raise InputError(
+            f"the edit was made after {len(edit.after)} earlier rules; what is on now ({', '.join(on) or 'nothing'}) "
+            "is not those, or not at their strengths: apply the same edits before it"
+        )
