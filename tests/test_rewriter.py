@@ -307,7 +307,7 @@ def test_fine_masks_are_kept_no_finer_than_a_session_needs(session, stylegan):
 
 def test_what_a_session_cannot_hold_is_refused_and_the_past_makes_room(session, monkeypatch):
     before = len(session.history.states)
-    monkeypatch.setattr(history, "_CELLS", 6 * 256)
+    monkeypatch.setattr(history, "_CELLS", 5 * 256)
     session.paste(1, square(6, 4, 12, 12))
     assert 1 <= len(session.history.states) < before + 1
     kept = session.history
