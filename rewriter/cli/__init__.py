@@ -25,6 +25,7 @@ app.command(
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
 )(study.stats)
 app.command()(study.benchmark)
+app.command()(study.demo)
 
 
 def main() -> None:

@@ -1,0 +1,169 @@
+"""The mask painter: a picture with a canvas over it, for mouse, finger and keyboard.
+
+A gr.HTML component, because gr.ImageEditor uploads at every stroke, re-encodes and is slow. Its value is the mask: a
+PNG data URL whose alpha channel is what is painted, or None; the picture is a property. Masks stay in the browser until
+a button is pressed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.errors import InputError
+
+HTML = """
+<div class="painter">
+  <div class="stage" tabindex="0" role="img" aria-label="Picture to paint on: arrow keys move the brush, space paints">
+    <img alt="">
+    <canvas></canvas>
+    <div class="brush" hidden></div>
+    <p class="empty">Click a picture to paint on it.</p>
+  </div>
+  <div class="tools" role="toolbar" aria-label="Painting tools">
+    <button type="button" data-tool="paint" aria-pressed="true">Paint</button>
+    <button type="button" data-tool="rub" aria-pressed="false">Rub out</button>
+    <button type="button" data-tool="undo">Undo stroke</button>
+    <button type="button" data-tool="clear">Clear</button>
+    <label>Brush <input type="range" min="1" max="40" value="10" aria-label="Brush size"></label>
+  </div>
+</div>
+"""
+
+CSS = """
+.painter { display: flex; flex-direction: column; gap: 8px; }
+.stage { position: relative; width: 100%; max-width: 512px; aspect-ratio: 1; border-radius: 8px; overflow: hidden;
+  background: var(--background-fill-secondary); }
+.stage:focus-visible { outline: 3px solid var(--color-accent); }
+.stage img, .stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated;
+  user-select: none; -webkit-user-drag: none; }
+.stage img:not([src]) { display: none; }
+.stage canvas { touch-action: none; cursor: crosshair; opacity: 0.55; }
+.stage .brush { position: absolute; border: 2px solid white; outline: 1px solid black; border-radius: 50%;
+  transform: translate(-50%, -50%); pointer-events: none; }
+.stage .empty { position: absolute; inset: 0; margin: 0; display: grid; place-items: center;
+  color: var(--body-text-color-subdued); pointer-events: none; }
+.stage img[src] ~ .empty { display: none; }
+.tools { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; max-width: 512px; }
+.tools button { padding: 4px 10px; border-radius: 6px; border: 1px solid var(--border-color-primary);
+  background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); cursor: pointer; }
+.tools button[aria-pressed="true"] { border-color: var(--color-accent);
+  box-shadow: inset 0 0 0 1px var(--color-accent); }
+.tools label { display: flex; align-items: center; gap: 6px; flex: 1 1 120px; min-width: 0; }
+.tools input { flex: 1; min-width: 0; accent-color: var(--color-accent); }
+"""
+
+# The canvas has the picture's own pixels, at least 256 a side, so that strokes are round on small pictures too.
+JS = """
+const stage = element.querySelector('.stage'), img = element.querySelector('img');
+const canvas = element.querySelector('canvas'), ring = element.querySelector('.brush');
+const size = element.querySelector('input'), pen = canvas.getContext('2d', { willReadFrequently: true });
+const tools = Object.fromEntries([...element.querySelectorAll('[data-tool]')].map(b => [b.dataset.tool, b]));
+let rubbing = false, last = null, strokes = [], cursor = [0.5, 0.5];
+
+const resize = () => { canvas.width = canvas.height = Math.max(256, img.naturalWidth || 256); };
+const width = () => Number(size.value) / 100 * canvas.width;
+const empty = () => !pen.getImageData(0, 0, canvas.width, canvas.height).data.some((v, i) => i % 4 === 3 && v);
+const publish = () => { props.value = empty() ? null : canvas.toDataURL('image/png'); trigger('input'); };
+const remember = () => {
+  strokes.push(pen.getImageData(0, 0, canvas.width, canvas.height));
+  if (strokes.length > 30) strokes.shift();
+};
+const show = mask => {
+  pen.clearRect(0, 0, canvas.width, canvas.height);
+  strokes = [];
+  if (!mask) return;
+  const loaded = new Image();
+  loaded.onload = () => pen.drawImage(loaded, 0, 0, canvas.width, canvas.height);
+  loaded.src = mask;
+};
+const at = event => {
+  const box = canvas.getBoundingClientRect();
+  const share = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  return share.map(v => v * canvas.width);
+};
+const stroke = (from, to) => {
+  pen.globalCompositeOperation = rubbing ? 'destination-out' : 'source-over';
+  pen.strokeStyle = 'white'; pen.lineCap = pen.lineJoin = 'round'; pen.lineWidth = width();
+  pen.beginPath(); pen.moveTo(...from); pen.lineTo(to[0] + 0.01, to[1]); pen.stroke();
+};
+const hover = ([x, y]) => {
+  ring.hidden = !img.getAttribute('src');
+  ring.style.left = 100 * x / canvas.width + '%'; ring.style.top = 100 * y / canvas.height + '%';
+  ring.style.width = ring.style.height = size.value + '%';
+};
+canvas.addEventListener('pointerdown', event => {
+  if (!img.getAttribute('src') || event.button > 0) return;
+  canvas.setPointerCapture(event.pointerId); remember(); last = at(event); stroke(last, last); event.preventDefault();
+});
+canvas.addEventListener('pointermove', event => {
+  const points = (event.getCoalescedEvents?.() || []).concat(event).map(at);
+  hover(points.at(-1));
+  if (last) for (const point of points) { stroke(last, point); last = point; }
+});
+const lift = () => { if (last) { last = null; publish(); } };
+canvas.addEventListener('pointerup', lift);
+canvas.addEventListener('pointercancel', lift);
+canvas.addEventListener('pointerleave', () => { if (!last) ring.hidden = true; });
+stage.addEventListener('keydown', event => {
+  const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  if (step) cursor = cursor.map((v, i) => Math.min(1, Math.max(0, v + step[i] / 50)));
+  const point = cursor.map(v => v * canvas.width);
+  if (event.key === ' ' && img.getAttribute('src')) { remember(); stroke(point, point); publish(); }
+  if (step || event.key === ' ') { hover(point); event.preventDefault(); }
+});
+const choose = rub => {
+  rubbing = rub;
+  tools.paint.setAttribute('aria-pressed', !rub); tools.rub.setAttribute('aria-pressed', rub);
+};
+tools.paint.addEventListener('click', () => choose(false));
+tools.rub.addEventListener('click', () => choose(true));
+tools.undo.addEventListener('click', () => {
+  if (strokes.length) { pen.putImageData(strokes.pop(), 0, 0); publish(); }
+});
+tools.clear.addEventListener('click', () => {
+  remember(); pen.clearRect(0, 0, canvas.width, canvas.height); publish();
+});
+const look = () => {
+  if (props.picture) img.src = props.picture; else img.removeAttribute('src');
+};
+img.addEventListener('load', () => { resize(); show(props.value); element.dataset.ready = props.name || 'yes'; });
+watch('picture', look);
+watch('value', () => show(props.value));
+resize(); look();
+"""
+
+
+class Painter(gr.HTML):
+    """A picture to paint a mask on. Handlers get the mask (H, W) in [0, 1], or None where nothing is painted."""
+
+    def __init__(self, value: Tensor | None = None, *, picture: str | None = None, **options: Any) -> None:
+        super().__init__(
+            value,
+            picture=picture,
+            html_template=HTML,
+            css_template=CSS,
+            js_on_load=JS,
+            apply_default_css=False,
+            **options,
+        )
+
+    def preprocess(self, payload: str | None) -> Tensor | None:
+        """PNG data URL → mask; anything else is refused in words."""
+        if not payload:
+            return None
+        try:
+            return masks.decode(payload)
+        except InputError as error:
+            raise gr.Error(str(error)) from error
+
+    def postprocess(self, value: Tensor | str | None) -> str | None:
+        """Mask → PNG data URL, so that the server can show a mask to be changed."""
+        return masks.encode(masks.as_mask(value)) if isinstance(value, Tensor) else value
+
+    def api_info(self) -> dict[str, Any]:
+        """What a script sends."""
+        return {"type": "string", "description": "mask: PNG data URL; what is opaque is painted; empty for none"}
