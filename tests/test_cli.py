@@ -133,7 +133,7 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path):
 def test_help_teaches(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
-    commands = ("sample", "apply", "inspect", "suggest", "search", "stats", "benchmark")
+    commands = ("sample", "apply", "inspect", "suggest", "search", "stats", "benchmark", "demo")
     assert all(word in run.stdout for word in (*commands, "dome-to-spire"))
     assert all(name in (draw.apply.__doc__ or "") for name in townscape.examples())
 
