@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,15 @@ def test_what_cannot_be_done_is_refused_in_words(do, ready, done):
     ):
         with pytest.raises(InputError):
             refused()
+
+
+def test_the_requirements_are_those_of_the_package_less_gradio():
+    """The Space's card pins Gradio; all else must agree with the package."""
+    package = tomllib.loads((SPACE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = {line for line in package["project"]["dependencies"] if not line.startswith("gradio")}
+    assert set((SPACE / "requirements.txt").read_text(encoding="utf-8").split()) == wanted
+    card = (SPACE / "README.md").read_text(encoding="utf-8").split("---")[1]
+    assert "sdk: gradio" in card and "app_file: app.py" in card
 
 
 # --- the server ---
