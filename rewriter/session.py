@@ -155,7 +155,7 @@ class Rewriter:
 
     def remove_context(self, index: int) -> None:
         """Take back one of the places in `edit.context`."""
-        self._edit(context=_without(self.edit.context, index, "context"))
+        self._edit(context=_without(self.edit.context, index, "place in the context"))
 
     def keep(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Protect a place: its values should stay as they are."""
@@ -163,7 +163,7 @@ class Rewriter:
 
     def remove_keep(self, index: int) -> None:
         """Take back one of the places in `edit.keep`."""
-        self._edit(keep=_without(self.edit.keep, index, "kept places"))
+        self._edit(keep=_without(self.edit.keep, index, "place among those to keep"))
 
     def set(self, **options: Any) -> None:
         """Change options of the edit: layer, rank, smoothness, method, directions …; see `Edit`.
@@ -412,13 +412,12 @@ def _reduced(places: Any) -> Any:
     return Region(places.seed, masks.as_mask(masks.resize(places.mask, (height, width))))
 
 
-def _at(items: Sequence[Any], index: int) -> Any:
+def _at(items: Sequence[Any], index: int, what: str = "rule") -> Any:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(items):
-        raise InputError(f"there is no rule {index!r}: the {len(items)} rules are numbered from 0")
+        raise InputError(f"there is no {what} {index!r}: there are {len(items)}, numbered from 0")
     return items[index]
 
 
 def _without(regions: tuple[Region, ...], index: int, what: str) -> tuple[Region, ...]:
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(regions):
-        raise InputError(f"there is no place {index!r} in the {what}: the {len(regions)} there are numbered from 0")
+    _at(regions, index, what)
     return regions[:index] + regions[index + 1 :]
