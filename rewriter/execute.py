@@ -67,11 +67,12 @@ def replay(
     job.look_up()
     started = time.perf_counter()
     directions = job.directions(moment)
+    donors = bystanders.unmatched(directions)
     if edit.kind == "zero":
         change = forget(edit.layer, job.memory, directions)
         goal = job.forgotten(change)
     else:
-        goal = job.goal(usual, moment, bystanders.unmatched(directions))
+        goal = job.goal(usual, moment, donors)
         change = job.solve(goal, directions, bystanders, on_step)
     seconds = time.perf_counter() - started
     rule = Rule(
@@ -84,7 +85,7 @@ def replay(
         edit=edit.with_(after=requests(rules)).to_json(),
     )
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
-    likeness, spill = Yardstick(generator, edit, rules).judge(rule)
+    likeness, spill = Yardstick(generator, edit, rules).judge(rule, donors if len(donors) else bystanders.features)
     return replace(rule, effect=replace(effect, likeness=likeness, spill=spill))
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.edit import Edit, Region
-from rewriter.effect import difference, matching
+from rewriter.effect import difference
 from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features
 from rewriter.memory.goal import fill
-from rewriter.memory.statistics import BYSTANDERS
 from rewriter.rule import Rule
 
 JUDGED = 24  # marks at most
@@ -34,10 +34,10 @@ class Yardstick:
         self.seeds = [region.seed for region in judged]
         self.marks = torch.stack([self._pixels(region) for region in judged])
         self.before = self._draw(self.seeds)
-        marked: dict[int, Tensor] = {}  # by picture: one may be marked in several places
-        for region in (*pasted, *edit.context):
-            pixels = self._pixels(region)
-            marked[region.seed] = torch.maximum(marked.get(region.seed, pixels), pixels)
+        marked = {seed: torch.zeros_like(self.marks[0]) for seed in self.seeds}
+        for region in (*pasted, *edit.context):  # one picture may be marked in several places
+            if region.seed in marked:
+                marked[region.seed] = torch.maximum(marked[region.seed], self._pixels(region))
         reach = round(SURROUNDINGS * generator.resolution)
         grown = masks.grow((torch.stack(list(marked.values())) > 0).float(), reach, reach, reach, reach)
         away = dict(zip(marked, grown == 0, strict=True))
@@ -51,15 +51,20 @@ class Yardstick:
         return self.generator.sample(seeds, truncation=self.edit.truncation, rules=[*self.rules, *more]).clamp(-1, 1)
 
     @torch.no_grad()
-    def judge(self, rule: Rule) -> tuple[float, float]:
+    def judge(self, rule: Rule, donors: Features) -> tuple[float, float]:
         """How near a rule comes to what was asked for, and what else it changes.
+
+        Args:
+            rule: made for the edit.
+            donors: pictures at its layer in which the context does not fire: what they have where the marks are is
+                what should be left after erasing.
 
         Returns:
             likeness: share of the squared colour difference to what was asked for, inside the marks, that is gone: 1
                 at best, negative if it grew. spill: mean change outside the marks and their surroundings, in 1/255;
                 nan if nothing is outside.
         """
-        wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(rule)
+        wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(donors)
         after = self._draw(self.seeds, rule)
         start, left = (((p - wanted).square().sum(1) * weight).sum() for p in (self.before, after))
         change = difference(self.before, after)
@@ -76,14 +81,10 @@ class Yardstick:
         moved = torch.stack([_shifted(picture, *shift) for shift in shifts])
         return torch.lerp(self.before, moved, weight[:, None]), weight
 
-    def _filled(self, rule: Rule) -> tuple[Tensor, Tensor]:
+    def _filled(self, donors: Features) -> tuple[Tensor, Tensor]:
         """What similar pictures without the context have where the marks are."""
-        seeds = list(BYSTANDERS)
-        features = self.generator.keys(seeds, rule.layer, truncation=self.edit.truncation, rules=self.rules)
-        fires = matching(rule, features).flatten(1).any(1).tolist()
-        donors = self._draw([seed for seed, fired in zip(seeds, fires, strict=True) if not fired] or seeds)
-        goal = fill(features, self.before, self.marks, self.before, donors, donors)
-        return goal.values, self.marks
+        pictures = self.generator.picture(donors, rules=self.rules).clamp(-1, 1)
+        return fill(donors, self.before, self.marks, self.before, pictures, pictures).values, self.marks
 
 
 def _centre(mask: Tensor) -> tuple[float, float]:
