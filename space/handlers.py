@@ -19,7 +19,7 @@ from rewriter.describe import effect_in_words
 from rewriter.edit import Region
 from rewriter.effect import advice
 from rewriter.errors import InputError, RewriterError
-from rewriter.generators.latents import SEEDS
+from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.masks import resize
 from rewriter.pictures import to_image
 from studio import PAGE, Studio, Visitor
@@ -39,26 +39,6 @@ def picture_url(picture: Tensor, side: int = THUMB) -> str:
     buffer, kind = io.BytesIO(), "png" if image.width <= THUMB else "jpeg"
     image.save(buffer, kind, quality=92)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Pictures as people write them, "0-11, 40, 97": at most 48 of them.
-
-    Raises:
-        InputError: anything else.
-    """
-    seeds: list[int] = []
-    for part in filter(None, (part.strip() for part in text[:1000].split(","))):
-        low, _, high = (piece.strip() for piece in part.partition("-"))
-        if not (low.isdecimal() and (high or low).isdecimal() and len(low) < 7 and len(high) < 7):
-            raise InputError(f"pictures are numbers like 0-11, 40, 97; {part[:40]!r} is none")
-        first, last = int(low), int(high or low)
-        if not first <= last < SEEDS:
-            raise InputError(f"pictures are numbered from 0 to {SEEDS - 1:,}; {part!r} is no such range")
-        seeds += range(first, min(last + 1, first + MOST))
-    if not seeds:
-        raise InputError("name at least one picture, such as 0-11")
-    return tuple(dict.fromkeys(seeds))[:MOST]
 
 
 class Handlers:
@@ -135,7 +115,7 @@ class Handlers:
 
     def browse(self, visitor: Visitor, text: str) -> Visitor:
         """Other pictures on screen."""
-        return replace(visitor, seeds=parse_seeds(text))
+        return replace(visitor, seeds=tuple(dict.fromkeys(parse_seeds(text, most=MOST))))
 
     def more(self, visitor: Visitor) -> Visitor:
         """The next page of pictures."""
@@ -144,7 +124,7 @@ class Handlers:
 
     def pick(self, visitor: Visitor, key: str) -> Visitor:
         """A picture for the painter."""
-        return replace(visitor, selected=parse_seeds(key)[0])
+        return replace(visitor, selected=parse_seeds(key, most=1)[0])
 
     def mark(self, visitor: Visitor, what: str, mask: Tensor | None) -> Visitor:
         """Copy, paste, erase, add to the context or keep what is painted on the chosen picture."""
@@ -158,7 +138,7 @@ class Handlers:
     def unmark(self, visitor: Visitor, what: str, key: str) -> Visitor:
         """Take back a place of the context, or one that was to be kept."""
         session = self.studio.session(visitor)
-        {"context": session.remove_context, "keep": session.remove_keep}[what](int(key))
+        {"context": session.remove_context, "keep": session.remove_keep}[what](parse_seeds(key, most=1)[0])
         return replace(visitor, history=session.history)
 
     def step(self, visitor: Visitor, what: str) -> Visitor:

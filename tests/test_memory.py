@@ -17,11 +17,16 @@ from rewriter.memory.descent import _l1, descend
 from rewriter.memory.directions import METHODS as DIRECTION_METHODS
 from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import DONORS, Goal, corresponding, erase, fill, paste
-from rewriter.memory.keys import SecondMoment, place_keys, random_places
+from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.least_squares import _cost, _normal_equations, least_squares
 from rewriter.memory.sites import Sites, at_places
 from rewriter.memory.solve import METHODS, Bystanders, solve
 from rewriter.memory.statistics import Recipe, Statistics
+
+
+def place_keys(features):
+    """Feature maps (n, c, h, w) → one key per place, picture by picture, row by row."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def seeded(seed=0):

@@ -84,22 +84,3 @@ def check_truncation(truncation: float) -> None:
     """Refuse what no generator was drawn with."""
     if not 0 <= truncation <= 2:
         raise InputError(f"truncation is a number from 0 to 2, not {truncation}")
-
-
-def parse_seeds(text: str) -> list[int]:
-    """Seeds as people write them: "0-3, 8" → [0, 1, 2, 3, 8].
-
-    Raises:
-        InputError: anything else, or more than 400 seeds.
-    """
-    seeds: list[int] = []
-    for part in text.split(","):
-        low, _, high = part.strip().partition("-")
-        if not (low.isdecimal() and (high or low).isdecimal() and len(low) < 7 and len(high) < 7):
-            raise InputError(f"seeds {text!r} are not like 0-23,40")
-        if int(high or low) < int(low):
-            raise InputError(f"seeds {part.strip()!r} run backwards: write the smaller one first")
-        seeds += range(int(low), int(high or low) + 1)
-        if len(seeds) > 400:
-            raise InputError(f"seeds {text!r} are more than 400 for one sheet: use --count N --out FOLDER")
-    return seeds

@@ -21,7 +21,6 @@ from rewriter.cli.common import (
     check_truncation,
     edits_of,
     generator_of,
-    parse_seeds,
     progress,
     rule_for,
     say,
@@ -32,6 +31,7 @@ from rewriter.errors import InputError
 from rewriter.execute import replay
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
+from rewriter.generators.latents import parse_seeds
 from rewriter.hub import load_generator
 from rewriter.memory.statistics import Statistics
 from rewriter.provenance import check
@@ -60,7 +60,7 @@ def sample(
     if count is None and pairs:
         raise InputError("--pairs belongs to a collection: add --count N --out FOLDER and a --rule")
     target = out or Path("sample.png")
-    wanted = parse_seeds(seeds or "0-23")
+    wanted = parse_seeds(seeds or "0-23", most=400)
     check_writable(target / collection.MANIFEST if count is not None else target)
     model = load_generator(generator, device=device)
     model.rules = tuple(rule_for(path, model) for path in rule or [])

@@ -45,3 +45,24 @@ def latents(seeds: Sequence[int], zdim: int) -> Tensor:
             raise InputError(f"seed {seed!r} is not a whole number from 0 to {SEEDS - 1:,}")
     rows = [_rows(zdim, int(seed) // _BLOCK)[int(seed) % _BLOCK] for seed in seeds]
     return torch.stack(rows) if rows else torch.zeros(0, zdim)
+
+
+def parse_seeds(text: str, *, most: int) -> list[int]:
+    """Seeds as people write them: "0-3, 8" → [0, 1, 2, 3, 8].
+
+    Raises:
+        InputError: anything else, or more than `most` of them.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        low, _, high = (piece.strip() for piece in part.partition("-"))
+        if not (low.isdecimal() and (high or low).isdecimal() and len(low) < 7 and len(high) < 7):
+            raise InputError(f"seeds {text[:60]!r} are not like 0-11,40,97")
+        if int(high or low) < int(low):
+            raise InputError(f"seeds {part.strip()!r} run backwards: write the smaller one first")
+        seeds += range(int(low), int(high or low) + 1)
+        if len(seeds) > most:
+            raise InputError(f"seeds {text[:60]!r} are more than {most} at once")
+    if max(seeds) >= SEEDS:
+        raise InputError(f"seeds {text[:60]!r}: they go from 0 to {SEEDS - 1:,}")
+    return seeds

@@ -10,11 +10,6 @@ from rewriter.errors import ComputationError, InputError
 FLOOR = 1e-7  # eigenvalues of C below this share of the largest are raised to it
 
 
-def place_keys(features: Tensor) -> Tensor:
-    """Feature maps (n, c, h, w) → one key per place, (n·h·w, c), picture by picture, row by row."""
-    return features.permute(0, 2, 3, 1).flatten(0, 2)
-
-
 def random_places(seeds: list[int], count: int, places: int) -> Tensor:
     """`count` places out of `places` for each picture, (n, count): drawn from its seed, whatever the batch."""
     draws = [torch.randint(places, (count,), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
