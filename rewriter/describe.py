@@ -25,7 +25,7 @@ def describe(file: str, load_edits: Callable[[str], Sequence[Edit]]) -> tuple[di
         InputError: it is none of a rule, an edit and a generator, or it is damaged.
     """
     path = Path(file)
-    kind = _kind(path) if path.suffix == ".safetensors" else ""
+    kind = kind_of(path) if path.suffix == ".safetensors" else ""
     if kind == FORMAT:
         return _rule(Rule.load(path))
     if kind == history.FORMAT:
@@ -76,8 +76,8 @@ def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
     return "\n".join([*lines, *(f"{layer:8} cannot: {why}" for layer, why in failed.items())])
 
 
-def _kind(path: Path) -> str:
-    """What a safetensors file says it is; "" if it does not say."""
+def kind_of(path: Path) -> str:
+    """What a safetensors file says it is, "" if it does not say; InputError if it is none."""
     try:
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {}).get("format", ""))

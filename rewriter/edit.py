@@ -33,7 +33,8 @@ class Edit:
     copy, paste, context, keep: places; an edit without a copy, say, is incomplete (`missing`).
     spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences,
     as the paper does; None: it fills the place with what similar pictures have there.
-    smoothness None: the method's default. statistics None: the layer's default recipe.
+    smoothness None: the method's default. steps: limit on its iterations; None: its own. statistics None: the layer's
+    default recipe.
     """
 
     generator: str
@@ -51,6 +52,7 @@ class Edit:
     smoothness: float | None = None
     strength: float = 1.0
     method: str = "least-squares"
+    steps: int | None = None
     directions: str = "zca"
     spread: bool = True
     units: int | None = None
@@ -178,6 +180,7 @@ _CHECKS: dict[str, fields.Check] = {
     "smoothness": fields.number(0, 1e6, optional=True),
     "strength": fields.number(*STRENGTHS),
     "method": fields.choice(solve.METHODS),
+    "steps": fields.whole(1, 100_000, optional=True),
     "directions": fields.choice(("zca", "mean", "svd", "units")),
     "spread": fields.flag,
     "units": fields.whole(1, 512, optional=True),

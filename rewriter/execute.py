@@ -38,6 +38,7 @@ def replay(
     statistics: Statistics | None = None,
     on_step: OnStep | None = None,
     on_statistics: OnPictures | None = None,
+    on_rule: Callable[[Rule], object] | None = None,
     unseen: Sequence[int] | None = None,
 ) -> Rule:
     """Make the rule that a recorded edit asks for.
@@ -49,6 +50,7 @@ def replay(
         statistics: kept from earlier edits of this generator at this truncation; None: fresh.
         on_step: progress of the solver: (step, of, loss); returning False cancels.
         on_statistics: progress of the second moment, if it has to be measured: (pictures, of).
+        on_rule: called with the rule before its effect is measured, which takes longer than to solve it.
         unseen: seeds to measure the effect on; None: see `measure`.
 
     Raises:
@@ -84,6 +86,8 @@ def replay(
         level=directions.level,
         edit=edit.with_(after=requests(rules)).to_json(),
     )
+    if on_rule is not None:
+        on_rule(rule)
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
     likeness, spill = Yardstick(generator, edit, rules).judge(rule, donors if len(donors) else bystanders.features)
     return replace(rule, effect=replace(effect, likeness=likeness, spill=spill))
@@ -236,6 +240,7 @@ class Job:
             bystanders=[others.sparing(directions, scale=self.info.scale), *self.kept()],
             method=edit.method,
             smoothness=SMOOTHNESS if edit.smoothness is None else edit.smoothness,
+            steps=edit.steps,
             on_step=on_step,
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -14,6 +16,7 @@ PAPER = (250, 250, 248)
 INK = (60, 60, 60)
 GAP = 6
 LINE = 15
+FADE, TICK, HOLD = 8, 60, 1200  # of an animation: steps, and milliseconds a step and at both ends
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -75,3 +78,15 @@ def before_after(
     """Before above after for each seed; the first `firing` pictures match the rule's context, the others do not."""
     captions = [f"{seed}{'' if i < firing else ' · no match'}" for i, seed in enumerate(seeds)]
     return stacked([before, after], captions, columns=columns, title=title, breaks=[firing])
+
+
+def animation(before: Tensor, after: Tensor, *, columns: int = 4) -> bytes:
+    """Pictures (n, 3, H, W) in rows that turn from before into after and back, without end: an animated WebP."""
+    captions = [""] * len(before)
+    shares = [step / FADE for step in range(FADE + 1)]
+    frames = [sheet(torch.lerp(before, after, share), captions, columns=columns) for share in shares]
+    frames += frames[-2:0:-1]
+    times = [HOLD if i in (0, FADE) else TICK for i in range(len(frames))]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=times, loop=0, quality=90)
+    return buffer.getvalue()

@@ -59,6 +59,18 @@ def check_origin(generator: Generator, edit: Edit) -> None:
     generator.layer(edit.layer)
 
 
+def default_layer(generator: Generator) -> str:
+    """The layer to start with: layer8, good for objects, or the middle one of a smaller generator."""
+    names = list(generator.layers)
+    return "layer8" if "layer8" in names else names[len(names) // 2]
+
+
+def at_home(generator: Generator, edit: Edit) -> Edit:
+    """A recording does not know its layer: it gets the generator's where the usual one does not exist."""
+    recorded = not edit.generator and edit.layer not in generator.layers
+    return edit.with_(layer=default_layer(generator)) if recorded else edit
+
+
 def check_statistics(generator: Generator, statistics: Statistics | None) -> None:
     """Raise InputError for statistics of another generator."""
     if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:

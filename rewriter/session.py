@@ -24,14 +24,17 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.solve import OnStep
 from rewriter.memory.statistics import Statistics
 from rewriter.preview import Copied, Pasted
-from rewriter.provenance import check_origin, check_statistics, requests
+from rewriter.provenance import at_home, check_origin, check_statistics, default_layer, requests
 from rewriter.rule import Rule, assemble
 from rewriter.search import KEPT, Found, Matches, Places
 from rewriter.suggest import Suggestion, suggest
 
 OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
 FINEST = 256  # cells of a mask on each side
-OPTIONS = ("layer", "rank", "smoothness", "method", "directions", "spread", "units", "title", "statistics")
+OPTIONS = (
+    *("layer", "truncation", "rank", "smoothness", "method", "steps", "directions", "spread", "units", "title"),
+    "statistics",
+)
 
 
 class Rewriter:
@@ -181,6 +184,7 @@ class Rewriter:
         Raises:
             InputError: an edit of another generator, or of a layer that this one lacks.
         """
+        edit = at_home(self.generator, edit)
         check_origin(self.generator, edit)
         edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}
@@ -260,11 +264,13 @@ class Rewriter:
         spread: bool | None = None,
         on_step: OnStep | None = None,
         on_statistics: OnPictures | None = None,
+        on_rule: Callable[[Rule], object] | None = None,
     ) -> Rule:
         """Turn the edit into a rule, which replaces the one that the same edit led to before.
 
         Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of, loss) and may return False to
-        cancel, `on_statistics` (pictures, of) while a layer is measured for the first time.
+        cancel, `on_statistics` (pictures, of) while a layer is measured for the first time, `on_rule` the rule before
+        its effect is measured.
 
         Raises:
             InputError: the edit is incomplete (says what is missing) or cannot be carried out at this layer.
@@ -283,6 +289,7 @@ class Rewriter:
             statistics=self.statistics(),
             on_step=on_step,
             on_statistics=on_statistics,
+            on_rule=on_rule,
         ).to("cpu")
         if state.made is not None:
             rule = rule.at(state.rules[state.made].strength)  # its effect stays that of the strength asked for
@@ -296,7 +303,7 @@ class Rewriter:
         _check_room(len(self.rules) + 1)
         self._then(rules=(*self.rules, _own(self.generator, rule)))
 
-    def strength(self, index: int, strength: float) -> None:
+    def set_strength(self, index: int, strength: float) -> None:
         """How strongly a rule acts: 0 is the base, 1 the rule as solved; −1…2."""
         self._replace(index, _at(self.rules, index).at(strength))
 
@@ -374,12 +381,6 @@ class Rewriter:
         """Keep the rules at these positions, in this order; the edit in progress follows its own rule."""
         made = self.history.present.made
         self._then(rules=tuple(self.rules[i] for i in order), made=order.index(made) if made in order else None)
-
-
-def default_layer(generator: Generator) -> str:
-    """The layer to start with: layer8, good for objects, or the middle one of a smaller generator."""
-    names = list(generator.layers)
-    return "layer8" if "layer8" in names else names[len(names) // 2]
 
 
 def _check_room(rules: int) -> None:

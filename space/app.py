@@ -2,192 +2,284 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import wraps
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
-from board import SHOW_OTHER, Board, RuleList
+import api
+from board import SHOW, TRIED, Board, Download, RuleList
 from handlers import MARKS, Handlers
+from lane import ZERO, Lane
 from painter import Painter
 from rewriter import townscape
-from rewriter.errors import RewriterError
-from studio import Studio, Visitor
+from rewriter.memory.solve import METHODS, SMOOTHNESS
+from studio import BUILT_IN, Studio, Visitor
+from view import Shown, data_url
 
-CSS = ".gradio-container { max-width: 1280px !important; } #next { min-height: 1.6em; }"
 INTRO = """# Rewrite the rules of a generator
-Copy a thing from one picture, paste it into another, mark the context in a few more, execute. Not one picture changes
-but **the model**, so that every picture it will ever draw follows the new rule."""
-LABELS = dict(zip(MARKS, ("Copy", "Paste", "Add to context", "Keep as it is", "Erase"), strict=True))
+An image generator obeys rules it was never told: domes sit on towers, lit windows light the ground. Copy a thing from
+one picture, paste it into another, mark the context in a few more, execute: **the model changes**, and with it every
+picture it will ever draw."""
+LABELS = dict(zip(MARKS, ("Copy", "Paste", "Add context", "Keep as it is", "Erase"), strict=True))
 STEPS = {"undo": "Undo", "redo": "Redo", "begin": "Next rule", "revert": "Revert all"}
+SAVED = {"edit": "Edit", "session": "Session", "sheet": "Before and after", "animation": "Animation"}
+VIEWS = ("Rewritten", "Original", "Matches")
+CSS = """
+.gradio-container { max-width: 1400px !important; }
+#next { min-height: 1.6em; }
+"""
+FONT = ("system-ui", "sans-serif")
+THEME = gr.themes.Soft(primary_hue="emerald", neutral_hue="stone", font=FONT, font_mono=("ui-monospace", "monospace"))
+PARTS = (
+    *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
+    *("next", "execute", "rules", "suggested", "download"),
+    *("layer", "rank", "smoothness", "method", "truncation", "title"),
+)
+SETTINGS = PARTS[-6:]
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-
-
-def in_words(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """The library's own errors become messages on the page; the signature stays the handler's."""
-
-    @wraps(handler)
-    def run(*arguments: Any) -> Any:
-        try:
-            return handler(*arguments)
-        except RewriterError as error:
-            raise gr.Error(str(error), duration=10) from error
-
-    return run
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_id": "gpu"}
+PROGRESS = gr.Progress()  # Gradio wants it as a default
+PULSE = 0.2  # seconds between two pieces of news
 
 
 class Page:
     """The page on one studio: layout first, then what each part does. `demo` is the Gradio app."""
 
     def __init__(self, studio: Studio) -> None:
-        self.do = Handlers(studio)
+        self.studio, self.lane, self.running = studio, Lane(Handlers(studio)), []
+        first = {} if ZERO else self.lane.call("open", Visitor())  # drawn already when the page arrives
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(600, 3600)) as self.demo:
-            self.visitor = gr.State(Visitor())
-            gr.Markdown(INTRO)
-            with gr.Row():
-                self._pictures()
-                self._painter()
-                self._edit()
-            gr.Markdown("### Or try an edit that is made already")
-            with gr.Row():
-                names = townscape.examples()
-                self.cards = {name: gr.Button(name, size="sm", elem_id=f"card-{name}") for name in names}
-            self.trays = [self.copied, self.pasted, self.context, self.keep, self.next_step, self.execute]
-            self.everything = [self.visitor, self.board, self.painter, *self.trays, self.rules]
-            self.demo.load(lambda: self._all(Visitor()), None, self.everything, **PRIVATE)
+            self.visitor, self.pending = gr.State(Visitor()), gr.State("")
+            self.kept = gr.BrowserState(storage_key="rewriter-work", secret="rewriter")
+            self._head(first)
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=6, min_width=320):
+                    with gr.Row(equal_height=False):
+                        self._pictures(first)
+                        self._painter(first)
+                    self._rules()
+                self._edit(first)
+            self._wire_opening()
             self._wire_pictures()
             self._wire_edit()
             self._wire_rules()
+            self._wire_files()
+            api.expose(self.lane, self.visitor)
 
     # --- layout ---
 
-    def _pictures(self) -> None:
+    def _head(self, first: Shown) -> None:
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                gr.Markdown(INTRO)
+            with gr.Column(scale=2, min_width=240):
+                names = self.studio.names
+                self.generator = gr.Dropdown(names, value=names[0], label="Generator", elem_id="generator")
+                self.about = gr.Markdown(first.get("about"), elem_id="about")
+        gr.Markdown("### See it happen: a rule rewritten at a click")
+        self.cards = Board({"tiles": [_card(name) for name in townscape.examples()]}, wide=True, elem_id="cards")
+
+    def _pictures(self, first: Shown) -> None:
         with gr.Column(scale=3, min_width=320):
             gr.Markdown("### 1 · Choose a picture")
             with gr.Row():
-                self.seeds = gr.Textbox("0-11", label="Pictures, such as 0-11, 40, 97", scale=3)
-                self.more = gr.Button("More", scale=1)
-            self.board = Board(elem_id="board")
-            self.original = gr.Checkbox(label="Show the original", elem_id="original")
+                self.view = gr.Radio(VIEWS, value=VIEWS[0], show_label=False, container=False, elem_id="view")
+            self.board = Board(first.get("board"), elem_id="board")
+            with gr.Row():
+                self.seeds = gr.Textbox(
+                    "0-11", show_label=False, container=False, placeholder="0-11, 40, 97", elem_id="seeds"
+                )
+                self.more = gr.Button("More pictures", size="sm", min_width=80, elem_id="more")
+                self.find = gr.Button("Find similar", size="sm", min_width=80, elem_id="find")
 
-    def _painter(self) -> None:
+    def _painter(self, first: Shown) -> None:
         with gr.Column(scale=3, min_width=320):
             gr.Markdown("### 2 · Paint on it, and say what it is")
-            self.painter = Painter(elem_id="painter")
+            self.painter = Painter(picture=first.get("picture"), elem_id="painter")
             with gr.Row():
-                self.marks = {what: gr.Button(label, elem_id=what, size="sm") for what, label in LABELS.items()}
+                self.marks = {
+                    what: gr.Button(label, elem_id=what, size="md", min_width=110) for what, label in LABELS.items()
+                }
 
-    def _edit(self) -> None:
+    def _edit(self, first: Shown) -> None:
         with gr.Column(scale=3, min_width=320):
             gr.Markdown("### 3 · Look, and execute")
-            self.next_step = gr.Markdown(elem_id="next")
-            self.execute = gr.Button("Execute", variant="primary", elem_id="execute", interactive=False)
+            self.tray = Board(first.get("tray"), elem_id="tray")
+            gr.Markdown("**Context**: where the rule is to hold. Click a place to take it back.")
+            self.context = Board(first.get("context"), elem_id="context-tray")
+            self.next = gr.Markdown(first.get("next"), elem_id="next")
             with gr.Row():
-                self.copied, self.pasted = (Board(elem_id=f"tray-{name}") for name in ("copied", "pasted"))
-            self.context, self.keep = (Board(elem_id=f"tray-{name}") for name in ("context", "keep"))
-            gr.Markdown("### The rules so far")
-            with gr.Row():
-                self.steps = {what: gr.Button(label, elem_id=what, size="sm") for what, label in STEPS.items()}
-            self.rules = RuleList(elem_id="rules")
+                self.execute = gr.Button("Execute", variant="primary", elem_id="execute", interactive=False, scale=3)
+                self.cancel = gr.Button("Cancel", elem_id="cancel", scale=1, min_width=80)
+            with gr.Accordion("Kept as it is", open=False):
+                self.keep = Board(first.get("keep"), elem_id="keep-tray")
+            self._advanced(first)
+
+    def _advanced(self, first: Shown) -> None:
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            self.title = gr.Textbox(label="What this rule is called", max_length=200, elem_id="title")
+            self.layer = gr.Dropdown(**first.get("layer", {}), label="Layer", elem_id="layer")
+            self.suggest = gr.Button("Try every layer", size="sm", elem_id="suggest")
+            self.suggested = Board(elem_id="suggested")
+            self.rank = gr.Slider(1, 8, value=1, step=1, label="Rank of the rule", elem_id="rank")
+            smooth = first.get("smoothness", SMOOTHNESS)
+            self.smoothness = gr.Slider(
+                0, 100, value=smooth, step=0.5, label="Smoothness: what else is to stay", elem_id="smoothness"
+            )
+            self.method = gr.Dropdown(METHODS, value=METHODS[0], label="Method", elem_id="method")
+            self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
+            self.zero = gr.Button("Zero: let the layer forget the context", size="sm", elem_id="zero")
+
+    def _rules(self) -> None:
+        gr.Markdown("### The rules so far")
+        with gr.Row():
+            self.steps = {
+                what: gr.Button(label, elem_id=what, size="sm", min_width=80) for what, label in STEPS.items()
+            }
+        self.rules = RuleList(elem_id="rules")
+        gr.Markdown("**Save** what you made, or **load** an edit, a rule, a session or a recording.")
+        with gr.Row():
+            self.saves = {
+                what: gr.Button(label, elem_id=f"save-{what}", size="sm", min_width=80) for what, label in SAVED.items()
+            }
+            kinds = [".json", ".safetensors"]
+            self.load = gr.UploadButton("Load …", file_types=kinds, size="sm", min_width=80, elem_id="load")
+        self.download = Download()
 
     # --- what is shown ---
 
-    def _tray(self, v: Visitor) -> tuple[Any, ...]:
-        missing = self.do.missing(v)
-        words = f"**Next:** {missing[0]}." if missing else "**Ready:** execute."
-        return *self.do.trays(v).values(), words, gr.Button(interactive=not missing)
+    def _show(self, shown: Shown) -> dict[Any, Any]:
+        return dict(self._update(name, value) for name, value in shown.items()) or gr.skip()
 
-    def _all(self, v: Visitor) -> tuple[Any, ...]:
-        return v, self.do.board(v), Painter(picture=self.do.picture(v)), *self._tray(v), self.do.rules(v)
+    def _update(self, name: str, value: Any) -> tuple[Any, Any]:
+        """A part of what is shown as a component and its update."""
+        match name:
+            case "picture":
+                return self.painter, Painter(picture=value, value=None)
+            case "mask":
+                return self.painter, Painter(value=value)
+            case "ready":
+                return self.execute, gr.Button(interactive=value)
+            case "layer":
+                return self.layer, gr.Dropdown(**value)
+            case _:
+                return getattr(self, name), value
 
-    def _told(self, news: Iterator[Any], progress: gr.Progress) -> tuple[Any, ...]:
-        for item in news:
-            if isinstance(item, Visitor):
-                return self._all(item)
-            progress(item[0], desc=item[1])
-        raise gr.Error("the work ended without a result: try again")
+    @property
+    def _everything(self) -> list[Any]:
+        return [getattr(self, name) for name in PARTS]
 
     # --- what is done ---
 
+    def _on(
+        self,
+        event: Callable[..., Any],
+        name: str,
+        *fixed: Any,
+        given: Sequence[Any] = (),
+        said: Sequence[str] = (),
+        **how: Any,
+    ) -> Any:
+        """On the event, do what the handler of that name does, and show what it returns.
+
+        The handler gets the visitor, the fixed arguments, and what the event said under the keys `said` or else the
+        values of the components `given`.
+        """
+
+        def told(visitor: Visitor, event: gr.EventData) -> dict[Any, Any]:
+            return run(visitor, *(event._data.get(key) for key in said))
+
+        def run(visitor: Visitor, *values: Any) -> dict[Any, Any]:
+            return self._show(self.lane.call(name, visitor, *fixed, *values))
+
+        return event(told if said else run, [self.visitor, *given], self._everything, **{**QUIET, **how})
+
+    def _on_long(
+        self, event: Callable[..., Any], name: str, *, given: Sequence[Any] = (), said: Sequence[str] = ()
+    ) -> None:
+        """As `_on`, for what takes longer: with its news on the way, and to be cancelled."""
+
+        def told(visitor: Visitor, event: gr.EventData, progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
+            yield from run(visitor, progress, *(event._data.get(key) for key in said))
+
+        def run(visitor: Visitor, progress: gr.Progress = PROGRESS, *values: Any) -> Iterator[dict[Any, Any]]:
+            last = time.monotonic()
+            for news in self.lane.follow(name, visitor, *values):
+                if isinstance(news, dict):
+                    yield self._show(news)
+                elif time.monotonic() > last + PULSE:
+                    last = time.monotonic()
+                    progress(news[0], desc=news[1])
+                    yield gr.skip()  # here it can be cancelled
+
+        how = {**QUIET, "show_progress": "full", "show_progress_on": self.next}
+        self.running.append(event(told if said else run, [self.visitor, *given], self._everything, **how))
+
+    def _wire_opening(self) -> None:
+        def opened(visitor: Visitor, kept: Any, request: gr.Request) -> dict[Any, Any]:
+            link = dict(request.query_params)
+            return self._show(self.lane.call("open", visitor, kept, link)) if kept or link or ZERO else gr.skip()
+
+        loading = self.demo.load(opened, [self.visitor, self.kept], self._everything, **QUIET)
+        self._on_long(loading.then, "linked", given=[self.pending])
+        self._on_long(self.cards.pick, "example", said=["key"])
+        self._on(self.generator.input, "choose", given=[self.generator])
+
     def _wire_pictures(self) -> None:
-        visitor, board = self.visitor, self.board
-
-        def browse(v: Visitor, text: str) -> tuple[Visitor, Any]:
-            v = self.do.browse(v, text)
-            return v, self.do.board(v)
-
-        def following(v: Visitor) -> tuple[Visitor, Any, str]:
-            v = self.do.more(v)
-            return v, self.do.board(v), f"{v.seeds[0]}-{v.seeds[-1]}"
-
-        def pick(v: Visitor, event: gr.EventData) -> tuple[Visitor, Any, Any]:
-            v = self.do.pick(v, str(event._data["key"]))
-            return v, self.do.board(v), Painter(picture=self.do.picture(v), value=None)
-
-        self.seeds.submit(in_words(browse), [visitor, self.seeds], [visitor, board], api_name="browse")
-        self.more.click(in_words(following), visitor, [visitor, board, self.seeds], **PRIVATE)
-        board.pick(in_words(pick), visitor, [visitor, board, self.painter], **PRIVATE)
-        self.original.change(None, self.original, None, js=SHOW_OTHER % "board")
+        self._on(self.seeds.submit, "browse", given=[self.seeds])
+        self._on(self.more.click, "more")
+        self._on(self.board.pick, "pick", said=["key"])
+        self._on_long(self.find.click, "find", given=[self.painter])
+        self.view.change(None, self.view, None, js=SHOW % "board")
+        self._on(self.view.input, "look", given=[self.view])
 
     def _wire_edit(self) -> None:
-        visitor, painter = self.visitor, self.painter
-
-        def marking(what: str) -> Callable[..., Any]:
-            def mark(v: Visitor, mask: Any) -> tuple[Any, ...]:
-                v = self.do.mark(v, what, mask)
-                return v, Painter(value=None), *self._tray(v)
-
-            return in_words(mark)
-
-        def unmarking(what: str) -> Callable[..., Any]:
-            def unmark(v: Visitor, event: gr.EventData) -> tuple[Any, ...]:
-                v = self.do.unmark(v, what, str(event._data["key"]))
-                return v, *self._tray(v)
-
-            return in_words(unmark)
-
         for what, button in self.marks.items():
-            button.click(marking(what), [visitor, painter], [visitor, painter, *self.trays], api_name=what)
+            self._on(button.click, "mark", what, given=[self.painter])
         for what, board in (("context", self.context), ("keep", self.keep)):
-            board.pick(unmarking(what), visitor, [visitor, *self.trays], **PRIVATE)
+            self._on(board.pick, "unmark", what, said=["key"])
+        for name in SETTINGS:
+            setting: Any = getattr(self, name)
+            event = setting.blur if name == "title" else setting.input
+            self._on(event, "set", name, given=[setting], trigger_mode="always_last")
+        self._on_long(self.suggest.click, "suggest")
+        self._on(self.suggested.pick, "set", "layer", said=["key"])
 
     def _wire_rules(self) -> None:
-        visitor = self.visitor
+        self._on_long(self.execute.click, "execute")
+        for what, button in {**self.steps, "zero": self.zero}.items():
+            self._on(button.click, "step", what)
+        self._on(self.rules.act, "rule", said=["do", "rule", "value"])
+        trying = self._on(self.rules.attempt, "rule", "try", said=["rule", "value"])
+        trying.then(None, js=TRIED % "rules")
 
-        def execute(v: Visitor, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008 (Gradio's way)
-            return self._told(self.do.execute(v), progress)
-
-        def trying(name: str) -> Callable[..., Any]:
-            def example(v: Visitor, progress: gr.Progress = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
-                return self._told(self.do.example(v, name), progress)
-
-            return in_words(example)
-
-        def stepping(what: str) -> Callable[..., Any]:
-            def step(v: Visitor) -> tuple[Any, ...]:
-                return self._all(self.do.step(v, what))
-
-            return in_words(step)
-
-        def act(v: Visitor, event: gr.EventData) -> tuple[Any, ...]:
-            asked = event._data
-            return self._all(self.do.rule(v, asked["do"], asked["rule"], asked.get("value")))
-
-        everything: dict[str, Any] = {"inputs": visitor, "outputs": self.everything}
-        self.execute.click(in_words(execute), **everything, api_name="execute", concurrency_id="gpu")
-        for name, button in self.cards.items():
-            button.click(trying(name), **everything, api_name=name.replace("-", "_"), concurrency_id="gpu")
-        for what, button in self.steps.items():
-            button.click(stepping(what), **everything, api_name=what)
-        self.rules.act(in_words(act), **everything, **PRIVATE)
+    def _wire_files(self) -> None:
+        for what, button in self.saves.items():
+            self._on(button.click, "save", what)
+        self._on(self.rules.fetch, "save", "rule", said=["rule"])
+        self._on_long(self.load.upload, "load", given=[self.load])
+        self.cancel.click(None, cancels=self.running, **PRIVATE)
 
 
-def main(**options: Any) -> None:
-    """Serve the page; options are those of Gradio's launch."""
-    page = Page(Studio())
+def _card(name: str) -> dict[str, str]:
+    """A shipped edit as a tile: its name, and a picture before and after."""
+    image = data_url(townscape.examples()[name].with_suffix(".png").read_bytes(), "image/png")
+    return {"key": name, "caption": name.replace("-", " "), "title": f"Rewrite: {name}", "image": image}
+
+
+def main(generators: Sequence[str] = (), **options: Any) -> None:
+    """Serve the page; the built-in generator and those named are on offer, options are those of Gradio's launch."""
+    page = Page(Studio([BUILT_IN, *generators]))
     page.demo.queue(max_size=64).launch(
-        css=CSS, theme=gr.themes.Soft(), max_file_size="16mb", show_error=True, **options
+        css=CSS,
+        theme=THEME,
+        max_file_size="64mb",
+        show_error=True,
+        ssr_mode=False,
+        state_session_capacity=2000,
+        **options,
     )
 
 

@@ -1,4 +1,4 @@
-"""Boards of pictures to choose from, and the list of rules: gr.HTML components that tell Python what was clicked."""
+"""Boards of pictures to choose from, the list of rules, downloads: gr.HTML components that say what was clicked."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import gradio as gr
 
 BOARD_CSS = """
 .board { display: grid; grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); gap: 8px; }
+.board.wide { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 .board button { padding: 0; border: 2px solid transparent; border-radius: 8px; overflow: hidden; cursor: pointer;
-  background: var(--background-fill-secondary); display: block; text-align: left; }
-.board button:hover, .board button:focus-visible { border-color: var(--color-accent-soft); }
-.board button[aria-pressed="true"] { border-color: var(--color-accent); }
-.board img { display: block; width: 100%; aspect-ratio: 1; image-rendering: pixelated; }
+  background: var(--background-fill-secondary); display: flex; flex-direction: column; text-align: left; }
+.board button:hover, .board button:focus-visible { border-color: var(--color-accent); }
+.board button[aria-pressed="true"] { border-color: var(--color-accent);
+  box-shadow: 0 0 0 1px var(--color-accent); }
+.board img { display: block; width: 100%; aspect-ratio: 1; margin: 0; }
+.board.wide img { aspect-ratio: 65 / 32; }
 .board span { display: block; padding: 2px 6px; font-size: 12px; color: var(--body-text-color-subdued); }
+.board.wide span { padding: 4px 8px; font-size: 14px; color: var(--body-text-color); }
 .board p { grid-column: 1 / -1; margin: 0; color: var(--body-text-color-subdued); }
 """
 
-# value: {"tiles": [{"key", "caption", "title", "image", "other"?}], "chosen"?, "empty"?}
+# value: {"tiles": [{"key", "caption", "title", "image", "other"?, "match"?}], "chosen"?, "empty"?}
 BOARD_JS = """
 const board = element.querySelector('.board');
-let showing = 'image';
+let showing = element.dataset.showing || 'image';
 const draw = () => {
   const value = JSON.parse(props.value || '{}'), tiles = value.tiles || [];
   board.replaceChildren(...tiles.map(tile => {
@@ -39,26 +43,30 @@ const draw = () => {
   }
   element.dataset.tiles = tiles.length; element.dataset.showing = showing;
 };
-element.addEventListener('showing', event => { showing = event.detail ? 'other' : 'image'; draw(); });
+element.addEventListener('showing', event => { showing = event.detail; draw(); });
 watch('value', draw);
 draw();
 """
 
-# A checkbox's JavaScript: show the other picture of each tile of the board with that id, without asking the server.
-SHOW_OTHER = "on => document.querySelector('#%s .board').dispatchEvent(\
-new CustomEvent('showing', { detail: on, bubbles: true }))"
+# A radio's JavaScript: which picture of each tile the board with that id shows, without asking the server.
+SHOW = """view => {
+  const showing = { Original: 'other', Matches: 'match' }[view] || 'image';
+  document.querySelector('#%s .board').dispatchEvent(new CustomEvent('showing', { detail: showing, bubbles: true }));
+  return view;
+}"""
 
 
 class Board(gr.HTML):
     """Pictures to choose from. Its value is a dict of tiles; `pick` tells the key of the tile that was clicked."""
 
-    def __init__(self, value: dict[str, Any] | None = None, **options: Any) -> None:
+    def __init__(self, value: dict[str, Any] | None = None, *, wide: bool = False, **options: Any) -> None:
         super().__init__(
             value,
-            html_template='<div class="board"></div>',
+            html_template=f'<div class="board {"wide" if wide else ""}"></div>',
             css_template=BOARD_CSS,
             js_on_load=BOARD_JS,
             apply_default_css=False,
+            padding=False,
             **options,
         )
 
@@ -68,24 +76,32 @@ class Board(gr.HTML):
 
 
 RULES_CSS = """
-.rules { display: flex; flex-direction: column; gap: 8px; }
-.rule { padding: 8px 10px; border: 1px solid var(--border-color-primary); border-radius: 8px; }
+.rules { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 360px), 1fr)); gap: 12px; }
+.rule { padding: 10px 14px; border: 1px solid var(--border-color-primary); border-radius: 10px;
+  background: var(--background-fill-primary); }
 .rule header { display: flex; align-items: center; gap: 6px; }
 .rule header b { flex: 1; min-width: 0; overflow-wrap: anywhere; }
-.rule button { padding: 0 7px; border-radius: 6px; border: 1px solid var(--border-color-primary); cursor: pointer;
+.rule input[type=checkbox] { appearance: auto; width: 18px; height: 18px; accent-color: var(--color-accent); }
+.rule button { padding: 2px 8px; border-radius: 6px; border: 1px solid var(--border-color-primary); cursor: pointer;
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); }
-.rule label { display: flex; align-items: center; gap: 8px; font-size: 13px; }
+.rule button:disabled { opacity: 0.4; cursor: default; }
+.rule label { display: flex; align-items: center; gap: 8px; font-size: 14px; margin: 6px 0; }
 .rule input[type=range] { flex: 1; min-width: 0; accent-color: var(--color-accent); }
-.rule output { width: 3em; text-align: right; }
-.rule p { margin: 2px 0 0; font-size: 12px; color: var(--body-text-color-subdued); }
+.rule output { width: 3em; text-align: right; font-variant-numeric: tabular-nums; }
+.rules p { margin: 2px 0 0; font-size: 13px; color: var(--body-text-color-subdued); }
+.rules .remark { color: var(--body-text-color); border-left: 3px solid var(--color-accent); padding-left: 8px; }
 """
 
-# value: [{"title", "strength", "on", "words": [...], "remarks": [...]}]
+# value: {"rules": [{"title", "strength", "on", "words": [...], "remarks": [...]}], "remarks": [...]}. While a slider is
+# dragged, `attempt` shows its strengths, one at a time; letting go notes the last one. Leaving the page with rules that
+# were not downloaded warns.
 RULES_JS = """
 const list = element.querySelector('.rules');
+let busy = false, wanted = null, armed = '';
 const make = (name, text, more) => Object.assign(document.createElement(name), { textContent: text || '', ...more });
 const draw = () => {
-  const rules = JSON.parse(props.value || '[]');
+  const { rules = [], remarks = [] } = JSON.parse(props.value || '{}');
+  busy = false; wanted = null;
   list.replaceChildren(...rules.map((rule, i) => {
     const act = (what, value) => trigger('act', { do: what, rule: i, value });
     const box = make('section', '', { className: 'rule' }), header = make('header'), label = make('label', 'Strength');
@@ -94,45 +110,87 @@ const draw = () => {
     on.addEventListener('change', () => act('switch', on.checked));
     const button = (text, title, click, idle) => {
       const b = make('button', text, { type: 'button', title, disabled: idle });
-      b.setAttribute('aria-label', title);
+      b.setAttribute('aria-label', `${title}: rule ${i + 1}`);
       b.addEventListener('click', click);
       return b;
     };
     header.append(
       on, make('b', `${i + 1}. ${rule.title}`), button('↑', 'Earlier', () => act('move', i - 1), i === 0),
       button('↓', 'Later', () => act('move', i + 1), i + 1 === rules.length),
-      button('✕', 'Remove', () => act('remove')),
+      button('⤓', 'Download', () => trigger('fetch', { rule: i })), button('✕', 'Remove', () => act('remove')),
     );
     const slider = make('input', '', { type: 'range', min: -1, max: 2, step: 0.05, value: rule.strength });
     const shown = make('output', rule.strength.toFixed(2));
     slider.setAttribute('aria-label', `Strength of rule ${i + 1}`);
-    slider.addEventListener('input', () => { shown.textContent = Number(slider.value).toFixed(2); });
-    slider.addEventListener('change', () => act('strength', Number(slider.value)));
+    slider.addEventListener('input', () => {
+      shown.textContent = Number(slider.value).toFixed(2);
+      wanted = { rule: i, value: Number(slider.value) };
+      next();
+    });
+    slider.addEventListener('change', () => { wanted = null; act('strength', Number(slider.value)); });
     label.append(slider, shown);
-    box.append(header, label, ...[...rule.words, ...rule.remarks].map(words => make('p', words)));
+    box.append(header, label, ...rule.words.map(words => make('p', words)));
+    box.append(...rule.remarks.map(words => make('p', words, { className: 'remark' })));
     return box;
-  }));
+  }), ...remarks.map(words => make('p', words, { className: 'remark' })));
   if (!rules.length) list.append(make('p', 'No rules yet: the generator is as it was.'));
   element.dataset.rules = rules.length;
+  if (props.value !== armed) window.onbeforeunload = rules.length ? event => event.preventDefault() : null;
+  armed = props.value;
 };
+const next = () => {
+  if (busy || !wanted) return;
+  busy = true; trigger('attempt', wanted); wanted = null;
+};
+element.addEventListener('tried', () => { busy = false; next(); });
 watch('value', draw);
 draw();
 """
 
+# After a try: the list may send the next one.
+TRIED = "() => { document.querySelector('#%s .rules').dispatchEvent(new CustomEvent('tried', { bubbles: true })); }"
+
 
 class RuleList(gr.HTML):
-    """The rules made so far. `act` tells what was done: {"do": strength | switch | move | remove, "rule", "value"}."""
+    """The rules made so far.
 
-    def __init__(self, value: list[dict[str, Any]] | None = None, **options: Any) -> None:
+    `act` tells what was done: {"do": strength | switch | move | remove, "rule", "value"}; `attempt` which strength a
+    slider passes over: {"rule", "value"}; `fetch` which rule is to be downloaded: {"rule"}.
+    """
+
+    def __init__(self, value: dict[str, Any] | None = None, **options: Any) -> None:
         super().__init__(
             value,
-            html_template='<div class="rules"></div>',
+            html_template='<div class="rules" role="list" aria-label="Rules"></div>',
             css_template=RULES_CSS,
             js_on_load=RULES_JS,
             apply_default_css=False,
+            padding=False,
             **options,
         )
 
-    def postprocess(self, value: list[dict[str, Any]] | None) -> str:
-        """A list of rules → JSON."""
-        return json.dumps(value or [])
+    def postprocess(self, value: dict[str, Any] | None) -> str:
+        """Rules and remarks → JSON."""
+        return json.dumps(value or {})
+
+
+DOWNLOAD_JS = """
+watch('value', () => {
+  const { name, url } = JSON.parse(props.value || '{}');
+  if (!url) return;
+  const link = Object.assign(document.createElement('a'), { href: url, download: name });
+  document.body.append(link); link.click(); link.remove();
+  window.onbeforeunload = null;
+});
+"""
+
+
+class Download(gr.HTML):
+    """Hands the browser a file: its value is {"name", "url"}, the url with all of its content. Nothing is seen."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__("", html_template="<i hidden></i>", js_on_load=DOWNLOAD_JS, container=False, **options)
+
+    def postprocess(self, value: dict[str, str] | None) -> str:
+        """A file → JSON."""
+        return json.dumps(value or {})

@@ -1,226 +1,277 @@
-"""What each button does: values in, values out, so that all of it is tested without a server or a browser."""
+"""What each button does: values in, values out, so that all of it is tested without a server or a browser.
+
+Each takes the visitor first and returns the parts of the page that are to be shown anew, the visitor among them. What
+takes long also takes a Tell, which gets the news and says whether to go on.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
-import queue
-import threading
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 
-from rewriter import Rewriter, load_edits, townscape
-from rewriter.describe import effect_in_words
-from rewriter.edit import Region
-from rewriter.effect import advice
-from rewriter.errors import InputError, RewriterError
+from rewriter import Edit, Rewriter, Rule, load_edits, save_edits, townscape
+from rewriter import history as sessions
+from rewriter.describe import kind_of
+from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
-from rewriter.masks import resize
-from rewriter.pictures import to_image
-from studio import PAGE, Studio, Visitor
+from rewriter.history import History
+from rewriter.pictures import animation, save_png, stacked
+from studio import BUILT_IN, PAGE, Studio, Visitor
+from view import EVERYTHING, MOST, WORK, Shown, View, data_url, restored, tiles
 
-THUMB, FULL = 256, 1024  # pixels a side, on boards and in the painter
-MOST = 48  # pictures on screen
 MARKS = ("copy", "paste", "context", "keep", "erase")
-STEPS = ("undo", "redo", "begin", "revert", "zero")
-News = tuple[float, str]  # share done, and of what
+STEPS = ("zero", "undo", "redo", "begin", "revert")
+FILES = ("edit", "session", "rule", "sheet", "animation")
+SLOW = 500  # steps that a method of many small steps gets on the page
+SEARCHED = range(2000)
+
+Tell = Callable[..., bool]  # (done, of, words, parts to show already); False: stop
 
 
-def picture_url(picture: Tensor, side: int = THUMB) -> str:
-    """A picture (3, H, W) as a data URL: PNG up to 256 a side, JPEG above, where PNG weighs more than it shows."""
-    image = to_image(picture)
-    if image.width > side:
-        image = image.resize((side, side), Image.Resampling.LANCZOS)
-    buffer, kind = io.BytesIO(), "png" if image.width <= THUMB else "jpeg"
-    image.save(buffer, kind, quality=92)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+def silent(done: int, of: int, words: str, shown: Shown | None = None) -> bool:
+    """Tell nobody, never stop."""
+    return True
 
 
 class Handlers:
-    """The page's actions. Those that change something return the visitor as he or she is afterwards."""
+    """The page's actions on one studio."""
 
     def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+        self.studio, self.view = studio, View(studio)
 
     # --- what there is to see ---
 
-    def board(self, visitor: Visitor) -> dict[str, Any]:
-        """The pictures on screen, with the rules and as they were."""
-        session = self.studio.session(visitor)
-        now, before = (self.studio.pictures(session, visitor.seeds, original=original) for original in (False, True))
-        tiles = [
-            {
-                "key": f"{s}",
-                "caption": f"{s}",
-                "title": f"picture {s}",
-                "image": picture_url(a),
-                "other": picture_url(b),
-            }
-            for s, a, b in zip(visitor.seeds, now, before, strict=True)
-        ]
-        return {"tiles": tiles, "chosen": str(visitor.selected)}
+    def open(self, visitor: Visitor, kept: Any = None, link: Mapping[str, str] | None = None) -> Shown:
+        """The page as it was left in this browser, or as a link asks for it (seed, edit); nonsense is passed over."""
+        link, pending = link or {}, ""
+        if link.get("edit") in townscape.examples():
+            pending = link["edit"]
+        elif kept:
+            try:
+                visitor = restored(self.studio, kept)
+            except InputError:
+                return {**self.view.show(visitor, *EVERYTHING), "pending": "", "kept": None}
+        try:
+            seed = parse_seeds(link.get("seed", ""), most=1)[0]
+            first = min(seed - seed % PAGE, SEEDS - PAGE)
+            visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + PAGE)))
+        except InputError:
+            pass
+        return {**self.view.show(visitor, *EVERYTHING), "pending": pending}
 
-    def picture(self, visitor: Visitor) -> str:
-        """The chosen picture for the painter, with the rules that are on."""
-        session = self.studio.session(visitor)
-        return picture_url(self.studio.pictures(session, [visitor.selected])[0], FULL)
+    def choose(self, visitor: Visitor, generator: str) -> Shown:
+        """Another generator; the work on this one is kept."""
+        self.studio.model(generator)
+        return self.view.show(replace(visitor, generator=generator), *EVERYTHING)
 
-    def trays(self, visitor: Visitor) -> dict[str, dict[str, Any]]:
-        """What is copied, pasted, marked and kept, as boards."""
-        session = self.studio.session(visitor)
-        edit, copied, pasted = session.edit, [], []
-        if edit.copy:
-            shown = session.copied()
-            copied = [("cut out", shown.cut_out), ("its value alone", shown.alone)]
-        if edit.paste and not edit.missing():
-            wanted = session.preview()
-            pasted = [("before", wanted.before), ("wanted", wanted.after)]
-        context, keep = ([(f"{r.seed} ✕", self._marked(session, r)) for r in rs] for rs in (edit.context, edit.keep))
-        return {
-            "copied": _tiles(copied, "Nothing is copied yet."),
-            "pasted": _tiles(pasted, "Nothing is pasted yet."),
-            "context": _tiles(context, "No context yet: the pasted place alone is it."),
-            "keep": _tiles(keep, "Nothing is kept as it is."),
-        }
-
-    def missing(self, visitor: Visitor) -> list[str]:
-        """What the edit still needs, as next steps."""
-        return self.studio.session(visitor).edit.missing()
-
-    def rules(self, visitor: Visitor) -> list[dict[str, Any]]:
-        """The rules made so far, with what each did, in words."""
-        return [
-            {
-                "title": rule.edit.get("title") or f"{rule.edit.get('kind', 'rule')} at {rule.layer}",
-                "strength": rule.strength,
-                "on": rule.on,
-                "words": [line.strip() for line in effect_in_words("", rule).split("\n")[1:]],
-                "remarks": advice(rule),
-            }
-            for rule in self.studio.session(visitor).rules
-        ]
-
-    def _marked(self, session: Rewriter, place: Region) -> Tensor:
-        """A picture dimmed outside a place."""
-        picture = self.studio.pictures(session, [place.seed], original=True)[0]
-        mask = resize(place.mask, (picture.shape[1], picture.shape[2])).to(picture)
-        return torch.lerp((picture + 1) * 0.4 - 1, picture, mask)
-
-    # --- what can be done ---
-
-    def browse(self, visitor: Visitor, text: str) -> Visitor:
+    def browse(self, visitor: Visitor, text: str) -> Shown:
         """Other pictures on screen."""
-        return replace(visitor, seeds=tuple(dict.fromkeys(parse_seeds(text, most=MOST))))
+        return self.view.show(replace(visitor, seeds=tuple(dict.fromkeys(parse_seeds(text, most=MOST)))), "board")
 
-    def more(self, visitor: Visitor) -> Visitor:
+    def more(self, visitor: Visitor) -> Shown:
         """The next page of pictures."""
         first = max(visitor.seeds) + 1 if max(visitor.seeds) + PAGE < SEEDS else 0
-        return replace(visitor, seeds=tuple(range(first, first + PAGE)))
+        return self.view.show(replace(visitor, seeds=tuple(range(first, first + PAGE))), "board")
 
-    def pick(self, visitor: Visitor, key: str) -> Visitor:
+    def pick(self, visitor: Visitor, key: str) -> Shown:
         """A picture for the painter."""
-        return replace(visitor, selected=parse_seeds(key, most=1)[0])
+        return self.view.show(replace(visitor, selected=parse_seeds(key, most=1)[0]), "board", "picture")
 
-    def mark(self, visitor: Visitor, what: str, mask: Tensor | None) -> Visitor:
+    def look(self, visitor: Visitor, view: str) -> Shown:
+        """Pictures "Rewritten", "Original", or "Matches": with the places where the context fires."""
+        session, matches = self.studio.session(visitor), view == "Matches"
+        if matches and not (session.edit.context or session.edit.paste):
+            raise InputError("mark a context first: where it fires is shown then")
+        if matches == visitor.matches:
+            return {}
+        return self.view.show(replace(visitor, matches=matches), *(["board"] if matches else []))
+
+    def find(self, visitor: Visitor, mask: Tensor | None = None, tell: Tell = silent) -> Shown:
+        """The pictures in which the painted place, or else the context, fires most."""
+        session = self.studio.session(visitor)
+        if mask is not None:
+            session.begin()
+            session.add_context(visitor.selected, mask)
+        elif not (session.edit.context or session.edit.paste):
+            raise InputError("paint on a picture, or mark a context: similar places are found then")
+        found = session.search(PAGE, seeds=SEARCHED, on_step=lambda done, of, best: tell(done, of, "Looking"))
+        return self.view.show(replace(visitor, seeds=tuple(one.seed for one in found)), "board")
+
+    # --- the edit in progress ---
+
+    def mark(self, visitor: Visitor, what: str, mask: Tensor | None, seed: int | None = None) -> Shown:
         """Copy, paste, erase, add to the context or keep what is painted on the chosen picture."""
         if mask is None:
             raise InputError("nothing is painted yet: paint on the picture first")
         session = self.studio.session(visitor)
         acts = (session.copy, session.paste, session.add_context, session.keep, session.erase)
-        dict(zip(MARKS, acts, strict=True))[what](visitor.selected, mask)
-        return replace(visitor, history=session.history)
+        _named(what, MARKS, acts)(visitor.selected if seed is None else seed, mask)
+        return {**self._after(visitor, session), "mask": None}
 
-    def unmark(self, visitor: Visitor, what: str, key: str) -> Visitor:
+    def unmark(self, visitor: Visitor, what: str, key: str) -> Shown:
         """Take back a place of the context, or one that was to be kept."""
         session = self.studio.session(visitor)
-        {"context": session.remove_context, "keep": session.remove_keep}[what](parse_seeds(key, most=1)[0])
-        return replace(visitor, history=session.history)
+        acts = session.remove_context, session.remove_keep
+        _named(what, ("context", "keep"), acts)(parse_seeds(key, most=1)[0])
+        return self._after(visitor, session)
 
-    def step(self, visitor: Visitor, what: str) -> Visitor:
+    def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
+        """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
+        session = self.studio.session(visitor)
+        session.set(**{name: value})
+        if name == "method":
+            session.set(steps=None if value == "least-squares" else SLOW)
+        return self._after(visitor, session, *(("board", "picture") if name == "truncation" else ()))
+
+    def suggest(self, visitor: Visitor, tell: Tell = silent) -> Shown:
+        """The same edit at every layer, the best first, to choose from."""
+
+        def on_step(done: int, of: int) -> None:
+            if not tell(done, of, "Trying every layer"):
+                raise InputError("stopped: nothing has changed")
+
+        found = self.studio.session(visitor).suggest(on_step=on_step)
+        board = tiles((f"{one.layer} {one.score:.2f}", one.picture) for one in found if one.picture is not None)
+        for tile, one in zip(board["tiles"], found, strict=False):
+            tile["key"] = one.layer
+        return {"suggested": board}
+
+    # --- the rules ---
+
+    def execute(self, visitor: Visitor, tell: Tell = silent) -> Shown:
+        """Make the rule. The pictures are shown as soon as it is solved, what it did when that is measured."""
+        session = self.studio.session(visitor)
+        self._execute(visitor, session, tell)
+        return self._after(visitor, session, "board", "picture")
+
+    def example(self, visitor: Visitor, name: str, tell: Tell = silent) -> Shown:
+        """Take up a shipped edit, or several in succession, and execute; copy, paste and context stay to look at."""
+        shipped = townscape.examples()
+        if name not in shipped:
+            raise InputError(f"there is no edit called {name!r}: choose one of {', '.join(shipped)}")
+        return self._take_up(replace(visitor, generator=BUILT_IN), load_edits(shipped[name]), tell)
+
+    def linked(self, visitor: Visitor, name: str, tell: Tell = silent) -> Shown:
+        """The shipped edit that a link asked for, if it did."""
+        return {**self.example(visitor, name, tell), "pending": ""} if name else {}
+
+    def step(self, visitor: Visitor, what: str) -> Shown:
         """Undo, redo, begin the next edit, revert all, or let the layer forget the context."""
         session = self.studio.session(visitor)
-        acts = (session.undo, session.redo, session.begin, session.revert, session.zero)
-        dict(zip(STEPS, acts, strict=True))[what]()
-        return replace(visitor, history=session.history)
+        acts = (session.zero, session.undo, session.redo, session.begin, session.revert)
+        _named(what, STEPS, acts)()
+        return self._after(visitor, session, "board", "picture")
 
-    def rule(self, visitor: Visitor, do: str, index: int, value: Any = None) -> Visitor:
-        """One action on the list of rules: strength, switch, move or remove."""
+    def rule(self, visitor: Visitor, do: str, index: int, value: Any = None) -> Shown:
+        """One action on the list of rules: try (a strength, without noting it), strength, switch, move or remove."""
         session = self.studio.session(visitor)
         acts: dict[str, Callable[[], None]] = {
-            "strength": lambda: session.strength(index, value),
+            "try": lambda: session.set_strength(index, value),
+            "strength": lambda: session.set_strength(index, value),
             "switch": lambda: session.switch(index, value),
             "move": lambda: session.move(index, value),
             "remove": lambda: session.remove(index),
         }
-        if do not in acts:
-            raise InputError(f"rules can be changed by {', '.join(acts)}, not by {do!r}")
-        acts[do]()
-        return replace(visitor, history=session.history)
+        _named(do, tuple(acts), tuple(acts.values()))()
+        if do == "try":
+            return {"board": self.view.board(visitor, session)}
+        return self._after(visitor, session, "board", "picture")
 
-    def execute(self, visitor: Visitor) -> Iterator[News | Visitor]:
-        """Make the rule: news on the way, the visitor at the end. Closing it cancels."""
+    # --- files ---
+
+    def save(self, visitor: Visitor, what: str, index: int = 0) -> Shown:
+        """A file to keep: the edits, the session, a rule, or the pictures on screen as a sheet or an animation."""
         session = self.studio.session(visitor)
-        yield from self._watched(visitor, session, lambda told: _execute(session, told))
+        suffix, kind, write = _named(
+            what,
+            FILES,
+            (
+                (".json", "application/json", lambda path: save_edits(_edits(session), path)),
+                (".session.safetensors", "application/octet-stream", session.save),
+                (".rule.safetensors", "application/octet-stream", lambda path: _rule(session, index).save(path)),
+                (".png", "image/png", lambda path: save_png(self._sheet(visitor, session), path)),
+                (".webp", "image/webp", lambda path: path.write_bytes(animation(*self._pair(visitor, session)))),
+            ),
+        )
+        titles = [rule.edit.get("title") or "rule" for rule in session.rules] or ["edit"]
+        name = re.sub(r"[^A-Za-z0-9-]+", "-", "-and-".join(titles))[:60].strip("-") or "rules"
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}{suffix}"
+            write(path)
+            return {"download": {"name": path.name, "url": data_url(path.read_bytes(), kind)}}
 
-    def example(self, visitor: Visitor, name: str) -> Iterator[News | Visitor]:
-        """Take up a shipped edit, or several in succession, and execute; copy, paste and context stay to look at."""
-        session, shipped = self.studio.session(visitor), townscape.examples()
-        if name not in shipped:
-            raise InputError(f"there is no edit called {name!r}: choose one of {', '.join(shipped)}")
+    def load(self, visitor: Visitor, file: str, tell: Tell = silent) -> Shown:
+        """An edit, several, a recording of the original implementation, a rule or a session from a file."""
+        if Path(file).suffix != ".safetensors":
+            return self._take_up(visitor, load_edits(file), tell)
+        session = self.studio.session(visitor)
+        if kind_of(Path(file)) == sessions.FORMAT:
+            session = Rewriter(session.generator, history=History.load(file))
+        else:
+            session.add(Rule.load(file))
+        return self._after(visitor, session, "board", "picture")
 
-        def work(told: Told) -> None:
-            for edit in load_edits(shipped[name]):
-                session.begin()
-                session.use(edit)
-                _execute(session, told)
+    # --- inside ---
 
-        yield from self._watched(visitor, session, work)
+    def _after(self, visitor: Visitor, session: Rewriter, *names: str) -> Shown:
+        return self.view.show(visitor.with_work(session.history), *names, *WORK)
 
-    def _watched(self, visitor: Visitor, session: Rewriter, work: Callable[[Told], None]) -> Iterator[News | Visitor]:
-        """Run work on the session in a thread and pass on what it tells."""
-        told: queue.SimpleQueue[News | Visitor | RewriterError] = queue.SimpleQueue()
-        stop = threading.Event()
+    def _execute(self, visitor: Visitor, session: Rewriter, tell: Tell) -> None:
+        def on_rule(rule: Rule) -> None:
+            others = [r for i, r in enumerate(session.rules) if i != session.history.present.made]
+            tell(1, 1, "Measuring what it did", {"board": self.view.board(visitor, session, [*others, rule])})
 
-        def tell(done: int, of: int, words: str) -> bool:
-            told.put((done / of, words))
-            return not stop.is_set()
+        session.execute(
+            on_step=lambda step, of, loss: tell(step, of, "Solving"),
+            on_statistics=lambda done, of: tell(done, of, "Getting to know this layer"),
+            on_rule=on_rule,
+        )
 
-        def run() -> None:
-            try:
-                work(tell)
-                told.put(replace(visitor, history=session.history))
-            except RewriterError as error:
-                told.put(error)
+    def _take_up(self, visitor: Visitor, edits: Sequence[Edit], tell: Tell) -> Shown:
+        """Edits one after the other, executed where they are complete; the last one's pictures come on screen."""
+        session = self.studio.session(visitor)
+        marked = [place.seed for place in (edits[-1].paste, edits[-1].copy, *edits[-1].context) if place]
+        if marked:
+            seeds = tuple(dict.fromkeys([*marked[: PAGE // 2], *range(PAGE)]))[:PAGE]
+            visitor = replace(visitor, selected=marked[0], seeds=seeds)
+        for edit in edits:
+            session.begin()
+            session.use(edit)
+            if not edit.missing():
+                self._execute(visitor, session, tell)
+        return self._after(visitor, session, "about", "board", "picture")
 
-        threading.Thread(target=run, daemon=True).start()
-        try:
-            while True:
-                news = told.get()
-                if isinstance(news, RewriterError):
-                    raise news
-                yield news
-                if isinstance(news, Visitor):
-                    return
-        finally:
-            stop.set()
+    def _pair(self, visitor: Visitor, session: Rewriter) -> tuple[Tensor, Tensor]:
+        before, after = (self.studio.pictures(session, visitor.seeds, rules) for rules in ([], None))
+        return before, after
 
-
-Told = Callable[[int, int, str], bool]  # (done, of, words); False: stop
-
-
-def _execute(session: Rewriter, told: Told) -> None:
-    session.execute(
-        on_step=lambda step, of, loss: told(step, of, "Solving"),
-        on_statistics=lambda done, of: told(done, of, "Getting to know this layer"),
-    )
+    def _sheet(self, visitor: Visitor, session: Rewriter) -> Image:
+        captions = [f"{seed}" for seed in visitor.seeds]
+        return stacked(self._pair(visitor, session), captions, columns=6, title="before above after")
 
 
-def _tiles(pictures: list[tuple[str, Tensor]], empty: str) -> dict[str, Any]:
-    """Captions and pictures as a board's value; what it says when there are none."""
-    tiles = [{"key": f"{i}", "caption": c, "image": picture_url(p)} for i, (c, p) in enumerate(pictures)]
-    return {"tiles": tiles, "empty": empty}
+def _named(what: str, names: Sequence[str], things: Sequence[Any]) -> Any:
+    """The thing of that name; names come from the network."""
+    if what not in names:
+        raise InputError(f"there is no {what!r}: choose one of {', '.join(names)}")
+    return things[names.index(what)]
+
+
+def _rule(session: Rewriter, index: int) -> Rule:
+    if not 0 <= index < len(session.rules):
+        raise InputError(f"there is no rule {index + 1}: there are {len(session.rules)}")
+    return session.rules[index]
+
+
+def _edits(session: Rewriter) -> list[Edit]:
+    """The requests behind the rules, then the one in progress if it has led to none; at least one."""
+    edit = session.edit
+    started = session.history.present.made is None and (edit.copy or edit.paste or edit.context)
+    return [*session.edits, *([edit] if started or not session.rules else [])]

@@ -38,7 +38,7 @@ CSS = """
 .stage { position: relative; width: 100%; max-width: 512px; aspect-ratio: 1; border-radius: 8px; overflow: hidden;
   background: var(--background-fill-secondary); }
 .stage:focus-visible { outline: 3px solid var(--color-accent); }
-.stage img, .stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated;
+.stage img, .stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0;
   user-select: none; -webkit-user-drag: none; }
 .stage img:not([src]) { display: none; }
 .stage canvas { touch-action: none; cursor: crosshair; opacity: 0.55; }
@@ -148,6 +148,7 @@ class Painter(gr.HTML):
             css_template=CSS,
             js_on_load=JS,
             apply_default_css=False,
+            padding=False,
             **options,
         )
 

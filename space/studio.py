@@ -5,14 +5,14 @@ A visitor's own state is a `Visitor`: kilobytes, picklable. A `Studio` turns it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from threading import Lock
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from rewriter import Rewriter, load_generator
+from rewriter import Rewriter, Rule, load_generator
+from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
 from rewriter.history import History
@@ -21,46 +21,68 @@ from rewriter.memory.statistics import Statistics
 from rewriter.search import KEPT
 
 PAGE = 12
+MODELS = 4 << 30  # bytes of generators in memory
+BUILT_IN = "townscape"
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """One person's work: the generator's name, the session's history, the pictures on screen and in the painter."""
+    """One person's work: the generator's name, the work on each, the pictures on screen and in the painter.
 
-    generator: str = "townscape"
-    history: History | None = None
+    matches: whether the pictures on screen show where the context fires.
+    """
+
+    generator: str = BUILT_IN
+    works: Mapping[str, History] = field(default_factory=dict)
     seeds: tuple[int, ...] = tuple(range(PAGE))
     selected: int = 0
+    matches: bool = False
+
+    @property
+    def work(self) -> History | None:
+        """The work on the chosen generator, if there is any."""
+        return self.works.get(self.generator)
+
+    def with_work(self, work: History, **changes: object) -> Visitor:
+        """The visitor after a step."""
+        return replace(self, works={**self.works, self.generator: work}, **changes)  # type: ignore[arg-type]
 
 
 class Studio:
-    """Generators and caches of one process, shared by all visitors."""
+    """Generators and caches of one process, shared by all visitors, who choose among the names given."""
 
-    def __init__(self, device: torch.device | str | None = None) -> None:
-        self.device = device
-        self._models: dict[str, tuple[Generator, Statistics]] = {}
-        self._lock = Lock()
+    def __init__(self, names: Sequence[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
+        self.names, self.device = tuple(names), device
+        self.models, self.known = Cache(MODELS), Cache(MODELS)  # generators; statistics, each as large as its generator
         self.keys, self.screens = Cache(KEPT), Cache(KEPT // 2)
 
-    def model(self, name: str) -> tuple[Generator, Statistics]:
-        """A generator and its statistics, loaded at the first call."""
-        with self._lock:
-            if name not in self._models:
-                generator = load_generator(name, device=self.device)
-                self._models[name] = generator, Statistics(generator)
-            return self._models[name]
+    def model(self, name: str) -> Generator:
+        """A generator, loaded when first asked for.
+
+        Raises:
+            InputError: a name that is not on offer, or a file that cannot be read.
+        """
+        if name not in self.names:
+            raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
+        return self.models.get(name, lambda: load_generator(name, device=self.device))
 
     def session(self, visitor: Visitor) -> Rewriter:
         """The visitor's session."""
-        generator, statistics = self.model(visitor.generator)
-        return Rewriter(generator, history=visitor.history, statistics=statistics, keys=self.keys)
+        generator, work = self.model(visitor.generator), visitor.work
+        psi = work.present.edit.truncation if work else 1.0
+
+        def unmeasured() -> Statistics:
+            return Statistics(generator, truncation=psi)
+
+        statistics = self.known.get((generator.fingerprint, psi), unmeasured)
+        return Rewriter(generator, history=work, statistics=statistics, keys=self.keys)
 
     @torch.no_grad()
-    def pictures(self, session: Rewriter, seeds: Sequence[int], *, original: bool = False) -> Tensor:
-        """Pictures (n, 3, H, W); only the layers from the first rule on are computed anew."""
+    def pictures(self, session: Rewriter, seeds: Sequence[int], rules: Sequence[Rule] | None = None) -> Tensor:
+        """Pictures (n, 3, H, W) with the session's rules or others; computed anew only from the first rule's layer."""
         generator, psi = session.generator, session.edit.truncation
-        rules = [] if original else [rule for rule in session.rules if rule.active]
-        ruled = {rule.layer for rule in rules}
+        on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
+        ruled = {rule.layer for rule in on}
         layer = next((name for name in generator.layers if name in ruled), None)
         key = generator.fingerprint, psi, layer, *seeds
         if layer is None:
@@ -69,4 +91,4 @@ class Studio:
         def look_up() -> Features:
             return generator.keys(seeds, layer, truncation=psi, rules=[])
 
-        return generator.picture(self.screens.get(key, look_up), rules=rules)
+        return generator.picture(self.screens.get(key, look_up), rules=on)

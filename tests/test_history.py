@@ -89,7 +89,7 @@ OPERATIONS = {
     "use and execute": (6, lambda s, d: complete(s, d)),
     "begin": (3, lambda s, d: s.begin(d.choice([None, *LAYERS, "layer99"]))),
     "add": (3, lambda s, d: s.add(d.rule())),
-    "strength": (5, lambda s, d: s.strength(some_rule(s, d), d.choice([-1, 0, 0.3, 1, 2, 2.5]))),
+    "strength": (5, lambda s, d: s.set_strength(some_rule(s, d), d.choice([-1, 0, 0.3, 1, 2, 2.5]))),
     "switch": (5, lambda s, d: s.switch(some_rule(s, d), d.random() < 0.4)),
     "move": (4, lambda s, d: s.move(some_rule(s, d), some_rule(s, d))),
     "remove": (2, lambda s, d: s.remove(some_rule(s, d))),
@@ -192,7 +192,7 @@ def test_undo_ends_at_the_beginning_and_redo_at_the_end(stylegan):
 def test_the_way_back_is_long_but_not_endless(stylegan, made):
     session = Rewriter(stylegan, rules=[made(stylegan, "layer4")])
     for i in range(LIMIT + 50):
-        session.strength(0, i / 1000)
+        session.set_strength(0, i / 1000)
     assert (len(session.history.states), session.history.at) == (LIMIT, LIMIT - 1)
     for _ in range(LIMIT - 1):
         session.undo()
@@ -291,7 +291,7 @@ def long_session(generator, made, layer="layer4", contexts=15):
         n += contexts + 2
         session.add(made(generator, layer, seed=number, edit=session.edit.to_json()))
     for i in range(60):
-        session.strength(0, i / 60)
+        session.set_strength(0, i / 60)
     return session
 
 
@@ -354,7 +354,7 @@ def small(stylegan, made):
     session.copy(3, sketch(0))
     session.add_context(4, sketch(1))
     session.add(made(stylegan, "layer4", edit=session.edit.to_json()))
-    session.strength(1, 0.5)
+    session.set_strength(1, 0.5)
     session.undo()
     return session.history.to_bytes()
 
@@ -567,7 +567,7 @@ def test_states_are_shared_not_copied(stylegan, made):
     """A slider dragged sixty times holds its rule's numbers once, in memory and after a file."""
     session = Rewriter(stylegan, rules=[made(stylegan, "layer4")])
     for i in range(60):
-        session.strength(0, i / 60)
+        session.set_strength(0, i / 60)
     for past in (session.history, History.from_bytes(session.history.to_bytes())):
         assert len({state.rules[0].delta.data_ptr() for state in past.states}) == 1
         assert all(isinstance(state, State) for state in past.states)

@@ -229,7 +229,7 @@ def test_executing_again_replaces_the_rule_and_keeps_its_strength_and_place(sess
     session.add(made("layer6"))
     first = session.execute()
     session.add(made("layer2"))
-    session.strength(1, 0.25)
+    session.set_strength(1, 0.25)
     second = session.execute(smoothness=50.0)
     assert [rule.layer for rule in session.rules] == ["layer6", "layer4", "layer2"]
     assert session.rules[1] is second and second.strength == 0.25
@@ -241,10 +241,10 @@ def test_executing_again_replaces_the_rule_and_keeps_its_strength_and_place(sess
 def test_the_effect_of_a_rule_does_not_depend_on_where_its_slider_is(session):
     """Executed again while it is turned down, it has not failed."""
     first, remarks = session.execute(), session.remarks()
-    session.strength(0, 0)
+    session.set_strength(0, 0)
     assert session.remarks() == []
     session.execute()
-    session.strength(0, 1)
+    session.set_strength(0, 1)
     assert replace(session.rules[0].effect, seconds=0) == replace(first.effect, seconds=0)
     assert session.remarks() == remarks
 
@@ -274,15 +274,15 @@ def test_an_edit_names_the_strength_of_the_rules_before_it(session):
     session.execute()
     session.begin()
     (named,) = session.edit.after
-    session.strength(0, 0.5)
+    session.set_strength(0, 0.5)
     assert session.edit.after == (f"{named}@0.5",)
-    session.strength(0, 0)
+    session.set_strength(0, 0)
     assert session.edit.after == ()
 
 
 def test_the_edits_behind_the_rules_lead_to_the_same_rules_again(session, stylegan, tmp_path):
     session.execute()
-    session.strength(0, 0.5)
+    session.set_strength(0, 0.5)
     session.begin(layer="layer6")
     session.erase(2, square(6, 4, 9, 7))
     session.execute()
@@ -292,7 +292,7 @@ def test_the_edits_behind_the_rules_lead_to_the_same_rules_again(session, styleg
         rules.append(replay(stylegan, edit, rules=rules, statistics=session.statistics()))
     assert [rule.strength for rule in rules] == [0.5, 1.0]
     assert all(torch.equal(a.delta, b.delta) for a, b in zip(rules, session.rules, strict=True))
-    session.strength(0, 1.0)  # the second rule was not made on this
+    session.set_strength(0, 1.0)  # the second rule was not made on this
     with pytest.raises(InputError, match="rule 2 was made after others"):
         _ = session.edits
 
@@ -386,7 +386,7 @@ def test_pictures_follow_the_rules_that_are_on(stylegan, made):
     assert torch.equal(before, stylegan.sample([1, 2])) and torch.equal(after, stylegan.sample([1, 2], rules=[a, b]))
     session.switch(0, False)
     assert torch.equal(session.sample([1, 2]), stylegan.sample([1, 2], rules=[b]))
-    session.strength(1, 0.5)
+    session.set_strength(1, 0.5)
     session.switch(0, True)
     assert torch.equal(session.sample([1, 2]), stylegan.sample([1, 2], rules=[a, b.at(0.5)]))
     session.switch(1, False)
@@ -439,7 +439,7 @@ def test_rules_that_answer_to_the_same_places_are_told_with_their_angle(stylegan
     session = Rewriter(stylegan, rules=[a, made("layer6", seed=1), c])
     (remark,) = session.remarks()
     assert "rule 1 and rule 3" in remark and "layer4" in remark and f"{math.degrees(0.5):.0f}°" in remark
-    for away in (lambda: session.switch(2, False), lambda: session.strength(2, 0)):
+    for away in (lambda: session.switch(2, False), lambda: session.set_strength(2, 0)):
         away()
         assert session.remarks() == []
         session.undo()
@@ -510,7 +510,7 @@ def calls(session, made):
         yield lambda i=index: session.remove_context(i), "place"
         yield lambda i=index: session.remove_keep(i), "place"
         for act in (
-            lambda i: session.strength(i, 1),
+            lambda i: session.set_strength(i, 1),
             lambda i: session.switch(i, True),
             lambda i: session.move(i, 0),
             lambda i: session.move(0, i),
@@ -518,7 +518,7 @@ def calls(session, made):
         ):
             yield lambda act=act, i=index: act(i), "no rule"
     for strength in (2.5, -1.5, math.nan, "1", None, True):
-        yield lambda s=strength: session.strength(0, s), "strength"
+        yield lambda s=strength: session.set_strength(0, s), "strength"
     for options in (
         {"colour": 1},
         {"strength": 1},

@@ -19,7 +19,6 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.hub import BUILT_IN, load_generator
 from rewriter.rule import Rule
-from rewriter.session import default_layer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 GeneratorName = Annotated[str, typer.Option(help="townscape, or the path of a checkpoint.")]
@@ -65,12 +64,6 @@ def generator_of(edits: Sequence[Edit], name: str | None, device: str | None) ->
         made_on = f"the edit was made on {named.generator!r} (fingerprint {named.fingerprint[:12] or 'unknown'})"
         raise InputError(f"{made_on}: name its file with --generator")
     return load_generator(name or named.generator, device=device)
-
-
-def at_home(edit: Edit, model: Generator) -> Edit:
-    """A recording does not know its layer: it gets the generator's where the usual one does not exist."""
-    recorded = not edit.generator and edit.layer not in model.layers
-    return edit.with_(layer=default_layer(model)) if recorded else edit
 
 
 def rule_for(path: Path, model: Generator) -> Rule:

@@ -17,7 +17,6 @@ from rewriter.cli.common import (
     Job,
     Json,
     Truncation,
-    at_home,
     check_truncation,
     edits_of,
     generator_of,
@@ -34,7 +33,7 @@ from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
 from rewriter.hub import load_generator
 from rewriter.memory.statistics import Statistics
-from rewriter.provenance import check
+from rewriter.provenance import at_home, check
 from rewriter.rule import Rule
 from rewriter.session import Rewriter
 
@@ -121,7 +120,7 @@ def apply(
     model = generator_of([edit for _, edit in requests], generator, device)
     for i, (name, edit) in enumerate(requests):
         if layer is None:
-            requests[i] = name, at_home(edit, model)
+            requests[i] = name, at_home(model, edit)
         check(model, requests[i][1])
     with progress(as_json) as job:
         rules = _replay(model, requests, rule_files, job)

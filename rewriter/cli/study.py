@@ -20,7 +20,6 @@ from rewriter.cli.common import (
     GeneratorName,
     Json,
     Truncation,
-    at_home,
     check_truncation,
     edits_of,
     generator_of,
@@ -34,7 +33,7 @@ from rewriter.files import check_writable, replacing
 from rewriter.generators.latents import SEEDS
 from rewriter.hub import default_device, load_generator
 from rewriter.memory.statistics import Recipe, Statistics
-from rewriter.provenance import check
+from rewriter.provenance import at_home, check
 from rewriter.session import Rewriter
 
 EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last.")]
@@ -170,7 +169,7 @@ def _session(file: str, generator: str | None, device: str | None, *, complete: 
     """A session with the last of a file's edits in progress, made after the others."""
     edits = edits_of(file)
     model = generator_of(edits, generator, device)
-    *earlier, last = (at_home(edit, model) for edit in edits)
+    *earlier, last = (at_home(model, edit) for edit in edits)
     for edit in (*earlier, last) if complete else earlier:
         check(model, edit)
     session = Rewriter(model, last.layer, truncation=last.truncation)

@@ -15,15 +15,18 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from rewriter import townscape
 from rewriter.edit import Edit, save_edits
+from rewriter.effect import firing
 from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
 from rewriter.masks import bounds, disc, grow
 from rewriter.memory.statistics import Statistics
+from rewriter.pictures import save_png, to_image
 from rewriter.rule import Rule
 from rewriter.session import Rewriter
 from rewriter.townscape import scenes
@@ -192,12 +195,27 @@ EXAMPLES: dict[str, Callable[[Generator], Edit | list[Edit]]] = {
 }
 
 
+def card(generator: Generator, edits: Sequence[Edit]) -> Image.Image:
+    """An unseen picture before and after, side by side: the one that changes most of the first eight that match."""
+    rules: list[Rule] = []
+    statistics = Statistics(generator)
+    for edit in edits:
+        rules.append(replay(generator, edit, rules=rules, statistics=statistics))
+    seeds, _ = firing(generator, rules, hits=8, misses=0)
+    before, after = (generator.sample(seeds, rules=own) for own in ([], rules))
+    most = int((after - before).abs().flatten(1).mean(1).argmax())
+    gap = torch.ones(3, generator.resolution, 2)
+    return to_image(torch.cat([before[most], gap, after[most]], -1))
+
+
 def main(folder: str) -> None:
-    """Write every example into a folder."""
+    """Write every example, with its card, into a folder."""
     generator = townscape.load()
     for name, make in EXAMPLES.items():
         made = make(generator)
-        save_edits([made] if isinstance(made, Edit) else made, Path(folder) / f"{name}.json")
+        edits = [made] if isinstance(made, Edit) else made
+        save_edits(edits, Path(folder) / f"{name}.json")
+        save_png(card(generator, edits), Path(folder) / f"{name}.png")
 
 
 if __name__ == "__main__":

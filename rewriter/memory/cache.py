@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -49,9 +49,11 @@ class Cache:
 
 
 def _bytes(value: object) -> int:
-    """Bytes of the tensors in a value: a tensor, a collection, or an object with some."""
+    """Bytes of the tensors in a value: a tensor, a network, a collection, or an object with some."""
     if isinstance(value, Tensor):
         return value.nbytes
+    if isinstance(value, nn.Module):
+        return sum(part.nbytes for part in value.state_dict().values())
     if isinstance(value, (tuple, list)):
         return sum(map(_bytes, value))
     return sum(_bytes(part) for part in vars(value).values()) if hasattr(value, "__dict__") else 0

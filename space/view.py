@@ -1,0 +1,196 @@
+"""What the page shows of a visitor's work, as plain values: boards of pictures, words, the settings."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rewriter import Rewriter, Rule
+from rewriter.describe import effect_in_words
+from rewriter.edit import Region
+from rewriter.effect import advice
+from rewriter.errors import InputError
+from rewriter.generators.latents import parse_seeds
+from rewriter.generators.layer import LayerInfo
+from rewriter.history import History
+from rewriter.masks import resize
+from rewriter.memory.solve import SMOOTHNESS
+from rewriter.pictures import to_image
+from rewriter.provenance import default_layer
+from studio import BUILT_IN, Studio, Visitor
+
+THUMB, FULL = 256, 1024  # pixels a side, on boards and in the painter
+MOST = 48  # pictures on screen
+KEEPABLE = 1 << 20  # bytes of work that a browser is asked to keep
+
+Shown = dict[str, Any]  # parts of the page that are to be shown anew, by name
+WORK = ("trays", "next", "rules", "settings", "kept")  # parts that a step of the work may change
+EVERYTHING = ("about", "board", "picture", *WORK)
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """Bytes as a data URL."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def picture_url(picture: Tensor, side: int = THUMB) -> str:
+    """A picture (3, H, W) as a data URL: PNG up to 256 a side, JPEG above, where PNG weighs more than it shows."""
+    image = to_image(picture)
+    if image.width > side:
+        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    buffer, kind = io.BytesIO(), "png" if image.width <= THUMB else "jpeg"
+    image.save(buffer, kind, quality=92)
+    return data_url(buffer.getvalue(), f"image/{kind}")
+
+
+def tiles(pictures: Iterable[tuple[str, Tensor]], empty: str = "") -> Shown:
+    """Captions and pictures as a board's value; what it says when there are none."""
+    made = [{"key": f"{i}", "caption": c, "image": picture_url(p)} for i, (c, p) in enumerate(pictures)]
+    return {"tiles": made, "empty": empty}
+
+
+class View:
+    """Turns a visitor into parts of the page."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    def show(self, visitor: Visitor, *names: str) -> Shown:
+        """The visitor and the named parts; see EVERYTHING."""
+        session = self.studio.session(visitor)
+        shown: Shown = {"visitor": visitor}
+        for name in names:
+            shown |= getattr(self, f"_{name}")(visitor, session)
+        return shown
+
+    def board(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
+        """The pictures on screen with the rules, as they were, and where the context fires if that is asked for."""
+        before = [picture_url(picture) for picture in self.studio.pictures(session, visitor.seeds, [])]
+        shown = [
+            {"key": f"{seed}", "caption": f"{seed}", "image": picture_url(now), "other": other}
+            for seed, now, other in zip(
+                visitor.seeds, self.studio.pictures(session, visitor.seeds, rules), before, strict=True
+            )
+        ]
+        if visitor.matches and (session.edit.context or session.edit.paste):
+            for tile, match in zip(shown, session.matches_on(visitor.seeds), strict=True):
+                tile["match"] = picture_url(match.overlay)
+        return {"tiles": shown, "chosen": str(visitor.selected)}
+
+    def _board(self, visitor: Visitor, session: Rewriter) -> Shown:
+        return {"board": self.board(visitor, session), "seeds": in_short(visitor.seeds)}
+
+    def _picture(self, visitor: Visitor, session: Rewriter) -> Shown:
+        return {"picture": picture_url(self.studio.pictures(session, [visitor.selected])[0], FULL)}
+
+    def _trays(self, visitor: Visitor, session: Rewriter) -> Shown:
+        edit, looks = session.edit, []
+        if edit.copy:
+            copied = session.copied()
+            looks += [("copied", copied.cut_out), ("its value alone", copied.alone)]
+        if edit.paste and not edit.missing():
+            wanted = session.preview()
+            looks += [("before", wanted.before), ("wanted", wanted.after)]
+        context, keep = ([(f"{r.seed} ✕", self._marked(session, r)) for r in rs] for rs in (edit.context, edit.keep))
+        return {
+            "tray": tiles(looks, "What you copy and paste appears here."),
+            "context": tiles(context, "None yet: the pasted place alone counts."),
+            "keep": tiles(keep, "Nothing is kept as it is."),
+        }
+
+    def _marked(self, session: Rewriter, place: Region) -> Tensor:
+        """A picture dimmed outside a place."""
+        picture = self.studio.pictures(session, [place.seed], [])[0]
+        mask = resize(place.mask, (picture.shape[1], picture.shape[2])).to(picture)
+        return torch.lerp((picture + 1) * 0.4 - 1, picture, mask)
+
+    def _next(self, visitor: Visitor, session: Rewriter) -> Shown:
+        missing, made = session.edit.missing(), session.history.present.made is not None
+        words = "**Done.** Change it and execute again, or begin the *next rule*." if made else "**Ready:** execute."
+        return {"next": f"**Next:** {missing[0]}." if missing else words, "ready": not missing}
+
+    def _rules(self, visitor: Visitor, session: Rewriter) -> Shown:
+        own = {f"rule {i + 1}: {words}" for i, rule in enumerate(session.rules) for words in advice(rule)}
+        rules = [
+            {
+                "title": rule.edit.get("title") or f"{rule.edit.get('kind', 'rule')} at {rule.layer}",
+                "strength": rule.strength,
+                "on": rule.on,
+                "words": [line.strip() for line in effect_in_words("", rule).split("\n")[1:]],
+                "remarks": advice(rule),
+            }
+            for rule in session.rules
+        ]
+        return {"rules": {"rules": rules, "remarks": [words for words in session.remarks() if words not in own]}}
+
+    def _settings(self, visitor: Visitor, session: Rewriter) -> Shown:
+        edit, generator = session.edit, session.generator
+        names, start = ("rank", "method", "truncation", "title"), default_layer(generator)
+        choices = [
+            (f"{in_words(info, generator.resolution)}{' (start here)' if name == start else ''}", name)
+            for name, info in generator.layers.items()
+        ]
+        return {
+            "layer": {"value": edit.layer, "choices": choices},
+            "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
+            **{name: getattr(edit, name) for name in names},
+        }
+
+    def _about(self, visitor: Visitor, session: Rewriter) -> Shown:
+        side = session.generator.resolution
+        licence = "Apache-2.0, built in" if visitor.generator == BUILT_IN else "licence: its authors' own"
+        return {"generator": visitor.generator, "about": f"{side} × {side} px · {licence}", "suggested": {}}
+
+    def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
+        """What the browser keeps: the whole way back if it is small, else where things stand."""
+        data = session.history.to_bytes()
+        if len(data) > KEEPABLE:
+            data = History((session.history.present,)).to_bytes()
+        work = base64.b64encode(data).decode("ascii") if len(data) <= KEEPABLE else None
+        shown = {"seeds": in_short(visitor.seeds), "selected": f"{visitor.selected}"}
+        return {"kept": {"generator": visitor.generator, "work": work, **shown}}
+
+
+def restored(studio: Studio, kept: Any) -> Visitor:
+    """The visitor whose browser kept this.
+
+    Raises:
+        InputError: it is damaged, or of another generator.
+    """
+    try:
+        visitor = Visitor(
+            kept["generator"],
+            seeds=tuple(parse_seeds(kept["seeds"], most=MOST)),
+            selected=parse_seeds(kept["selected"], most=1)[0],
+        )
+        if kept["work"] is None:
+            return visitor
+        work = History.from_bytes(base64.b64decode(kept["work"][: 2 * KEEPABLE], validate=True))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"what the browser kept of your work is damaged ({error})") from error
+    Rewriter(studio.model(visitor.generator), history=work)
+    return visitor.with_work(work)
+
+
+def in_short(seeds: Sequence[int]) -> str:
+    """Seeds as people write them: (0, 1, 2, 8) → "0-2, 8"."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def in_words(layer: LayerInfo, resolution: int) -> str:
+    """A layer, with what it is good for: by how fine its keys are against the picture."""
+    share = layer.key_resolution / resolution
+    good = "structure" if share <= 1 / 16 else "objects" if share <= 1 / 4 else "texture"
+    return f"{layer.name}: {layer.key_resolution} × {layer.key_resolution}, {good}"
