@@ -22,7 +22,7 @@ BOARD_CSS = """
 .board p { grid-column: 1 / -1; margin: 0; color: var(--body-text-color-subdued); }
 """
 
-# value: {"tiles": [{"key", "caption", "title", "image", "other"?, "match"?}], "chosen"?, "empty"?}
+# value: {"tiles": [{"key", "caption", "title", "image", "other"?, "match"?}], "chosen"?, "note"?}
 BOARD_JS = """
 const board = element.querySelector('.board');
 let showing = element.dataset.showing || 'image';
@@ -38,9 +38,7 @@ const draw = () => {
     button.addEventListener('click', () => trigger('pick', { key: tile.key }));
     return button;
   }));
-  if (!tiles.length && value.empty) {
-    const p = document.createElement('p'); p.textContent = value.empty; board.append(p);
-  }
+  if (value.note) board.append(Object.assign(document.createElement('p'), { textContent: value.note }));
   element.dataset.tiles = tiles.length; element.dataset.showing = showing;
 };
 element.addEventListener('showing', event => { showing = event.detail; draw(); });

@@ -53,7 +53,7 @@ class Handlers:
         link, pending = link or {}, ""
         if link.get("edit") in townscape.examples():
             pending = link["edit"]
-        elif kept:
+        elif kept is not None:
             try:
                 visitor = restored(self.studio, kept)
             except InputError:
@@ -272,6 +272,6 @@ def _rule(session: Rewriter, index: int) -> Rule:
 
 def _edits(session: Rewriter) -> list[Edit]:
     """The requests behind the rules, then the one in progress if it has led to none; at least one."""
-    edit = session.edit
+    edit, edits = session.edit, list(session.edits)
     started = session.history.present.made is None and (edit.copy or edit.paste or edit.context)
-    return [*session.edits, *([edit] if started or not session.rules else [])]
+    return [*edits, *([edit] if started or not edits else [])]

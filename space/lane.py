@@ -46,9 +46,9 @@ class Lane:
             GPU(self._follow, duration=SECONDS) if ZERO else self._follow
         )
 
-    def _do(self, name: str, *arguments: Any) -> Shown:
+    def _do(self, name: str, *arguments: Any, **tell: Any) -> Shown:
         try:
-            shown: Shown = getattr(self._handlers, name)(*arguments)
+            shown: Shown = getattr(self._handlers, name)(*arguments, **tell)
             return shown
         except CancelledError as error:
             raise gr.Error(f"stopped after {SECONDS} s: choose method least-squares, or fewer steps") from error
@@ -68,7 +68,7 @@ class Lane:
 
         def work() -> None:
             try:
-                told.put(("end", None if stop.is_set() else self._do(*named, tell)))
+                told.put(("end", None if stop.is_set() else self._do(*named, tell=tell)))
             except BaseException as error:  # whatever it is, it is raised where it is waited for
                 told.put(("error", error))
 

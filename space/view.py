@@ -49,10 +49,10 @@ def picture_url(picture: Tensor, side: int = THUMB) -> str:
     return data_url(buffer.getvalue(), f"image/{kind}")
 
 
-def tiles(pictures: Iterable[tuple[str, Tensor]], empty: str = "") -> Shown:
-    """Captions and pictures as a board's value; what it says when there are none."""
+def tiles(pictures: Iterable[tuple[str, Tensor]], empty: str = "", *, note: str = "") -> Shown:
+    """Captions and pictures as a board's value; what it says when there are none, and what it adds when there are."""
     made = [{"key": f"{i}", "caption": c, "image": picture_url(p)} for i, (c, p) in enumerate(pictures)]
-    return {"tiles": made, "empty": empty}
+    return {"tiles": made, "note": note if made else empty}
 
 
 class View:
@@ -90,16 +90,19 @@ class View:
         return {"picture": picture_url(self.studio.pictures(session, [visitor.selected])[0], FULL)}
 
     def _trays(self, visitor: Visitor, session: Rewriter) -> Shown:
-        edit, looks = session.edit, []
-        if edit.copy:
-            copied = session.copied()
-            looks += [("copied", copied.cut_out), ("its value alone", copied.alone)]
-        if edit.paste and not edit.missing():
-            wanted = session.preview()
-            looks += [("before", wanted.before), ("wanted", wanted.after)]
+        edit, looks, note = session.edit, [], ""
+        try:
+            if edit.copy:
+                copied = session.copied()
+                looks += [("copied", copied.cut_out), ("its value alone", copied.alone)]
+            if edit.paste and not edit.missing():
+                wanted = session.preview()
+                looks += [("before", wanted.before), ("wanted", wanted.after)]
+        except InputError as error:  # the mark stands, with what is wrong with it
+            note = f"{error}."
         context, keep = ([(f"{r.seed} ✕", self._marked(session, r)) for r in rs] for rs in (edit.context, edit.keep))
         return {
-            "tray": tiles(looks, "What you copy and paste appears here."),
+            "tray": tiles(looks, note or "What you copy and paste appears here.", note=note),
             "context": tiles(context, "None yet: the pasted place alone counts."),
             "keep": tiles(keep, "Nothing is kept as it is."),
         }
@@ -169,12 +172,13 @@ def restored(studio: Studio, kept: Any) -> Visitor:
             seeds=tuple(parse_seeds(kept["seeds"], most=MOST)),
             selected=parse_seeds(kept["selected"], most=1)[0],
         )
+        studio.model(visitor.generator)
         if kept["work"] is None:
             return visitor
         work = History.from_bytes(base64.b64decode(kept["work"][: 2 * KEEPABLE], validate=True))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"what the browser kept of your work is damaged ({error})") from error
-    Rewriter(studio.model(visitor.generator), history=work)
+    Rewriter(studio.model(visitor.generator), history=work)  # checks that it belongs there
     return visitor.with_work(work)
 
 
