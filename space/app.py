@@ -31,7 +31,9 @@ CSS = """
 #next { min-height: 1.6em; }
 """
 FONT = ("system-ui", "sans-serif")
-THEME = gr.themes.Soft(primary_hue="emerald", neutral_hue="stone", font=FONT, font_mono=("ui-monospace", "monospace"))
+THEME = gr.themes.Soft(
+    primary_hue="emerald", neutral_hue="stone", font=FONT, font_mono=("ui-monospace", "monospace")
+).set(body_text_color_subdued="*neutral_600")
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
     *("next", "execute", "rules", "suggested", "download"),
@@ -194,7 +196,8 @@ class Page:
         def run(visitor: Visitor, *values: Any) -> dict[Any, Any]:
             return self._show(self.lane.call(name, visitor, *fixed, *values))
 
-        return event(told if said else run, [self.visitor, *given], self._everything, **{**QUIET, **how})
+        how = {**QUIET, "trigger_mode": "multiple", **how}
+        return event(told if said else run, [self.visitor, *given], self._everything, **how)
 
     def _on_long(
         self, event: Callable[..., Any], name: str, *, given: Sequence[Any] = (), said: Sequence[str] = ()

@@ -128,6 +128,7 @@ tools.clear.addEventListener('click', () => {
   remember(); pen.clearRect(0, 0, canvas.width, canvas.height); publish();
 });
 const look = () => {
+  delete element.dataset.ready;
   if (props.picture) img.src = props.picture; else img.removeAttribute('src');
 };
 img.addEventListener('load', () => { resize(); show(props.value); element.dataset.ready = props.name || 'yes'; });
