@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rewriter import townscape
+from rewriter import deploy, townscape
 from rewriter.cli import draw, main
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
@@ -132,7 +132,7 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path):
 def test_help_teaches(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
-    commands = ("sample", "apply", "inspect", "suggest", "search", "stats", "benchmark", "demo")
+    commands = ("sample", "apply", "inspect", "suggest", "search", "stats", "benchmark", "demo", "deploy")
     assert all(word in run.stdout for word in (*commands, "dome-to-spire"))
     assert all(name in (draw.apply.__doc__ or "") for name in townscape.examples())
 
@@ -212,3 +212,5 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     assert run("suggest", "dome-to-spire", "--json")["layers"][0]["layer"] == "layer8"
     assert len(run("search", "dome-to-spire", "--pictures", "64", "--json")["found"]) == 12
     assert run("stats", "--layer", "layer6", "--json")["layers"][0]["keys"] > 0
+    sent = run("deploy", "ada/demo", "--dry-run", "--json")["files"]
+    assert sent == {path: file.stat().st_size for path, file in deploy.files().items()}

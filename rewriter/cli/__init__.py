@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from rewriter.cli import draw, study
+from rewriter.cli import draw, share, study
 from rewriter.errors import RewriterError
 
 app = typer.Typer(
@@ -25,7 +25,8 @@ app.command(
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
 )(study.stats)
 app.command()(study.benchmark)
-app.command()(study.demo)
+app.command()(share.demo)
+app.command()(share.deploy)
 
 
 def main() -> None:

@@ -1,11 +1,9 @@
-"""Commands that look into an edit, a generator or a machine: suggest, search, stats, benchmark, demo."""
+"""Commands that look into an edit, a generator or a machine: suggest, search, stats, benchmark."""
 
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -150,19 +148,6 @@ def benchmark(
             with replacing(out / name) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
     say(as_json, report, table)
-
-
-def demo(
-    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
-) -> None:
-    """Open the page in which rules are rewritten with a brush; stop it with Ctrl-C."""
-    package = Path(__file__).parent.parent
-    folder = next((f for f in (package / "space", package.parent / "space") if (f / "app.py").exists()), None)
-    if folder is None:
-        raise InputError("this installation lacks the page: install the package again")
-    sys.path.insert(0, str(folder))
-    import_module("app").main(server_port=port, server_name=host)
 
 
 def _session(file: str, generator: str | None, device: str | None, *, complete: bool = False) -> Rewriter:

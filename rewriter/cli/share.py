@@ -1,0 +1,68 @@
+"""Commands that open the page: demo on this machine, deploy as a Hugging Face Space."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from rewriter import deploy as space
+from rewriter.cli.common import Json, say
+from rewriter.remote import check_name
+
+
+def demo(
+    port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
+) -> None:
+    """Open the page in which rules are rewritten with a brush; stop it with Ctrl-C."""
+    sys.path.insert(0, str(space.page_folder()))
+    import_module("app").main(server_port=port, server_name=host)
+
+
+def deploy(
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The Space: your account or organisation, a name.")],
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Who sees a new Space. Public unless said otherwise: it is there to be shown.",
+        ),
+    ] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="Such as cpu-basic, or zero-a10g for ZeroGPU. Default: what it has.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be there; needs no network and no token.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Put the page on Hugging Face as a Space of yours, or bring it up to date.
+
+    The page and this package go there in one commit: either all of it arrives, or nothing does, and running it again
+    is always safe. What an earlier version left is removed (everything else in rewriter/ and every other Python file
+    beside app.py); any other file of yours stays. A Space that holds another app is left alone.
+
+    Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your Spaces.
+    """
+    check_name(name)
+    sizes = {path: file.stat().st_size for path, file in space.files().items()}
+    total = sum(sizes.values())
+    if dry_run:
+        listed = "\n".join(f"{size:9,}  {path}" for path, size in sizes.items())
+        words = f"{listed}\n{total:9,}  bytes in {len(sizes)} files would be the Space {name}"
+        say(as_json, {"space": name, "files": sizes, "bytes": total}, words)
+        return
+    disable_progress_bars()
+    logging.set_verbosity_error()  # its retries are many lines, and name places that are nobody's business
+    done = space.deploy(
+        name, private=private, hardware=hardware, on_step=lambda words: typer.echo(f"{words} …", err=True)
+    )
+    data = {"space": name, **vars(done), "files": len(sizes), "bytes": total}
+    what = "made" if done.created else "brought up to date" if done.changed else "up to date already"
+    gone = f"; removed {', '.join(done.removed)}" if done.removed else ""
+    say(as_json, data, f"{name} is {what}{gone}. It starts in some minutes:\n{done.url}")

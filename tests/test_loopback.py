@@ -1,0 +1,108 @@
+"""The loopback Hub is one: the unmodified client writes, lists, reads, and tells its refusals apart."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from loopback import LARGE, Account, LoopbackHub
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own, at each upload
+FILES = {"config.json": b"{}", "weights/model.safetensors": bytes(range(256)) * (LARGE // 128)}
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with LoopbackHub({"hf_ada": Account("ada"), "hf_bob": Account("bob")}) as hub:
+        hub.adopt(monkeypatch, tmp_path)
+        yield hub
+
+
+@pytest.fixture
+def ada(hub):
+    return HfApi(hub.url, token="hf_ada")
+
+
+@pytest.fixture
+def model(hub, ada):
+    """A model with FILES, written by the client."""
+    ada.create_repo("ada/model")
+    additions = [CommitOperationAdd(path, data) for path, data in FILES.items()]
+    ada.create_commit("ada/model", additions, commit_message="first")
+    return hub.repositories["model", "ada/model"]
+
+
+def test_what_is_written_is_read(ada, model, tmp_path):
+    folder = Path(ada.snapshot_download("ada/model", cache_dir=tmp_path))
+    assert {path: (folder / path).read_bytes() for path in FILES} == FILES and folder.name == model.at().oid
+    info = ada.model_info("ada/model", files_metadata=True)
+    assert {file.rfilename: file.size for file in info.siblings}.items() >= {
+        p: len(d) for p, d in FILES.items()
+    }.items()
+    assert {entry.path for entry in ada.list_repo_tree("ada/model")} == {".gitattributes", "config.json", "weights"}
+    assert [entry.path for entry in ada.list_repo_tree("ada/model", "weights")] == ["weights/model.safetensors"]
+    assert ada.list_repo_refs("ada/model").branches[0].target_commit == model.at().oid
+    assert ada.whoami()["name"] == "ada"
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(hub, ada, tmp_path):
+    broken, large = [], bytes(range(256)) * (22 << 12)  # the client keeps what it has by 10 MiB
+    hub.add("model", "ada/model", {"large.bin": large})
+
+    def once(n, request):
+        if request.method == "GET" and "/resolve/" in request.path:
+            broken.append(request.headers.get("range"))
+            return "half" if len(broken) == 1 else None
+
+    hub.fault = once
+    path = ada.hf_hub_download("ada/model", "large.bin", cache_dir=tmp_path)
+    assert Path(path).read_bytes() == large
+    assert broken == [None, f"bytes={10 << 20}-"]
+
+
+def test_a_commit_is_all_or_nothing(ada, model):
+    before = model.at()
+    operations = [CommitOperationAdd("new.txt", b"new"), CommitOperationDelete("no-such-file")]
+    with pytest.raises(RemoteEntryNotFoundError):
+        ada.create_commit("ada/model", operations, commit_message="half")
+    with pytest.raises(HfHubHTTPError, match="412"):
+        ada.create_commit("ada/model", operations[:1], commit_message="late", parent_commit="0" * 40)
+    assert model.at() == before
+    ada.create_commit("ada/model", [CommitOperationDelete("weights/")], commit_message="less")
+    assert set(model.files()) == {".gitattributes", "config.json"} and model.at().parent == before.oid
+
+
+def test_others_may_propose_but_not_write(hub, model):
+    bob, addition = HfApi(hub.url, token="hf_bob"), [CommitOperationAdd("new.txt", b"new")]
+    with pytest.raises(HfHubHTTPError, match="403"):
+        bob.create_commit("ada/model", addition, commit_message="mine")
+    proposed = bob.create_commit("ada/model", addition, commit_message="please", create_pr=True)
+    assert proposed.pr_num == 1 and "new.txt" not in model.files() and model.files("refs/pr/1")["new.txt"] == b"new"
+    assert bob.list_repo_refs("ada/model", include_pull_requests=True).pull_requests[0].ref == "refs/pr/1"
+
+
+def test_refusals_are_told_apart(hub, ada, model, tmp_path):
+    nobody, bob = HfApi(hub.url, token=False), HfApi(hub.url, token="hf_bob")
+    with pytest.raises(RepositoryNotFoundError):
+        ada.model_info("ada/none")
+    with pytest.raises(RevisionNotFoundError):
+        ada.model_info("ada/model", revision="none")
+    with pytest.raises(RemoteEntryNotFoundError):
+        ada.hf_hub_download("ada/model", "none", cache_dir=tmp_path)
+    model.gated = True
+    with pytest.raises(GatedRepoError):
+        nobody.hf_hub_download("ada/model", "config.json", cache_dir=tmp_path)
+    model.private = True
+    for stranger in (nobody, bob):
+        with pytest.raises(RepositoryNotFoundError):
+            stranger.model_info("ada/model")
+    with pytest.raises(HfHubHTTPError, match="409"):
+        ada.create_repo("ada/model")
+    ada.delete_repo("ada/model")
+    assert hub.repositories == {}
