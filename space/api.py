@@ -1,11 +1,12 @@
 """The same steps for scripts and for MCP: typed endpoints beside the page's own events.
 
-Each client has a session of its own, as each visitor has. Pictures and files are data URLs; so are masks: PNGs whose
-opaque part is painted. What changes the work answers with what is next and the rules so far.
+Each client has a session of its own, by its session hash (gr.State does not reach MCP). Pictures and files are data
+URLs; so are masks: PNGs whose opaque part is painted. What changes the work answers with what is next and the rules.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,8 @@ from painter import Painter
 from studio import Visitor
 from view import Shown
 
-Answer = tuple[Visitor, Any]
+LONG = ("execute", "example", "find", "suggest", "load")  # what may be stopped when it takes too long
+CLIENTS = 1000  # whose work is remembered; the one least recently heard of goes first
 SAYS = {
     "copy": "Copy the thing under the mask from picture `seed`.",
     "paste": "Paste the copied thing where the mask is on picture `seed`.",
@@ -33,70 +35,78 @@ SAYS = {
 }
 
 
-def work(shown: Shown) -> Answer:
-    """The visitor, and what is next with the rules so far."""
-    return shown["visitor"], {"next": shown["next"], **shown["rules"]}
-
-
 class Endpoints:
     """Each method whose name does not begin with an underscore is an endpoint of that name."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
+        self._visitors: OrderedDict[str, Visitor] = OrderedDict()
 
-    def generator(self, visitor: Visitor, name: str) -> Answer:
+    def generator(self, name: str, request: gr.Request) -> Any:
         """Work on another generator; the work on this one is kept."""
-        return work(self._lane.call("choose", visitor, name))
+        return self._work(request, "choose", name)
 
-    def pictures(self, visitor: Visitor, seeds: str, original: bool) -> Answer:
+    def pictures(self, seeds: str, original: bool, request: gr.Request) -> dict[str, str]:
         """Draw pictures such as 0-11, 40, 97: with the rules that are on, or as the generator was."""
-        shown = self._lane.call("browse", visitor, seeds)
-        return shown["visitor"], {
-            tile["key"]: tile["other" if original else "image"] for tile in shown["board"]["tiles"]
-        }
+        which = "other" if original else "image"
+        return {tile["key"]: tile[which] for tile in self._did(request, "browse", seeds)["board"]["tiles"]}
 
-    def setting(self, visitor: Visitor, name: str, value: Any) -> Answer:
+    def setting(self, name: str, value: Any, request: gr.Request) -> Any:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
-        return work(self._lane.call("set", visitor, name, value))
+        return self._work(request, "set", name, value)
 
-    def execute(self, visitor: Visitor) -> Answer:
+    def execute(self, request: gr.Request) -> Any:
         """Turn copy, paste and context into a rule: the generator is rewritten."""
-        return work(self._last("execute", visitor))
+        return self._work(request, "execute")
 
-    def example(self, visitor: Visitor, name: str) -> Answer:
+    def example(self, name: str, request: gr.Request) -> Any:
         """Take up a shipped edit and execute it."""
-        return work(self._last("example", visitor, name))
+        return self._work(request, "example", name)
 
-    def rule(self, visitor: Visitor, rule: int, do: str, value: Any) -> Answer:
+    def rule(self, rule: int, do: str, value: Any, request: gr.Request) -> Any:
         """Change the list of rules. do: strength (-1 to 2), switch (true or false), move (to a place) or remove."""
-        return work(self._lane.call("rule", visitor, do, rule, value))
+        return self._work(request, "rule", do, rule, value)
 
-    def find(self, visitor: Visitor) -> Answer:
+    def find(self, request: gr.Request) -> list[int]:
         """The twelve pictures of 2,000 in which the context fires most, the strongest first."""
-        shown = self._last("find", visitor)
-        return shown["visitor"], [int(tile["key"]) for tile in shown["board"]["tiles"]]
+        return [int(tile["key"]) for tile in self._did(request, "find")["board"]["tiles"]]
 
-    def layers(self, visitor: Visitor) -> Answer:
+    def layers(self, request: gr.Request) -> list[str]:
         """The same edit at every layer, the best first, with the score of each."""
-        shown = self._last("suggest", visitor)
-        return visitor, [tile["caption"] for tile in shown["suggested"]["tiles"]]
+        return [tile["caption"] for tile in self._did(request, "suggest")["suggested"]["tiles"]]
 
-    def save(self, visitor: Visitor, what: str, rule: int) -> Answer:
+    def save(self, what: str, rule: int, request: gr.Request) -> dict[str, str]:
         """A file to keep: edit, session, rule (say which), sheet or animation."""
-        return visitor, self._lane.call("save", visitor, what, rule)["download"]
+        download: dict[str, str] = self._did(request, "save", what, rule)["download"]
+        return download
 
-    def load(self, visitor: Visitor, file: str) -> Answer:
+    def load(self, file: str, request: gr.Request) -> Any:
         """Go on from a file: an edit, a recording of the original implementation, a rule or a session."""
-        return work(self._last("load", visitor, file))
+        return self._work(request, "load", file)
 
-    def _last(self, *named: Any) -> Shown:
-        *_, shown = self._lane.follow(*named)
+    def _work(self, request: gr.Request, *named: Any) -> Any:
+        """What is next, and the rules so far."""
+        shown = self._did(request, *named)
+        return {"next": shown["next"], **shown["rules"]}
+
+    def _did(self, request: gr.Request, name: str, *arguments: Any) -> Shown:
+        key = request.session_hash or ""
+        visitor = self._visitors.get(key, Visitor())
+        if name in LONG:
+            *_, shown = self._lane.follow(name, visitor, *arguments)
+        else:
+            shown = self._lane.call(name, visitor, *arguments)
+        if "visitor" in shown:
+            self._visitors[key] = shown["visitor"]
+            self._visitors.move_to_end(key)
+            while len(self._visitors) > CLIENTS:
+                self._visitors.popitem(last=False)
         return shown
 
 
-def expose(lane: Lane, visitor: gr.State) -> None:
+def expose(lane: Lane) -> None:
     """Make the endpoints, in the Blocks that are being laid out."""
-    unseen = gr.Button(visible=False)
+    endpoints, unseen = Endpoints(lane), gr.Button(visible=False)
     said = gr.JSON(visible=False, label="outcome")
     seed = gr.Number(0, precision=0, visible=False, label="number of a picture, 0 to 999,999")
     rule = gr.Number(0, precision=0, visible=False, label="place of a rule in the list, from 0")
@@ -113,24 +123,23 @@ def expose(lane: Lane, visitor: gr.State) -> None:
     }
 
     def endpoint(name: str, run: Callable[..., Any], given: list[Any]) -> None:
-        unseen.click(run, [visitor, *given], [visitor, said], api_name=name, concurrency_id="gpu")
+        unseen.click(run, given, said, api_name=name, concurrency_id="gpu")
 
-    def marking(what: str) -> Callable[..., Answer]:
-        def mark(visitor: Visitor, seed: int, mask: Tensor | None) -> Answer:
-            return work(lane.call("mark", visitor, what, mask, seed))
+    def marking(what: str) -> Callable[..., Any]:
+        def mark(seed: int, mask: Tensor | None, request: gr.Request) -> Any:
+            return endpoints._work(request, "mark", what, mask, seed)
 
         return mark
 
-    def stepping(what: str) -> Callable[..., Answer]:
-        def step(visitor: Visitor) -> Answer:
-            return work(lane.call("step", visitor, what))
+    def stepping(what: str) -> Callable[..., Any]:
+        def step(request: gr.Request) -> Any:
+            return endpoints._work(request, "step", what)
 
         return step
 
     for what in (*MARKS, *STEPS):
         run = marking(what) if what in MARKS else stepping(what)
-        run.__doc__ = SAYS[what]
+        run.__name__, run.__doc__ = what, SAYS[what]  # as they are named and described to MCP
         endpoint(what, run, [seed, Painter(visible=False, label="mask")] if what in MARKS else [])
-    endpoints = Endpoints(lane)
     for name in (name for name in vars(Endpoints) if not name.startswith("_")):
         endpoint(name, getattr(endpoints, name), inputs.get(name, []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import gradio as gr
@@ -14,6 +15,7 @@ from handlers import MARKS, Handlers
 from lane import ZERO, Lane
 from painter import Painter
 from rewriter import townscape
+from rewriter.errors import InputError
 from rewriter.memory.solve import METHODS, SMOOTHNESS
 from studio import BUILT_IN, Studio, Visitor
 from view import Shown, data_url
@@ -29,14 +31,30 @@ VIEWS = ("Rewritten", "Original", "Matches")
 CSS = """
 .gradio-container { max-width: 1400px !important; }
 #next { min-height: 1.6em; }
+#work { display: grid; gap: 24px; align-items: start;
+  grid: "pictures painter edit" auto "rules rules edit" 1fr / 1fr 1fr 1fr; }
+#work > * { min-width: 0 !important; }
+#seeds :is(input, textarea) { border: 1px solid var(--border-color-primary); }
+#pictures { grid-area: pictures; }
+#painting { grid-area: painter; }
+#edit { grid-area: edit; }
+#made { grid-area: rules; }
+@media (max-width: 1100px) { #work { grid: "pictures painter" auto "edit edit" auto "rules rules" auto / 1fr 1fr; } }
+@media (max-width: 700px) { #work { grid: "pictures" "painter" "edit" "rules" / 1fr; } }
 """
 FONT = ("system-ui", "sans-serif")
 THEME = gr.themes.Soft(
     primary_hue="emerald", neutral_hue="stone", font=FONT, font_mono=("ui-monospace", "monospace")
-).set(body_text_color_subdued="*neutral_600")
+).set(
+    body_text_color_subdued="*neutral_600",
+    input_border_width="1px",
+    input_border_color="*neutral_300",
+    button_secondary_border_color="*neutral_300",
+    button_border_width="1px",
+)
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
-    *("next", "execute", "rules", "suggested", "download"),
+    *("next", "execute", "cancel", "rules", "suggested", "download"),
     *("layer", "rank", "smoothness", "method", "truncation", "title"),
 )
 SETTINGS = PARTS[-6:]
@@ -56,19 +74,17 @@ class Page:
             self.visitor, self.pending = gr.State(Visitor()), gr.State("")
             self.kept = gr.BrowserState(storage_key="rewriter-work", secret="rewriter")
             self._head(first)
-            with gr.Row(equal_height=False):
-                with gr.Column(scale=6, min_width=320):
-                    with gr.Row(equal_height=False):
-                        self._pictures(first)
-                        self._painter(first)
-                    self._rules()
+            with gr.Row(equal_height=False, elem_id="work"):
+                self._pictures(first)
+                self._painter(first)
                 self._edit(first)
+                self._rules()
             self._wire_opening()
             self._wire_pictures()
             self._wire_edit()
             self._wire_rules()
             self._wire_files()
-            api.expose(self.lane, self.visitor)
+            api.expose(self.lane)
 
     # --- layout ---
 
@@ -84,20 +100,20 @@ class Page:
         self.cards = Board({"tiles": [_card(name) for name in townscape.examples()]}, wide=True, elem_id="cards")
 
     def _pictures(self, first: Shown) -> None:
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_id="pictures"):
             gr.Markdown("### 1 · Choose a picture")
             with gr.Row():
                 self.view = gr.Radio(VIEWS, value=VIEWS[0], show_label=False, container=False, elem_id="view")
             self.board = Board(first.get("board"), elem_id="board")
             with gr.Row():
                 self.seeds = gr.Textbox(
-                    "0-11", show_label=False, container=False, placeholder="0-11, 40, 97", elem_id="seeds"
+                    "0-11", show_label=False, container=False, placeholder="0-11, 40, 97", elem_id="seeds", max_lines=1
                 )
                 self.more = gr.Button("More pictures", size="sm", min_width=80, elem_id="more")
                 self.find = gr.Button("Find similar", size="sm", min_width=80, elem_id="find")
 
     def _painter(self, first: Shown) -> None:
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_id="painting"):
             gr.Markdown("### 2 · Paint on it, and say what it is")
             self.painter = Painter(picture=first.get("picture"), elem_id="painter")
             with gr.Row():
@@ -106,7 +122,7 @@ class Page:
                 }
 
     def _edit(self, first: Shown) -> None:
-        with gr.Column(scale=3, min_width=320):
+        with gr.Column(elem_id="edit"):
             gr.Markdown("### 3 · Look, and execute")
             self.tray = Board(first.get("tray"), elem_id="tray")
             gr.Markdown("**Context**: where the rule is to hold. Click a place to take it back.")
@@ -114,7 +130,7 @@ class Page:
             self.next = gr.Markdown(first.get("next"), elem_id="next")
             with gr.Row():
                 self.execute = gr.Button("Execute", variant="primary", elem_id="execute", interactive=False, scale=3)
-                self.cancel = gr.Button("Cancel", elem_id="cancel", scale=1, min_width=80)
+                self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel", scale=1, min_width=80)
             with gr.Accordion("Kept as it is", open=False):
                 self.keep = Board(first.get("keep"), elem_id="keep-tray")
             self._advanced(first)
@@ -135,20 +151,22 @@ class Page:
             self.zero = gr.Button("Zero: let the layer forget the context", size="sm", elem_id="zero")
 
     def _rules(self) -> None:
-        gr.Markdown("### The rules so far")
-        with gr.Row():
-            self.steps = {
-                what: gr.Button(label, elem_id=what, size="sm", min_width=80) for what, label in STEPS.items()
-            }
-        self.rules = RuleList(elem_id="rules")
-        gr.Markdown("**Save** what you made, or **load** an edit, a rule, a session or a recording.")
-        with gr.Row():
-            self.saves = {
-                what: gr.Button(label, elem_id=f"save-{what}", size="sm", min_width=80) for what, label in SAVED.items()
-            }
-            kinds = [".json", ".safetensors"]
-            self.load = gr.UploadButton("Load …", file_types=kinds, size="sm", min_width=80, elem_id="load")
-        self.download = Download()
+        with gr.Column(elem_id="made"):
+            gr.Markdown("### The rules so far")
+            with gr.Row():
+                self.steps = {
+                    what: gr.Button(label, elem_id=what, size="sm", min_width=80) for what, label in STEPS.items()
+                }
+            self.rules = RuleList(elem_id="rules")
+            gr.Markdown("**Save** what you made, or **load** an edit, a rule, a session or a recording.")
+            with gr.Row():
+                self.saves = {
+                    what: gr.Button(label, elem_id=f"save-{what}", size="sm", min_width=80)
+                    for what, label in SAVED.items()
+                }
+                kinds = [".json", ".safetensors"]
+                self.load = gr.UploadButton("Load …", file_types=kinds, size="sm", min_width=80, elem_id="load")
+            self.download = Download()
 
     # --- what is shown ---
 
@@ -164,6 +182,8 @@ class Page:
                 return self.painter, Painter(value=value)
             case "ready":
                 return self.execute, gr.Button(interactive=value)
+            case "busy":
+                return self.cancel, gr.Button(visible=value)
             case "layer":
                 return self.layer, gr.Dropdown(**value)
             case _:
@@ -208,14 +228,20 @@ class Page:
             yield from run(visitor, progress, *(event._data.get(key) for key in said))
 
         def run(visitor: Visitor, progress: gr.Progress = PROGRESS, *values: Any) -> Iterator[dict[Any, Any]]:
+            yield self._show({"busy": True})
             last = time.monotonic()
-            for news in self.lane.follow(name, visitor, *values):
-                if isinstance(news, dict):
-                    yield self._show(news)
-                elif time.monotonic() > last + PULSE:
-                    last = time.monotonic()
-                    progress(news[0], desc=news[1])
-                    yield gr.skip()  # here it can be cancelled
+            try:
+                for news in self.lane.follow(name, visitor, *values):
+                    if isinstance(news, dict):
+                        yield self._show(news)
+                    elif time.monotonic() > last + PULSE:
+                        last = time.monotonic()
+                        progress(news[0], desc=news[1])
+                        yield gr.skip()  # here it can be cancelled
+            except gr.Error:
+                yield self._show({"busy": False})
+                raise
+            yield self._show({"busy": False})
 
         how = {**QUIET, "show_progress": "full", "show_progress_on": self.next}
         self.running.append(event(told if said else run, [self.visitor, *given], self._everything, **how))
@@ -263,7 +289,7 @@ class Page:
             self._on(button.click, "save", what)
         self._on(self.rules.fetch, "save", "rule", said=["rule"])
         self._on_long(self.load.upload, "load", given=[self.load])
-        self.cancel.click(None, cancels=self.running, **PRIVATE)
+        self.cancel.click(lambda: gr.Button(visible=False), None, self.cancel, cancels=self.running, **PRIVATE)
 
 
 def _card(name: str) -> dict[str, str]:
@@ -272,8 +298,14 @@ def _card(name: str) -> dict[str, str]:
     return {"key": name, "caption": name.replace("-", " "), "title": f"Rewrite: {name}", "image": image}
 
 
-def main(generators: Sequence[str] = (), **options: Any) -> None:
-    """Serve the page; the built-in generator and those named are on offer, options are those of Gradio's launch."""
+def main(generators: Sequence[str] = (), *, mcp: bool = False, **options: Any) -> None:
+    """Serve the page; the built-in generator and those named are on offer, options are those of Gradio's launch.
+
+    Raises:
+        InputError: MCP is asked for and its package is not installed.
+    """
+    if mcp and find_spec("mcp") is None:
+        raise InputError("MCP needs a package more: pip install 'gradio[mcp]'")
     page = Page(Studio([BUILT_IN, *generators]))
     page.demo.queue(max_size=64).launch(
         css=CSS,
@@ -282,6 +314,7 @@ def main(generators: Sequence[str] = (), **options: Any) -> None:
         show_error=True,
         ssr_mode=False,
         state_session_capacity=2000,
+        mcp_server=mcp,
         **options,
     )
 

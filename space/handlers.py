@@ -138,9 +138,12 @@ class Handlers:
                 raise InputError("stopped: nothing has changed")
 
         found = self.studio.session(visitor).suggest(on_step=on_step)
-        board = tiles((f"{one.layer} {one.score:.2f}", one.picture) for one in found if one.picture is not None)
-        for tile, one in zip(board["tiles"], found, strict=False):
-            tile["key"] = one.layer
+        done = [(one.layer, one.score, one.picture) for one in found if one.picture is not None]
+        failed = [one for one in found if one.picture is None]
+        note = f"Not possible at {', '.join(one.layer for one in failed)}: {failed[0].why}." if failed else ""
+        board = tiles([(f"{layer}: {score:.2f}", picture) for layer, score, picture in done], note, note=note)
+        for tile, (layer, *_) in zip(board["tiles"], done, strict=True):
+            tile["key"] = layer
         return {"suggested": board}
 
     # --- the rules ---

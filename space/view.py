@@ -16,6 +16,7 @@ from rewriter.describe import effect_in_words
 from rewriter.edit import Region
 from rewriter.effect import advice
 from rewriter.errors import InputError
+from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.history import History
@@ -94,7 +95,7 @@ class View:
         try:
             if edit.copy:
                 copied = session.copied()
-                looks += [("copied", copied.cut_out), ("its value alone", copied.alone)]
+                looks += [("copied", copied.cut_out), ("alone", copied.alone)]
             if edit.paste and not edit.missing():
                 wanted = session.preview()
                 looks += [("before", wanted.before), ("wanted", wanted.after)]
@@ -133,12 +134,8 @@ class View:
         return {"rules": {"rules": rules, "remarks": [words for words in session.remarks() if words not in own]}}
 
     def _settings(self, visitor: Visitor, session: Rewriter) -> Shown:
-        edit, generator = session.edit, session.generator
-        names, start = ("rank", "method", "truncation", "title"), default_layer(generator)
-        choices = [
-            (f"{in_words(info, generator.resolution)}{' (start here)' if name == start else ''}", name)
-            for name, info in generator.layers.items()
-        ]
+        edit, generator, names = session.edit, session.generator, ("rank", "method", "truncation", "title")
+        choices = [(in_words(generator, info), name) for name, info in generator.layers.items()]
         return {
             "layer": {"value": edit.layer, "choices": choices},
             "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
@@ -193,8 +190,9 @@ def in_short(seeds: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def in_words(layer: LayerInfo, resolution: int) -> str:
-    """A layer, with what it is good for: by how fine its keys are against the picture."""
-    share = layer.key_resolution / resolution
-    good = "structure" if share <= 1 / 16 else "objects" if share <= 1 / 4 else "texture"
+def in_words(generator: Generator, layer: LayerInfo) -> str:
+    """A layer, with what it is good for: that depends on where it stands beside the one to start with."""
+    names, start = list(generator.layers), default_layer(generator)
+    beyond = names.index(layer.name) - names.index(start)
+    good = "start here" if not beyond else "structure" if beyond < -1 else "texture" if beyond > 1 else "objects"
     return f"{layer.name}: {layer.key_resolution} × {layer.key_resolution}, {good}"

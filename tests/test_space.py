@@ -514,6 +514,33 @@ def test_a_script_does_the_whole_edit(client):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_an_agent_does_the_whole_edit_over_mcp(studio):
+    import asyncio
+
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    page = Page(studio)
+    launched = page.demo.queue().launch(
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", mcp_server=True, ssr_mode=False
+    )
+
+    async def edit():
+        async with streamablehttp_client(f"{launched[1]}gradio_api/mcp/") as (read, write, _):
+            async with ClientSession(read, write) as session:
+                await session.initialize()
+                tools = {tool.name: tool.description for tool in (await session.list_tools()).tools}
+                await session.call_tool("copy", {"seed": 1, "mask": masks.encode(SPIRE)})
+                await session.call_tool("paste", {"seed": 0, "mask": masks.encode(DOME)})
+                return tools, (await session.call_tool("execute", {})).content[0].text
+
+    tools, said = asyncio.run(edit())
+    page.demo.close()
+    assert {"copy", "paste", "context", "execute", "undo", "rule", "save"} <= set(tools) and all(tools.values())
+    assert '"strength": 1.0' in said or "'strength': 1.0" in said
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_script_loads_a_file_and_finds_and_chooses(client, tmp_path):
     from gradio_client import handle_file
 

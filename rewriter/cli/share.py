@@ -18,10 +18,16 @@ from rewriter.remote import check_name
 def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
+    generator: Annotated[
+        list[str] | None, typer.Option(help="A checkpoint to be chosen there too; repeatable.")
+    ] = None,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Serve the steps as MCP tools too, in one session that all MCP clients share.")
+    ] = False,
 ) -> None:
     """Open the page in which rules are rewritten with a brush; stop it with Ctrl-C."""
     sys.path.insert(0, str(space.page_folder()))
-    import_module("app").main(server_port=port, server_name=host)
+    import_module("app").main(generator or [], mcp=mcp, server_port=port, server_name=host)
 
 
 def deploy(
