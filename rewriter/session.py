@@ -24,7 +24,7 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.solve import OnStep
 from rewriter.memory.statistics import Statistics
 from rewriter.preview import Copied, Pasted
-from rewriter.provenance import at_home, check_origin, check_statistics, default_layer, requests
+from rewriter.provenance import check_origin, check_statistics, default_layer, requests
 from rewriter.rule import Rule, assemble
 from rewriter.search import KEPT, Found, Matches, Places
 from rewriter.suggest import Suggestion, suggest
@@ -184,7 +184,6 @@ class Rewriter:
         Raises:
             InputError: an edit of another generator, or of a layer that this one lacks.
         """
-        edit = at_home(self.generator, edit)
         check_origin(self.generator, edit)
         edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}

@@ -108,7 +108,7 @@ def expose(lane: Lane) -> None:
     """Make the endpoints, in the Blocks that are being laid out."""
     endpoints, unseen = Endpoints(lane), gr.Button(visible=False)
     said = gr.JSON(visible=False, label="outcome")
-    seed = gr.Number(0, precision=0, visible=False, label="number of a picture, 0 to 999,999")
+    seed = gr.Number(0, precision=0, visible=False, label="number of a picture, 0 to 99,999")
     rule = gr.Number(0, precision=0, visible=False, label="place of a rule in the list, from 0")
     value = gr.JSON(visible=False, label="the new value")
     words = {name: gr.Textbox(visible=False, label=name) for name in ("generator", "setting", "example", "do", "what")}

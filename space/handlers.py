@@ -23,6 +23,7 @@ from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
 from rewriter.pictures import animation, save_png, stacked
+from rewriter.provenance import at_home
 from studio import BUILT_IN, PAGE, Studio, Visitor
 from view import EVERYTHING, MOST, WORK, Shown, View, data_url, restored, tiles
 
@@ -246,7 +247,7 @@ class Handlers:
             visitor = replace(visitor, selected=marked[0], seeds=seeds)
         for edit in edits:
             session.begin()
-            session.use(edit)
+            session.use(at_home(session.generator, edit))
             if not edit.missing():
                 self._execute(visitor, session, tell)
         return self._after(visitor, session, "about", "board", "picture")

@@ -9,6 +9,7 @@ from hypothesis import settings
 from rewriter import townscape
 from rewriter.checkpoints.convert import convert
 from rewriter.generators.layer import LowRank
+from rewriter.memory.statistics import Statistics
 
 DATA = Path(__file__).parent / "data"
 
@@ -23,6 +24,13 @@ def apart_from_the_user(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REWRITER_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+def square(top, left, bottom, right, side=16):
+    """A mask (side, side) that is one in a rectangle."""
+    mask = torch.zeros(side, side)
+    mask[top:bottom, left:right] = 1
+    return mask
 
 
 def golden(name):
@@ -57,6 +65,12 @@ def untouched():
 @pytest.fixture(scope="session")
 def stylegan(untouched):
     return untouched(convert(state_of("nvidia_stylegan2_16px_plain.pt"), name="stylegan"))
+
+
+@pytest.fixture(scope="module")
+def statistics(stylegan):
+    """What is known of it, measured once a file."""
+    return Statistics(stylegan)
 
 
 @pytest.fixture(scope="session")

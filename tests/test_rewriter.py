@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import square
 
 from rewriter import Edit, Rewriter, Rule, history
 from rewriter.edit import Region, load_edits, save_edits
@@ -25,17 +26,6 @@ BAD = [
     (1, None),
     (1, torch.ones(4)),
 ]
-
-
-def square(top, left, bottom, right, side=16):
-    mask = torch.zeros(side, side)
-    mask[top:bottom, left:right] = 1
-    return mask
-
-
-@pytest.fixture(scope="module")
-def statistics(stylegan):
-    return Statistics(stylegan)
 
 
 @pytest.fixture
@@ -254,6 +244,28 @@ def test_options_given_to_execute_are_the_edits_from_then_on(session):
     assert (session.edit.rank, session.edit.method, session.edit.spread) == (2, "direct", False)
     session.undo()
     assert (session.edit.rank, session.edit.method, session.edit.spread) == (1, "least-squares", True)
+
+
+def test_a_limit_on_steps_belongs_to_the_edit_so_that_a_replay_is_the_same(session, stylegan):
+    session.set(method="direct", steps=3)
+    told = []
+    rule = session.execute(on_step=lambda step, of, _: told.append((step, of)) or True)
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert torch.equal(replay(stylegan, Edit.from_json(rule.edit)).delta, rule.delta)
+
+
+def test_truncation_is_a_setting_of_the_edit(session):
+    before = session.sample([1])
+    session.set(truncation=0.5)
+    assert not torch.equal(session.sample([1]), before)
+    session.undo()
+    assert torch.equal(session.sample([1]), before)
+
+
+def test_a_rule_is_told_of_before_its_effect_is_measured(session):
+    told = []
+    rule = session.execute(on_rule=told.append)
+    assert len(told) == 1 and told[0].effect is None and torch.equal(told[0].delta, rule.delta)
 
 
 def test_beginning_stacks_and_the_next_edit_names_the_rules_before_it(session):

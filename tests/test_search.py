@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from conftest import square
 
 from rewriter import Rewriter, search
 from rewriter.errors import InputError
@@ -11,23 +12,11 @@ from rewriter.generators.latents import latents
 from rewriter.masks import Box
 from rewriter.memory.cache import Cache
 from rewriter.memory.directions import Directions
-from rewriter.memory.statistics import Statistics
 from rewriter.rule import Rule
 from rewriter.search import EDGE, POPULATION, Places
 from rewriter.townscape import scenes
 
 WHERE = range(40, 90)
-
-
-def square(top, left, bottom, right):
-    mask = torch.zeros(16, 16)
-    mask[top:bottom, left:right] = 1
-    return mask
-
-
-@pytest.fixture(scope="module")
-def statistics(stylegan):
-    return Statistics(stylegan)
 
 
 @pytest.fixture

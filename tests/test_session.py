@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import square
 
 from rewriter import Edit, Rewriter, replay
 from rewriter.edit import Region
@@ -177,17 +178,6 @@ def test_a_rule_that_matches_everywhere_has_no_outside(town, rule, goal):
 
 
 # --- how a session behaves, on a small generator ---
-
-
-def square(top, left, bottom, right):
-    mask = torch.zeros(16, 16)
-    mask[top:bottom, left:right] = 1
-    return mask
-
-
-@pytest.fixture(scope="module")
-def statistics(stylegan):
-    return Statistics(stylegan)
 
 
 @pytest.fixture

@@ -104,24 +104,14 @@ def apply(
     named: dict[str, Any] = {**options, "truncation": truncation}
     given = {name: value for name, value in named.items() if value is not None}
     given |= {"kind": "erase", "copy": None} if erase else {}
-    requests = [(name, edit) for file in edits for name, edit in _named(file, given)]
-    if given:  # the later ones were made after others than these now are
-        requests = [(name, edit.with_(after=()) if i else edit) for i, (name, edit) in enumerate(requests)]
+    requests = _requests(edits, given)
     rule_files = _numbered(save_rule, len(requests))
-    outputs = [out, *rule_files, *filter(None, [save_model, save_session])]
-    if len({path.absolute() for path in outputs}) < len(outputs):
-        raise InputError(f"two outputs have the same name ({', '.join(map(str, outputs))}): give each its own")
-    for path in outputs:
-        if path is not out and path.suffix != ".safetensors":
-            raise InputError(
-                f"{path} should end in .safetensors: that is what rules, models and sessions are written as"
-            )
-        check_writable(path)
+    _check_outputs(out, [*rule_files, *filter(None, [save_model, save_session])])
     model = generator_of([edit for _, edit in requests], generator, device)
-    for i, (name, edit) in enumerate(requests):
-        if layer is None:
-            requests[i] = name, at_home(model, edit)
-        check(model, requests[i][1])
+    if layer is None:
+        requests = [(name, at_home(model, edit)) for name, edit in requests]
+    for _, edit in requests:
+        check(model, edit)
     with progress(as_json) as job:
         rules = _replay(model, requests, rule_files, job)
         if save_model is not None:
@@ -158,12 +148,30 @@ def inspect(
     say(as_json, data, words)
 
 
-def _named(file: str, given: dict[str, Any]) -> list[tuple[str, Edit]]:
-    """The edits of a file with the options given, each with a name to report it by."""
-    edits = [edit.with_(**given) for edit in edits_of(file)]
-    if len(edits) == 1:
-        return [(file, edits[0])]
-    return [(f"{file}, {i}: {edit.title or edit.kind}", edit) for i, edit in enumerate(edits, start=1)]
+def _requests(files: Sequence[str], given: dict[str, Any]) -> list[tuple[str, Edit]]:
+    """The edits of the files with the options given, each with a name to report it by."""
+    requests: list[tuple[str, Edit]] = []
+    for file in files:
+        found = [edit.with_(**given) for edit in edits_of(file)]
+        several = [f"{file}, {i}: {edit.title or edit.kind}" for i, edit in enumerate(found, start=1)]
+        requests += zip(several if len(found) > 1 else [file], found, strict=True)
+    if given:  # the later ones were made after others than these now are
+        requests = [(name, edit.with_(after=()) if i else edit) for i, (name, edit) in enumerate(requests)]
+    return requests
+
+
+def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:
+    """Refuse, before any work, what could not be written or would overwrite each other."""
+    outputs = [sheet, *others]
+    if len({path.absolute() for path in outputs}) < len(outputs):
+        raise InputError(f"two outputs have the same name ({', '.join(map(str, outputs))}): give each its own")
+    for path in others:
+        if path.suffix != ".safetensors":
+            raise InputError(
+                f"{path} should end in .safetensors: that is what rules, models and sessions are written as"
+            )
+    for path in outputs:
+        check_writable(path)
 
 
 def _replay(model: Generator, requests: Sequence[tuple[str, Edit]], files: Sequence[Path], job: Job) -> list[Rule]:
