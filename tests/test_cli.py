@@ -145,7 +145,7 @@ def test_seeds_as_people_write_them():
 
 def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    example = readme.split("```python\n")[1].split("```")[0]
+    example = readme.split("## In Python\n```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
     assert {path.name for path in tmp_path.iterdir()} == {"hats.safetensors", "hats.json"}
