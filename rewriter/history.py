@@ -200,7 +200,7 @@ def _places_by(edit: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[st
     return {**edit, **replaced}
 
 
-class _Places:
+class _Decoded:
     """Places of a file's edits; a mask is decoded once however many name it."""
 
     def __init__(self, pngs: Any):
@@ -232,7 +232,7 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
     counts = len(about["states"]), len(about["edits"]), len(about["rules"])
     if any(n > most for n, most in zip(counts, (LIMIT, LIMIT, LIMIT + RULES), strict=True)):
         raise InputError(f"a session has at most {LIMIT} states, not {counts[0]} with {counts[1]} edits and so on")
-    places = _Places(about["masks"])
+    places = _Decoded(about["masks"])
     edits = [Edit.from_json(_places_by(edit, places.region)) for edit in about["edits"]]
     rules = [
         assemble(

@@ -11,7 +11,7 @@ import gradio as gr
 
 import api
 from board import SHOW, TRIED, Board, Download, RuleList
-from handlers import MARKS, Handlers
+from handlers import MARKS, SETTINGS, Handlers
 from lane import ZERO, Lane
 from painter import Painter
 from rewriter import townscape
@@ -55,9 +55,8 @@ THEME = gr.themes.Soft(
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
     *("next", "execute", "cancel", "rules", "suggested", "download"),
-    *("layer", "rank", "smoothness", "method", "truncation", "title"),
+    *SETTINGS,
 )
-SETTINGS = PARTS[-6:]
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "concurrency_id": "gpu"}
 PROGRESS = gr.Progress()  # Gradio wants it as a default

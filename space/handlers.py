@@ -28,6 +28,7 @@ from studio import BUILT_IN, PAGE, Studio, Visitor
 from view import EVERYTHING, MOST, WORK, Shown, View, data_url, restored, tiles
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
+SETTINGS = ("layer", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
 FILES = ("edit", "session", "rule", "sheet", "animation")
 SLOW = 500  # steps that a method of many small steps gets on the page
@@ -126,7 +127,7 @@ class Handlers:
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
         session = self.studio.session(visitor)
-        session.set(**{name: value})
+        session.set(**{_named(name, SETTINGS, SETTINGS): value})
         if name == "method":
             session.set(steps=None if value == "least-squares" else SLOW)
         return self._after(visitor, session, *(("board", "picture") if name == "truncation" else ()))
