@@ -24,6 +24,8 @@ INTRO = """# Rewrite the rules of a generator
 An image generator obeys rules it was never told: domes sit on towers, lit windows light the ground. Copy a thing from
 one picture, paste it into another, mark the context in a few more, execute: **the model changes**, and with it every
 picture it will ever draw."""
+PAINTING = """### 2 · Paint on it, and say what it is
+Over a thing: **Copy**. Where it should be, on another picture: **Paste**. More places like that: **Add context**."""
 LABELS = dict(zip(MARKS, ("Copy", "Paste", "Add context", "Keep as it is", "Erase"), strict=True))
 STEPS = {"undo": "Undo", "redo": "Redo", "begin": "Next rule", "revert": "Revert all"}
 SAVED = {"edit": "Edit", "session": "Session", "sheet": "Before and after", "animation": "Animation"}
@@ -113,7 +115,7 @@ class Page:
 
     def _painter(self, first: Shown) -> None:
         with gr.Column(elem_id="painting"):
-            gr.Markdown("### 2 · Paint on it, and say what it is")
+            gr.Markdown(PAINTING)
             self.painter = Painter(picture=first.get("picture"), elem_id="painter")
             with gr.Row():
                 self.marks = {
@@ -227,7 +229,6 @@ class Page:
             yield from run(visitor, progress, *(event._data.get(key) for key in said))
 
         def run(visitor: Visitor, progress: gr.Progress = PROGRESS, *values: Any) -> Iterator[dict[Any, Any]]:
-            yield self._show({"busy": True})
             last = time.monotonic()
             try:
                 for news in self.lane.follow(name, visitor, *values):
@@ -236,7 +237,7 @@ class Page:
                     elif time.monotonic() > last + PULSE:
                         last = time.monotonic()
                         progress(news[0], desc=news[1])
-                        yield gr.skip()  # here it can be cancelled
+                        yield self._show({"busy": True})  # here it can be cancelled
             except gr.Error:
                 yield self._show({"busy": False})
                 raise

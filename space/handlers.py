@@ -127,7 +127,9 @@ class Handlers:
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
         session = self.studio.session(visitor)
-        session.set(**{_named(name, SETTINGS, SETTINGS): value})
+        if getattr(session.edit, _named(name, SETTINGS, SETTINGS)) == value:
+            return {}
+        session.set(**{name: value})
         if name == "method":
             session.set(steps=None if value == "least-squares" else SLOW)
         return self._after(visitor, session, *(("board", "picture") if name == "truncation" else ()))
