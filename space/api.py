@@ -48,8 +48,8 @@ class Endpoints:
 
     def pictures(self, seeds: str, original: bool, request: gr.Request) -> dict[str, str]:
         """Draw pictures such as 0-11, 40, 97: with the rules that are on, or as the generator was."""
-        which = "other" if original else "image"
-        return {tile["key"]: tile[which] for tile in self._did(request, "browse", seeds)["board"]["tiles"]}
+        tiles = self._did(request, "browse", seeds)["board"]["tiles"]
+        return {tile["key"]: original and tile.get("other") or tile["image"] for tile in tiles}
 
     def setting(self, name: str, value: Any, request: gr.Request) -> Any:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""

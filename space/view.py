@@ -71,14 +71,13 @@ class View:
         return shown
 
     def board(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
-        """The pictures on screen with the rules, as they were, and where the context fires if that is asked for."""
-        before = [picture_url(picture) for picture in self.studio.pictures(session, visitor.seeds, [])]
-        shown = [
-            {"key": f"{seed}", "caption": f"{seed}", "image": picture_url(now), "other": other}
-            for seed, now, other in zip(
-                visitor.seeds, self.studio.pictures(session, visitor.seeds, rules), before, strict=True
-            )
-        ]
+        """The pictures on screen: with the rules, as they were, and where the context fires if that is asked for."""
+        now, before = (self.studio.pictures(session, visitor.seeds, own) for own in (rules, []))
+        pairs = zip(visitor.seeds, now, strict=True)
+        shown = [{"key": f"{seed}", "caption": f"{seed}", "image": picture_url(picture)} for seed, picture in pairs]
+        for tile, then, same in zip(shown, before, (now == before).flatten(1).all(1), strict=True):
+            if not same:
+                tile["other"] = picture_url(then)
         if visitor.matches and (session.edit.context or session.edit.paste):
             for tile, match in zip(shown, session.matches_on(visitor.seeds), strict=True):
                 tile["match"] = picture_url(match.overlay)
