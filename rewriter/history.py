@@ -26,7 +26,8 @@ FORMAT = "rewriter-session-1"
 LIMIT = 200  # states to go back to
 RULES = 64  # in one session
 _SIZE = 64 << 20
-_CELLS = 1 << 27  # of all masks together, half a gigabyte: a small file could hold some that fill the memory
+FINEST = 256  # cells of a mask on each side
+_CELLS = 1 << 25  # of all masks together, 128 MB: a small file could hold some that fill the memory
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MASKED = ("copy", "paste", "context", "keep")
 
@@ -222,6 +223,8 @@ class _Decoded:
     def _mask(self, row: int) -> Tensor:
         if row not in self._masks:
             self._masks[row] = painted.decode(self.pngs[row])
+            if max(self._masks[row].shape) > FINEST:
+                raise InputError(f"the session has a mask of more than {FINEST} cells a side: no session saves such")
             self.cells += self._masks[row].numel()
             if self.cells > _CELLS:
                 raise InputError(f"the session's masks have more than {_CELLS >> 20} million cells in all")

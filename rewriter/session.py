@@ -18,7 +18,7 @@ from rewriter.effect import advice
 from rewriter.errors import InputError
 from rewriter.execute import Job, OnPictures, replay
 from rewriter.generators.base import Generator
-from rewriter.history import RULES, History, State
+from rewriter.history import FINEST, RULES, History, State
 from rewriter.memory.cache import Cache
 from rewriter.memory.directions import Directions
 from rewriter.memory.solve import OnStep
@@ -30,7 +30,6 @@ from rewriter.search import KEPT, Found, Matches, Places
 from rewriter.suggest import Suggestion, suggest
 
 OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
-FINEST = 256  # cells of a mask on each side
 OPTIONS = (
     *("layer", "truncation", "rank", "smoothness", "method", "steps", "directions", "spread", "units", "title"),
     "statistics",

@@ -1,6 +1,6 @@
 """The same steps for scripts and for MCP: typed endpoints beside the page's own events.
 
-Each client has a session of its own, by its session hash (gr.State does not reach MCP). Pictures and files are data
+Each client has a session of its own, by its session hash; all MCP clients together are one. Pictures and files are data
 URLs; so are masks: PNGs whose opaque part is painted. What changes the work answers with what is next and the rules.
 """
 
@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from torch import Tensor
 
 from handlers import MARKS, STEPS
 from lane import Lane
-from painter import Painter
+from painter import Painted, Painter
 from studio import Visitor
 from view import Shown
 
@@ -126,8 +125,8 @@ def expose(lane: Lane) -> None:
         unseen.click(run, given, said, api_name=name, concurrency_id="gpu")
 
     def marking(what: str) -> Callable[..., Any]:
-        def mark(seed: int, mask: Tensor | None, request: gr.Request) -> Any:
-            return endpoints._work(request, "mark", what, mask, seed)
+        def mark(seed: int, mask: Painted | None, request: gr.Request) -> Any:
+            return endpoints._work(request, "mark", what, mask and mask.mask, seed)
 
         return mark
 

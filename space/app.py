@@ -13,7 +13,7 @@ import api
 from board import SHOW, TRIED, Board, Download, RuleList
 from handlers import MARKS, SETTINGS, Handlers
 from lane import ZERO, Lane
-from painter import Painter
+from painter import Painted, Painter
 from rewriter import townscape
 from rewriter.errors import InputError
 from rewriter.memory.solve import METHODS, SMOOTHNESS
@@ -116,7 +116,7 @@ class Page:
     def _painter(self, first: Shown) -> None:
         with gr.Column(elem_id="painting"):
             gr.Markdown(PAINTING)
-            self.painter = Painter(picture=first.get("picture"), elem_id="painter")
+            self.painter = Painter(**first.get("picture", {}), elem_id="painter")
             with gr.Row():
                 self.marks = {
                     what: gr.Button(label, elem_id=what, size="md", min_width=110) for what, label in LABELS.items()
@@ -178,9 +178,9 @@ class Page:
         """A part of what is shown as a component and its update."""
         match name:
             case "picture":
-                return self.painter, Painter(picture=value, value=None)
+                return self.painter, Painter(**value)
             case "mask":
-                return self.painter, Painter(value=value)
+                return self.painter, Painter(value=None)
             case "ready":
                 return self.execute, gr.Button(interactive=value)
             case "busy":
@@ -215,7 +215,7 @@ class Page:
             return run(visitor, *(event._data.get(key) for key in said))
 
         def run(visitor: Visitor, *values: Any) -> dict[Any, Any]:
-            return self._show(self.lane.call(name, visitor, *fixed, *values))
+            return self._show(self.lane.call(name, visitor, *fixed, *_unfolded(values)))
 
         how = {**QUIET, "trigger_mode": "multiple", **how}
         return event(told if said else run, [self.visitor, *given], self._everything, **how)
@@ -231,7 +231,7 @@ class Page:
         def run(visitor: Visitor, progress: gr.Progress = PROGRESS, *values: Any) -> Iterator[dict[Any, Any]]:
             last = time.monotonic()
             try:
-                for news in self.lane.follow(name, visitor, *values):
+                for news in self.lane.follow(name, visitor, *_unfolded(values)):
                     if isinstance(news, dict):
                         yield self._show(news)
                     elif time.monotonic() > last + PULSE:
@@ -239,7 +239,7 @@ class Page:
                         progress(news[0], desc=news[1])
                         yield self._show({"busy": True})  # here it can be cancelled
             except gr.Error:
-                yield self._show({"busy": False})
+                yield self._show({**self.lane.call("refresh", visitor), "busy": False})  # as if nothing had been tried
                 raise
             yield self._show({"busy": False})
 
@@ -251,8 +251,8 @@ class Page:
             link = dict(request.query_params)
             return self._show(self.lane.call("open", visitor, kept, link)) if kept or link or ZERO else gr.skip()
 
-        loading = self.demo.load(opened, [self.visitor, self.kept], self._everything, **QUIET)
-        self._on_long(loading.then, "linked", given=[self.pending])
+        self.demo.load(opened, [self.visitor, self.kept], self._everything, **QUIET)
+        self._on_long(self.pending.change, "linked", given=[self.pending])
         self._on_long(self.cards.pick, "example", said=["key"])
         self._on(self.generator.input, "choose", given=[self.generator])
 
@@ -289,7 +289,14 @@ class Page:
             self._on(button.click, "save", what)
         self._on(self.rules.fetch, "save", "rule", said=["rule"])
         self._on_long(self.load.upload, "load", given=[self.load])
-        self.cancel.click(lambda: gr.Button(visible=False), None, self.cancel, cancels=self.running, **PRIVATE)
+        self.cancel.click(None, cancels=self.running, **PRIVATE)  # with a function it would come too late
+        self.cancel.click(lambda: gr.Button(visible=False), None, self.cancel, **PRIVATE)
+        self._on(self.cancel.click, "refresh")
+
+
+def _unfolded(values: Sequence[Any]) -> list[Any]:
+    """Values of components as a handler's arguments: what is painted is a mask and a seed."""
+    return [part for value in values for part in (value if isinstance(value, Painted) else (value,))]
 
 
 def _card(name: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ BOARD_JS = """
 const board = element.querySelector('.board');
 let showing = element.dataset.showing || 'image';
 const draw = () => {
-  const value = JSON.parse(props.value || '{}'), tiles = value.tiles || [];
+  const value = JSON.parse(props.value || '{}'), tiles = value.tiles || [], focused = board.querySelector(':focus');
   board.replaceChildren(...tiles.map(tile => {
     const button = document.createElement('button'), image = document.createElement('img');
     button.type = 'button'; button.dataset.key = tile.key; button.title = tile.title || '';
@@ -39,6 +39,7 @@ const draw = () => {
     return button;
   }));
   if (value.note) board.append(Object.assign(document.createElement('p'), { textContent: value.note }));
+  if (focused) board.querySelector(`[data-key="${focused.dataset.key}"]`)?.focus();
   element.dataset.tiles = tiles.length; element.dataset.showing = showing;
 };
 element.addEventListener('showing', event => { showing = event.detail; draw(); });
@@ -99,6 +100,7 @@ let busy = false, wanted = null, armed = '';
 const make = (name, text, more) => Object.assign(document.createElement(name), { textContent: text || '', ...more });
 const draw = () => {
   const { rules = [], remarks = [] } = JSON.parse(props.value || '{}');
+  const focused = list.querySelector(':focus')?.ariaLabel;
   busy = false; wanted = null;
   list.replaceChildren(...rules.map((rule, i) => {
     const act = (what, value) => trigger('act', { do: what, rule: i, value });
@@ -133,6 +135,7 @@ const draw = () => {
   }), ...remarks.map(words => make('p', words, { className: 'remark' })));
   if (!rules.length) list.append(make('p', 'No rules yet: the generator is as it was.'));
   element.dataset.rules = rules.length;
+  if (focused) list.querySelector(`[aria-label="${focused}"]`)?.focus();
   if (props.value !== armed) window.onbeforeunload = rules.length ? event => event.preventDefault() : null;
   armed = props.value;
 };
@@ -174,21 +177,21 @@ class RuleList(gr.HTML):
 
 DOWNLOAD_JS = """
 watch('value', () => {
-  const { name, url } = JSON.parse(props.value || '{}');
+  const { name, url, whole } = JSON.parse(props.value || '{}');
   if (!url) return;
   const link = Object.assign(document.createElement('a'), { href: url, download: name });
   document.body.append(link); link.click(); link.remove();
-  window.onbeforeunload = null;
+  if (whole) window.onbeforeunload = null;
 });
 """
 
 
 class Download(gr.HTML):
-    """Hands the browser a file: its value is {"name", "url"}, the url with all of its content. Nothing is seen."""
+    """Hands the browser a file: {"name", "url" with all of its content, "whole": if nothing is lost with the page}."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__("", html_template="<i hidden></i>", js_on_load=DOWNLOAD_JS, container=False, **options)
 
-    def postprocess(self, value: dict[str, str] | None) -> str:
+    def postprocess(self, value: dict[str, Any] | None) -> str:
         """A file → JSON."""
         return json.dumps(value or {})

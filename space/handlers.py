@@ -7,7 +7,9 @@ takes long also takes a Tell, which gets the news and says whether to go on.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,19 +21,29 @@ from torch import Tensor
 from rewriter import Edit, Rewriter, Rule, load_edits, save_edits, townscape
 from rewriter import history as sessions
 from rewriter.describe import kind_of
-from rewriter.errors import InputError
+from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
 from rewriter.pictures import animation, save_png, stacked
 from rewriter.provenance import at_home
 from studio import BUILT_IN, PAGE, Studio, Visitor
-from view import EVERYTHING, MOST, WORK, Shown, View, data_url, restored, tiles
+from view import (
+    EVERYTHING,
+    MOST,
+    SLOW,
+    WORK,
+    Shown,
+    View,
+    bearable,
+    bearable_edit,
+    data_url,
+    restored,
+    tiles,
+)
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
 SETTINGS = ("layer", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
-FILES = ("edit", "session", "rule", "sheet", "animation")
-SLOW = 500  # steps that a method of many small steps gets on the page
 SEARCHED = range(2000)
 
 Tell = Callable[..., bool]  # (done, of, words, parts to show already); False: stop
@@ -51,22 +63,22 @@ class Handlers:
     # --- what there is to see ---
 
     def open(self, visitor: Visitor, kept: Any = None, link: Mapping[str, str] | None = None) -> Shown:
-        """The page as it was left in this browser, or as a link asks for it (seed, edit); nonsense is passed over."""
-        link, pending = link or {}, ""
-        if link.get("edit") in townscape.examples():
-            pending = link["edit"]
-        elif kept is not None:
+        """The page as it was left in this browser, with what a link asks for (edit, seed); nonsense is passed over."""
+        link, trouble = link or {}, ""
+        if kept is not None:
             try:
                 visitor = restored(self.studio, kept)
-            except InputError:
-                return {**self.view.show(visitor, *EVERYTHING), "pending": "", "kept": None}
-        try:
+            except InputError as error:
+                trouble = f"{error}."
+        with suppress(InputError):
             seed = parse_seeds(link.get("seed", ""), most=1)[0]
             first = min(seed - seed % PAGE, SEEDS - PAGE)
             visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + PAGE)))
-        except InputError:
-            pass
-        return {**self.view.show(visitor, *EVERYTHING), "pending": pending}
+        wanted = link.get("edit", "")
+        new = wanted in townscape.examples() and wanted != visitor.link  # reloading the page does not do it again
+        shown = {**self.view.show(visitor, *EVERYTHING), "pending": wanted if new else ""}
+        del shown["kept"]  # until there is something new to keep
+        return shown if not trouble else {**shown, "next": f"{shown['next']} *{trouble}*"}
 
     def choose(self, visitor: Visitor, generator: str) -> Shown:
         """Another generator; the work on this one is kept."""
@@ -88,19 +100,17 @@ class Handlers:
 
     def look(self, visitor: Visitor, view: str) -> Shown:
         """Pictures "Rewritten", "Original", or "Matches": with the places where the context fires."""
-        session, matches = self.studio.session(visitor), view == "Matches"
-        if matches and not (session.edit.context or session.edit.paste):
-            raise InputError("mark a context first: where it fires is shown then")
+        matches = view == "Matches"
         if matches == visitor.matches:
             return {}
-        return self.view.show(replace(visitor, matches=matches), *(["board"] if matches else []))
+        return self.view.show(replace(visitor, matches=matches), "board")
 
-    def find(self, visitor: Visitor, mask: Tensor | None = None, tell: Tell = silent) -> Shown:
+    def find(self, visitor: Visitor, mask: Tensor | None = None, seed: int | None = None, tell: Tell = silent) -> Shown:
         """The pictures in which the painted place, or else the context, fires most."""
         session = self.studio.session(visitor)
         if mask is not None:
             session.begin()
-            session.add_context(visitor.selected, mask)
+            session.add_context(visitor.selected if seed is None else seed, mask)
         elif not (session.edit.context or session.edit.paste):
             raise InputError("paint on a picture, or mark a context: similar places are found then")
         found = session.search(PAGE, seeds=SEARCHED, on_step=lambda done, of, best: tell(done, of, "Looking"))
@@ -114,24 +124,25 @@ class Handlers:
             raise InputError("nothing is painted yet: paint on the picture first")
         session = self.studio.session(visitor)
         acts = (session.copy, session.paste, session.add_context, session.keep, session.erase)
-        _named(what, MARKS, acts)(visitor.selected if seed is None else seed, mask)
+        _named(what, dict(zip(MARKS, acts, strict=True)))(visitor.selected if seed is None else seed, mask)
         return {**self._after(visitor, session), "mask": None}
 
     def unmark(self, visitor: Visitor, what: str, key: str) -> Shown:
         """Take back a place of the context, or one that was to be kept."""
         session = self.studio.session(visitor)
-        acts = session.remove_context, session.remove_keep
-        _named(what, ("context", "keep"), acts)(parse_seeds(key, most=1)[0])
+        acts = {"context": session.remove_context, "keep": session.remove_keep}
+        _named(what, acts)(parse_seeds(key, most=1)[0])
         return self._after(visitor, session)
 
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
         session = self.studio.session(visitor)
-        if getattr(session.edit, _named(name, SETTINGS, SETTINGS)) == value:
-            return {}
-        session.set(**{name: value})
+        if getattr(session.edit, _named(name, {each: each for each in SETTINGS})) == value:
+            return self._after(visitor, session)
+        new = {name: round(value, 1) if name == "truncation" and isinstance(value, float) else value}
         if name == "method":
-            session.set(steps=None if value == "least-squares" else SLOW)
+            new["steps"] = None if value == "least-squares" else SLOW
+        session.set(**new)
         return self._after(visitor, session, *(("board", "picture") if name == "truncation" else ()))
 
     def suggest(self, visitor: Visitor, tell: Tell = silent) -> Shown:
@@ -139,7 +150,7 @@ class Handlers:
 
         def on_step(done: int, of: int) -> None:
             if not tell(done, of, "Trying every layer"):
-                raise InputError("stopped: nothing has changed")
+                raise CancelledError("nothing has changed")
 
         found = self.studio.session(visitor).suggest(on_step=on_step)
         done = [(one.layer, one.score, one.picture) for one in found if one.picture is not None]
@@ -167,26 +178,25 @@ class Handlers:
 
     def linked(self, visitor: Visitor, name: str, tell: Tell = silent) -> Shown:
         """The shipped edit that a link asked for, if it did."""
-        return {**self.example(visitor, name, tell), "pending": ""} if name else {}
+        return {**self.example(replace(visitor, link=name), name, tell), "pending": ""} if name else {}
 
     def step(self, visitor: Visitor, what: str) -> Shown:
         """Undo, redo, begin the next edit, revert all, or let the layer forget the context."""
         session = self.studio.session(visitor)
         acts = (session.zero, session.undo, session.redo, session.begin, session.revert)
-        _named(what, STEPS, acts)()
+        _named(what, dict(zip(STEPS, acts, strict=True)))()
         return self._after(visitor, session, "board", "picture")
 
     def rule(self, visitor: Visitor, do: str, index: int, value: Any = None) -> Shown:
         """One action on the list of rules: try (a strength, without noting it), strength, switch, move or remove."""
         session = self.studio.session(visitor)
         acts: dict[str, Callable[[], None]] = {
-            "try": lambda: session.set_strength(index, value),
             "strength": lambda: session.set_strength(index, value),
             "switch": lambda: session.switch(index, value),
             "move": lambda: session.move(index, value),
             "remove": lambda: session.remove(index),
         }
-        _named(do, tuple(acts), tuple(acts.values()))()
+        _named("strength" if do == "try" else do, acts)()
         if do == "try":
             return {"board": self.view.board(visitor, session)}
         return self._after(visitor, session, "board", "picture")
@@ -196,39 +206,50 @@ class Handlers:
     def save(self, visitor: Visitor, what: str, index: int = 0) -> Shown:
         """A file to keep: the edits, the session, a rule, or the pictures on screen as a sheet or an animation."""
         session = self.studio.session(visitor)
-        suffix, kind, write = _named(
-            what,
-            FILES,
-            (
-                (".json", "application/json", lambda path: save_edits(_edits(session), path)),
-                (".session.safetensors", "application/octet-stream", session.save),
-                (".rule.safetensors", "application/octet-stream", lambda path: _rule(session, index).save(path)),
-                (".png", "image/png", lambda path: save_png(self._sheet(visitor, session), path)),
-                (".webp", "image/webp", lambda path: path.write_bytes(animation(*self._pair(visitor, session)))),
-            ),
-        )
+        writers: dict[str, tuple[str, str, Callable[[Path], object]]] = {
+            "edit": (".json", "application/json", lambda path: save_edits(_edits(session), path)),
+            "session": (".session.safetensors", "application/octet-stream", session.save),
+            "rule": (".rule.safetensors", "application/octet-stream", lambda path: _rule(session, index).save(path)),
+            "sheet": (".png", "image/png", lambda path: save_png(self._sheet(visitor, session), path)),
+            "animation": (".webp", "image/webp", lambda path: path.write_bytes(self._animation(visitor, session))),
+        }
+        suffix, kind, write = _named(what, writers)
         titles = [rule.edit.get("title") or "rule" for rule in session.rules] or ["edit"]
         name = re.sub(r"[^A-Za-z0-9-]+", "-", "-and-".join(titles))[:60].strip("-") or "rules"
         with TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}{suffix}"
             write(path)
-            return {"download": {"name": path.name, "url": data_url(path.read_bytes(), kind)}}
+            url, whole = data_url(path.read_bytes(), kind), what in ("edit", "session")
+            return {"download": {"name": path.name, "url": url, "whole": whole, "at": time.time_ns()}}
 
     def load(self, visitor: Visitor, file: str, tell: Tell = silent) -> Shown:
         """An edit, several, a recording of the original implementation, a rule or a session from a file."""
-        if Path(file).suffix != ".safetensors":
-            return self._take_up(visitor, load_edits(file), tell)
-        session = self.studio.session(visitor)
-        if kind_of(Path(file)) == sessions.FORMAT:
-            session = Rewriter(session.generator, history=History.load(file))
-        else:
-            session.add(Rule.load(file))
+        try:
+            if Path(file).suffix != ".safetensors":
+                return self._take_up(visitor, [bearable_edit(edit) for edit in load_edits(file)], tell)
+            session = self.studio.session(visitor)
+            if kind_of(Path(file)) == sessions.FORMAT:
+                loaded = Rewriter(session.generator, history=bearable(History.load(file)))
+                session.history = session.history.then(loaded.history.present)  # undo leads back to the work before
+            else:
+                session.add(Rule.load(file))
+        except InputError as error:
+            raise InputError(str(error).replace(str(file), Path(file).name)) from error
         return self._after(visitor, session, "board", "picture")
+
+    def refresh(self, visitor: Visitor) -> Shown:
+        """The board as things stand."""
+        return self.view.show(visitor, "board", "picture")
 
     # --- inside ---
 
     def _after(self, visitor: Visitor, session: Rewriter, *names: str) -> Shown:
-        return self.view.show(visitor.with_work(session.history), *names, *WORK)
+        """The visitor after a step. Settings are sent if it has changed them: somebody may be typing there."""
+        before = self.studio.session(visitor).edit
+        changed = any(getattr(before, name) != getattr(session.edit, name) for name in SETTINGS)
+        names += ("board",) if visitor.matches else ()
+        work = [name for name in WORK if name != "settings" or changed]
+        return self.view.show(visitor.with_work(session.history), *names, *work)
 
     def _execute(self, visitor: Visitor, session: Rewriter, tell: Tell) -> None:
         def on_rule(rule: Rule) -> None:
@@ -253,27 +274,30 @@ class Handlers:
             session.use(at_home(session.generator, edit))
             if not edit.missing():
                 self._execute(visitor, session, tell)
-        return self._after(visitor, session, "about", "board", "picture")
+        return self._after(visitor, session, "about", "settings", "board", "picture")
 
     def _pair(self, visitor: Visitor, session: Rewriter) -> tuple[Tensor, Tensor]:
         before, after = (self.studio.pictures(session, visitor.seeds, rules) for rules in ([], None))
         return before, after
+
+    def _animation(self, visitor: Visitor, session: Rewriter) -> bytes:
+        return animation(*self._pair(visitor, session))
 
     def _sheet(self, visitor: Visitor, session: Rewriter) -> Image:
         captions = [f"{seed}" for seed in visitor.seeds]
         return stacked(self._pair(visitor, session), captions, columns=6, title="before above after")
 
 
-def _named(what: str, names: Sequence[str], things: Sequence[Any]) -> Any:
+def _named(what: str, things: Mapping[str, Any]) -> Any:
     """The thing of that name; names come from the network."""
-    if what not in names:
-        raise InputError(f"there is no {what!r}: choose one of {', '.join(names)}")
-    return things[names.index(what)]
+    if not isinstance(what, str) or what not in things:
+        raise InputError(f"there is no {what!r}: choose one of {', '.join(things)}")
+    return things[what]
 
 
 def _rule(session: Rewriter, index: int) -> Rule:
-    if not 0 <= index < len(session.rules):
-        raise InputError(f"there is no rule {index + 1}: there are {len(session.rules)}")
+    if not isinstance(index, int) or not 0 <= index < len(session.rules):
+        raise InputError(f"there is no rule {index!r}: there are {len(session.rules)}, numbered from 0")
     return session.rules[index]
 
 

@@ -6,11 +6,14 @@ it is called from. What goes in and what comes out is picklable.
 
 from __future__ import annotations
 
+import html
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
@@ -26,8 +29,9 @@ except ImportError:
     GPU = None
 
 ZERO = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-SECONDS = 60  # that one piece of work may take
-
+QUICK, SECONDS = 10, 60  # that one piece of work may take
+BEAT = 0.1  # seconds without news after which a watcher is given the chance to leave
+REFUSED = "refused"  # the part of what is shown that says why there is nothing else
 News = tuple[float, str]  # share done, and of what
 
 
@@ -35,50 +39,71 @@ class Lane:
     """Does what a handler does, by its name, in turn; the library's errors become messages on the page.
 
     `call` waits for what is quick. `follow` is an iterator over the news of what is not, and then what it has led to;
-    closing the iterator stops the work.
+    closing the iterator stops the work. Refusals come out of the lane as values: an error would cost ZeroGPU a worker.
     """
 
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
         self._pool = ThreadPoolExecutor(1, "lane")
-        self.call: Callable[..., Shown] = GPU(self._do, duration=SECONDS) if ZERO else self._wait
-        self.follow: Callable[..., Iterator[News | Shown]] = (
-            GPU(self._follow, duration=SECONDS) if ZERO else self._follow
-        )
+        self._call: Callable[..., Shown] = GPU(self._do, duration=QUICK) if ZERO else self._wait
+        self._watch: Callable[..., Iterator[News | Shown]] = GPU(self._news, duration=SECONDS) if ZERO else self._news
+
+    def call(self, *named: Any) -> Shown:
+        """What the handler of that name makes of the arguments; gr.Error if it refuses."""
+        return _accepted(self._call(*named))
+
+    def follow(self, *named: Any) -> Iterator[News | Shown]:
+        """The same with the news on the way."""
+        watched = self._watch(*named)
+        try:
+            for news in watched:
+                yield _accepted(news)
+        finally:
+            watched.close()  # type: ignore[attr-defined]  # it is a generator
 
     def _do(self, name: str, *arguments: Any, **tell: Any) -> Shown:
         try:
             shown: Shown = getattr(self._handlers, name)(*arguments, **tell)
             return shown
-        except CancelledError as error:
-            raise gr.Error(f"stopped after {SECONDS} s: choose method least-squares, or fewer steps") from error
+        except CancelledError:
+            return {REFUSED: f"this took longer than {SECONDS} s and was stopped; nothing has changed"}
         except RewriterError as error:
-            raise gr.Error(f"{error}.", duration=10, title="Not yet", print_exception=False) from error
+            return {REFUSED: str(error)}
+        except Exception:
+            logging.exception("%s failed", name)
+            return {REFUSED: "something went wrong here, and nothing has changed: try again, or something else"}
 
     def _wait(self, *named: Any) -> Shown:
         return self._pool.submit(self._do, *named).result()
 
-    def _follow(self, *named: Any) -> Iterator[News | Shown]:
-        told: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-        stop, end = Event(), time.monotonic() + SECONDS
+    def _news(self, *named: Any) -> Iterator[News | Shown]:
+        told: SimpleQueue[tuple[bool, News | Shown]] = SimpleQueue()
+        stop, end, last = Event(), time.monotonic() + SECONDS, (0.0, "Working")
 
         def tell(done: int, of: int, words: str, shown: Shown | None = None) -> bool:
-            told.put(("news", shown or (done / of, words)))
+            told.put((False, shown or (done / of, words)))
             return not stop.is_set() and time.monotonic() < end
 
         def work() -> None:
-            try:
-                told.put(("end", None if stop.is_set() else self._do(*named, tell=tell)))
-            except BaseException as error:  # whatever it is, it is raised where it is waited for
-                told.put(("error", error))
+            told.put((True, {} if stop.is_set() else self._do(*named, tell=tell)))
 
-        Thread(target=work, daemon=True).start() if ZERO else self._pool.submit(work)
+        worker = Thread(target=work, daemon=True) if ZERO else None
+        worker.start() if worker else self._pool.submit(work)
         try:
-            what = ""
-            while what != "end":
-                what, news = told.get()
-                if what == "error":
-                    raise news
+            done = False
+            while not done:
+                news: News | Shown = last
+                with suppress(Empty):
+                    done, news = told.get(timeout=BEAT)
+                last = last if isinstance(news, dict) else news
                 yield news
         finally:
             stop.set()
+            if worker:
+                worker.join()  # the GPU is somebody else's as soon as this returns
+
+
+def _accepted(news: Any) -> Any:
+    if isinstance(news, dict) and REFUSED in news:
+        raise gr.Error(f"{html.escape(news[REFUSED], quote=False)}.", duration=10, print_exception=False)
+    return news

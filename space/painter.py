@@ -7,13 +7,14 @@ a button is pressed.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from torch import Tensor
 
 from rewriter import masks
 from rewriter.errors import InputError
+from rewriter.generators.latents import parse_seeds
 
 HTML = """
 <div class="painter">
@@ -62,23 +63,22 @@ const stage = element.querySelector('.stage'), img = element.querySelector('img'
 const canvas = element.querySelector('canvas'), ring = element.querySelector('.brush');
 const size = element.querySelector('input'), pen = canvas.getContext('2d', { willReadFrequently: true });
 const tools = Object.fromEntries([...element.querySelectorAll('[data-tool]')].map(b => [b.dataset.tool, b]));
-let rubbing = false, last = null, strokes = [], cursor = [0.5, 0.5];
+let rubbing = false, last = null, strokes = [], cursor = [0.5, 0.5], shown = null;
 
 const resize = () => { canvas.width = canvas.height = Math.max(256, img.naturalWidth || 256); };
 const width = () => Number(size.value) / 100 * canvas.width;
 const empty = () => !pen.getImageData(0, 0, canvas.width, canvas.height).data.some((v, i) => i % 4 === 3 && v);
-const publish = () => { props.value = empty() ? null : canvas.toDataURL('image/png'); trigger('input'); };
+const publish = () => {
+  props.value = empty() ? null : `${props.seed}:${canvas.toDataURL('image/png')}`;
+  trigger('input');
+};
 const remember = () => {
   strokes.push(pen.getImageData(0, 0, canvas.width, canvas.height));
   if (strokes.length > 30) strokes.shift();
 };
-const show = mask => {
+const clear = () => {  // what was painted can be had back, as long as the picture is the same
+  if (!empty()) remember();
   pen.clearRect(0, 0, canvas.width, canvas.height);
-  strokes = [];
-  if (!mask) return;
-  const loaded = new Image();
-  loaded.onload = () => pen.drawImage(loaded, 0, 0, canvas.width, canvas.height);
-  loaded.src = mask;
 };
 const at = event => {
   const box = canvas.getBoundingClientRect();
@@ -125,26 +125,43 @@ tools.undo.addEventListener('click', () => {
   if (strokes.length) { pen.putImageData(strokes.pop(), 0, 0); publish(); }
 });
 tools.clear.addEventListener('click', () => {
-  remember(); pen.clearRect(0, 0, canvas.width, canvas.height); publish();
+  clear(); publish();
 });
 const look = () => {
   delete element.dataset.ready;
   if (props.picture) img.src = props.picture; else img.removeAttribute('src');
 };
-img.addEventListener('load', () => { resize(); show(props.value); element.dataset.ready = props.name || 'yes'; });
+img.addEventListener('load', () => {  // the same picture with other rules keeps what is painted on it
+  if (shown !== props.seed) { resize(); strokes = []; last = null; shown = props.seed; publish(); }
+  element.dataset.ready = 'yes';
+});
 watch('picture', look);
-watch('value', () => show(props.value));
+watch('value', () => { if (!props.value) clear(); });
 resize(); look();
 """
 
 
-class Painter(gr.HTML):
-    """A picture to paint a mask on. Handlers get the mask (H, W) in [0, 1], or None where nothing is painted."""
+class Painted(NamedTuple):
+    """What is painted, (H, W) in [0, 1], and on which picture, if the page says so."""
 
-    def __init__(self, value: Tensor | None = None, *, picture: str | None = None, **options: Any) -> None:
+    mask: Tensor
+    seed: int | None = None
+
+
+class Painter(gr.HTML):
+    """A picture to paint a mask on. Its value goes from the browser to Python; None clears what is painted.
+
+    A picture comes with its `seed`, which what is painted on it carries along: by the time that a handler looks at it,
+    another picture may have been chosen.
+    """
+
+    def __init__(
+        self, value: None = None, *, picture: str | None = None, seed: int | None = None, **options: Any
+    ) -> None:
         super().__init__(
             value,
             picture=picture,
+            seed=seed,
             html_template=HTML,
             css_template=CSS,
             js_on_load=JS,
@@ -153,18 +170,19 @@ class Painter(gr.HTML):
             **options,
         )
 
-    def preprocess(self, payload: str | None) -> Tensor | None:
-        """PNG data URL → mask; anything else is refused in words."""
+    def preprocess(self, payload: str | None) -> Painted | None:
+        """PNG data URL, perhaps after a seed and a colon → mask; anything else is refused in words."""
         if not payload:
             return None
+        seed, colon, url = payload.partition(":") if isinstance(payload, str) and payload[:1].isdecimal() else ("",) * 3
         try:
-            return masks.decode(payload)
+            mask = masks.decode(url if colon else payload)
+            return Painted(mask, parse_seeds(seed, most=1)[0] if colon else None)
         except InputError as error:
-            raise gr.Error(str(error)) from error
+            raise gr.Error(str(error), print_exception=False) from error
 
-    def postprocess(self, value: Tensor | str | None) -> str | None:
-        """Mask → PNG data URL, so that the server can show a mask to be changed."""
-        return masks.encode(masks.as_mask(value)) if isinstance(value, Tensor) else value
+    def postprocess(self, value: None) -> None:
+        """Nothing but None goes to the browser."""
 
     def api_info(self) -> dict[str, Any]:
         """What a script sends."""

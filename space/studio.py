@@ -5,6 +5,7 @@ A visitor's own state is a `Visitor`: kilobytes, picklable. A `Studio` turns it 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ from rewriter.search import KEPT
 
 PAGE = 12
 MODELS = 4 << 30  # bytes of generators in memory
+KNOWN = 6  # generators at some truncation whose statistics are: each at most half a gigabyte
 BUILT_IN = "townscape"
 
 
@@ -29,7 +31,7 @@ BUILT_IN = "townscape"
 class Visitor:
     """One person's work: the generator's name, the work on each, the pictures on screen and in the painter.
 
-    matches: whether the pictures on screen show where the context fires.
+    matches: whether the pictures on screen show where the context fires. link: the shipped edit that an address opened.
     """
 
     generator: str = BUILT_IN
@@ -37,6 +39,7 @@ class Visitor:
     seeds: tuple[int, ...] = tuple(range(PAGE))
     selected: int = 0
     matches: bool = False
+    link: str = ""
 
     @property
     def work(self) -> History | None:
@@ -53,8 +56,8 @@ class Studio:
 
     def __init__(self, names: Sequence[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device = tuple(names), device
-        self.models, self.known = Cache(MODELS), Cache(MODELS)  # generators; statistics, each as large as its generator
-        self.keys, self.screens = Cache(KEPT), Cache(KEPT // 2)
+        self.models, self.keys, self.screens = Cache(MODELS), Cache(KEPT), Cache(KEPT // 2)
+        self.known: OrderedDict[tuple[str, float], Statistics] = OrderedDict()
 
     def model(self, name: str) -> Generator:
         """A generator, loaded when first asked for.
@@ -70,11 +73,11 @@ class Studio:
         """The visitor's session."""
         generator, work = self.model(visitor.generator), visitor.work
         psi = work.present.edit.truncation if work else 1.0
-
-        def unmeasured() -> Statistics:
-            return Statistics(generator, truncation=psi)
-
-        statistics = self.known.get((generator.fingerprint, psi), unmeasured)
+        key = generator.fingerprint, psi
+        statistics = self.known.pop(key, None) or Statistics(generator, truncation=psi)
+        self.known[key] = statistics
+        while len(self.known) > KNOWN:
+            self.known.popitem(last=False)
         return Rewriter(generator, history=work, statistics=statistics, keys=self.keys)
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from rewriter import Rewriter, Rule
 from rewriter.describe import effect_in_words
-from rewriter.edit import Region
+from rewriter.edit import Edit, Region
 from rewriter.effect import advice
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
@@ -28,6 +29,7 @@ from studio import BUILT_IN, Studio, Visitor
 
 THUMB, FULL = 256, 1024  # pixels a side, on boards and in the painter
 MOST = 48  # pictures on screen
+SLOW = 500  # steps that a method of many small steps gets on the page
 KEEPABLE = 1 << 20  # bytes of work that a browser is asked to keep
 
 Shown = dict[str, Any]  # parts of the page that are to be shown anew, by name
@@ -78,16 +80,21 @@ class View:
         for tile, then, same in zip(shown, before, (now == before).flatten(1).all(1), strict=True):
             if not same:
                 tile["other"] = picture_url(then)
-        if visitor.matches and (session.edit.context or session.edit.paste):
-            for tile, match in zip(shown, session.matches_on(visitor.seeds), strict=True):
-                tile["match"] = picture_url(match.overlay)
-        return {"tiles": shown, "chosen": str(visitor.selected)}
+        note = ""
+        if visitor.matches:
+            try:
+                for tile, match in zip(shown, session.matches_on(visitor.seeds), strict=True):
+                    tile["match"] = picture_url(match.overlay)
+            except InputError as error:
+                note = f"No matches to show: {error}."
+        return {"tiles": shown, "chosen": str(visitor.selected), "note": note}
 
     def _board(self, visitor: Visitor, session: Rewriter) -> Shown:
         return {"board": self.board(visitor, session), "seeds": in_short(visitor.seeds)}
 
     def _picture(self, visitor: Visitor, session: Rewriter) -> Shown:
-        return {"picture": picture_url(self.studio.pictures(session, [visitor.selected])[0], FULL)}
+        url = picture_url(self.studio.pictures(session, [visitor.selected])[0], FULL)
+        return {"picture": {"picture": url, "seed": visitor.selected}}
 
     def _trays(self, visitor: Visitor, session: Rewriter) -> Shown:
         edit, looks, note = session.edit, [], ""
@@ -147,35 +154,54 @@ class View:
         return {"generator": visitor.generator, "about": f"{side} × {side} px · {licence}", "suggested": {}}
 
     def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
-        """What the browser keeps: the whole way back if it is small, else where things stand."""
-        data = session.history.to_bytes()
-        if len(data) > KEEPABLE:
-            data = History((session.history.present,)).to_bytes()
-        work = base64.b64encode(data).decode("ascii") if len(data) <= KEEPABLE else None
-        shown = {"seeds": in_short(visitor.seeds), "selected": f"{visitor.selected}"}
-        return {"kept": {"generator": visitor.generator, "work": work, **shown}}
+        """What the browser keeps: of each generator the whole way back if it is small, else where things stand."""
+        works = {}
+        for name, work in visitor.works.items():
+            data = work.to_bytes()
+            if len(data) > KEEPABLE:
+                data = History((work.present,)).to_bytes()
+            if len(data) <= KEEPABLE:
+                works[name] = base64.b64encode(data).decode("ascii")
+        shown = {"seeds": in_short(visitor.seeds), "selected": f"{visitor.selected}", "link": visitor.link}
+        return {"kept": {"generator": visitor.generator, "works": works, **shown}}
 
 
 def restored(studio: Studio, kept: Any) -> Visitor:
-    """The visitor whose browser kept this.
+    """The visitor whose browser kept this, with the work on generators that are on offer.
 
     Raises:
         InputError: it is damaged, or of another generator.
     """
     try:
         visitor = Visitor(
-            kept["generator"],
+            kept["generator"] if kept["generator"] in studio.names else BUILT_IN,
             seeds=tuple(parse_seeds(kept["seeds"], most=MOST)),
             selected=parse_seeds(kept["selected"], most=1)[0],
+            link=f"{kept['link']}"[:40],
         )
-        studio.model(visitor.generator)
-        if kept["work"] is None:
-            return visitor
-        work = History.from_bytes(base64.b64decode(kept["work"][: 2 * KEEPABLE], validate=True))
+        works = {
+            name: bearable(History.from_bytes(base64.b64decode(work[: 2 * KEEPABLE], validate=True)))
+            for name, work in kept["works"].items()
+            if name in studio.names
+        }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"what the browser kept of your work is damaged ({error})") from error
-    Rewriter(studio.model(visitor.generator), history=work)  # checks that it belongs there
-    return visitor.with_work(work)
+        raise InputError(f"what the browser kept of your work cannot be taken up ({error})") from error
+    for name, work in works.items():
+        Rewriter(studio.model(name), history=work)  # checks that it belongs there
+    return replace(visitor, works=works)
+
+
+def bearable(work: History) -> History:
+    """Refuse work, from a file or a browser, that would keep the lane busy for long whenever it is looked at."""
+    bearable_edit(work.present.edit)
+    return work
+
+
+def bearable_edit(edit: Edit) -> Edit:
+    """The same for one edit."""
+    if edit.statistics is not None or (edit.steps or 0) > SLOW:
+        raise InputError(f"it asks for statistics of its own, or more than {SLOW} steps: use `rewriter apply` for that")
+    return edit
 
 
 def in_short(seeds: Sequence[int]) -> str:

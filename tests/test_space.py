@@ -17,8 +17,10 @@ import torch
 from PIL import Image
 
 from rewriter import Rewriter, Rule, load_edits, masks, townscape
-from rewriter.errors import InputError
+from rewriter.errors import CancelledError, InputError
+from rewriter.history import History, State
 from rewriter.masks import disc
+from rewriter.memory.statistics import Recipe
 
 SPACE = Path(__file__).parent.parent / "space"
 sys.path.insert(0, str(SPACE))
@@ -199,8 +201,12 @@ def test_matches_are_shown_where_the_context_fires(do, ready):
     shown = do.look(ready, "Matches")
     assert all(tile["match"] != tile["image"] for tile in shown["board"]["tiles"])
     assert not do.look(shown["visitor"], "Original")["visitor"].matches
-    with pytest.raises(InputError, match="context first"):
-        do.look(Visitor(), "Matches")
+    early = do.look(Visitor(), "Matches")
+    assert "mark a place" in early["board"]["note"]
+    marked = do.mark(early["visitor"], "context", DOME, 0)
+    assert marked["board"]["note"] == "" and "match" in marked["board"]["tiles"][0]
+    tiny = do.mark(early["visitor"], "context", disc(256, 0.1, 0.1, 0.005), 0)
+    assert "No matches" in tiny["board"]["note"] and do.more(tiny["visitor"])["board"]["note"]
 
 
 def test_places_like_the_context_or_like_what_is_painted_are_found(do, ready):
@@ -231,7 +237,7 @@ def test_layers_are_suggested_by_their_pictures(do, ready):
     found = do.suggest(ready)["suggested"]["tiles"]
     assert len(found) > 3 and all(tile["caption"].startswith(tile["key"]) for tile in found)
     assert do.set(ready, "layer", found[0]["key"])["layer"]["value"] == found[0]["key"]
-    with pytest.raises(InputError, match="stopped"):
+    with pytest.raises(CancelledError):
         do.suggest(ready, lambda *news: False)
 
 
@@ -303,7 +309,14 @@ def test_work_survives_a_reload(do, studio, done):
     shown = do.open(Visitor(), kept)
     assert shown["board"] == board(do, done) and shown["rules"] == do.view.show(done, "rules")["rules"]
     assert do.step(shown["visitor"], "undo")["rules"]["rules"] == []  # the way back too
-    assert restored(studio, {**kept, "work": None}) == Visitor(selected=done.selected)
+    assert restored(studio, {**kept, "works": {}}) == Visitor(selected=done.selected)
+    elsewhere = do.choose(done, str(GOLDEN))["visitor"]
+    both = json.loads(json.dumps(do.view.show(elsewhere, "kept")["kept"]))
+    assert set(restored(studio, both).works) == {"townscape"} and restored(studio, both).generator == str(GOLDEN)
+    assert restored(studio, {**both, "generator": "gone"}).generator == "townscape"
+
+
+KEPT = {"generator": "townscape", "seeds": "0-3", "selected": "0", "link": "", "works": {}}
 
 
 @pytest.mark.parametrize(
@@ -312,23 +325,46 @@ def test_work_survives_a_reload(do, studio, done):
         7,
         [],
         {},
-        {"generator": "townscape", "seeds": "0-3", "selected": "0", "work": "AAAA"},
-        {"generator": "townscape", "seeds": "0-3", "selected": "0", "work": "ÄÖ"},
-        {"generator": "/etc/passwd", "seeds": "0-3", "selected": "0", "work": None},
-        {"generator": "townscape", "seeds": "-3", "selected": "0", "work": None},
-        {"generator": "townscape", "seeds": ["0"], "selected": "0", "work": None},
+        {**KEPT, "works": {"townscape": "AAAA"}},
+        {**KEPT, "works": {"townscape": "ÄÖ"}},
+        {**KEPT, "works": {"townscape": 7}},
+        {**KEPT, "works": []},
+        {**KEPT, "seeds": "-3"},
+        {**KEPT, "seeds": ["0"]},
     ],
 )
-def test_a_browser_that_kept_nonsense_begins_anew(do, kept):
+def test_a_browser_that_kept_nonsense_begins_anew_and_is_told(do, kept):
     shown = do.open(Visitor(), kept)
-    assert shown["visitor"] == Visitor() and shown["kept"] is None
+    assert shown["visitor"] == Visitor() and "cannot be taken up" in shown["next"] and "kept" not in shown
 
 
-def test_links_open_an_edit_or_a_picture_and_pass_over_the_rest(do, done):
+def test_what_would_keep_everybody_waiting_is_refused(do, ready, tmp_path):
+    edit = ready.work.present.edit
+    for slow in (edit.with_(statistics=Recipe(50_000, 16, 0)), edit.with_(method="direct", steps=50_000)):
+        slow.save(tmp_path / "slow.json")
+        with pytest.raises(InputError, match="rewriter apply"):
+            do.load(Visitor(), str(tmp_path / "slow.json"))
+        History((State(slow),)).save(tmp_path / "slow.safetensors")
+        with pytest.raises(InputError, match="rewriter apply"):
+            do.load(Visitor(), str(tmp_path / "slow.safetensors"))
+
+
+def test_a_session_comes_on_top_and_undo_leads_back(do, done, tmp_path):
+    name, data = content(do.save(done, "session"))
+    (tmp_path / name).write_bytes(data)
+    own = do.example(Visitor(), "no-light-on-ground")["visitor"]
+    loaded = do.load(own, str(tmp_path / name))
+    assert rules(do, loaded["visitor"])[0]["title"] != "no light on the ground"
+    assert do.step(loaded["visitor"], "undo")["rules"]["rules"] == rules(do, own)
+
+
+def test_links_open_an_edit_on_top_or_a_picture_and_pass_over_the_rest(do, done):
     kept = do.view.show(done, "kept")["kept"]
-    assert do.open(Visitor(), kept, {"edit": "add-tree"})["pending"] == "add-tree"
-    assert do.open(Visitor(), kept, {"edit": "add-tree"})["rules"]["rules"] == []
-    assert len(do.linked(Visitor(), "add-tree")["rules"]["rules"]) == 1 and do.linked(Visitor(), "") == {}
+    shown = do.open(Visitor(), kept, {"edit": "add-tree"})
+    assert shown["pending"] == "add-tree" and len(shown["rules"]["rules"]) == 1 and "kept" not in shown
+    followed = do.linked(shown["visitor"], "add-tree")
+    assert len(followed["rules"]["rules"]) == 2 and do.linked(Visitor(), "") == {}
+    assert do.open(Visitor(), followed["kept"], {"edit": "add-tree"})["pending"] == ""  # it was followed already
     shown = do.open(Visitor(), None, {"seed": "40"})
     assert shown["visitor"].selected == 40 and shown["visitor"].seeds == tuple(range(36, 48))
     for link in ({"edit": "../x"}, {"seed": "-1"}, {"seed": "9" * 40}, {"seed": "0-3"}, {"what": "?"}):
@@ -369,6 +405,8 @@ def test_what_cannot_be_done_is_refused_in_words(do, ready, done):
         lambda: do.rule(done, "explode", 0),
         lambda: do.save(done, "explode"),
         lambda: do.save(done, "rule", 7),
+        lambda: do.save(done, "rule", None),
+        lambda: do.set(done, None, 1),
         lambda: do.execute(Visitor()),
     ):
         with pytest.raises(InputError):
@@ -421,19 +459,57 @@ def test_news_come_before_the_result_and_errors_are_words(lane, ready):
     assert caught.value.print_exception is False
 
 
-def test_work_that_is_dropped_stops_and_changes_nothing(lane, do, ready):
-    slow = do.set(ready, "method", "projected")["visitor"]
-    news = lane.follow("execute", slow)
-    next(news)
+class Steps:
+    """Handlers whose work goes on until it is told to stop."""
+
+    def __init__(self):
+        self.done, self.ended = 0, threading.Event()
+
+    def work(self, visitor, tell):
+        while tell(self.done, 10**6, "Working"):
+            self.done += 1
+            time.sleep(0.001)
+        self.ended.set()
+        return {}
+
+    def fail(self, visitor):
+        raise RuntimeError("CUDA out of memory at 0x7f")
+
+
+def test_work_that_is_dropped_stops_and_leaves_the_lane_free():
+    steps = Steps()
+    news = Lane(steps).follow("work", Visitor())
+    assert next(news)[1] == "Working"
     news.close()
-    started = time.monotonic()
-    assert lane.call("pick", ready, "3")["visitor"].selected == 3  # the lane is free again
-    assert time.monotonic() - started < 20 and rules(do, ready) == []
+    assert steps.ended.wait(10)
+
+
+def test_whoever_waits_for_a_turn_can_leave(do):
+    steps = Steps()
+    lane = Lane(steps)
+    first, second = lane.follow("work", Visitor()), lane.follow("work", Visitor())
+    next(first)
+    assert next(second) == (0.0, "Working")  # says something although it has not begun
+    second.close()
+    first.close()
+
+
+def test_what_nobody_foresaw_is_told_without_its_details(caplog):
+    with pytest.raises(gr.Error, match="something went wrong") as caught:
+        Lane(Steps()).call("fail", Visitor())
+    assert "CUDA" not in str(caught.value) and "CUDA out of memory" in caplog.text
+
+
+def test_what_strangers_wrote_is_no_html(lane, tmp_path):
+    (tmp_path / "bad.json").write_text(json.dumps({"version": 1, "generator": "", "layer": "a", "<img src=x>": 1}))
+    with pytest.raises(gr.Error, match="&lt;img src=x&gt;") as caught:
+        list(lane.follow("load", Visitor(), str(tmp_path / "bad.json")))
+    assert str(tmp_path) not in str(caught.value)
 
 
 def test_work_that_takes_too_long_is_stopped_in_words(do, ready, monkeypatch):
     monkeypatch.setattr("lane.SECONDS", 0)
-    with pytest.raises(gr.Error, match="stopped after"):
+    with pytest.raises(gr.Error, match="took longer than"):
         list(Lane(do).follow("execute", ready))
 
 
