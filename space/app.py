@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -33,6 +34,11 @@ VIEWS = ("Rewritten", "Original", "Matches")
 CSS = """
 .gradio-container { max-width: 1400px !important; }
 #next { min-height: 1.6em; }
+#next :is(.error, .clear-status) { display: none; }
+.html-container { padding: 0 !important; }
+.gradio-container label:has(:focus-visible), .gradio-container :is(input, textarea):focus-visible {
+  outline: 2px solid var(--color-accent); outline-offset: 1px; }
+#painting button { padding-inline: 6px; white-space: nowrap; }
 #work { display: grid; gap: 24px; align-items: start;
   grid: "pictures painter edit" auto "rules rules edit" 1fr / 1fr 1fr 1fr; }
 #work > * { min-width: 0 !important; }
@@ -49,11 +55,20 @@ THEME = gr.themes.Soft(
     primary_hue="emerald", neutral_hue="stone", font=FONT, font_mono=("ui-monospace", "monospace")
 ).set(
     body_text_color_subdued="*neutral_600",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_600",
+    checkbox_label_background_fill_selected="*primary_700",
+    block_title_text_color="*primary_800",
+    block_title_text_color_dark="white",
     input_border_width="1px",
     input_border_color="*neutral_300",
     button_secondary_border_color="*neutral_300",
     button_border_width="1px",
 )
+LAUNCH: dict[str, Any] = {
+    **{"css": CSS, "theme": THEME, "max_file_size": "64mb", "show_error": True, "ssr_mode": False},
+    "state_session_capacity": 2000,
+}
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
     *("next", "execute", "cancel", "rules", "suggested", "download"),
@@ -107,9 +122,8 @@ class Page:
                 self.view = gr.Radio(VIEWS, value=VIEWS[0], show_label=False, container=False, elem_id="view")
             self.board = Board(first.get("board"), elem_id="board")
             with gr.Row():
-                self.seeds = gr.Textbox(
-                    "0-11", show_label=False, container=False, placeholder="0-11, 40, 97", elem_id="seeds", max_lines=1
-                )
+                plain = {"show_label": False, "container": False, "max_lines": 1, "placeholder": "0-11, 40, 97"}
+                self.seeds = gr.Textbox("0-11", label="Picture numbers", elem_id="seeds", **plain)
                 self.more = gr.Button("More pictures", size="sm", min_width=80, elem_id="more")
                 self.find = gr.Button("Find similar", size="sm", min_width=80, elem_id="find")
 
@@ -302,28 +316,27 @@ def _unfolded(values: Sequence[Any]) -> list[Any]:
 def _card(name: str) -> dict[str, str]:
     """A shipped edit as a tile: its name, and a picture before and after."""
     image = data_url(townscape.examples()[name].with_suffix(".png").read_bytes(), "image/png")
-    return {"key": name, "caption": name.replace("-", " "), "title": f"Rewrite: {name}", "image": image}
+    resists = " (resists)" if name == "door-in-the-sky" else ""
+    return {"key": name, "caption": name.replace("-", " ") + resists, "title": f"Rewrite: {name}", "image": image}
 
 
 def main(generators: Sequence[str] = (), *, mcp: bool = False, **options: Any) -> None:
     """Serve the page; the built-in generator and those named are on offer, options are those of Gradio's launch.
 
     Raises:
-        InputError: MCP is asked for and its package is not installed.
+        InputError: a file that is not there, a port that is taken, or MCP without its package.
     """
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs a package more: pip install 'gradio[mcp]'")
+    if absent := [name for name in generators if not Path(name).exists()]:
+        raise InputError(f"there is no file {absent[0]}: name a checkpoint")
     page = Page(Studio([BUILT_IN, *generators]))
-    page.demo.queue(max_size=64).launch(
-        css=CSS,
-        theme=THEME,
-        max_file_size="64mb",
-        show_error=True,
-        ssr_mode=False,
-        state_session_capacity=2000,
-        mcp_server=mcp,
-        **options,
-    )
+    try:
+        page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)
+    except OSError as error:
+        raise InputError(f"the page cannot be served ({error}): choose another port or host") from error
+    except ValueError as error:  # Gradio looks whether the page answers within seconds
+        raise InputError(f"the page did not answer in time ({error}): start it again") from error
 
 
 if __name__ == "__main__":

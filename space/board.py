@@ -19,6 +19,10 @@ BOARD_CSS = """
 .board.wide img { aspect-ratio: 65 / 32; }
 .board span { display: block; padding: 2px 6px; font-size: 12px; color: var(--body-text-color-subdued); }
 .board.wide span { padding: 4px 8px; font-size: 14px; color: var(--body-text-color); }
+@media (max-width: 700px) {
+  .board.wide { display: flex; overflow-x: auto; }
+  .board.wide button { flex: 0 0 150px; }
+}
 .board p { grid-column: 1 / -1; margin: 0; color: var(--body-text-color-subdued); }
 """
 
@@ -81,7 +85,7 @@ RULES_CSS = """
 .rule header { display: flex; align-items: center; gap: 6px; }
 .rule header b { flex: 1; min-width: 0; overflow-wrap: anywhere; }
 .rule input[type=checkbox] { appearance: auto; width: 18px; height: 18px; accent-color: var(--color-accent); }
-.rule button { padding: 2px 8px; border-radius: 6px; border: 1px solid var(--border-color-primary); cursor: pointer;
+.rule button { padding: 4px 10px; border-radius: 6px; border: 1px solid var(--border-color-primary); cursor: pointer;
   background: var(--button-secondary-background-fill); color: var(--button-secondary-text-color); }
 .rule button:disabled { opacity: 0.4; cursor: default; }
 .rule label { display: flex; align-items: center; gap: 8px; font-size: 14px; margin: 6px 0; }
@@ -117,7 +121,7 @@ const draw = () => {
     header.append(
       on, make('b', `${i + 1}. ${rule.title}`), button('↑', 'Earlier', () => act('move', i - 1), i === 0),
       button('↓', 'Later', () => act('move', i + 1), i + 1 === rules.length),
-      button('⤓', 'Download', () => trigger('fetch', { rule: i })), button('✕', 'Remove', () => act('remove')),
+      button('Save', 'Download', () => trigger('fetch', { rule: i })), button('✕', 'Remove', () => act('remove')),
     );
     const slider = make('input', '', { type: 'range', min: -1, max: 2, step: 0.05, value: rule.strength });
     const shown = make('output', rule.strength.toFixed(2));

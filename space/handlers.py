@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
 from rewriter.pictures import animation, save_png, stacked
-from rewriter.provenance import at_home
+from rewriter.provenance import at_home, default_layer
 from studio import BUILT_IN, PAGE, Studio, Visitor
 from view import (
     EVERYTHING,
@@ -123,8 +124,12 @@ class Handlers:
         if mask is None:
             raise InputError("nothing is painted yet: paint on the picture first")
         session = self.studio.session(visitor)
+        before, made = session.history, session.history.present.made is not None
+        if made and what in ("copy", "erase"):  # another thing: another rule
+            session.begin(default_layer(session.generator))
         acts = (session.copy, session.paste, session.add_context, session.keep, session.erase)
         _named(what, dict(zip(MARKS, acts, strict=True)))(visitor.selected if seed is None else seed, mask)
+        session.history = before.then(session.history.present)  # one step back undoes it
         return {**self._after(visitor, session), "mask": None}
 
     def unmark(self, visitor: Visitor, what: str, key: str) -> Shown:
@@ -183,7 +188,8 @@ class Handlers:
     def step(self, visitor: Visitor, what: str) -> Shown:
         """Undo, redo, begin the next edit, revert all, or let the layer forget the context."""
         session = self.studio.session(visitor)
-        acts = (session.zero, session.undo, session.redo, session.begin, session.revert)
+        begin = partial(session.begin, default_layer(session.generator))
+        acts = (session.zero, session.undo, session.redo, begin, session.revert)
         _named(what, dict(zip(STEPS, acts, strict=True)))()
         return self._after(visitor, session, "board", "picture")
 
@@ -265,6 +271,7 @@ class Handlers:
     def _take_up(self, visitor: Visitor, edits: Sequence[Edit], tell: Tell) -> Shown:
         """Edits one after the other, executed where they are complete; the last one's pictures come on screen."""
         session = self.studio.session(visitor)
+        before = session.history
         marked = [place.seed for place in (edits[-1].paste, edits[-1].copy, *edits[-1].context) if place]
         if marked:
             seeds = tuple(dict.fromkeys([*marked[: PAGE // 2], *range(PAGE)]))[:PAGE]
@@ -274,6 +281,7 @@ class Handlers:
             session.use(at_home(session.generator, edit))
             if not edit.missing():
                 self._execute(visitor, session, tell)
+        session.history = before.then(session.history.present)  # one step back undoes it all
         return self._after(visitor, session, "about", "settings", "board", "picture")
 
     def _pair(self, visitor: Visitor, session: Rewriter) -> tuple[Tensor, Tensor]:

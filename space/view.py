@@ -76,7 +76,7 @@ class View:
         """The pictures on screen: with the rules, as they were, and where the context fires if that is asked for."""
         now, before = (self.studio.pictures(session, visitor.seeds, own) for own in (rules, []))
         pairs = zip(visitor.seeds, now, strict=True)
-        shown = [{"key": f"{seed}", "caption": f"{seed}", "image": picture_url(picture)} for seed, picture in pairs]
+        shown = [_tile(seed, picture) for seed, picture in pairs]
         for tile, then, same in zip(shown, before, (now == before).flatten(1).all(1), strict=True):
             if not same:
                 tile["other"] = picture_url(then)
@@ -105,12 +105,14 @@ class View:
             if edit.paste and not edit.missing():
                 wanted = session.preview()
                 looks += [("before", wanted.before), ("wanted", wanted.after)]
+            elif edit.paste:
+                looks += [("to be pasted on", self._marked(session, edit.paste))]
         except InputError as error:  # the mark stands, with what is wrong with it
             note = f"{error}."
         context, keep = ([(f"{r.seed} ✕", self._marked(session, r)) for r in rs] for rs in (edit.context, edit.keep))
         return {
             "tray": tiles(looks, note or "What you copy and paste appears here.", note=note),
-            "context": tiles(context, "None yet: the pasted place alone counts."),
+            "context": tiles(context, "None yet: the place that is pasted on or erased alone counts."),
             "keep": tiles(keep, "Nothing is kept as it is."),
         }
 
@@ -133,7 +135,7 @@ class View:
                 "strength": rule.strength,
                 "on": rule.on,
                 "words": [line.strip() for line in effect_in_words("", rule).split("\n")[1:]],
-                "remarks": advice(rule),
+                "remarks": [words.replace("(`suggest` ranks them)", "(“Try every layer”)") for words in advice(rule)],
             }
             for rule in session.rules
         ]
@@ -164,6 +166,10 @@ class View:
                 works[name] = base64.b64encode(data).decode("ascii")
         shown = {"seeds": in_short(visitor.seeds), "selected": f"{visitor.selected}", "link": visitor.link}
         return {"kept": {"generator": visitor.generator, "works": works, **shown}}
+
+
+def _tile(seed: int, picture: Tensor) -> Shown:
+    return {"key": f"{seed}", "caption": f"{seed}", "title": f"Picture {seed}", "image": picture_url(picture)}
 
 
 def restored(studio: Studio, kept: Any) -> Visitor:

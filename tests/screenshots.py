@@ -11,7 +11,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 
-from app import CSS, THEME, Page  # noqa: E402 (the Space's files lie beside each other)
+from app import LAUNCH, Page  # noqa: E402 (the Space's files lie beside each other)
 from studio import Studio  # noqa: E402
 
 
@@ -136,8 +136,7 @@ def main(folder):
         sys.exit(HINT)
     Path(folder).mkdir(parents=True, exist_ok=True)
     page = Page(Studio(device="cpu"))
-    options = {"server_name": "127.0.0.1", "css": CSS, "theme": THEME, "ssr_mode": False}
-    _, url, _ = page.demo.queue().launch(prevent_thread_lock=True, quiet=True, **options)
+    _, url, _ = page.demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **LAUNCH)
     with chromium(path) as browser:
         measure(browser, url)
         best(browser, url, Path(folder))

@@ -25,9 +25,10 @@ from rewriter.memory.statistics import Recipe
 SPACE = Path(__file__).parent.parent / "space"
 sys.path.insert(0, str(SPACE))
 
-from app import CSS, Page  # noqa: E402 (the Space's files lie beside each other)
+from app import LAUNCH, Page  # noqa: E402 (the Space's files lie beside each other)
 from handlers import Handlers  # noqa: E402
 from lane import Lane  # noqa: E402
+from painter import Painter  # noqa: E402
 from studio import Studio, Visitor  # noqa: E402
 from view import in_short, restored  # noqa: E402
 
@@ -166,6 +167,27 @@ def test_an_edit_that_did_not_take_says_so_with_the_next_thing_to_try(do):
 def test_two_rules_that_overlap_are_remarked_upon(do):
     once = do.example(Visitor(), "dome-to-spire")["visitor"]
     assert "directions" in str(do.example(once, "dome-to-tree")["rules"]["remarks"])
+
+
+def test_what_is_painted_knows_its_picture(do):
+    painted = Painter().preprocess(f"5:{masks.encode(DOME)}")
+    assert painted.seed == 5 and painted.mask.shape == (64, 64)
+    copied = do.mark(Visitor(selected=9), "copy", *painted)["visitor"]
+    assert copied.work.present.edit.copy.seed == 5
+    for nonsense in ("5:", "5:x", "123456789:" + masks.encode(DOME), "5" * 50):
+        with pytest.raises(gr.Error):
+            Painter().preprocess(nonsense)
+
+
+def test_another_copy_is_another_rule_and_undo_takes_one_step(do, done):
+    again = do.mark(done, "copy", DOME, 3)
+    edit = again["visitor"].work.present.edit
+    assert edit.paste is None and edit.context == () and len(again["rules"]["rules"]) == 1
+    assert do.step(again["visitor"], "undo")["visitor"].work.present is done.work.present
+    shown = do.example(Visitor(), "grand-tour")["visitor"]
+    assert rules(do, do.step(shown, "undo")["visitor"]) == []
+    begun = do.step(do.example(Visitor(), "add-tree")["visitor"], "begin")
+    assert begun["layer"]["value"] == "layer8"  # not the example's
 
 
 def test_erasing_and_zeroing_need_no_copy(do):
@@ -561,7 +583,7 @@ def test_every_shipped_edit_has_a_card():
 @pytest.fixture(scope="module")
 def url(studio):
     page = Page(studio)
-    _, address, _ = page.demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", css=CSS)
+    _, address, _ = page.demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **LAUNCH)
     yield address
     page.demo.close()
 
@@ -610,7 +632,7 @@ def test_an_agent_does_the_whole_edit_over_mcp(studio):
 
     page = Page(studio)
     launched = page.demo.queue().launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", mcp_server=True, ssr_mode=False
+        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", mcp_server=True, **LAUNCH
     )
 
     async def edit():
