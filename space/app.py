@@ -145,7 +145,7 @@ class Page:
             self.next = gr.Markdown(first.get("next"), elem_id="next")
             with gr.Row():
                 self.execute = gr.Button("Execute", variant="primary", elem_id="execute", interactive=False, scale=3)
-                self.cancel = gr.Button("Cancel", visible=False, elem_id="cancel", scale=1, min_width=80)
+                self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=80)
             with gr.Accordion("Kept as it is", open=False):
                 self.keep = Board(first.get("keep"), elem_id="keep-tray")
             self._advanced(first)
@@ -198,7 +198,7 @@ class Page:
             case "ready":
                 return self.execute, gr.Button(interactive=value)
             case "busy":
-                return self.cancel, gr.Button(visible=value)
+                return self.cancel, gr.Button(interactive=value)
             case "layer":
                 return self.layer, gr.Dropdown(**value)
             case _:
@@ -304,7 +304,7 @@ class Page:
         self._on(self.rules.fetch, "save", "rule", said=["rule"])
         self._on_long(self.load.upload, "load", given=[self.load])
         self.cancel.click(None, cancels=self.running, **PRIVATE)  # with a function it would come too late
-        self.cancel.click(lambda: gr.Button(visible=False), None, self.cancel, **PRIVATE)
+        self.cancel.click(lambda: gr.Button(interactive=False), None, self.cancel, **PRIVATE)
         self._on(self.cancel.click, "refresh")
 
 

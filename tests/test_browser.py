@@ -191,7 +191,7 @@ def test_a_tab_that_is_closed_and_work_that_is_cancelled_stop(visit):
     v.page.close(run_before_unload=False)
     other.press('#cards [data-key="no-light-on-ground"]')
     other.wait_for_rules(1)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
 
 
 def test_a_double_click_makes_one_rule(visit):
