@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 import api
-from board import SHOW, TRIED, Board, Download, RuleList
+from board import SHOW, TRIED, Board, Cards, Download, RuleList
 from handlers import MARKS, SETTINGS, Handlers
 from lane import ZERO, Lane
 from painter import Painted, Painter
@@ -113,7 +113,7 @@ class Page:
                 self.generator = gr.Dropdown(names, value=names[0], label="Generator", elem_id="generator")
                 self.about = gr.Markdown(first.get("about"), elem_id="about")
         gr.Markdown("### See it happen: a rule rewritten at a click")
-        self.cards = Board({"tiles": [_card(name) for name in townscape.examples()]}, wide=True, elem_id="cards")
+        self.cards = Cards({"tiles": [_card(name) for name in townscape.examples()]}, elem_id="cards")
 
     def _pictures(self, first: Shown) -> None:
         with gr.Column(elem_id="pictures"):
@@ -181,7 +181,7 @@ class Page:
                 }
                 kinds = [".json", ".safetensors"]
                 self.load = gr.UploadButton("Load …", file_types=kinds, size="sm", min_width=80, elem_id="load")
-            self.download = Download()
+            self.download = Download(container=False)
 
     # --- what is shown ---
 

@@ -59,23 +59,30 @@ SHOW = """view => {
 }"""
 
 
-class Board(gr.HTML):
-    """Pictures to choose from. Its value is a dict of tiles; `pick` tells the key of the tile that was clicked."""
+class Drawn(gr.HTML):
+    """A component that draws a JSON value by its own template, style and script."""
 
-    def __init__(self, value: dict[str, Any] | None = None, *, wide: bool = False, **options: Any) -> None:
-        super().__init__(
-            value,
-            html_template=f'<div class="board {"wide" if wide else ""}"></div>',
-            css_template=BOARD_CSS,
-            js_on_load=BOARD_JS,
-            apply_default_css=False,
-            padding=False,
-            **options,
-        )
+    HTML = CSS = JS = ""
+
+    def __init__(self, value: dict[str, Any] | None = None, **options: Any) -> None:
+        drawn = {"html_template": self.HTML, "css_template": self.CSS, "js_on_load": self.JS}
+        super().__init__(value, **{**drawn, "apply_default_css": False, "padding": False, **options})
 
     def postprocess(self, value: dict[str, Any] | None) -> str:
-        """A dict of tiles → JSON."""
+        """A dict → JSON."""
         return json.dumps(value or {})
+
+
+class Board(Drawn):
+    """Pictures to choose from. Its value is a dict of tiles; `pick` tells the key of the tile that was clicked."""
+
+    HTML, CSS, JS = '<div class="board"></div>', BOARD_CSS, BOARD_JS
+
+
+class Cards(Board):
+    """A board of wide pictures."""
+
+    HTML = '<div class="board wide"></div>'
 
 
 RULES_CSS = """
@@ -156,27 +163,14 @@ draw();
 TRIED = "() => { document.querySelector('#%s .rules').dispatchEvent(new CustomEvent('tried', { bubbles: true })); }"
 
 
-class RuleList(gr.HTML):
+class RuleList(Drawn):
     """The rules made so far.
 
     `act` tells what was done: {"do": strength | switch | move | remove, "rule", "value"}; `attempt` which strength a
     slider passes over: {"rule", "value"}; `fetch` which rule is to be downloaded: {"rule"}.
     """
 
-    def __init__(self, value: dict[str, Any] | None = None, **options: Any) -> None:
-        super().__init__(
-            value,
-            html_template='<div class="rules" role="list" aria-label="Rules"></div>',
-            css_template=RULES_CSS,
-            js_on_load=RULES_JS,
-            apply_default_css=False,
-            padding=False,
-            **options,
-        )
-
-    def postprocess(self, value: dict[str, Any] | None) -> str:
-        """Rules and remarks → JSON."""
-        return json.dumps(value or {})
+    HTML, CSS, JS = '<div class="rules" role="list" aria-label="Rules"></div>', RULES_CSS, RULES_JS
 
 
 DOWNLOAD_JS = """
@@ -190,12 +184,7 @@ watch('value', () => {
 """
 
 
-class Download(gr.HTML):
+class Download(Drawn):
     """Hands the browser a file: {"name", "url" with all of its content, "whole": if nothing is lost with the page}."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__("", html_template="<i hidden></i>", js_on_load=DOWNLOAD_JS, container=False, **options)
-
-    def postprocess(self, value: dict[str, Any] | None) -> str:
-        """A file → JSON."""
-        return json.dumps(value or {})
+    HTML, JS = "<i hidden></i>", DOWNLOAD_JS

@@ -142,7 +142,7 @@ class Handlers:
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
         session = self.studio.session(visitor)
-        if getattr(session.edit, _named(name, {each: each for each in SETTINGS})) == value:
+        if _named(name, {each: getattr(session.edit, each) for each in SETTINGS}) == value:
             return self._after(visitor, session)
         new = {name: round(value, 1) if name == "truncation" and isinstance(value, float) else value}
         if name == "method":
