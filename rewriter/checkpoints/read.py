@@ -1,68 +1,190 @@
-"""Checkpoint files → state dicts, reading tensors only: nothing in a file is executed."""
+"""A checkpoint file → the tensors of its generator, by their published names. Nothing in the file is executed.
+
+.safetensors                       read by safetensors, in place
+.pt .pth .bin, torch.save          looked through by `unpickle`, then read by torch.load(weights_only=True), in place
+.pkl, NVIDIA's persistence         looked through by `unpickle`; the tensors of G_ema alone are taken
+
+What a file is shows in its first bytes, whatever its name.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
-import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rewriter.checkpoints.unpickle import MAGIC, Described, Persistent, run, scan_older, scan_zip
 from rewriter.errors import InputError
 from rewriter.files import replacing
 from rewriter.generators.base import Generator
 from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
 
+CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed
+OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # how torch.save's older kind begins
+SIZE, DEPTH = 8 << 30, 16  # of a file in bytes; of modules in modules
+Options = dict[str, Any]
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State dict of a .safetensors, .pt, .pth or .bin file, and what else it says for `convert`.
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
+    """State dict of a checkpoint file, and what else it says for `convert`: conv_clamp or clamp.
+
+    Tensors of safetensors and of zipped files of torch.save lie in the file until they are used.
 
     Raises:
-        InputError: the file is missing, damaged, or holds more than tensors.
+        InputError: the file is missing, damaged, or holds more than tensors; it names what.
     """
     try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            options: dict[str, Any] = {"clamp": metadata["clamp"] == "True"} if "clamp" in metadata else {}
-            return state, options | _clamp(path, metadata.get("conv_clamp"))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(64)
+            file.seek(0)
+            if not size or size > SIZE:
+                raise InputError("it is empty" if not size else f"it is larger than {SIZE >> 30} GB")
+            state, options = _read(path, file, head, size)
+        if sum(value.nbytes for value in state.values()) > size:
+            raise InputError("its tensors are larger than the file: they overlap")
+        return state, options
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror or error}): check the name") from error
+    except InputError as error:
+        raise InputError(f"cannot read {path} as a checkpoint: {error}") from error
+    except Exception as error:  # whatever the parsers of others say of a file that nobody vouches for
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot read {path} as a checkpoint ({reason[:200]}): fetch it again") from error
-    return _state(path, loaded)
 
 
-def _state(path: Path, loaded: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str, Tensor], Options]:
+    """By what the file begins with."""
+    if head[8:9] == b"{":
+        return _safetensors(path)
+    if head[:4] == b"PK\x03\x04":
+        scan_zip(file, size)
+        return _container(_load(path, mmap=True))
+    if head.startswith(OLDER):
+        scan_older(file, size)
+        return _container(_load(path, mmap=False))
+    if head[:1] == b"\x80":
+        return _persistence(run(file, size))
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError("it is a Git LFS pointer to the file: fetch the file itself, with `git lfs pull` or anew")
+    if head.lstrip()[:1] == b"<":
+        raise InputError("it is a web page: fetch the file itself")
+    raise InputError("it is none: expected safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2")
+
+
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    options: Options = {"clamp": metadata["clamp"] == "True"} if "clamp" in metadata else {}
+    return state, options | _clamp(metadata.get("conv_clamp"))
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options: names and values
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
     """Tensors by name from the containers in which people publish them."""
-    options: dict[str, Any] = {}
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("g_ema"), Mapping):
-        average = loaded.get("latent_avg")
-        loaded = {**loaded["g_ema"], **({} if average is None else {"latent_avg": average})}
-    elif isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        options = _clamp(path, loaded.get("conv_clamp"))
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise InputError(f"{path} does not hold a state dict of tensors: export the generator's (g_ema) weights")
-    return {str(name): value for name, value in loaded.items()}, options
+    options: Options = {}
+    if isinstance(loaded, Mapping):
+        inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
+        if inside:
+            average = loaded.get("latent_avg")
+            options = _clamp(loaded.get("conv_clamp"))
+            loaded = {**loaded[inside], **({} if average is None else {"latent_avg": average})}
+    if not isinstance(loaded, Mapping) or not all(type(value) in _PLAIN for value in loaded.values()):
+        raise InputError("it does not hold a state dict of tensors: export the generator's (g_ema) weights")
+    return {str(name): value.detach() for name, value in loaded.items()}, options
 
 
-def _clamp(path: Path, value: Any) -> dict[str, float]:
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _clamp(value: Any) -> Options:
     """The clamp that a file states, as an option; nothing if it states none."""
     try:
         clamp = None if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
         clamp = math.nan
     if clamp is not None and not 0 < clamp < math.inf:
-        raise InputError(f"{path} states conv_clamp {value!r}: expected a number above 0")
+        raise InputError(f"it states conv_clamp {str(value)[:40]!r}: expected a number above 0")
     return {} if clamp is None else {"conv_clamp": clamp}
+
+
+# --- NVIDIA's persistence ---
+
+
+def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
+    """The averaged generator of a training run's pickle, or a generator alone."""
+    generator = loaded.get("G_ema") if isinstance(loaded, dict) else loaded
+    if not isinstance(generator, Persistent) or generator.name != "Generator":
+        raise InputError("it holds no generator of NVIDIA's: expected a dict with G_ema, or the generator itself")
+    modules = dict(_modules(generator, "", 0, set()))
+    if generator.fields.get("c_dim"):
+        raise InputError(
+            "this generator is not supported, because it is conditional: layers that depend on a class "
+            "label are no single memory here"
+        )
+    state = {
+        f"{prefix}{name}": _tensor(value)
+        for prefix, module in modules.items()
+        for group in ("_parameters", "_buffers")
+        for name, value in _fields(module, group).items()
+        if value is not None
+    }
+    return state, _said(modules)
+
+
+def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:
+    """A module and those inside it, by their prefix; each stands in one place."""
+    if id(module) in seen or depth > DEPTH:
+        raise InputError("its modules are nested too deeply, or one is in two places")
+    seen.add(id(module))
+    yield prefix, module
+    for name, inner in _fields(module, "_modules").items():
+        if not isinstance(inner, Persistent):
+            raise InputError(f"it has a module {prefix}{name} that is not of NVIDIA's persistence")
+        yield from _modules(inner, f"{prefix}{name}.", depth + 1, seen)
+
+
+def _fields(module: Persistent, group: str) -> Mapping[str, Any]:
+    fields = module.fields.get(group)
+    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
+        raise InputError(f"its {module.name} has no {group}")
+    return fields
+
+
+def _tensor(value: Any) -> Tensor:
+    """Numbers that were embedded in the pickle, as they were described."""
+    if not isinstance(value, Described):
+        raise InputError(f"it has a {type(value).__name__} where a tensor belongs")
+    storage = value.storage
+    flat = torch.empty(0, dtype=storage.dtype)
+    if storage.count:
+        flat = torch.frombuffer(bytearray(storage.data), dtype=storage.dtype)
+    return flat.as_strided(value.shape, value.stride, value.offset).contiguous()
+
+
+def _said(modules: Mapping[str, Persistent]) -> Options:
+    """What its layers say of themselves: the clamp; and that they are none that would be drawn otherwise."""
+    clamps = [module.fields["conv_clamp"] for module in modules.values() if "conv_clamp" in module.fields]
+    for prefix, module in modules.items():
+        activation, architecture = module.fields.get("activation", "lrelu"), module.fields.get("architecture", "skip")
+        if module.name == "SynthesisLayer" and activation != "lrelu" or architecture != "skip":
+            raise InputError(f"this generator is not supported, because of {prefix}: {activation}, {architecture}")
+    if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
+        raise InputError("its layers are clamped differently")
+    return _clamp(clamps[0] if clamps else None)
 
 
 def write_checkpoint(generator: Generator, path: str | Path) -> None:

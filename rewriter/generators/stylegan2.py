@@ -22,11 +22,15 @@ from rewriter.generators.layer import Features, LayerInfo, Memory
 GAIN = math.sqrt(2)
 SLOPE = 0.2
 MAPPING_RATE = 0.01
+SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its skip connections otherwise
 
 
 @dataclass(frozen=True)
 class StyleGAN2Config:
-    """Architecture: `channels` maps each resolution (4, 8 … up to the picture's) to its feature count."""
+    """Architecture: `channels` maps each resolution (4, 8 … up to the picture's) to its feature count.
+
+    skip_filter: whether the state holds a filter (4, 4) for the skip connections, instead of 1-3-3-1.
+    """
 
     channels: Mapping[int, int] = field(
         default_factory=lambda: {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128}
@@ -35,6 +39,7 @@ class StyleGAN2Config:
     w_dim: int = 512
     mapping_layers: int = 8
     conv_clamp: float | None = None
+    skip_filter: bool = False
 
     def __post_init__(self) -> None:
         sides = [4 * 2**i for i in range(len(self.channels))]
@@ -153,6 +158,8 @@ class StyleGAN2(Generator):
             self._add(block, f"layer{2 * level}", "conv1", side, channels, channels)
             block.add_module("torgb", ToRGB(channels, config.w_dim, clamp=config.conv_clamp))
             previous = channels
+        if config.skip_filter:
+            self.synthesis.register_buffer("skip_filter", torch.zeros(4, 4))
         self._order = list(self.layers)
         self.requires_grad_(False)
 
@@ -193,7 +200,8 @@ class StyleGAN2(Generator):
         if info.scale == 1:
             to_rgb = self.synthesis.get_submodule(f"b{info.resolution}.torgb")
             rgb: Tensor = to_rgb(values, w)
-            skip = rgb if skip is None else upsample(skip) + rgb
+            kernel = self.synthesis.get_buffer("skip_filter") if self.config.skip_filter else None
+            skip = rgb if skip is None else upsample(skip, kernel) + rgb
         position = self._order.index(features.layer) + 1
         if position == len(self._order):
             assert skip is not None

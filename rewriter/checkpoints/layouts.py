@@ -1,0 +1,262 @@
+"""What others call the tensors that we call as NVIDIA does: one table for each layout, read in both directions.
+
+nvidia      mapping.fc0.weight, synthesis.b8.conv0.affine.bias …       StyleGAN2; ours
+rosinality  style.1.weight, convs.0.conv.modulation.bias …             StyleGAN2
+genforce    mapping.dense0.weight, synthesis.layer1.style.bias …       StyleGAN2
+            layer0.weight, output3.bias …                              Progressive GAN
+gandissect  layer1.conv.weight, layer1.wscale.b …                      Progressive GAN; ours
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from rewriter.errors import InputError
+from rewriter.generators.filters import TAPS
+from rewriter.generators.stylegan2 import SKIP
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Link:
+    """One tensor under two names.
+
+    before, after: axes of length one that theirs has more, in front and behind.
+    flip: theirs has both axes of the kernel reversed. shift: ours is theirs plus this.
+    """
+
+    theirs: str
+    ours: str
+    before: int = 0
+    after: int = 0
+    flip: bool = False
+    shift: float = 0.0
+
+    def read(self, value: Tensor) -> Tensor:
+        """Theirs → ours; a value of another shape stays as it is, to be reported."""
+        core = value.shape[self.before : value.ndim - self.after]
+        if value.ndim >= self.before + self.after and value.numel() == core.numel():
+            value = value.reshape(core)
+        return self._turned(value) + self.shift if self.shift else self._turned(value)
+
+    def write(self, value: Tensor) -> Tensor:
+        """Ours → theirs."""
+        value = self._turned(value - self.shift if self.shift else value)
+        return value.reshape((1,) * self.before + tuple(value.shape) + (1,) * self.after).contiguous()
+
+    def _turned(self, value: Tensor) -> Tensor:
+        return value.flip(-1, -2) if self.flip and value.ndim >= 2 else value
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All that a file of one layout holds: tensors by both names, constant filters with their gain and leading axes.
+
+    unused: what may be there and draws nothing. skip: the filter that may be another, which we draw with then.
+    """
+
+    name: str
+    architecture: str  # "stylegan2" or "proggan"
+    links: tuple[Link, ...]
+    filters: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    unused: frozenset[str] = frozenset()
+    skip: str = ""
+
+    def read(self, state: State) -> dict[str, Tensor]:
+        """Their tensors under our names; unknown ones keep theirs, to be reported.
+
+        Raises:
+            InputError: a filter is not the one that we draw with.
+        """
+        found = {link.ours: link.read(state[link.theirs]) for link in self.links if link.theirs in state}
+        for key in self.filters.keys() & state.keys():
+            plane = state[key].reshape(state[key].shape[-2:]) if state[key].numel() == 16 else state[key]
+            if plane.shape != (4, 4) or not torch.allclose(plane.float(), _filter(self.filters[key][0]), atol=1e-5):
+                if key != self.skip or plane.shape != (4, 4):
+                    raise InputError(f"{key} is not the filter 1-3-3-1: such a model cannot be drawn faithfully here")
+                found[SKIP] = plane
+        known = {link.theirs for link in self.links} | self.filters.keys() | self.unused
+        return found | {key: value for key, value in state.items() if key not in known}
+
+    def write(self, state: State) -> dict[str, Tensor]:
+        """Our tensors under their names, with the filters that their code expects.
+
+        Raises:
+            InputError: the generator smooths its skip connections with another filter, which this layout cannot say.
+        """
+        if SKIP in state and not self.skip:
+            raise InputError(f"{self.name} cannot say which filter smooths the skip connections: choose genforce")
+        out = {link.theirs: link.write(state[link.ours]) for link in self.links}
+        for key, (gain, axes) in self.filters.items():
+            plane = state[SKIP] if key == self.skip and SKIP in state else _filter(gain)
+            out[key] = plane[(None,) * axes].contiguous()
+        return out
+
+    @property
+    def theirs(self) -> dict[str, str]:
+        """Our name → theirs."""
+        return {link.ours: link.theirs for link in self.links}
+
+
+def nvidia(levels: int, depth: int) -> Layout:
+    """NVIDIA's PyTorch implementations: ours, and filters."""
+    sides = [4 * 2**i for i in range(levels)]
+    links = [Link(ours, ours) for ours in _names(levels, depth)]
+    filters = [f"synthesis.b{side}{part}.resample_filter" for side in sides for part in ("", ".conv0", ".conv1")]
+    return Layout("nvidia", "stylegan2", tuple(links), {key: (1.0, 0) for key in filters if "b4.conv0" not in key})
+
+
+def rosinality(levels: int, depth: int) -> Layout:
+    """stylegan2-pytorch by rosinality."""
+    links = [Link("latent_avg", "mapping.w_avg"), Link("input.input", "synthesis.b4.const", before=1)]
+    for i, part in ((i, part) for i in range(depth) for part in ("weight", "bias")):
+        links.append(Link(f"style.{i + 1}.{part}", f"mapping.fc{i}.{part}"))
+    for number, ours in enumerate(_convolutions(levels)):
+        theirs = f"convs.{number - 1}" if number else "conv1"
+        links += [
+            Link(f"{theirs}.conv.weight", f"{ours}.weight", before=1),
+            *_pair(f"{theirs}.conv.modulation", f"{ours}.affine"),
+            Link(f"{theirs}.noise.weight", f"{ours}.noise_strength", before=1),
+            Link(f"{theirs}.activate.bias", f"{ours}.bias"),
+            Link(f"noises.noise_{number}", f"{ours}.noise_const", before=2),
+        ]
+    for level in range(levels):
+        theirs, ours = f"to_rgbs.{level - 1}" if level else "to_rgb1", f"synthesis.b{4 * 2**level}.torgb"
+        links.append(Link(f"{theirs}.conv.weight", f"{ours}.weight", before=1))
+        links += [
+            *_pair(f"{theirs}.conv.modulation", f"{ours}.affine"),
+            Link(f"{theirs}.bias", f"{ours}.bias", before=1, after=2),
+        ]
+    filters = [f"convs.{2 * i}.conv.blur.kernel" for i in range(levels - 1)]
+    filters += [f"to_rgbs.{i}.upsample.kernel" for i in range(levels - 1)]
+    return Layout("rosinality", "stylegan2", tuple(links), dict.fromkeys(filters, (4.0, 0)))
+
+
+def genforce(levels: int, depth: int) -> Layout:
+    """GenForce's StyleGAN2: kernels that upsample are reversed, styles are stored without their 1."""
+    links = [Link("truncation.w_avg", "mapping.w_avg")]
+    links.append(Link("synthesis.early_layer.const", "synthesis.b4.const", before=1))
+    for i in range(depth):
+        links += _pair(f"mapping.dense{i}", f"mapping.fc{i}")
+    for number, ours in enumerate(_convolutions(levels)):
+        theirs = f"synthesis.layer{number}"
+        links += [
+            Link(f"{theirs}.weight", f"{ours}.weight", flip=ours.endswith("conv0")),
+            Link(f"{theirs}.bias", f"{ours}.bias"),
+            Link(f"{theirs}.noise_strength", f"{ours}.noise_strength"),
+            Link(f"{theirs}.noise", f"{ours}.noise_const", before=2),
+            *_pair(f"{theirs}.style", f"{ours}.affine", shift=1.0),
+        ]
+    for level in range(levels):
+        theirs, ours = f"synthesis.output{level}", f"synthesis.b{4 * 2**level}.torgb"
+        links += [*_pair(theirs, ours), *_pair(f"{theirs}.style", f"{ours}.affine", shift=1.0)]
+    filters, skip = (
+        [f"synthesis.layer{2 * i + 1}.filter.kernel" for i in range(levels - 1)],
+        "synthesis.upsample.kernel",
+    )
+    return Layout("genforce", "stylegan2", tuple(links), dict.fromkeys([*filters, skip], (4.0, 2)), skip=skip)
+
+
+def gandissect(layers: int) -> Layout:
+    """GAN Dissection's Progressive GAN: ours."""
+    names = [f"layer{i + 1}" for i in range(layers)] + [f"output_{2 ** (layers // 2 + 1)}x{2 ** (layers // 2 + 1)}"]
+    links = [Link(f"{name}.{part}", f"{name}.{part}") for name in names for part in ("conv.weight", "wscale.b")]
+    return Layout("gandissect", "proggan", tuple(links))
+
+
+def genforce_proggan(layers: int) -> Layout:
+    """GenForce's Progressive GAN, counted from 0; the outputs of lower resolutions draw nothing."""
+    links = []
+    for i in range(layers):
+        links.append(Link(f"layer{i}.weight", f"layer{i + 1}.conv.weight"))
+        links.append(Link(f"layer{i}.bias", f"layer{i + 1}.wscale.b"))
+    last, side = layers // 2 - 1, 2 ** (layers // 2 + 1)
+    links.append(Link(f"output{last}.weight", f"output_{side}x{side}.conv.weight"))
+    links.append(Link(f"output{last}.bias", f"output_{side}x{side}.wscale.b"))
+    lower = {f"output{i}.{part}" for i in range(last) for part in ("weight", "bias")}
+    return Layout("genforce", "proggan", tuple(links), unused=frozenset({"lod", *lower}))
+
+
+STYLEGAN2: Mapping[str, Callable[[int, int], Layout]] = {
+    "nvidia": nvidia,
+    "rosinality": rosinality,
+    "genforce": genforce,
+}
+PROGGAN: Mapping[str, Callable[[int], Layout]] = {"gandissect": gandissect, "genforce": genforce_proggan}
+UNSUPPORTED = {
+    r"mapping\.embed\.|mapping\.label_weight": "it is conditional, and layers that depend on a class label are no "
+    "single memory here",
+    r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method's keys and "
+    "values are of StyleGAN2 and Progressive GAN",
+    r"(g_)?synthesis\.(blocks\.|layer\d+\.(style\.dense|apply_noise|epilogue))|(generator\.)?progression\.\d+\.": "it "
+    "is a StyleGAN1: its styles normalise features after the convolution, which is another memory than StyleGAN2's",
+    r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, and only the one with skip connections is known",
+}
+
+
+def recognise(state: State) -> Layout:
+    """Which layout a state dict is of, by its names; the architecture's depth by their numbers.
+
+    Raises:
+        InputError: an unknown layout, or one that is not supported, and why.
+    """
+    for pattern, reason in UNSUPPORTED.items():
+        if found := next((key for key in state if re.match(pattern, key)), None):
+            raise InputError(f"this generator is not supported, because {reason} (it holds {found})")
+    keys = state.keys()
+    if any(key.startswith("synthesis.b4.") for key in keys):
+        levels = largest(r"synthesis\.b(\d+)\.", keys, most=1024).bit_length() - 2
+        return nvidia(levels, largest(r"mapping\.fc(\d+)\.", keys) + 1)
+    if any(key.startswith("to_rgb1.") for key in keys):
+        return rosinality(largest(r"convs\.(\d+)\.", keys) // 2 + 2, largest(r"style\.(\d+)\.", keys))
+    if any(key.startswith("synthesis.layer0.") for key in keys):
+        levels = (largest(r"synthesis\.layer(\d+)\.", keys) + 1) // 2 + 1
+        return genforce(levels, largest(r"mapping\.dense(\d+)\.", keys) + 1)
+    if any(re.fullmatch(r"layer\d+\.(weight|bias)", key) for key in keys):
+        return genforce_proggan(largest(r"layer(\d+)\.", keys) + 1)
+    if any(re.match(r"layer\d+\.(conv|wscale)\.", key) for key in keys):
+        return gandissect(largest(r"layer(\d+)\.", keys))
+    shown = ", ".join(key[:80] for key in list(keys)[:4]) or "nothing"
+    raise InputError(
+        f"unknown checkpoint layout (it begins with {shown}); known: nvidia, rosinality, genforce, gandissect"
+    )
+
+
+def largest(pattern: str, keys: Iterable[str], *, most: int = 64) -> int:
+    """The largest number, of at most `most`, that stands at a place of the names; 0 if there is none."""
+    numbers = [int(match[1]) for key in keys if (match := re.match(pattern, key)) and len(match[1]) < 5]
+    return max([number for number in numbers if number <= most], default=0)
+
+
+def _convolutions(levels: int) -> list[str]:
+    """The convolutions by our names, in order."""
+    later = [f"synthesis.b{8 * 2**i}.{conv}" for i in range(levels - 1) for conv in ("conv0", "conv1")]
+    return ["synthesis.b4.conv1", *later]
+
+
+def _names(levels: int, depth: int) -> Iterator[str]:
+    """All tensors of a StyleGAN2 by our names."""
+    yield from ("mapping.w_avg", "synthesis.b4.const")
+    yield from (f"mapping.fc{i}.{part}" for i in range(depth) for part in ("weight", "bias"))
+    affine = ("weight", "bias", "affine.weight", "affine.bias")
+    for conv in _convolutions(levels):
+        yield from (f"{conv}.{part}" for part in (*affine, "noise_const", "noise_strength"))
+    for level in range(levels):
+        yield from (f"synthesis.b{4 * 2**level}.torgb.{part}" for part in affine)
+
+
+def _pair(theirs: str, ours: str, *, shift: float = 0.0) -> list[Link]:
+    """A weight and its bias."""
+    return [Link(f"{theirs}.weight", f"{ours}.weight"), Link(f"{theirs}.bias", f"{ours}.bias", shift=shift)]
+
+
+def _filter(gain: float) -> Tensor:
+    """The filter 1-3-3-1 on both axes, (4, 4), with the sum `gain`."""
+    row = torch.tensor(TAPS) / sum(TAPS)
+    return torch.outer(row, row) * gain

@@ -1,0 +1,413 @@
+"""What a pickle from a stranger may do here, in full: a small machine that makes plain data and nothing else.
+
+It runs the opcodes of `pickletools`, knows no module, and calls nothing but the few functions below. Whatever else a
+file names or asks for is refused by name. Tensors come out as `Described`: what is in them is read later, and only if
+it is wanted (`read.py`).
+
+    run         any pickle that holds data and tensors
+    scan_zip    the pickle of a file of torch.save, checked against the archive that it lies in
+    scan_older  the same for the older kind, which is five pickles and then numbers
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, BinaryIO
+
+import torch
+
+from rewriter.errors import InputError
+
+MOST_STEPS = 1_000_000  # a training run's pickle of three networks has a tenth of that
+MOST_EMBEDDED = 10_000  # storages in a pickle; that one has six hundred
+MOST_RECORDS = 20_000  # in a zip archive
+MOST_PICKLE = 64 << 20  # bytes of the pickle in one
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's older kind
+DTYPES = {
+    **{"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64},
+    **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
+    "Bool": torch.bool,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """Numbers that lie elsewhere in the file, or, where they were embedded in its pickle, in `data`."""
+
+    dtype: torch.dtype
+    count: int
+    key: str
+    data: memoryview = field(default=memoryview(b""), repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """What they take."""
+        return self.count * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """A tensor of which only this is known: no two of its elements share a place, and all lie in its storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Persistent:
+    """An object of NVIDIA's persistence: its class by name, and its fields; its source code was left alone."""
+
+    name: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """One of the names that a file may call."""
+
+    name: str
+    make: Callable[..., Any]
+
+
+class _Fence:
+    """A file from which no more can be asked for than it holds, so that a length in it costs no memory."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, size: int) -> bytes:
+        """So many bytes, or a refusal."""
+        left = self._size - self._file.tell()
+        if not 0 <= size <= left:
+            raise InputError(f"it asks for {size:,} bytes where {left:,} are left")
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        """A name; names are short."""
+        return self._file.readline(512)
+
+    def tell(self) -> int:
+        """Where it stands."""
+        return self._file.tell()
+
+
+def run(file: BinaryIO, size: int, *, nested: bool = True) -> Any:
+    """The data of the pickle that begins at the file's position; the file then stands behind it.
+
+    Args:
+        file: open for reading.
+        size: of the whole file, in bytes.
+        nested: whether storages may come as embedded files of torch.save.
+
+    Raises:
+        InputError: it names what is not known here, or is too large, damaged or no pickle.
+    """
+    machine = _Machine(size if nested else 0)
+    steps = pickletools.genops(_Fence(file, size))  # type: ignore[arg-type]  # as much of a file as it uses
+    try:
+        for count, (opcode, argument, _) in enumerate(steps):
+            if count > MOST_STEPS:
+                raise InputError(f"it has more than {MOST_STEPS:,} steps")
+            if opcode.name == "STOP":
+                return machine.stack.pop()
+            machine.step(opcode.name, argument)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"its pickle is damaged ({str(error)[:100]})") from error
+    raise InputError("its pickle has no end")
+
+
+class _Machine:
+    """The stack, the memo, and what each opcode does to them: the methods are named after the opcodes' families."""
+
+    def __init__(self, budget: int) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.budget, self.embedded = budget, 0  # bytes of embedded files that may be kept; their number
+
+    def step(self, name: str, argument: Any) -> None:
+        """Do one opcode."""
+        if name not in OPCODES:
+            raise InputError(f"it uses the opcode {name}, which no checkpoint needs")
+        OPCODES[name](self, argument)
+
+    def skip(self, argument: Any) -> None:
+        """PROTO, FRAME: nothing to do."""
+
+    def push(self, argument: Any) -> None:
+        """A number, a text, bytes."""
+        self.stack.append(argument)
+
+    def put(self, place: int | None) -> None:
+        """Remember the top."""
+        self.memo[len(self.memo) if place is None else place] = self.stack[-1]
+
+    def get(self, place: int) -> None:
+        """What was remembered."""
+        self.stack.append(self.memo[place])
+
+    def mark(self, _: Any) -> None:
+        """What follows belongs together."""
+        self.marks.append(len(self.stack))
+
+    def pop(self, _: Any) -> None:
+        """Drop the top."""
+        self.stack.pop()
+
+    def since_mark(self, _: Any = None) -> list[Any]:
+        """Take all that came after the last mark."""
+        return self.take(len(self.stack) - self.marks.pop())
+
+    def take(self, count: int) -> list[Any]:
+        """Take so many from the top."""
+        if not 0 <= count <= len(self.stack):
+            raise InputError("its pickle takes more than it has put there")
+        items = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return items
+
+    def extend(self, items: list[Any]) -> None:
+        """A list grows."""
+        _only(list, self.stack[-1]).extend(items)
+
+    def set(self, items: list[Any]) -> None:
+        """A dict grows."""
+        target = _only(dict, self.stack[-1])
+        if len(items) % 2:
+            raise InputError("its pickle has a key without a value")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, (str, int)):  # hashing anything nested could take for ever
+                raise InputError(f"it has a {type(key).__name__} as a key; names and numbers are keys")
+            target[key] = value
+
+    def name(self, argument: str | None) -> None:
+        """A global name."""
+        module, name = argument.split(" ", 1) if argument else self.take(2)
+        self.stack.append(self._known(module, name))
+
+    def call(self, _: Any) -> None:
+        """Call one of the few functions."""
+        called, arguments = self.take(2)
+        self.stack.append(_only(_Known, called).make(*_only(tuple, arguments)))
+
+    def storage(self, _: Any) -> None:
+        """A persistent id: tensors' numbers lie elsewhere."""
+        self.stack.append(_storage(self.stack.pop()))
+
+    def _known(self, module: Any, name: Any) -> _Known:
+        """What stands for a global name here; nothing is looked up in any module."""
+        full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "no name"
+        if full == "torch.storage._load_from_bytes" and self.budget:
+            return _Known(full, self._embedded)
+        if full in KNOWN:
+            return _Known(full, KNOWN[full])
+        if storage := re.fullmatch(r"torch\.([A-Z]\w+)Storage", full):
+            if storage[1] in DTYPES:
+                return _Known(full, _refuse_call)
+        hint = ""
+        if full.startswith("dnnlib.tflib"):
+            hint = ": it is a TensorFlow network; take the one for PyTorch"
+        raise InputError(f"it names {full[:100]!r}, and nothing that a file names is run or imported here{hint}")
+
+    def _embedded(self, payload: Any) -> Storage:
+        """A storage that is an embedded file of torch.save's older kind."""
+        self.budget, self.embedded = self.budget - len(_only(bytes, payload)), self.embedded + 1
+        if self.budget < 0 or self.embedded > MOST_EMBEDDED:
+            raise InputError("its embedded storages are larger than the file, or too many")
+        file = io.BytesIO(payload)
+        storage = scan_older(file, len(payload))
+        if not isinstance(storage, Storage):
+            raise InputError("an embedded file holds something else than a storage")
+        start = file.tell() + 8
+        if int.from_bytes(payload[start - 8 : start], "little") != storage.count:
+            raise InputError("an embedded storage has another size than it says")
+        return Storage(storage.dtype, storage.count, storage.key, memoryview(payload)[start : start + storage.nbytes])
+
+
+# --- what may be called ---
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Described:
+    """torch._utils._rebuild_tensor_v2, if what it describes can be."""
+    _only(Storage, storage)
+    sides = [*_only(tuple, shape), *_only(tuple, stride), offset]
+    if len(shape) != len(stride) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in sides):
+        raise InputError("it has a tensor of an impossible shape")
+    end = offset
+    for step, side in sorted(zip(stride, shape, strict=True)):
+        if side > 1:
+            if step < end - offset + 1:
+                raise InputError(f"it has a tensor {tuple(shape)} whose elements overlap")
+            end += (side - 1) * step
+    if end >= storage.count and 0 not in shape:
+        raise InputError(f"it has a tensor {tuple(shape)} larger than its storage of {storage.count:,}")
+    return Described(storage, offset, tuple(shape), tuple(stride))
+
+
+def _parameter(data: Any, *_: Any) -> Described:
+    """torch._utils._rebuild_parameter."""
+    return _only(Described, data)
+
+
+def _persistent(meta: Any) -> Persistent:
+    """torch_utils.persistence._reconstruct_persistent_obj, without running anything."""
+    state, name = _only(dict, meta).get("state"), meta.get("class_name")
+    if not isinstance(state, dict) or not isinstance(name, str):
+        raise InputError("it has a persistent object without class or fields")
+    return Persistent(name, state)
+
+
+def _dictionary(*arguments: Any) -> dict[Any, Any]:
+    """A dict, empty or from pairs."""
+    made: dict[Any, Any] = {}
+    if arguments:
+        for key, value in (_only(tuple, tuple(pair)) for pair in _only(list, arguments[0])):
+            made[_only(str, key)] = value
+    return made
+
+
+def _nothing(*_: Any) -> None:
+    """Stands for values that draw nothing: NumPy's scalars and types, sets."""
+
+
+def _refuse_call(*_: Any) -> Any:
+    raise InputError("it calls the type of a storage")
+
+
+KNOWN: Mapping[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
+    "collections.OrderedDict": _dictionary,
+    "dnnlib.util.EasyDict": _dictionary,
+    "argparse.Namespace": _dictionary,  # the options of a training run
+    "builtins.set": _nothing,
+    **{f"numpy.{core}.multiarray.scalar": _nothing for core in ("core", "_core")},
+    "numpy.dtype": _nothing,
+}
+_PUSHED = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES"
+_DO: Mapping[str, Callable[[_Machine, Any], Any]] = {
+    "PROTO FRAME": _Machine.skip,
+    f"{_PUSHED} BINBYTES8": _Machine.push,
+    "BINPUT LONG_BINPUT MEMOIZE": _Machine.put,
+    "BINGET LONG_BINGET": _Machine.get,
+    "MARK": _Machine.mark,
+    "POP BUILD": _Machine.pop,  # BUILD gives containers attributes, which draw nothing
+    "POP_MARK": _Machine.since_mark,
+    "NONE EMPTY_SET": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.since_mark())),
+    "TUPLE1": lambda machine, _: machine.push(tuple(machine.take(1))),
+    "TUPLE2": lambda machine, _: machine.push(tuple(machine.take(2))),
+    "TUPLE3": lambda machine, _: machine.push(tuple(machine.take(3))),
+    "APPEND": lambda machine, _: machine.extend(machine.take(1)),
+    "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
+    "SETITEM": lambda machine, _: machine.set(machine.take(2)),
+    "SETITEMS": lambda machine, _: machine.set(machine.since_mark()),
+    "GLOBAL STACK_GLOBAL": _Machine.name,
+    "REDUCE NEWOBJ": _Machine.call,
+    "BINPERSID": _Machine.storage,
+}
+OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
+
+
+def _only(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise InputError(f"its pickle has a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+def _storage(identity: Any) -> Storage:
+    """A persistent id of torch.save: ("storage", type, key, location, count)."""
+    words = _only(tuple, identity)
+    if len(words) not in (5, 6) or words[0] != "storage" or (len(words) == 6 and words[5] is not None):
+        raise InputError("it refers to something else than a storage")
+    name = _only(_Known, words[1]).name
+    count = words[4]
+    if type(count) is not int or not 0 <= count < 1 << 40:
+        raise InputError("it has a storage of an impossible size")
+    dtype = DTYPES[name.removeprefix("torch.").removesuffix("Storage")]
+    return Storage(dtype, count, _only(str, words[2]))
+
+
+# --- files of torch.save ---
+
+
+def scan_zip(file: BinaryIO, size: int) -> Any:
+    """The data of a zipped file of torch.save, checked against its records.
+
+    Raises:
+        InputError: records that are compressed, overlap, repeat or lack, or a pickle that `run` refuses.
+    """
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        if sum(1 for _ in islice(re.finditer(rb"PK\x01\x02", view), MOST_RECORDS)) == MOST_RECORDS:
+            raise InputError(f"its archive has more than {MOST_RECORDS:,} records")
+    archive = zipfile.ZipFile(file)
+    records = {info.filename.lower(): info for info in archive.infolist()}
+    if len(records) < len(archive.infolist()):
+        raise InputError("its archive has two records of one name")
+    if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in records.values()):
+        raise InputError("its archive is compressed or encrypted, which torch.save does not do")
+    if sum(info.file_size for info in records.values()) > size:
+        raise InputError("its archive's records overlap")
+    pickles = [name for name in records if name.endswith("/data.pkl")]
+    if len(pickles) != 1 or records[pickles[0]].file_size > MOST_PICKLE:
+        raise InputError("its archive is not one of torch.save")
+    data = archive.read(records[pickles[0]])
+    folder = pickles[0].removesuffix("data.pkl")
+    found = run(io.BytesIO(data), len(data), nested=False)
+    for storage in storages(found):
+        record = records.get(f"{folder}data/{storage.key}".lower())
+        if record is None or record.file_size != storage.nbytes:
+            raise InputError(f"its archive lacks the storage {storage.key[:20]!r}, or has it in another size")
+    return found
+
+
+def scan_older(file: BinaryIO, size: int) -> Any:
+    """The data of a file of torch.save's older kind: five pickles, then the storages.
+
+    Raises:
+        InputError: it is none, its storages are not all there, or a pickle that `run` refuses.
+    """
+    magic, protocol, system, found, keys = (run(file, size, nested=False) for _ in range(5))
+    if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:
+        raise InputError("it is not a file of torch.save, or one of a big-endian machine")
+    listed = storages(found)
+    known = {storage.key: storage.nbytes for storage in listed}
+    if any(known[storage.key] != storage.nbytes for storage in listed):
+        raise InputError("it has one storage in two sizes")
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(known):
+        raise InputError("its list of storages is not that of its tensors")
+    if file.tell() + sum(8 + known[key] for key in keys) > size:
+        raise InputError("its storages are cut short")
+    return found
+
+
+def storages(data: Any) -> list[Storage]:
+    """Every storage that plain data refers to."""
+    found: list[Storage] = []
+    seen: set[int] = set()
+    waiting = [data]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (Described, Storage)):
+            found.append(item.storage if isinstance(item, Described) else item)
+        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return found
