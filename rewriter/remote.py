@@ -11,6 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from rewriter.errors import InputError, RewriterError
 
+try:
+    from huggingface_hub.utils import httpx
+except ImportError:  # before 2.0
+    import httpx  # type: ignore[no-redef]
+
+TRANSPORT: type[Exception] = httpx.TransportError  # a connection that is not made, breaks off or takes too long
 LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write (https://huggingface.co/settings/tokens)"
 AGAIN = "then run the same again: what has arrived is not sent twice"
 NEXT = {

@@ -222,8 +222,12 @@ def in_short(seeds: Sequence[int]) -> str:
 
 
 def in_words(generator: Generator, layer: LayerInfo) -> str:
-    """A layer, with what it is good for: that depends on where it stands beside the one to start with."""
+    """A layer, with what it is good for: that depends on where it stands beside those that are known to be good."""
     names, start = list(generator.layers), default_layer(generator)
-    beyond = names.index(layer.name) - names.index(start)
-    good = "start here" if not beyond else "structure" if beyond < -1 else "texture" if beyond > 1 else "objects"
+    place, at = names.index(layer.name), names.index(start)
+    fine = names.index(generator.advice.get("texture", names[min(at + 2, len(names) - 1)]))
+    coarse = names.index(generator.advice.get("structure", names[max(at - 2, 0)]))
+    good = (
+        "start here" if place == at else "structure" if place <= coarse else "texture" if place >= fine else "objects"
+    )
     return f"{layer.name}: {layer.key_resolution} × {layer.key_resolution}, {good}"
