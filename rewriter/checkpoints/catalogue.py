@@ -36,7 +36,8 @@ class Licence:
 class Entry:
     """A generator that we know.
 
-    repository, file, revision: where it is on the Hub; without a repository the file lies beside the catalogue.
+    repository, file, revision: where it is on the Hub; without a repository the file lies in `folder`: that of the
+    user's catalogue, or the one that is worked in.
     size, sha256: of the file, in bytes and in hex; None where not known; of a hash the beginning may be all that is.
     clamp: of a StyleGAN2's features; None: none, or what the file itself says.
     layers: where to begin, for structure, objects and texture.
@@ -57,7 +58,7 @@ class Entry:
     attribution: str
     layers: Mapping[str, str]
     note: str = ""
-    folder: Path = PACKAGE  # of the catalogue
+    folder: Path = Path()
 
     @property
     def local(self) -> Path:
@@ -76,9 +77,9 @@ def catalogue() -> dict[str, Entry]:
     Raises:
         InputError: a table that cannot be read, or is not of this form; it names the entry and the field.
     """
-    found = _read(shipped())
+    found = _read(shipped(), Path())
     if own := os.environ.get(VARIABLE):
-        for name, entry in _read(Path(own)).items():
+        for name, entry in _read(Path(own), Path(own).absolute().parent).items():
             if name in found:
                 raise InputError(f"{own}: the id {name!r} is taken: choose another")
             found[name] = entry
@@ -97,14 +98,14 @@ def shipped() -> Path:
     raise InputError(f"this installation lacks {FILE}: install the package again")
 
 
-def _read(path: Path) -> dict[str, Entry]:
+def _read(path: Path, folder: Path) -> dict[str, Entry]:
     try:
         data = read_json(path, limit=4 << 20)
         if not isinstance(data, Mapping) or set(data) != {"version", "generators"} or data["version"] != VERSION:
             raise InputError(f"expected an object with version {VERSION} and generators")
         if not isinstance(data["generators"], list) or len(data["generators"]) > MOST:
             raise InputError(f"generators is not a list of at most {MOST}")
-        entries = [entry_from(each, path.absolute().parent) for each in data["generators"]]
+        entries = [entry_from(each, folder) for each in data["generators"]]
     except InputError as error:
         raise InputError(f"the catalogue {path} cannot be used: {error}") from error
     found = {entry.id: entry for entry in entries}
