@@ -22,6 +22,7 @@ from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, VERSION = "rewriter-generator", 1
+LONGEST = 300  # characters of a name
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
@@ -65,9 +66,10 @@ def load(folder: str | Path) -> Generator:
         )
     state, options = read_checkpoint(folder / WEIGHTS)
     name, origin, layers = about.get("name"), about.get("origin"), about.get("layers")
-    if not isinstance(name, str) or not isinstance(origin, dict) or not isinstance(layers, dict):
-        raise InputError(f"{folder / CONFIG} lacks name, origin or layers: save the generator again")
-    generator = convert(state, name=name[:80], **options)
+    named = isinstance(name, str) and name.isprintable() and len(name) <= LONGEST
+    if not named or not isinstance(origin, dict) or not isinstance(layers, dict):
+        raise InputError(f"{folder / CONFIG} lacks a name, origin or layers: save the generator again")
+    generator = convert(state, name=name, **options)
     if generator.fingerprint != about.get("fingerprint"):
         said = str(about.get("fingerprint"))[:12]
         raise InputError(
@@ -75,7 +77,7 @@ def load(folder: str | Path) -> Generator:
             f"found {generator.fingerprint[:12]}: fetch both again"
         )
     generator.origin = origin
-    generator.advice = {str(good): str(layer) for good, layer in layers.items() if layer in generator.layers}
+    generator.advice = {good: str(layer) for good, layer in layers.items() if str(layer) in generator.layers}
     return generator
 
 
