@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +36,7 @@ from rewriter.files import read_json, replacing
 from rewriter.memory.statistics import default_cache
 from rewriter.remote import AGAIN, TRANSPORT, in_words
 
+Step = tuple[int, int]
 OnStep = Callable[[int, int], Any]  # bytes there, bytes in all; may raise to stop
 PATIENCE, PAUSE = 5, 1.0  # attempts without a byte; seconds between two
 WAIT = 0.5  # seconds for another process, before telling how far it is
@@ -158,7 +159,7 @@ def _cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _download(entry: Entry) -> Iterator[tuple[int, int]]:
+def _download(entry: Entry) -> Generator[Step, None, None]:
     """Fetch into the cache, from what is there of an earlier try; yields the bytes there, and in all."""
     assert entry.repository and entry.revision
     url = hf_hub_url(entry.repository, entry.file, revision=entry.revision)
@@ -195,7 +196,7 @@ def _writing(doing: str, folder: Path) -> Iterator[None]:
         raise InputError(f"cannot {doing}, because {folder} cannot be written ({error.strerror}): {hint}") from error
 
 
-def _alone(until: ExitStack, partial: Path, size: int) -> Iterator[tuple[int, int]]:
+def _alone(until: ExitStack, partial: Path, size: int) -> Iterator[Step]:
     """Wait while another process is at it, and tell how far that is."""
     while True:
         try:
@@ -216,7 +217,7 @@ def _check_room(partial: Path, size: int) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed}")
 
 
-def _fill(doing: str, url: str, partial: Path, size: int) -> Iterator[tuple[int, int]]:
+def _fill(doing: str, url: str, partial: Path, size: int) -> Iterator[Step]:
     """Bring a file to its whole size, from wherever it is; a connection that breaks off is taken up again."""
     failures, broken = 0, None
     with partial.open("ab") as file:
@@ -237,7 +238,7 @@ def _fill(doing: str, url: str, partial: Path, size: int) -> Iterator[tuple[int,
     yield size, size
 
 
-def _stream(url: str, file: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
+def _stream(url: str, file: BinaryIO, size: int) -> Iterator[Step]:
     """One request for what is missing."""
     there = file.tell()
     headers = {**build_hf_headers(), "Range": f"bytes={there}-", "Accept-Encoding": "identity"}

@@ -22,7 +22,6 @@ from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT, VERSION = "rewriter-generator", 1
-LONGEST = 300  # characters of a name
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
@@ -66,10 +65,9 @@ def load(folder: str | Path) -> Generator:
         )
     state, options = read_checkpoint(folder / WEIGHTS)
     name, origin, layers = about.get("name"), about.get("origin"), about.get("layers")
-    named = isinstance(name, str) and name.isprintable() and len(name) <= LONGEST
-    if not named or not isinstance(origin, dict) or not isinstance(layers, dict):
-        raise InputError(f"{folder / CONFIG} lacks a name, origin or layers: save the generator again")
-    generator = convert(state, name=name, **options)
+    if not isinstance(name, str) or not isinstance(origin, dict) or not isinstance(layers, dict):
+        raise InputError(f"{folder / CONFIG} lacks name, origin or layers: save the generator again")
+    generator = convert(state, name="".join(filter(str.isprintable, name))[:80], **options)
     if generator.fingerprint != about.get("fingerprint"):
         said = str(about.get("fingerprint"))[:12]
         raise InputError(
