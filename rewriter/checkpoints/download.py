@@ -34,7 +34,7 @@ from rewriter.checkpoints.catalogue import Entry
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
 from rewriter.memory.statistics import default_cache
-from rewriter.remote import AGAIN, TRANSPORT, in_words
+from rewriter.remote import AGAIN, TRANSPORT, check_token, in_words
 
 Step = tuple[int, int]
 OnStep = Callable[[int, int], Any]  # bytes there, bytes in all; may raise to stop
@@ -46,7 +46,7 @@ ASK = "check HF_ENDPOINT and the catalogue, or download the file yourself and gi
 LATER = f"try later, {AGAIN}"
 GONE = "look for the model elsewhere, download it yourself and give its path"
 ADVICE = {
-    401: f"it is not there any more ({GONE}), or its owner lets only those in whom they know: {LOG_IN}",
+    401: f"it is not there any more ({GONE}), or not for everybody, or the token is not valid: {LOG_IN}",
     403: f"its owner asks for an agreement first: accept it on its page, then {LOG_IN}",
     404: f"the file, the repository or its revision is not there any more: {GONE}",
 }
@@ -164,7 +164,12 @@ def _download(entry: Entry) -> Generator[Step, None, None]:
     assert entry.repository and entry.revision
     url = hf_hub_url(entry.repository, entry.file, revision=entry.revision)
     doing = f"download {entry.id} from {entry.repository}"
-    with in_words(doing, HfApi(token=get_token()), ADVICE):
+    token = get_token()
+    with in_words(doing, HfApi(token=token), ADVICE):
+        try:
+            check_token(token or "")
+        except InputError as error:
+            raise InputError(f"cannot {doing}: {error}") from error
         about = get_hf_file_metadata(url)
         size, etag = about.size or entry.size, about.etag or ""
         if not size or not re.fullmatch(r"\w[\w.-]{7,127}", etag, re.ASCII):
