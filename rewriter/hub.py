@@ -86,6 +86,8 @@ def _read(entry: Entry | None, path: Path, conv_clamp: float | None) -> Generato
 
 def _belongs_to(generator: Generator, entry: Entry) -> None:
     """Note whose it is and where to begin; InputError if it is not what the entry says."""
+    if (found := store.architecture(generator)) != entry.architecture:
+        raise InputError(f"{entry.id} is a {found}, and the catalogue says {entry.architecture}: correct the entry")
     if generator.resolution != entry.resolution:
         raise InputError(
             f"{entry.id} draws {generator.resolution} px, and the catalogue says {entry.resolution}: correct the entry"

@@ -46,7 +46,7 @@ def save(generator: Generator, folder: str | Path) -> None:
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
     about: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": generator.name}
-    about |= {"architecture": _architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
+    about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
     about |= _clamps(generator)
     return {**about, "fingerprint": generator.fingerprint, "layers": dict(generator.advice), "origin": generator.origin}
 
@@ -79,7 +79,8 @@ def load(folder: str | Path) -> Generator:
     return generator
 
 
-def _architecture(generator: Generator) -> str:
+def architecture(generator: Generator) -> str:
+    """What a catalogue and a config call its kind."""
     return "stylegan2" if isinstance(generator, StyleGAN2) else "proggan"
 
 

@@ -19,6 +19,7 @@ from rewriter.files import check_writable, replacing
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.hub import SUFFIXES
+from rewriter.rule import Rule
 
 OTHERS = (".pt", ".pth", ".bin")
 
@@ -58,12 +59,16 @@ def convert(
     its fingerprint does not change, and edits and rules made on the one work on the other.
     """
     _check_form(out, layout)
-    check_writable(out if _is_file(out) else out / store.CONFIG)
+    check_writable(out if layout or _is_file(out) else out / store.CONFIG)
     model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
     if Path(source).is_file() and "sha256" not in model.origin:
         model.origin = {**model.origin, "sha256": hash_of(Path(source))}
     rules = [rule_for(path, model) for path in rule or []]
     made = model.rewritten(rules) if rules else model
+    if rules:  # whoever passes it on has to say what was changed
+        earlier = model.origin.get("rules")
+        told = [*(earlier if isinstance(earlier, list) else []), *map(_told, rules)]
+        made.origin = {**model.origin, "rules": told}
     remarks = _write(made, out, layout)
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
@@ -106,6 +111,12 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
         f"{layout}'s code knows no clamp, and this generator's features are clamped at {clamp:g}: where they "
         "reach that, pictures differ there"
     ]
+
+
+def _told(rule: Rule) -> dict[str, Any]:
+    """What a folder says of a rule that was folded into its weights."""
+    title = rule.edit.get("title") or ""
+    return {"title": title, "layer": rule.layer, "rank": rule.rank, "strength": rule.strength}
 
 
 def _row(entry: Entry) -> dict[str, Any]:
