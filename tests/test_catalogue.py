@@ -18,6 +18,7 @@ from rewriter.checkpoints import catalogue as module
 from rewriter.checkpoints.catalogue import CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
 from rewriter.cli import main
 from rewriter.errors import InputError
+from rewriter.hub import BUILT_IN
 
 # As published, when it was read: repository → revision, then file → (resolution, size, SHA-256).
 ZEQIANG, DRAG = "ZeqiangLai/StyleGAN2", "DragGan/DragGan-Models"
@@ -148,7 +149,7 @@ def test_each_entry_is_whole_and_says_whose_it_is(data):
     assert entry.repository is None or len(entry.revision) == 40
     assert entry.attribution and entry.licence.link.startswith("https://")
     made = {"stylegan2": "nvidia-source-code-license-nc", "proggan": "cc-by-nc-4.0"}[entry.architecture]
-    assert entry.licence.id == ("apache-2.0" if entry.id == townscape.load().name else made)
+    assert entry.licence.id == ("apache-2.0" if entry.id == BUILT_IN else made)
     suffix = {"rosinality": ".pt", "genforce": ".bin", "gandissect": ".pth", "nvidia": (".pkl", ".safetensors")}
     assert entry.file.endswith(suffix[entry.layout])
     assert entry.clamp is None or entry.layout == "rosinality" or entry.file.startswith("ada/")
