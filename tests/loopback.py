@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -138,6 +139,7 @@ class LoopbackHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.uploads: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.pace = 0.0  # seconds that each quarter of a megabyte takes
         self.fault: Callable[[int, Request], Fault] = lambda n, request: None
         self._lock = Lock()
 
@@ -162,6 +164,7 @@ class LoopbackHub:
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
         monkeypatch.setitem(utils.http_backoff.__kwdefaults__, "base_wait_time", 0)
         monkeypatch.setenv("HF_TOKEN", token)
@@ -445,7 +448,9 @@ class Handler(BaseHTTPRequestHandler):
         sent += [f"{name}: {value}" for name, value in answer.headers.items()]
         body = b"" if self.command == "HEAD" else answer.body
         data = "\r\n".join([*sent, "", ""]).encode("latin-1") + (body[: len(body) // 2] if fault == "half" else body)
-        self.wfile.write(data)
+        for start in range(0, len(data), 1 << 18):
+            self.wfile.write(data[start : start + (1 << 18)])
+            time.sleep(self.hub.pace if len(data) > LARGE else 0)
         if fault == "half":
             self._cut()
 

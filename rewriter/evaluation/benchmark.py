@@ -141,7 +141,7 @@ def _pictures(generator: Generator, batch: int) -> Row:
     z = generator.latents(range(batch))
     a = torch.randn(2048, 2048, device=generator.device)
     drawing, product = _alternate([lambda: generator(z), lambda: a @ a], generator)
-    work, peak = operations(generator), 2 * 2048**3 / product
+    work, peak = generator.operations, 2 * 2048**3 / product
     row: Row = {"generator": generator.name, "batch": batch, "per_second": batch / drawing}
     return row | {"gflop_per_picture": work / 1e9, "share_of_matmul_rate": work * batch / drawing / peak}
 
@@ -174,12 +174,6 @@ def a_rule(generator: Generator, seed: int) -> LowRank:
     delta = torch.randn(weight.shape[0], 1, *weight.shape[2:], generator=draw)
     delta *= 0.1 * float(weight.norm()) / delta.norm()
     return LowRank(LAYER, delta.to(weight), (directions / directions.norm()).to(weight))
-
-
-def operations(generator: Generator) -> float:
-    """Floating-point operations of the convolutions for one picture: 2 · out · in · taps at every key."""
-    layers = generator.layers.values()
-    return float(sum(2 * i.out_channels * i.in_channels * i.kernel**2 * i.key_resolution**2 for i in layers))
 
 
 @torch.no_grad()
