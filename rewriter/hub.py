@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ def load_generator(
     Raises:
         InputError: an unknown name, a download that failed, or a file that is damaged, hostile or of an unknown layout.
     """
+    if conv_clamp is not None and not 0 < conv_clamp < math.inf:
+        raise InputError(f"conv_clamp is {conv_clamp:g}, expected a number above 0, such as 256")
     known = catalogue()
     if name == BUILT_IN:
         generator: Generator = townscape.load()
@@ -49,12 +53,11 @@ def load_generator(
         path = fetch(known[name], on_step=on_step)
         generator = _read(known[name], path, conv_clamp)
         generator.origin = {**generator.origin, "sha256": verify(known[name], path)}
-    elif (Path(name) / store.CONFIG).exists():
+    elif os.path.isfile(os.path.join(name, store.CONFIG)):
         generator = store.load(name)
-    elif Path(name).is_file():
+    elif os.path.isfile(name):
         path = Path(name)
-        entry = next((entry for entry in known.values() if _is(path, entry)), None)
-        generator = _read(entry, path, conv_clamp)
+        generator = _read(_entry_of(path, known.values()), path, conv_clamp)
     else:
         raise InputError(_unknown(name, known.keys()))
     try:
@@ -83,6 +86,8 @@ def _read(entry: Entry | None, path: Path, conv_clamp: float | None) -> Generato
 
 def _belongs_to(generator: Generator, entry: Entry) -> None:
     """Note whose it is and where to begin; InputError if it is not what the entry says."""
+    if (found := store.architecture(generator)) != entry.architecture:
+        raise InputError(f"{entry.id} is a {found}, and the catalogue says {entry.architecture}: correct the entry")
     if generator.resolution != entry.resolution:
         raise InputError(
             f"{entry.id} draws {generator.resolution} px, and the catalogue says {entry.resolution}: correct the entry"
@@ -91,12 +96,13 @@ def _belongs_to(generator: Generator, entry: Entry) -> None:
     generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
 
 
-def _is(path: Path, entry: Entry) -> bool:
-    """Whether a file of one's own is the one of an entry: by name or size first, then by its hash."""
-    if entry.sha256 is None or path.stat().st_size != (entry.size or path.stat().st_size):
-        return False
-    alike = entry.size is not None or path.name == Path(entry.file).name
-    return alike and hash_of(path).startswith(entry.sha256)
+def _entry_of(path: Path, known: Iterable[Entry]) -> Entry | None:
+    """The entry whose file one's own is: by size, or name where that is not known; then by its hash, read once."""
+    size = path.stat().st_size
+    alike = [entry for entry in known if entry.size == size or not entry.size and path.name == Path(entry.file).name]
+    hashed = [entry for entry in alike if entry.sha256]
+    found = hash_of(path) if hashed else ""
+    return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None)
 
 
 def _unknown(name: str, known: Any) -> str:

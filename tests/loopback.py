@@ -19,6 +19,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -117,7 +118,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Fault = int | str | Answer | None  # a status; "cut": unheard; "lost": done, and not answered; "half" an answer; none
+# a status; "cut": unheard; "lost": done, and not answered; "half" an answer; "slow": piece by piece; none
+Fault = int | str | Answer | None
 
 
 def oid(data: bytes) -> str:
@@ -139,7 +141,8 @@ class LoopbackHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.uploads: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.pace = 0.0  # seconds that each quarter of a megabyte takes
+        self.sent = 0  # bytes of bodies
+        self.piece, self.pause = 1 << 16, 0.02  # bytes of a slow answer; seconds after each
         self.fault: Callable[[int, Request], Fault] = lambda n, request: None
         self._lock = Lock()
 
@@ -447,14 +450,23 @@ class Handler(BaseHTTPRequestHandler):
         sent = [f"HTTP/1.1 {answer.status} -", f"Content-Length: {len(answer.body)}"]
         sent += [f"{name}: {value}" for name, value in answer.headers.items()]
         body = b"" if self.command == "HEAD" else answer.body
-        data = "\r\n".join([*sent, "", ""]).encode("latin-1") + (body[: len(body) // 2] if fault == "half" else body)
-        for start in range(0, len(data), 1 << 18):
-            self.wfile.write(data[start : start + (1 << 18)])
-            time.sleep(self.hub.pace if len(data) > LARGE else 0)
+        self.wfile.write("\r\n".join([*sent, "", ""]).encode("latin-1"))
+        with suppress(OSError):  # who asked has gone
+            for part in self._parts(body[: len(body) // 2] if fault == "half" else body, slow=fault == "slow"):
+                self.wfile.write(part)
+                self.hub.sent += len(part)
         if fault == "half":
             self._cut()
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+
+    def _parts(self, body: bytes, *, slow: bool) -> Iterator[bytes]:
+        if not slow:
+            yield body
+            return
+        for start in range(0, len(body), self.hub.piece):
+            yield body[start : start + self.hub.piece]
+            time.sleep(self.hub.pause)
 
     def _body(self, headers: Mapping[str, str]) -> Iterator[bytes]:
         if headers.get("transfer-encoding", "").lower() != "chunked":

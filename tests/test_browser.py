@@ -208,13 +208,13 @@ def test_a_generator_is_chosen_its_download_cancelled_and_chosen_again(visit, sh
         v.hat()
         v.execute()
         before = v.sources()
-        shelf.pace = 0.3
+        shelf.pause = 0.3
         v.choose("Small things")
         v.page.wait_for_selector('#next :text("Downloading Small things")')
         v.press("#cancel")
         v.page.wait_for_function("document.querySelector('#generator input').value.startsWith('Towns')")
         assert v.sources() == before and v.page.locator("#rules .rule").count() == 1
-        shelf.pace = 0
+        shelf.pause = 0
         v.choose("Small things")
         v.page.wait_for_function("document.querySelector('#about').textContent.includes('16 × 16 px · cc-by-4.0')")
         v.wait_for_rules(0)

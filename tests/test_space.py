@@ -701,14 +701,14 @@ def test_two_executes_at_once_lead_to_one_rule(client):
 
 def waiting(hub, news):
     """The first news of a download, which goes slowly from here on."""
-    hub.pace = 0.1
+    hub.pause = 0.1
     return next(iter(news))
 
 
 def test_a_generator_is_downloaded_when_it_is_chosen_and_drawn_with_its_licence(shelf, ready):
     lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
     assert dict(map(reversed, offers(lane._handlers.studio)))["small"] == "Small things, 16 px ↓ 5 MB"
-    shelf.pace = 0.02
+    shelf.pause = 0.02
     *news, shown = lane.follow("choose", ready, "small")
     shares, words = zip(*[one for one in news if one[1].startswith("Downloading")], strict=True)
     assert list(shares) == sorted(shares) and 0 <= shares[0] < shares[-1] <= 1 and len(set(shares)) > 2
@@ -735,7 +735,7 @@ def test_a_download_that_is_cancelled_stops_and_is_gone_on_with(shelf):
     time.sleep(1)
     asked = len(shelf.requests)
     assert lane._handlers.studio.absent("small")
-    shelf.pace = 0
+    shelf.pause = 0
     *_, shown = lane.follow("choose", Visitor(), "small")
     assert shown["visitor"].generator == "small" and len(shelf.requests) > asked
 

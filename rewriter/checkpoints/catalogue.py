@@ -151,7 +151,10 @@ def _matching(pattern: str, expected: str, *, optional: bool = False) -> Check:
 
 def _repository(name: str, value: Any) -> str | None:
     if value is not None:
-        check_name(str(text(96)(name, value)))
+        try:
+            check_name(text(96)(name, value))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
     return None if value is None else str(value)
 
 
@@ -167,14 +170,14 @@ def _licence(name: str, value: Any) -> Licence:
         raise InputError(f"{name} is not an object with id and link")
     link = _matching(r"https?://[\w./~%-]{3,300}", "an address that begins with https://")
     known = _matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0")
-    return Licence(known("id", value["id"]), link("link", value["link"]))
+    return Licence(known(f"{name}.id", value["id"]), link(f"{name}.link", value["link"]))
 
 
 def _layers(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping) or set(value) != set(ADVICE):
         raise InputError(f"{name} is not an object with {', '.join(ADVICE)}")
     layer = _matching(r"layer\d{1,2}", "a layer such as layer8")
-    return {good: layer(good, value[good]) for good in ADVICE}
+    return {good: layer(f"{name}.{good}", value[good]) for good in ADVICE}
 
 
 CHECKS: Mapping[str, Check] = {

@@ -46,7 +46,7 @@ def save(generator: Generator, folder: str | Path) -> None:
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
     about: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": generator.name}
-    about |= {"architecture": _architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
+    about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
     about |= _clamps(generator)
     return {**about, "fingerprint": generator.fingerprint, "layers": dict(generator.advice), "origin": generator.origin}
 
@@ -67,7 +67,7 @@ def load(folder: str | Path) -> Generator:
     name, origin, layers = about.get("name"), about.get("origin"), about.get("layers")
     if not isinstance(name, str) or not isinstance(origin, dict) or not isinstance(layers, dict):
         raise InputError(f"{folder / CONFIG} lacks name, origin or layers: save the generator again")
-    generator = convert(state, name=name[:80], **options)
+    generator = convert(state, name="".join(filter(str.isprintable, name))[:80], **options)
     if generator.fingerprint != about.get("fingerprint"):
         said = str(about.get("fingerprint"))[:12]
         raise InputError(
@@ -75,11 +75,12 @@ def load(folder: str | Path) -> Generator:
             f"found {generator.fingerprint[:12]}: fetch both again"
         )
     generator.origin = origin
-    generator.advice = {str(good): str(layer) for good, layer in layers.items() if layer in generator.layers}
+    generator.advice = {good: str(layer) for good, layer in layers.items() if str(layer) in generator.layers}
     return generator
 
 
-def _architecture(generator: Generator) -> str:
+def architecture(generator: Generator) -> str:
+    """What a catalogue and a config call its kind."""
     return "stylegan2" if isinstance(generator, StyleGAN2) else "proggan"
 
 

@@ -12,13 +12,16 @@ from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import Entry, catalogue
 from rewriter.checkpoints.convert import rewrite_as
 from rewriter.checkpoints.download import cached, hash_of
+from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
 from rewriter.cli.common import Json, load, rule_for, say
 from rewriter.errors import InputError
 from rewriter.files import check_writable, replacing
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
+from rewriter.hub import SUFFIXES
+from rewriter.rule import Rule
 
-WITHOUT_CLAMP = ("rosinality", "genforce")
+OTHERS = (".pt", ".pth", ".bin")
 
 
 def generators(as_json: Json = False) -> None:
@@ -55,15 +58,17 @@ def convert(
     The folder loads faster than most published files, wherever --generator takes a path, and it is the same generator:
     its fingerprint does not change, and edits and rules made on the one work on the other.
     """
-    if (layout is None) == (out.suffix in (".pt", ".pth", ".bin")) or (layout and out.suffix == ".safetensors"):
-        raise InputError(f"{out}: a folder or a .safetensors file takes no --layout, a .pt file needs one")
-    target = out / store.CONFIG if out.suffix == "" else out
-    check_writable(target)
+    _check_form(out, layout)
+    check_writable(out if layout or _is_file(out) else out / store.CONFIG)
     model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
     if Path(source).is_file() and "sha256" not in model.origin:
         model.origin = {**model.origin, "sha256": hash_of(Path(source))}
     rules = [rule_for(path, model) for path in rule or []]
     made = model.rewritten(rules) if rules else model
+    if rules:  # whoever passes it on has to say what was changed
+        earlier = model.origin.get("rules")
+        told = [*(earlier if isinstance(earlier, list) else []), *map(_told, rules)]
+        made.origin = {**model.origin, "rules": told}
     remarks = _write(made, out, layout)
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
@@ -71,23 +76,47 @@ def convert(
     say(as_json, data, "\n".join([words, *remarks]))
 
 
+def _is_file(out: Path) -> bool:
+    """Whether this is the name of a file and not of a folder, which may have a dot in its name."""
+    return out.suffix in SUFFIXES and not out.is_dir()
+
+
+def _check_form(out: Path, layout: str | None) -> None:
+    """Refuse, before any download, a name and a layout that do not belong together."""
+    if layout is not None and layout not in {*STYLEGAN2, *PROGGAN}:
+        raise InputError(f"{layout!r} is no layout: choose {', '.join({**STYLEGAN2, **PROGGAN})}")
+    if layout is None and _is_file(out) and out.suffix != ".safetensors":
+        raise InputError(f"{out} is a file for other people's tools: say whose with --layout, or name a folder")
+    if layout is not None and out.suffix not in OTHERS:
+        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: end it in .pt")
+
+
 def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
     """Write it; remarks on what the form cannot hold."""
     if layout is None:
-        (store.write_weights if out.suffix else store.save)(model, out)
+        (store.write_weights if _is_file(out) else store.save)(model, out)
         return []
     state: dict[str, Any] = rewrite_as(model, layout)
+    clamp = model.config.conv_clamp if isinstance(model, StyleGAN2) else None
+    stated = {} if clamp is None else {"conv_clamp": clamp}
     if layout == "rosinality":
-        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state}
+        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}  # read back, it is the same
     with replacing(out) as temporary:
         torch.save(state, temporary)
-    clamp = model.config.conv_clamp if isinstance(model, StyleGAN2) else None
-    if clamp is None or layout not in WITHOUT_CLAMP:
+    if clamp is None:
         return []
+    if layout == "nvidia":
+        return [f"its features are clamped at {clamp:g}: tell NVIDIA's code conv_clamp={clamp:g}, and us --conv-clamp"]
     return [
         f"{layout}'s code knows no clamp, and this generator's features are clamped at {clamp:g}: where they "
         "reach that, pictures differ there"
     ]
+
+
+def _told(rule: Rule) -> dict[str, Any]:
+    """What a folder says of a rule that was folded into its weights."""
+    title = rule.edit.get("title") or ""
+    return {"title": title, "layer": rule.layer, "rank": rule.rank, "strength": rule.strength}
 
 
 def _row(entry: Entry) -> dict[str, Any]:
