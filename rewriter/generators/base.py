@@ -87,6 +87,12 @@ class Generator(nn.Module, ABC):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of the convolutions for one picture: 2 · out · in · taps at every key."""
+        layers = self.layers.values()
+        return sum(2 * i.out_channels * i.in_channels * i.kernel**2 * i.key_resolution**2 for i in layers)
+
     def beside_weights(self) -> str:
         """What else its features depend on, "" for nothing: it is part of the fingerprint."""
         return ""
