@@ -453,8 +453,8 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write("\r\n".join([*sent, "", ""]).encode("latin-1"))
         with suppress(OSError):  # who asked has gone
             for part in self._parts(body[: len(body) // 2] if fault == "half" else body, slow=fault == "slow"):
+                self.hub.sent += len(part)  # before whoever asked can know that it arrived
                 self.wfile.write(part)
-                self.hub.sent += len(part)
         if fault == "half":
             self._cut()
 

@@ -220,10 +220,8 @@ def test_a_folder_keeps_whose_it_is_and_where_to_begin(faces, convert, tmp_path)
     original, again = load("faces"), load(tmp_path / "out")
     assert (again.name, again.origin, again.advice) == ("faces", original.origin, original.advice)
     convert(tmp_path / "out", tmp_path / "twice")
-    assert all((tmp_path / "out" / f).read_bytes() == (tmp_path / "twice" / f).read_bytes() for f in FILES)
-
-
-FILES = (store.CONFIG, store.WEIGHTS)
+    configs = [(tmp_path / name / store.CONFIG).read_bytes() for name in ("out", "twice")]
+    assert configs[0] == configs[1] and same(load(tmp_path / "twice"), again)
 
 
 @pytest.fixture
