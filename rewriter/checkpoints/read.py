@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import mmap
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,7 +106,12 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
 
 def _load(source: Any, *, mmap: bool) -> Any:
     with torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options: names and values
-        return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+        try:
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:  # whose text recommends to run what the file names
+            raise InputError("it holds more than tensors, or is damaged") from error
+        except RuntimeError as error:
+            raise InputError(f"PyTorch cannot read it ({str(error).splitlines()[0][:80]})") from error
 
 
 def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
@@ -138,7 +144,8 @@ def _clamp(value: Any) -> Options:
 
 def _shown(value: Any) -> str:
     """A value in a message; what is nested could take for ever to write out."""
-    return repr(value)[:40] if type(value) in (str, float, type(None)) else f"of the type {type(value).__name__}"
+    plain = type(value) in (str, float, type(None)) or type(value) is int and not abs(value) >> 60
+    return repr(value)[:40] if plain else f"of the type {type(value).__name__}"
 
 
 # --- NVIDIA's persistence ---

@@ -24,7 +24,7 @@ import torch
 
 from rewriter.errors import InputError
 
-MOST_STEPS = 1_000_000  # a training run's pickle of three networks has a tenth of that
+MOST_STEPS = 500_000  # a training run's pickle of three networks has a fifth of that
 MOST_EMBEDDED = 10_000  # storages in a pickle; that one has six hundred
 MOST_LISTED = 4 << 20  # bytes of the list of records of a zip archive
 MOST_PICKLE = 64 << 20  # bytes of the pickle in one
@@ -375,11 +375,10 @@ def _storage(identity: Any) -> Storage:
     words = _only(tuple, identity)
     if len(words) not in (5, 6) or words[0] != "storage" or (len(words) == 6 and words[5] is not None):
         raise InputError("it refers to something else than a storage")
-    name = _only(_Known, words[1]).name
-    count = words[4]
+    kind, count = _only(_Known, words[1]).name, words[4]
     if type(count) is not int or not 0 <= count < 1 << 40:
         raise InputError("it has a storage of an impossible size")
-    dtype = DTYPES[name.removeprefix("torch.").removesuffix("Storage")]
+    dtype = DTYPES[kind.removeprefix("torch.").removesuffix("Storage")]
     return Storage(dtype, count, _only(str, words[2]))
 
 
