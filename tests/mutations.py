@@ -103,15 +103,13 @@ def _record(data, draw, others):
 
 def _opcode(data, draw, others):
     """An opcode of a pickle changed, repeated, removed, or another put in."""
-    steps = []
-    try:
-        steps = [(place, opcode.name) for opcode, _, place in pickletools.genops(data)]
-    except Exception:
+    steps = _steps(data)
+    if not steps:
         return _byte(data, draw, others)
     index = draw.randrange(len(steps) - 1) if len(steps) > 1 else 0
-    place, after = steps[index][0], steps[index + 1][0] if len(steps) > 1 else len(data)
+    place, after = steps[index], steps[index + 1] if len(steps) > 1 else len(data)
     step, length = data[place:after], draw.choice([1, 1, 2, 5, 20])
-    more = data[place : steps[min(index + length, len(steps) - 1)][0]]
+    more = data[place : steps[min(index + length, len(steps) - 1)]]
     new = draw.choice(
         [
             draw.choice(OPCODES) + step[1:],
@@ -131,6 +129,16 @@ def _opcode(data, draw, others):
         ]
     )
     return data[:place] + new + data[after:]
+
+
+def _steps(data):
+    """Where the opcodes of the pickles stand that follow each other at a file's beginning."""
+    file, found = io.BytesIO(data), []
+    try:
+        while True:
+            found += [place for _, _, place in pickletools.genops(file)]
+    except Exception:  # numbers follow the pickles
+        return found
 
 
 CHANGES = [_flip, _byte, _cut, _remove, _copy, _splice, _number, _text, _record, *[_opcode] * 8]
