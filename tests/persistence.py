@@ -84,12 +84,14 @@ def snapshot(generator):
     """What a training run writes: three networks and how they were trained."""
     other = network({"b4.conv0.weight": torch.zeros(2, 2), "b4.resample_filter": torch.ones(4, 4)})
     other.class_name = "Discriminator"
+    augment = module("AugmentPipe", xflip=1.0)
+    augment.register_buffer("p", torch.ones([]))
     return {
         "G": generator,
         "D": other,
         "G_ema": generator,
         "training_set_kwargs": EasyDict(path="pictures.zip", max_size=numpy.int64(100), labels={"none", "some"}),
-        "augment_pipe": None,
+        "augment_pipe": augment,
     }
 
 
