@@ -229,8 +229,8 @@ class _Machine:
 
     def _known(self, module: Any, name: Any) -> _Known:
         """What stands for a global name here; nothing is looked up in any module."""
-        full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "no name"
-        if "." not in str(name):
+        full = f"{_only(str, module)}.{_only(str, name)}"
+        if "." not in name:
             if full == "torch.storage._load_from_bytes" and self.nested:
                 return _Known(full, self._embedded)
             if full in KNOWN:
