@@ -241,6 +241,17 @@ def _bombs():
         "such a tuple in a list of pairs": b"\x80\x02ccollections\nOrderedDict\n](" + nested + b"K\1\x86e\x85R.",
         "such a tuple as an attribute": b"\x80\x02ccollections\nOrderedDict\n)R](" + nested + b"K\1\x86eb.",
         "such a tuple as the clamp": holding(b"N")[:-1] + text("g_ema") + b"}s" + text("conv_clamp") + nested + b"s.",
+        "such a tuple as a name": b"\x80\x04" + text("os") + nested + b"\x93.",
+        "such a tuple as a module": b"\x80\x04" + nested + text("system") + b"\x93.",
+        "such a tuple called": b"\x80\x02" + nested + b")R.",
+        "such a tuple as a class": holding(
+            b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n}("
+            + text("state")
+            + b"}"
+            + text("class_name")
+            + nested
+            + b"u\x85R"
+        ),
         "a list in itself": b"\x80\x02]q\0h\0a.",
         "a dict in itself": b"\x80\x02}q\0" + text("g_ema") + b"h\0s.",
         "equal hashes": b"\x80\x02}(" + b"".join(number(n * (2**61 - 1)) + b"N" for n in range(1, 60_000)) + b"u.",

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from mutations import mutated
 from safetensors.torch import save
 
-from rewriter.checkpoints.convert import convert
+from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
+from rewriter.generators.proggan import ProgressiveGAN, ProgressiveGANConfig
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 PLAIN, CLAMPED = "nvidia_stylegan2_16px_plain.pt", "nvidia_stylegan2_16px_clamped.pt"
@@ -214,7 +215,7 @@ def test_the_worst_files_are_refused_where_there_is_little_memory(tmp_path):
         import resource, sys
         from pathlib import Path
         import hostile
-        from rewriter.checkpoints.convert import convert
+        from rewriter.checkpoints.convert import convert, rewrite_as
         from rewriter.checkpoints.read import read_checkpoint
         from rewriter.errors import InputError
 
@@ -243,11 +244,14 @@ def test_the_worst_files_are_refused_where_there_is_little_memory(tmp_path):
 # --- files that are almost right ---
 
 
+def small_generator():
+    torch.manual_seed(0)
+    return StyleGAN2(StyleGAN2Config({4: 2, 8: 2, 16: 2}, 3, 4, 2, None, False))
+
+
 def small_files():
     """A small generator in each kind of file."""
-    torch.manual_seed(0)
-    generator = StyleGAN2(StyleGAN2Config({4: 2, 8: 2, 16: 2}, 3, 4, 2, None, False))
-    state = {key: value.detach().clone() for key, value in generator.state_dict().items()}
+    state = {key: value.detach().clone() for key, value in small_generator().state_dict().items()}
     return {
         "safetensors": save(state, metadata={"format": "pt", "conv_clamp": "256.0"}),
         "zipped": hostile.saved({"g_ema": state, "conv_clamp": 256}),
@@ -293,6 +297,28 @@ def test_a_file_with_any_changes_is_read_or_refused(kind, tmp_path):
         survives(tmp_path / "file", mutated(FILES[kind], random.Random(number), FILES.values()))
 
     check()
+
+
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8]), max_size=5) | st.sampled_from([[1 << 20, 0], [8, 1, 2], [0] * 9])
+LAYOUTS = [
+    *(rewrite_as(small_generator(), layout) for layout in ("nvidia", "rosinality", "genforce")),
+    *(
+        rewrite_as(ProgressiveGAN(ProgressiveGANConfig((3,) * 6, 3, False)), name)
+        for name in ("gandissect", "genforce")
+    ),
+]
+
+
+@given(st.sampled_from(LAYOUTS), st.data())
+@settings(max_examples=150)
+def test_tensors_of_any_shapes_are_read_or_refused(state, data):
+    changed = data.draw(st.dictionaries(st.sampled_from(sorted(state)), SHAPES, max_size=3))
+    side, other = data.draw(st.tuples(st.sampled_from([2, 3, 4]), st.sampled_from([0, 1, 2, 3, 4, 5])))
+    shapes = {name: [other if n == side else n for n in value.shape] for name, value in state.items()}
+    try:
+        convert({name: torch.zeros(shape) for name, shape in {**shapes, **changed}.items()})
+    except InputError:
+        pass
 
 
 @pytest.mark.slow
