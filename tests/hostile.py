@@ -1,9 +1,12 @@
 """Files that nobody should read, each made when it is asked for, and a watch on what reading one does."""
 
+import functools
 import io
 import os
 import pickle
+import random
 import struct
+import subprocess
 import sys
 import tarfile
 import time
@@ -46,12 +49,15 @@ def _hook(event, arguments):
         seen.append(f"{event} {arguments}")
 
 
+@functools.cache
+def _install():
+    sys.addaudithook(_hook)  # there is no way to take it away again
+
+
 @contextmanager
 def watching(data):
     """While it lasts, nothing that `data` names may be imported, and nothing run, sent or written."""
-    if not hasattr(sys, "hostile_hook"):
-        sys.hostile_hook = True
-        sys.addaudithook(_hook)
+    _install()
     seen = []
     watched.append((data, seen))
     try:
@@ -171,15 +177,13 @@ class Calls:
 
 def _calls():
     """Pickles that ask to run something, in each way that pickles have."""
-    import subprocess
-
     ways = {
         "system": Calls(os.system, "touch ran"),
         "eval": Calls(eval, "open('ran', 'w')"),
         "exec": Calls(exec, "import this"),
         "popen": Calls(subprocess.Popen, ["touch", "ran"]),
         "open": Calls(open, "ran", "w"),
-        "getattr": Calls(getattr, os, "system") if False else Calls(getattr, "text", "upper"),
+        "getattr": Calls(getattr, "text", "upper"),
         "import": Calls(__import__, "antigravity"),
         "buffer": Calls(bytearray, 10**11),
         "zeros": Calls(torch.zeros, 10**11),
@@ -392,7 +396,7 @@ def _archives():
         "names that end early",
         zipped(pickled, {"data/0": bytes(16)}).replace(b"archive/version", b"archive/v\0rsion"),
     )
-    yield "names outside ASCII", zipped(pickled, {"data/0": bytes(16), "ü": b""})
+    yield "names in other letters", zipped(pickled, {"data/0": bytes(16), "data.p\u212al": pickled})
     yield "the same place twice", _overlapping(good)
     sizes = struct.pack("<2L", 16, 16)
     yield "a record behind the end", good[:listed] + good[listed:].replace(sizes, struct.pack("<2L", 999, 999))
@@ -479,8 +483,6 @@ def _headers():
 
 def _others():
     """No checkpoints."""
-    import random
-
     yield "empty", b""
     yield "one byte", b"\x80"
     yield "zeros", bytes(1 << 20)
