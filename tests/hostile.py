@@ -75,15 +75,15 @@ def memory(name):
 
 @contextmanager
 def bounded(size, seconds=10.0):
-    """What lasts no longer, and takes no more memory than a few times a file of so many bytes."""
+    """What lasts no longer on a processor, and takes no more memory than a few times a file of so many bytes."""
     try:
         with open("/proc/self/clear_refs", "w") as refs:
             refs.write("5")  # the peak is counted from here
     except OSError:
         pass
-    before, peak, start = memory("VmRSS"), memory("VmHWM"), time.monotonic()
+    before, peak, start = memory("VmRSS"), memory("VmHWM"), time.process_time()
     yield
-    assert time.monotonic() - start < seconds, f"it took {time.monotonic() - start:.1f} s"
+    assert time.process_time() - start < seconds, f"it took {time.process_time() - start:.1f} s"
     after = memory("VmHWM")
     grown = 0 if after == peak else after - before
     assert grown < 4 * size + (200 << 20), f"it took {grown >> 20} MB for {size >> 20}"
@@ -290,7 +290,7 @@ def _bombs():
         "one payload many times",
         b"\x80\x02" + load + embedded(large)[len(load) - 2 : -2] + b"q\2](" + b"h\1h\2\x85R" * 200 + b"e.",
     )
-    yield "many payloads", b"\x80\x02](" + embedded(small) * 11_000 + b"e."
+    yield "many payloads", b"\x80\x02](" + embedded(small) * 4_100 + b"e."
     yield "a payload of many steps", b"\x80\x02](" + embedded(slow) * 9 + b"e."
     yield "a payload in a payload", b"\x80\x02" + embedded(storage_alone(embedded(payload))) + b"."
     yield "a payload that is zipped", b"\x80\x02" + embedded(laid(tensor((4,), (1,)))) + b"."

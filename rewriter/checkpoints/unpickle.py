@@ -25,7 +25,7 @@ import torch
 from rewriter.errors import InputError
 
 MOST_STEPS = 500_000  # a training run's pickle of three networks has a fifth of that
-MOST_EMBEDDED = 10_000  # storages in a pickle; that one has six hundred
+MOST_EMBEDDED = 4_000  # storages in a pickle; that one has six hundred
 MOST_LISTED = 4 << 20  # bytes of the list of records of a zip archive
 MOST_PICKLE = 64 << 20  # bytes of the pickle in one
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's older kind
