@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceInfo
 from huggingface_hub.errors import RepositoryNotFoundError
 
+from rewriter.checkpoints.catalogue import shipped
 from rewriter.errors import InputError
 from rewriter.remote import check_name, connect, in_words
 
@@ -61,7 +62,7 @@ def files() -> dict[str, Path]:
     checkout = [] if page.parent == PACKAGE else [PACKAGE.parent / "LICENSE"]  # installed, that would be others'
     licences = [path for path in (*checkout, *PACKAGE.parent.glob(LICENCE)) if path.exists()]
     found = {"LICENSE": licences[0]} if licences else {}
-    found |= {path.name: path for path in _matching(page, PAGE)}
+    found |= {path.name: path for path in (*_matching(page, PAGE), shipped())}
     inside = (path for path in _matching(PACKAGE, INSIDE) if page not in path.parents)
     found |= {f"rewriter/{path.relative_to(PACKAGE).as_posix()}": path for path in inside}
     return dict(sorted(found.items()))

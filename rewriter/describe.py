@@ -10,15 +10,18 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from rewriter import history
+from rewriter.checkpoints.catalogue import catalogue
 from rewriter.edit import Edit
 from rewriter.effect import advice
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.hub import SUFFIXES, load_generator
+from rewriter.hub import SUFFIXES
 from rewriter.rule import FORMAT, Rule
 
 
-def describe(file: str, load_edits: Callable[[str], Sequence[Edit]]) -> tuple[dict[str, Any], str]:
+def describe(
+    file: str, load_edits: Callable[[str], Sequence[Edit]], load: Callable[[str], Generator]
+) -> tuple[dict[str, Any], str]:
     """What a file or name is, as data and as words.
 
     Raises:
@@ -31,9 +34,9 @@ def describe(file: str, load_edits: Callable[[str], Sequence[Edit]]) -> tuple[di
     if kind == history.FORMAT:
         return _session(history.History.load(path))
     try:
-        return _generator(load_generator(file))
+        return _generator(load(file))
     except InputError:
-        if path.suffix in SUFFIXES:
+        if path.suffix in SUFFIXES or path.is_dir() or file in catalogue():
             raise
     described = [_edit(edit) for edit in load_edits(file)]
     data, words = described[-1]
@@ -145,9 +148,17 @@ def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
         "resolution": generator.resolution,
         "weights": weights,
         "fingerprint": generator.fingerprint,
+        "origin": dict(generator.origin),
+        "start": dict(generator.advice),
         "layers": layers,
     }
     lines = [f"{generator.name}: {data['architecture']}, {generator.resolution} px, {weights:,} weights"]
     lines += [f"  fingerprint {generator.fingerprint}"]
+    if "licence" in generator.origin:
+        licence = generator.origin["licence"]
+        lines += [f"  {generator.origin['attribution']}", f"  licence {licence['id']}, {licence['link']}"]
+    lines += [f"  begin at {', '.join(f'{layer} for {good}' for good, layer in generator.advice.items())}"] * bool(
+        generator.advice
+    )
     lines += [f"  {i['layer']:8} {i['in']:4} → {i['out']:4} channels, {i['keys']}² → {i['values']}²" for i in layers]
     return data, "\n".join(lines)

@@ -73,7 +73,7 @@ def read_json(path: str | Path, *, limit: int = 64 << 20) -> Any:
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror})") from error
     if len(text) > limit:
-        raise InputError(f"{path} is larger than {limit >> 20} MB: it is no edit")
+        raise InputError(f"{path} is larger than {limit >> 20} MB, the most that is read")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

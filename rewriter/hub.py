@@ -1,42 +1,65 @@
-"""Where generators come from: the built-in world, or a checkpoint on disk (the Hub is to follow)."""
+"""Where generators come from: the built-in world, the catalogue, or a file of one's own."""
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
 
 from rewriter import townscape
+from rewriter.checkpoints import store
+from rewriter.checkpoints.catalogue import Entry, catalogue
 from rewriter.checkpoints.convert import convert
+from rewriter.checkpoints.download import fetch, hash_of, verify
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
-BUILT_IN = {"townscape": townscape.load}
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+BUILT_IN = "townscape"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".pkl")
 
 
-def load_generator(name: str, *, device: torch.device | str | None = None) -> Generator:
+def load_generator(
+    name: str,
+    *,
+    device: torch.device | str | None = None,
+    conv_clamp: float | None = None,
+    on_step: Callable[[int, int], Any] = lambda done, of: None,
+) -> Generator:
     """Load a generator by name.
 
     Args:
-        name: "townscape", the built-in world; or the path of a checkpoint in a known layout.
+        name: "townscape", the built-in world; another id of the catalogue (`rewriter generators` lists them), which is
+            downloaded once; the path of a checkpoint; or of a folder that `rewriter convert` wrote.
         device: where to put it; None: what accelerate finds (CUDA, MPS or CPU).
+        conv_clamp: for a file that cannot say at what its features are clamped, as StyleGAN2-ADA's are at 256.
+        on_step: told how many bytes of a download are there, and of how many; what it raises stops it.
 
     Raises:
-        InputError: an unknown name, or a file that is damaged or of an unknown layout.
+        InputError: an unknown name, a download that failed, or a file that is damaged, hostile or of an unknown layout.
     """
-    if name in BUILT_IN:
-        generator: Generator = BUILT_IN[name]()
-    elif Path(name).suffix in SUFFIXES:
-        state, options = read_checkpoint(Path(name))
-        generator = convert(state, name=Path(name).stem, **options)
+    if conv_clamp is not None and not 0 < conv_clamp < math.inf:
+        raise InputError(f"conv_clamp is {conv_clamp:g}, expected a number above 0, such as 256")
+    known = catalogue()
+    if name == BUILT_IN:
+        generator: Generator = townscape.load()
+        _belongs_to(generator, known[BUILT_IN])
+    elif name in known:
+        path = fetch(known[name], on_step=on_step)
+        generator = _read(known[name], path, conv_clamp)
+        generator.origin = {**generator.origin, "sha256": verify(known[name], path)}
+    elif os.path.isfile(os.path.join(name, store.CONFIG)):
+        generator = store.load(name)
+    elif os.path.isfile(name):
+        path = Path(name)
+        generator = _read(_entry_of(path, known.values()), path, conv_clamp)
     else:
-        raise InputError(
-            f"unknown generator {name!r}: use {', '.join(BUILT_IN)}, or the path of a file that ends in "
-            f"{', '.join(SUFFIXES)}"
-        )
+        raise InputError(_unknown(name, known.keys()))
     try:
         return generator.to(default_device() if device is None else device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -47,3 +70,44 @@ def load_generator(name: str, *, device: torch.device | str | None = None) -> Ge
 def default_device() -> torch.device:
     """The device that accelerate chooses."""
     return PartialState().device
+
+
+def _read(entry: Entry | None, path: Path, conv_clamp: float | None) -> Generator:
+    """A generator from a checkpoint, which is the entry's if there is one."""
+    state, options = read_checkpoint(path)
+    clamp = conv_clamp or options.get("conv_clamp") or (entry and entry.clamp)
+    generator = convert(state, name=entry.id if entry else path.stem, **{**options, "conv_clamp": clamp})
+    if entry is None:
+        generator.origin = {"file": path.name}
+    else:
+        _belongs_to(generator, entry)
+    return generator
+
+
+def _belongs_to(generator: Generator, entry: Entry) -> None:
+    """Note whose it is and where to begin; InputError if it is not what the entry says."""
+    if (found := store.architecture(generator)) != entry.architecture:
+        raise InputError(f"{entry.id} is a {found}, and the catalogue says {entry.architecture}: correct the entry")
+    if generator.resolution != entry.resolution:
+        raise InputError(
+            f"{entry.id} draws {generator.resolution} px, and the catalogue says {entry.resolution}: correct the entry"
+        )
+    generator.origin = entry.origin
+    generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
+
+
+def _entry_of(path: Path, known: Iterable[Entry]) -> Entry | None:
+    """The entry whose file one's own is: by size, or name where that is not known; then by its hash, read once."""
+    size = path.stat().st_size
+    alike = [entry for entry in known if entry.size == size or not entry.size and path.name == Path(entry.file).name]
+    hashed = [entry for entry in alike if entry.sha256]
+    found = hash_of(path) if hashed else ""
+    return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None)
+
+
+def _unknown(name: str, known: Any) -> str:
+    if name.endswith(SUFFIXES) or "/" in name or "\\" in name:
+        return f"there is no file {name}: check the path, or use a name that `rewriter generators` lists"
+    listed = ", ".join([*known][:6])
+    files = f"the path of a file that ends in {', '.join(SUFFIXES)}"
+    return f"unknown generator {name!r}: use {listed} … (`rewriter generators` lists all), or {files}"

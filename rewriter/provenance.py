@@ -60,9 +60,9 @@ def check_origin(generator: Generator, edit: Edit) -> None:
 
 
 def default_layer(generator: Generator) -> str:
-    """The layer to start with: layer8, good for objects, or the middle one of a smaller generator."""
+    """The layer to start with: the one known to be good for objects, else layer8, or the middle one."""
     names = list(generator.layers)
-    return "layer8" if "layer8" in names else names[len(names) // 2]
+    return generator.advice.get("objects") or ("layer8" if "layer8" in names else names[len(names) // 2])
 
 
 def at_home(generator: Generator, edit: Edit) -> Edit:

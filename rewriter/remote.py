@@ -11,6 +11,12 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from rewriter.errors import InputError, RewriterError
 
+try:
+    from huggingface_hub.utils import httpx
+except ImportError:  # before 2.0
+    import httpx  # type: ignore[no-redef]
+
+TRANSPORT: type[Exception] = httpx.TransportError  # a connection that is not made, breaks off or takes too long
 LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write (https://huggingface.co/settings/tokens)"
 AGAIN = "then run the same again: what has arrived is not sent twice"
 NEXT = {
@@ -51,9 +57,14 @@ def connect(token: str | None = None, *, endpoint: str | None = None) -> HfApi:
         token = token or get_token()
     if not token:
         raise InputError(f"nobody is logged in to Hugging Face: {LOG_IN}")
+    check_token(token)
+    return HfApi(endpoint=endpoint, token=token, library_name="rewriter")
+
+
+def check_token(token: str) -> None:
+    """Raise InputError, without its text, for a token that cannot be one."""
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise InputError(f"the token for Hugging Face has characters that no token has: {LOG_IN}")
-    return HfApi(endpoint=endpoint, token=token, library_name="rewriter")
 
 
 @contextmanager

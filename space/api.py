@@ -18,7 +18,7 @@ from painter import Painted, Painter
 from studio import Visitor
 from view import Shown
 
-LONG = ("execute", "example", "find", "suggest", "load")  # what may be stopped when it takes too long
+LONG = ("choose", "execute", "example", "find", "suggest", "load")  # what may be stopped when it takes too long
 CLIENTS = 1000  # whose work is remembered; the one least recently heard of goes first
 SAYS = {
     "copy": "Copy the thing under the mask from picture `seed`.",
@@ -42,7 +42,7 @@ class Endpoints:
         self._visitors: OrderedDict[str, Visitor] = OrderedDict()
 
     def generator(self, name: str, request: gr.Request) -> Any:
-        """Work on another generator; the work on this one is kept."""
+        """Work on another generator, which is downloaded if need be; the work on this one is kept."""
         return self._work(request, "choose", name)
 
     def pictures(self, seeds: str, original: bool, request: gr.Request) -> dict[str, str]:

@@ -16,10 +16,11 @@ from handlers import MARKS, SETTINGS, Handlers
 from lane import ZERO, Lane
 from painter import Painted, Painter
 from rewriter import townscape
+from rewriter.checkpoints.catalogue import catalogue
 from rewriter.errors import InputError
 from rewriter.memory.solve import METHODS, SMOOTHNESS
 from studio import BUILT_IN, Studio, Visitor
-from view import Shown, data_url
+from view import Shown, data_url, offers
 
 INTRO = """# Rewrite the rules of a generator
 An image generator obeys rules it was never told: domes sit on towers, lit windows light the ground. Copy a thing from
@@ -109,8 +110,8 @@ class Page:
             with gr.Column(scale=5, min_width=320):
                 gr.Markdown(INTRO)
             with gr.Column(scale=2, min_width=240):
-                names = self.studio.names
-                self.generator = gr.Dropdown(names, value=names[0], label="Generator", elem_id="generator")
+                choices = {"choices": offers(self.studio), "value": self.studio.names[0]}
+                self.generator = gr.Dropdown(**choices, label="Generator", elem_id="generator")
                 self.about = gr.Markdown(first.get("about"), elem_id="about")
         gr.Markdown("### See it happen: a rule rewritten at a click")
         self.cards = Cards({"tiles": [_card(name) for name in townscape.examples()]}, elem_id="cards")
@@ -199,8 +200,8 @@ class Page:
                 return self.execute, gr.Button(interactive=value)
             case "busy":
                 return self.cancel, gr.Button(interactive=value)
-            case "layer":
-                return self.layer, gr.Dropdown(**value)
+            case "layer" | "generator":
+                return getattr(self, name), gr.Dropdown(**value)
             case _:
                 return getattr(self, name), value
 
@@ -268,7 +269,7 @@ class Page:
         self.demo.load(opened, [self.visitor, self.kept], self._everything, **QUIET)
         self._on_long(self.pending.change, "linked", given=[self.pending])
         self._on_long(self.cards.pick, "example", said=["key"])
-        self._on(self.generator.input, "choose", given=[self.generator])
+        self._on_long(self.generator.select, "choose", given=[self.generator])  # input comes again when it is left
 
     def _wire_pictures(self) -> None:
         self._on(self.seeds.submit, "browse", given=[self.seeds])
@@ -321,16 +322,17 @@ def _card(name: str) -> dict[str, str]:
 
 
 def main(generators: Sequence[str] = (), *, mcp: bool = False, **options: Any) -> None:
-    """Serve the page; the built-in generator and those named are on offer, options are those of Gradio's launch.
+    """Serve the page; the catalogue and those named are on offer, options are those of Gradio's launch.
 
     Raises:
         InputError: a file that is not there, a port that is taken, or MCP without its package.
     """
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs a package more: pip install 'gradio[mcp]'")
-    if absent := [name for name in generators if not Path(name).exists()]:
-        raise InputError(f"there is no file {absent[0]}: name a checkpoint")
-    page = Page(Studio([BUILT_IN, *generators]))
+    known = [entry.id for entry in catalogue().values() if entry.repository or entry.local.is_file()]
+    if absent := [name for name in generators if name not in known and not Path(name).exists()]:
+        raise InputError(f"there is no file {absent[0]}: name a checkpoint, or one that `rewriter generators` lists")
+    page = Page(Studio(dict.fromkeys([BUILT_IN, *generators, *known])))
     try:
         page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)
     except OSError as error:

@@ -69,6 +69,8 @@ class Handlers:
         if kept is not None:
             try:
                 visitor = restored(self.studio, kept)
+                if visitor.generator != kept["generator"]:
+                    trouble = f"{kept['generator'][:60]} is not on this machine any more: choose it again."
             except InputError as error:
                 trouble = f"{error}."
         with suppress(InputError):
@@ -81,19 +83,38 @@ class Handlers:
         del shown["kept"]  # until there is something new to keep
         return shown if not trouble else {**shown, "next": f"{shown['next']} *{trouble}*"}
 
-    def choose(self, visitor: Visitor, generator: str) -> Shown:
-        """Another generator; the work on this one is kept."""
-        self.studio.model(generator)
-        return self.view.show(replace(visitor, generator=generator), *EVERYTHING)
+    def choose(self, visitor: Visitor, generator: str, tell: Tell = silent) -> Shown:
+        """Another generator that is on this machine; the work on this one is kept."""
+        model, trouble = self.studio.model(generator), ""
+        visitor = replace(visitor, generator=generator, seeds=tuple(range(self.studio.page(model))), matches=False)
+        try:
+            session = self.studio.session(visitor)
+        except InputError as error:  # kept by a browser since it was another
+            works = {name: work for name, work in visitor.works.items() if name != generator}
+            visitor, trouble = replace(visitor, works=works), f"What was kept of your work on it is gone: {error}."
+            session = self.studio.session(visitor)
+
+        def on_step(done: int, of: int) -> None:
+            if not tell(done, of, f"Drawing with {generator}"):
+                raise CancelledError("nothing has changed")
+
+        self.studio.pictures(session, visitor.seeds, [], on_step)
+        shown = self.view.show(visitor, *EVERYTHING)
+        return shown if not trouble else {**shown, "next": f"{shown['next']} *{trouble}*"}
 
     def browse(self, visitor: Visitor, text: str) -> Shown:
         """Other pictures on screen."""
-        return self.view.show(replace(visitor, seeds=tuple(dict.fromkeys(parse_seeds(text, most=MOST)))), "board")
+        seeds = tuple(dict.fromkeys(parse_seeds(text, most=MOST)))
+        most = 4 * self.studio.page(self.studio.model(visitor.generator))
+        if len(seeds) > most:
+            raise InputError(f"each of these pictures takes a while here: ask for at most {most}")
+        return self.view.show(replace(visitor, seeds=seeds), "board")
 
     def more(self, visitor: Visitor) -> Shown:
         """The next page of pictures."""
-        first = max(visitor.seeds) + 1 if max(visitor.seeds) + PAGE < SEEDS else 0
-        return self.view.show(replace(visitor, seeds=tuple(range(first, first + PAGE))), "board")
+        count = self.studio.page(self.studio.model(visitor.generator))
+        first = max(visitor.seeds) + 1 if max(visitor.seeds) + count < SEEDS else 0
+        return self.view.show(replace(visitor, seeds=tuple(range(first, first + count))), "board")
 
     def pick(self, visitor: Visitor, key: str) -> Shown:
         """A picture for the painter."""
@@ -245,7 +266,7 @@ class Handlers:
 
     def refresh(self, visitor: Visitor) -> Shown:
         """The board as things stand."""
-        return self.view.show(visitor, "board", "picture")
+        return self.view.show(visitor, "about", "board", "picture")
 
     # --- inside ---
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import gradio as gr
 
+from downloads import Downloads
 from handlers import Handlers
 from rewriter.errors import CancelledError, RewriterError
 from view import Shown
@@ -29,7 +30,8 @@ except ImportError:
     GPU = None
 
 ZERO = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
-QUICK, SECONDS = 10, 60  # that one piece of work may take
+SHARED = bool(os.environ.get("SPACE_ID"))  # with strangers, who wait
+QUICK, SECONDS = 10, 60 if SHARED else 900  # that one piece of work may take
 BEAT = 0.1  # seconds without news after which a watcher is given the chance to leave
 REFUSED = "refused"  # the part of what is shown that says why there is nothing else
 News = tuple[float, str]  # share done, and of what
@@ -43,7 +45,7 @@ class Lane:
     """
 
     def __init__(self, handlers: Handlers) -> None:
-        self._handlers = handlers
+        self._handlers, self._downloads = handlers, Downloads()
         self._pool = ThreadPoolExecutor(1, "lane")
         self._call: Callable[..., Shown] = GPU(self._do, duration=QUICK) if ZERO else self._wait
         self._watch: Callable[..., Iterator[News | Shown]] = GPU(self._news, duration=SECONDS) if ZERO else self._news
@@ -53,13 +55,25 @@ class Lane:
         return _accepted(self._call(*named))
 
     def follow(self, *named: Any) -> Iterator[News | Shown]:
-        """The same with the news on the way."""
+        """The same with the news on the way; a generator that is chosen is fetched first, aside from the lane."""
+        if named[0] == "choose":
+            yield from self._fetch(named[2])
         watched = self._watch(*named)
         try:
             for news in watched:
                 yield _accepted(news)
         finally:
             watched.close()  # type: ignore[attr-defined]  # it is a generator
+
+    def _fetch(self, name: str) -> Iterator[News]:
+        studio = self._handlers.studio
+        try:
+            if entry := studio.absent(name):
+                yield from self._downloads.follow(entry)
+            if ZERO:
+                studio.model(name)  # here, because what a worker loads is gone with it
+        except RewriterError as error:
+            _accepted({REFUSED: str(error)})
 
     def _do(self, name: str, *arguments: Any, **tell: Any) -> Shown:
         try:

@@ -6,13 +6,15 @@ A visitor's own state is a `Visitor`: kilobytes, picklable. A `Studio` turns it 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from rewriter import Rewriter, Rule, load_generator
+from rewriter.checkpoints.catalogue import Entry, catalogue
+from rewriter.checkpoints.download import cached
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
@@ -24,6 +26,7 @@ from rewriter.search import KEPT
 PAGE = 12
 MODELS = 4 << 30  # bytes of generators in memory
 KNOWN = 6  # generators at some truncation whose statistics are: each at most half a gigabyte
+SLOW = 10e9  # operations of a picture that takes a CPU a noticeable time
 BUILT_IN = "townscape"
 
 
@@ -55,19 +58,34 @@ class Studio:
     """Generators and caches of one process, shared by all visitors, who choose among the names given."""
 
     def __init__(self, names: Sequence[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
-        self.names, self.device = tuple(names), device
+        self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.models, self.keys, self.screens = Cache(MODELS), Cache(KEPT), Cache(KEPT // 2)
         self.known: OrderedDict[tuple[str, float], Statistics] = OrderedDict()
 
-    def model(self, name: str) -> Generator:
-        """A generator, loaded when first asked for.
+    def absent(self, name: str) -> Entry | None:
+        """The entry of a generator that has to be downloaded first; None if it is here.
 
         Raises:
-            InputError: a name that is not on offer, or a file that cannot be read.
+            InputError: a name that is not on offer.
         """
         if name not in self.names:
             raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
+        entry = self.catalogue.get(name)
+        return None if entry is None or name == BUILT_IN or cached(entry) else entry
+
+    def model(self, name: str) -> Generator:
+        """A generator that is here, loaded when first asked for.
+
+        Raises:
+            InputError: a name that is not on offer, a file that cannot be read, or one that is still to be downloaded.
+        """
+        if self.absent(name):
+            raise InputError(f"{name} is not on this machine any more: choose it again, and it will be downloaded")
         return self.models.get(name, lambda: load_generator(name, device=self.device))
+
+    def page(self, generator: Generator) -> int:
+        """How many pictures one looks at: fewer where each takes seconds."""
+        return PAGE if generator.device.type != "cpu" or generator.operations < SLOW else PAGE // 3
 
     def session(self, visitor: Visitor) -> Rewriter:
         """The visitor's session."""
@@ -81,7 +99,13 @@ class Studio:
         return Rewriter(generator, history=work, statistics=statistics, keys=self.keys)
 
     @torch.no_grad()
-    def pictures(self, session: Rewriter, seeds: Sequence[int], rules: Sequence[Rule] | None = None) -> Tensor:
+    def pictures(
+        self,
+        session: Rewriter,
+        seeds: Sequence[int],
+        rules: Sequence[Rule] | None = None,
+        on_step: Callable[[int, int], object] = lambda done, of: None,
+    ) -> Tensor:
         """Pictures (n, 3, H, W) with the session's rules or others; computed anew only from the first rule's layer."""
         generator, psi = session.generator, session.edit.truncation
         on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
@@ -89,9 +113,18 @@ class Studio:
         layer = next((name for name in generator.layers if name in ruled), None)
         key = generator.fingerprint, psi, layer, *seeds
         if layer is None:
-            return self.screens.get(key, lambda: generator.sample(seeds, truncation=psi, rules=[]))
+            return self.screens.get(key, lambda: torch.cat([*self._drawn(generator, seeds, psi, on_step)]))
 
         def look_up() -> Features:
             return generator.keys(seeds, layer, truncation=psi, rules=[])
 
         return generator.picture(self.screens.get(key, look_up), rules=on)
+
+    def _drawn(
+        self, generator: Generator, seeds: Sequence[int], psi: float, on_step: Callable[[int, int], object]
+    ) -> Iterator[Tensor]:
+        """Pictures as they were, all at once, or one by one where each takes seconds."""
+        size = 1 if self.page(generator) < PAGE else len(seeds)
+        for first in range(0, len(seeds), size):
+            on_step(first, len(seeds))
+            yield generator.sample(seeds[first : first + size], truncation=psi, rules=[])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -151,9 +152,15 @@ class View:
         }
 
     def _about(self, visitor: Visitor, session: Rewriter) -> Shown:
-        side = session.generator.resolution
-        licence = "Apache-2.0, built in" if visitor.generator == BUILT_IN else "licence: its authors' own"
-        return {"generator": visitor.generator, "about": f"{side} × {side} px · {licence}", "suggested": {}}
+        side, origin = session.generator.resolution, session.generator.origin
+        licence = "licence: its authors' own"
+        if "licence" in origin:
+            licence = f"[{origin['licence']['id']}]({origin['licence']['link']}) · {html.escape(origin['attribution'])}"
+        return {
+            "generator": {"value": visitor.generator, "choices": offers(self.studio)},
+            "about": f"{side} × {side} px · {licence}",
+            "suggested": {},
+        }
 
     def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
         """What the browser keeps: of each generator the whole way back if it is small, else where things stand."""
@@ -179,8 +186,9 @@ def restored(studio: Studio, kept: Any) -> Visitor:
         InputError: it is damaged, or of another generator.
     """
     try:
+        left = kept["generator"]
         visitor = Visitor(
-            kept["generator"] if kept["generator"] in studio.names else BUILT_IN,
+            left if left in studio.names and not studio.absent(left) else BUILT_IN,
             seeds=tuple(parse_seeds(kept["seeds"], most=MOST)),
             selected=parse_seeds(kept["selected"], most=1)[0],
             link=f"{kept['link']}"[:40],
@@ -193,7 +201,8 @@ def restored(studio: Studio, kept: Any) -> Visitor:
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"what the browser kept of your work cannot be taken up ({error})") from error
     for name, work in works.items():
-        Rewriter(studio.model(name), history=work)  # checks that it belongs there
+        if not studio.absent(name):  # else it is looked at when it is chosen
+            Rewriter(studio.model(name), history=work)  # checks that it belongs there
     return replace(visitor, works=works)
 
 
@@ -210,6 +219,16 @@ def bearable_edit(edit: Edit) -> Edit:
     return edit
 
 
+def offers(studio: Studio) -> list[tuple[str, str]]:
+    """The generators to choose from: how they are called, and their names."""
+    known = {name: studio.catalogue[name] for name in studio.names if name in studio.catalogue}
+    titles = {name: f"{entry.title}, {entry.resolution} px" for name, entry in known.items()}
+    for name, entry in known.items():
+        if studio.absent(name):
+            titles[name] += f" ↓ {entry.size / 1e6:.0f} MB" if entry.size else " ↓"
+    return [(titles.get(name, name), name) for name in studio.names]
+
+
 def in_short(seeds: Sequence[int]) -> str:
     """Seeds as people write them: (0, 1, 2, 8) → "0-2, 8"."""
     runs: list[list[int]] = []
@@ -222,8 +241,12 @@ def in_short(seeds: Sequence[int]) -> str:
 
 
 def in_words(generator: Generator, layer: LayerInfo) -> str:
-    """A layer, with what it is good for: that depends on where it stands beside the one to start with."""
+    """A layer, with what it is good for: that depends on where it stands beside those that are known to be good."""
     names, start = list(generator.layers), default_layer(generator)
-    beyond = names.index(layer.name) - names.index(start)
-    good = "start here" if not beyond else "structure" if beyond < -1 else "texture" if beyond > 1 else "objects"
+    place, at = names.index(layer.name), names.index(start)
+    fine = names.index(generator.advice.get("texture", names[min(at + 2, len(names) - 1)]))
+    coarse = names.index(generator.advice.get("structure", names[max(at - 2, 0)]))
+    good = (
+        "start here" if place == at else "structure" if place <= coarse else "texture" if place >= fine else "objects"
+    )
     return f"{layer.name}: {layer.key_resolution} × {layer.key_resolution}, {good}"

@@ -93,6 +93,11 @@ class Visit:
         self.press(f"#{what}")
         self.page.wait_for_function(f"before => {tiles} > before", arg=before)
 
+    def choose(self, title):
+        """Another generator, by how it is called."""
+        self.press("#generator input")
+        self.page.locator(f'[role="option"]:has-text("{title}")').click()
+
     def hat(self):
         """Copy a spire, paste it over a dome, mark another dome: then it can be executed."""
         self.mark("copy", 1, 0.35, 0.2, 0.33)

@@ -1,10 +1,13 @@
 """What several test files need: the golden generators, the built-in one, and a change to apply to them."""
 
+import io
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from loopback import LoopbackHub
 
 from rewriter import townscape
 from rewriter.checkpoints.convert import convert
@@ -87,6 +90,28 @@ def town(untouched):
 def generator(request):
     """Each of the three in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def shelf(monkeypatch, tmp_path):
+    """A Hub with a training run's checkpoint of some megabytes, in a catalogue of one's own as "small"."""
+    file, loaded = io.BytesIO(), golden("rosinality_stylegan2_16px.pt")
+    torch.save({**loaded, "g_optim": {"state": torch.zeros(1 << 20)}}, file)
+    with LoopbackHub() as hub:
+        hub.adopt(monkeypatch, tmp_path)
+        hub.fault, hub.piece, hub.pause = lambda n, request: "slow", 1 << 18, 0  # until a test says otherwise
+        commit = hub.add("model", "ada/small", {"small.pt": file.getvalue()}).at()
+        entry = {
+            **{"id": "small", "title": "Small things", "repository": "ada/small", "file": "small.pt"},
+            **{"revision": commit.oid, "size": len(file.getvalue()), "sha256": None, "architecture": "stylegan2"},
+            **{"layout": "rosinality", "resolution": 16, "clamp": None, "attribution": "Ada <ada@example.org>"},
+            "licence": {"id": "cc-by-4.0", "link": "https://example.org/licence"},
+            "layers": {"structure": "layer3", "objects": "layer4", "texture": "layer5"},
+        }
+        catalogue = tmp_path / "catalogue.json"
+        catalogue.write_text(json.dumps({"version": 1, "generators": [entry]}))
+        monkeypatch.setenv("REWRITER_CATALOGUE", str(catalogue))
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,9 @@ import hashlib
 import json
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,7 +118,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Fault = int | str | Answer | None  # a status; "cut": unheard; "lost": done, and not answered; "half" an answer; none
+# a status; "cut": unheard; "lost": done, and not answered; "half" an answer; "slow": piece by piece; none
+Fault = int | str | Answer | None
 
 
 def oid(data: bytes) -> str:
@@ -138,6 +141,8 @@ class LoopbackHub:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.uploads: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.sent = 0  # bytes of bodies
+        self.piece, self.pause = 1 << 16, 0.02  # bytes of a slow answer; seconds after each
         self.fault: Callable[[int, Request], Fault] = lambda n, request: None
         self._lock = Lock()
 
@@ -162,6 +167,7 @@ class LoopbackHub:
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
         monkeypatch.setitem(utils.http_backoff.__kwdefaults__, "base_wait_time", 0)
         monkeypatch.setenv("HF_TOKEN", token)
@@ -444,12 +450,23 @@ class Handler(BaseHTTPRequestHandler):
         sent = [f"HTTP/1.1 {answer.status} -", f"Content-Length: {len(answer.body)}"]
         sent += [f"{name}: {value}" for name, value in answer.headers.items()]
         body = b"" if self.command == "HEAD" else answer.body
-        data = "\r\n".join([*sent, "", ""]).encode("latin-1") + (body[: len(body) // 2] if fault == "half" else body)
-        self.wfile.write(data)
+        self.wfile.write("\r\n".join([*sent, "", ""]).encode("latin-1"))
+        with suppress(OSError):  # who asked has gone
+            for part in self._parts(body[: len(body) // 2] if fault == "half" else body, slow=fault == "slow"):
+                self.hub.sent += len(part)  # before whoever asked can know that it arrived
+                self.wfile.write(part)
         if fault == "half":
             self._cut()
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+
+    def _parts(self, body: bytes, *, slow: bool) -> Iterator[bytes]:
+        if not slow:
+            yield body
+            return
+        for start in range(0, len(body), self.hub.piece):
+            yield body[start : start + self.hub.piece]
+            time.sleep(self.hub.pause)
 
     def _body(self, headers: Mapping[str, str]) -> Iterator[bytes]:
         if headers.get("transfer-encoding", "").lower() != "chunked":

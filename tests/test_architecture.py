@@ -31,6 +31,7 @@ ORDER = (
     "suggest",
     "history",
     "session",
+    "remote",
     "checkpoints",
     "townscape",
 )

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,19 @@ def browser():
         yield running
 
 
-@pytest.fixture(scope="module")
-def url():
-    page = Page(Studio(device="cpu"))
+@contextmanager
+def served(names):
+    """The page on these generators; its address."""
+    page = Page(Studio(names, device="cpu"))
     launched = page.demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **LAUNCH)
     yield launched[1]
     page.demo.close()
+
+
+@pytest.fixture(scope="module")
+def url():
+    with served(["townscape"]) as address:
+        yield address
 
 
 @pytest.fixture
@@ -42,8 +50,8 @@ def visit(browser, url):
     """Open a tab; at the end none of them may have had an error in its scripts."""
     visits = []
 
-    def opened(query="", **options):
-        visits.append(Visit(browser, url + query, **options))
+    def opened(query="", at=url, **options):
+        visits.append(Visit(browser, at + query, **options))
         return visits[-1]
 
     yield opened
@@ -192,6 +200,38 @@ def test_a_tab_that_is_closed_and_work_that_is_cancelled_stop(visit):
     other.press('#cards [data-key="no-light-on-ground"]')
     other.wait_for_rules(1)
     assert time.monotonic() - started < 60
+
+
+def test_a_generator_is_chosen_its_download_cancelled_and_chosen_again(visit, shelf):
+    with served(["townscape", "small"]) as address:
+        v = visit(at=address)
+        v.hat()
+        v.execute()
+        before = v.sources()
+        shelf.pause = 0.3
+        v.choose("Small things")
+        v.page.wait_for_selector('#next :text("Downloading Small things")')
+        v.press("#cancel")
+        v.page.wait_for_function("document.querySelector('#generator input').value.startsWith('Towns')")
+        assert v.sources() == before and v.page.locator("#rules .rule").count() == 1
+        shelf.pause = 0
+        v.choose("Small things")
+        v.page.wait_for_function("document.querySelector('#about').textContent.includes('16 × 16 px · cc-by-4.0')")
+        v.wait_for_rules(0)
+        v.choose("Towns")
+        v.wait_for_rules(1)
+        v.wait_for_board(before)
+
+
+def test_a_download_that_fails_leaves_the_visitor_where_they_were(visit, shelf):
+    with served(["townscape", "small"]) as address:
+        v = visit(at=address)
+        before = v.sources()
+        shelf.fault = lambda n, request: 404
+        v.choose("Small things")
+        v.page.wait_for_selector(':text("cannot download small")')
+        v.page.wait_for_function("document.querySelector('#generator input').value.startsWith('Towns')")
+        assert v.sources() == before
 
 
 def test_a_double_click_makes_one_rule(visit):

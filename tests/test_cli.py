@@ -132,7 +132,19 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path):
 def test_help_teaches(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
-    commands = ("sample", "apply", "inspect", "suggest", "search", "stats", "benchmark", "demo", "deploy")
+    commands = (
+        "sample",
+        "apply",
+        "inspect",
+        "suggest",
+        "search",
+        "stats",
+        "benchmark",
+        "generators",
+        "convert",
+        "demo",
+        "deploy",
+    )
     assert all(word in run.stdout for word in (*commands, "dome-to-spire"))
     assert all(name in (draw.apply.__doc__ or "") for name in townscape.examples())
 
@@ -212,5 +224,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     assert run("suggest", "dome-to-spire", "--json")["layers"][0]["layer"] == "layer8"
     assert len(run("search", "dome-to-spire", "--pictures", "64", "--json")["found"]) == 12
     assert run("stats", "--layer", "layer6", "--json")["layers"][0]["keys"] > 0
+    assert len(run("generators", "--json")["generators"]) > 30
+    assert run("convert", "townscape", "ours", "--json")["fingerprint"] == townscape.load().fingerprint
     sent = run("deploy", "ada/demo", "--dry-run", "--json")["files"]
     assert sent == {path: file.stat().st_size for path, file in deploy.files().items()}

@@ -6,7 +6,10 @@ from conftest import DATA, golden, state_of
 
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
+from rewriter.checkpoints.store import save
 from rewriter.errors import InputError
+from rewriter.evaluation.benchmark import random_config_f
+from rewriter.evaluation.coldstart import cold_start
 
 GENFORCE, GENFORCE_PROGGAN = "genforce_stylegan2_16px.bin", "genforce_pggan_32px.bin"
 UNUSED = ("output0", "output1", "output2")  # the lower resolutions of a Progressive GAN
@@ -255,3 +258,30 @@ def test_an_odd_number_of_proggan_layers_is_refused():
 
 def test_a_conditional_or_cut_mapping_is_refused():
     assert "mapping.fc0.weight" in faults({**state_of(PLAIN), "mapping.fc0.weight": torch.zeros(64)})
+
+
+# --- at real size ---
+
+
+@pytest.fixture(scope="module")
+def church(tmp_path_factory):
+    """Files of the size and layout of a published StyleGAN2 of 256 px, with random weights."""
+    folder, generator = tmp_path_factory.mktemp("church"), random_config_f(256)
+    state = rewrite_as(generator, "rosinality")
+    published = {"latent_avg": state.pop("latent_avg"), "g_ema": state}
+    torch.save(published, folder / "new.pt")
+    torch.save(published, folder / "old.pt", _use_new_zipfile_serialization=False)
+    save(generator, folder / "ours")
+    return folder
+
+
+def test_a_file_of_the_published_layout_has_the_published_size(church):
+    assert abs((church / "new.pt").stat().st_size / 120_878_283 - 1) < 1e-3
+
+
+@pytest.mark.parametrize("file", ["new.pt", "old.pt", "ours/model.safetensors"])
+def test_loading_takes_hardly_more_memory_than_the_weights(church, file):
+    memory = cold_start(church / file)["memory"]
+    if memory is None:
+        pytest.skip("this system does not tell how much memory a process has held")
+    assert 0.9 < memory < 1.3

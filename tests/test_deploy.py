@@ -90,7 +90,7 @@ def test_the_page_at_the_root_with_the_package_beside_it_and_nothing_else():
     examples = {f"townscape/examples/{name}{kind}" for name in townscape.examples() for kind in (".json", ".png")}
     modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
     package = {"py.typed", townscape.WEIGHTS.relative_to(PACKAGE).as_posix(), *examples, *modules}
-    assert set(deploy.files()) == {"LICENSE"} | page | {f"rewriter/{path}" for path in package}
+    assert set(deploy.files()) == {"LICENSE", "checkpoints.json"} | page | {f"rewriter/{path}" for path in package}
     assert {"app.py", "README.md", "requirements.txt", "rewriter/session.py"} <= set(deploy.files())
     assert all(file.is_file() for file in deploy.files().values())
 

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from rewriter import load_generator, replay, townscape
+from rewriter.checkpoints.convert import rewrite_as
+from rewriter.checkpoints.store import write_weights
 from rewriter.edit import Edit
+from rewriter.evaluation.benchmark import random_config_f
+from rewriter.evaluation.coldstart import cold_start
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,3 +47,27 @@ def test_an_edit_makes_the_same_rule(pair):
     pictures = [g.sample(range(8), rules=[rule]).cpu() for g, rule in zip(pair, (cpu, cuda), strict=True)]
     assert (pictures[0] - pictures[1]).abs().mean() < 1e-2
     assert abs(cpu.effect.goal_error_removed - cuda.effect.goal_error_removed) < 0.01
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_a_file_is_loaded_straight_to_the_device(tmp_path, form):
+    generator, path = random_config_f(256), tmp_path / f"model.{form}"
+    if form == "pt":
+        torch.save({"g_ema": rewrite_as(generator, "nvidia")}, path)
+    else:
+        write_weights(generator, path)
+    report = cold_start(path, "cuda")
+    assert report["memory"] is None or report["memory"] < 1.3  # of the host: the file's pages, and nothing beside them
+    there = load_generator(str(path), device="cuda")
+    assert {value.device.type for value in there.state_dict().values()} == {"cuda"}
+    assert there.fingerprint == generator.fingerprint
+    assert (there.sample([0]).cpu() - generator.sample([0])).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_reduced_precision_is_close_and_only_where_it_is_asked_for(pair, precision):
+    full = pair[1].sample(range(16))
+    with torch.autocast("cuda", precision):
+        reduced = pair[1].sample(range(16))
+    assert (reduced.float() - full).abs().mean() * 127.5 < 2
+    assert torch.equal(pair[1].sample(range(16)), full)

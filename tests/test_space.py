@@ -4,6 +4,7 @@ import base64
 import json
 import multiprocessing
 import pickle
+import shutil
 import sys
 import threading
 import time
@@ -14,10 +15,14 @@ from pathlib import Path
 import gradio as gr
 import pytest
 import torch
+import yaml
+from conftest import square
 from PIL import Image
 
 from rewriter import Rewriter, Rule, load_edits, masks, townscape
+from rewriter.checkpoints.catalogue import catalogue
 from rewriter.errors import CancelledError, InputError
+from rewriter.evaluation.benchmark import random_config_f
 from rewriter.history import History, State
 from rewriter.masks import disc
 from rewriter.memory.statistics import Recipe
@@ -30,7 +35,7 @@ from handlers import Handlers  # noqa: E402
 from lane import Lane  # noqa: E402
 from painter import Painter  # noqa: E402
 from studio import Studio, Visitor  # noqa: E402
-from view import in_short, restored  # noqa: E402
+from view import in_short, offers, restored  # noqa: E402
 
 SPIRE, DOME = disc(64, 0.27, 0.35, 0.1), disc(64, 0.33, 0.24, 0.09)
 README = (SPACE.parent / "README.md").read_text(encoding="utf-8")
@@ -689,3 +694,112 @@ def test_two_executes_at_once_lead_to_one_rule(client):
     client.predict(0, masks.encode(DOME), api_name="/paste")
     jobs = [client.submit(api_name="/execute") for _ in range(2)]
     assert [len(job.result()["rules"]) for job in jobs] == [1, 1]
+
+
+# --- generators that are still on the Hub ---
+
+
+def waiting(hub, news):
+    """The first news of a download, which goes slowly from here on."""
+    hub.pause = 0.1
+    return next(iter(news))
+
+
+def test_a_generator_is_downloaded_when_it_is_chosen_and_drawn_with_its_licence(shelf, ready):
+    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
+    assert dict(map(reversed, offers(lane._handlers.studio)))["small"] == "Small things, 16 px ↓ 5 MB"
+    shelf.pause = 0.02
+    *news, shown = lane.follow("choose", ready, "small")
+    shares, words = zip(*[one for one in news if one[1].startswith("Downloading")], strict=True)
+    assert list(shares) == sorted(shares) and 0 <= shares[0] < shares[-1] <= 1 and len(set(shares)) > 2
+    assert words[-1].startswith("Downloading Small things: ") and words[-1].endswith(" MB")
+    assert shown["visitor"].generator == "small" and len(shown["board"]["tiles"]) == 12
+    assert shown["generator"]["choices"][1] == ("Small things, 16 px", "small")
+    assert "[cc-by-4.0](https://example.org/licence) · Ada &lt;ada@example.org&gt;" in shown["about"]
+    assert (
+        shown["layer"]["value"] == "layer4" and "start here" in dict(map(reversed, shown["layer"]["choices"]))["layer4"]
+    )
+    assert [edit.copy.seed for edit in [shown["visitor"].works["townscape"].present.edit]] == [1]
+    shelf.requests.clear()
+    *_, again = lane.follow("choose", replace(shown["visitor"], generator="townscape"), "small")
+    assert again["board"] == shown["board"] and shelf.requests == []
+
+
+def test_a_download_that_is_cancelled_stops_and_is_gone_on_with(shelf):
+    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
+    news = lane.follow("choose", Visitor(), "small")
+    waiting(shelf, news)
+    while next(news)[0] < 0.2:
+        pass
+    news.close()
+    time.sleep(1)
+    asked = len(shelf.requests)
+    assert lane._handlers.studio.absent("small")
+    shelf.pause = 0
+    *_, shown = lane.follow("choose", Visitor(), "small")
+    assert shown["visitor"].generator == "small" and len(shelf.requests) > asked
+
+
+def test_two_visitors_wait_for_one_download_and_one_may_leave(shelf):
+    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
+    first, second = lane.follow("choose", Visitor(), "small"), lane.follow("choose", Visitor(), "small")
+    waiting(shelf, first)
+    waiting(shelf, second)
+    first.close()
+    *_, shown = second
+    assert shown["visitor"].generator == "small"
+    assert sum(request.startswith("GET") and "resolve" in request for request in shelf.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [404, 503, "cut"])
+def test_a_failed_download_says_why_and_the_page_goes_on(shelf, ready, fault, monkeypatch):
+    monkeypatch.setattr("rewriter.checkpoints.download.PAUSE", 0)
+    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
+    shelf.fault = lambda n, request: fault
+    with pytest.raises(gr.Error, match="cannot download small"):
+        list(lane.follow("choose", ready, "small"))
+    assert lane.call("refresh", ready)["generator"]["value"] == "townscape"
+    shelf.fault = lambda n, request: None
+    *_, shown = lane.follow("choose", ready, "small")
+    assert shown["visitor"].generator == "small"
+
+
+def test_work_on_a_generator_that_is_not_here_any_more_is_kept_until_it_is(shelf, ready, tmp_path):
+    here = Handlers(Studio(("townscape", "small"), device="cpu"))
+    *_, shown = Lane(here).follow("choose", ready, "small")
+    visitor = here.mark(shown["visitor"], "copy", square(4, 4, 12, 12), 3)["visitor"]
+    kept = here.view.show(visitor, "kept")["kept"]
+    shutil.rmtree(tmp_path / "hub")
+    there = Handlers(Studio(("townscape", "small"), device="cpu"))
+    opened = there.open(Visitor(), kept)
+    assert opened["visitor"].generator == "townscape" and "choose it again" in opened["next"]
+    assert set(opened["visitor"].works) == {"townscape", "small"} and there.view.show(opened["visitor"], "kept")
+    *_, shown = Lane(there).follow("choose", opened["visitor"], "small")
+    assert shown["visitor"].work.present.edit.copy.seed == 3
+
+
+def test_work_that_belongs_to_another_generator_of_that_name_is_dropped_when_it_is_chosen(shelf, ready):
+    do = Handlers(Studio(("townscape", "small"), device="cpu"))
+    visitor = replace(ready, works={**ready.works, "small": ready.works["townscape"]})
+    *_, shown = Lane(do).follow("choose", visitor, "small")
+    assert shown["visitor"].work is None and "is gone" in shown["next"] and "townscape" in shown["visitor"].works
+
+
+def test_a_generator_whose_pictures_take_seconds_is_looked_at_by_fours(do):
+    slow = random_config_f(64)
+    slow.layers = {**slow.layers, "more": replace(slow.layers["layer10"], in_channels=10**5)}
+    assert do.studio.page(slow) == 4 and do.studio.page(do.studio.model("townscape")) == 12
+
+
+def test_what_the_space_fetches_before_it_starts_is_in_the_catalogue():
+    card = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
+    known = {(e.repository, e.file, e.revision): e for e in catalogue().values()}
+    for line in card["preload_from_hub"]:
+        repository, files, revision = line.split(" ")
+        assert repository in card["models"]
+        assert all(known[repository, file, revision].sha256 for file in files.split(","))
+
+
+def test_the_page_offers_the_catalogue():
+    names = {entry.id for entry in catalogue().values() if entry.repository}
+    assert names < {value for _, value in offers(Studio(dict.fromkeys(["townscape", *names])))}

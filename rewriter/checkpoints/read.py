@@ -19,15 +19,10 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rewriter.checkpoints.unpickle import DTYPES, MAGIC, Described, Persistent, Storage, run, scan_older, scan_zip
 from rewriter.errors import InputError
-from rewriter.files import replacing
-from rewriter.generators.base import Generator
-from rewriter.generators.proggan import ProgressiveGAN
-from rewriter.generators.stylegan2 import StyleGAN2
 
 CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # how torch.save's older kind begins
@@ -216,14 +211,3 @@ def _said(modules: Mapping[str, Persistent]) -> Options:
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
         raise InputError("its layers are clamped differently")
     return _clamp(clamps[0] if clamps else None)
-
-
-def write_checkpoint(generator: Generator, path: str | Path) -> None:
-    """Write a generator's weights as safetensors in its canonical names (NVIDIA's for StyleGAN2)."""
-    metadata = {"format": "pt"}
-    if isinstance(generator, StyleGAN2) and generator.config.conv_clamp is not None:
-        metadata["conv_clamp"] = str(generator.config.conv_clamp)
-    if isinstance(generator, ProgressiveGAN):
-        metadata["clamp"] = str(generator.config.clamp)
-    with replacing(path) as temporary:
-        save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, temporary, metadata=metadata)

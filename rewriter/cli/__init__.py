@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from rewriter.cli import draw, share, study
+from rewriter.checkpoints.catalogue import VARIABLE
+from rewriter.cli import draw, models, share, study
 from rewriter.errors import RewriterError
 
 app = typer.Typer(
@@ -25,8 +29,22 @@ app.command(
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
 )(study.stats)
 app.command()(study.benchmark)
+app.command()(models.generators)
+app.command()(models.convert)
 app.command()(share.demo)
 app.command()(share.deploy)
+
+
+@app.callback()
+def everywhere(
+    own: Annotated[
+        Path | None,
+        typer.Option("--catalogue", help=f"Generators of your own, in the form of checkpoints.json; or ${VARIABLE}."),
+    ] = None,
+) -> None:
+    """Options that stand before the command."""
+    if own is not None:
+        os.environ[VARIABLE] = str(own)  # so that whatever is started from here finds it too, such as the page
 
 
 def main() -> None:

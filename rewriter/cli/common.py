@@ -14,14 +14,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rewriter import townscape
+from rewriter.checkpoints.catalogue import catalogue
+from rewriter.checkpoints.download import cached
 from rewriter.edit import Edit, load_edits
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.hub import BUILT_IN, load_generator
+from rewriter.hub import load_generator
 from rewriter.rule import Rule
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
-GeneratorName = Annotated[str, typer.Option(help="townscape, or the path of a checkpoint.")]
+GeneratorName = Annotated[
+    str, typer.Option(help="A name that `rewriter generators` lists, or the path of a checkpoint or of a folder.")
+]
 EditGenerator = Annotated[str | None, typer.Option("--generator", help="Default: the one that the edit names.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: what accelerate finds.")]
 Truncation = Annotated[float, typer.Option(help="1: as trained; towards 0: closer to the average picture.")]
@@ -55,15 +59,26 @@ def edits_of(name: str) -> tuple[Edit, ...]:
     return load_edits(shipped.get(name, Path(name)))
 
 
-def generator_of(edits: Sequence[Edit], name: str | None, device: str | None) -> Generator:
+def generator_of(edits: Sequence[Edit], name: str | None, device: str | None, quiet: bool) -> Generator:
     """The generator asked for, or the one that the edits name."""
     named = next((edit for edit in edits if edit.generator), edits[0])
     if name is None and not named.generator:
         raise InputError("the edit does not say which generator it was made on: name one with --generator")
-    if name is None and named.generator not in BUILT_IN and not Path(named.generator).exists():
+    if name is None and named.generator not in catalogue() and not Path(named.generator).exists():
         made_on = f"the edit was made on {named.generator!r} (fingerprint {named.fingerprint[:12] or 'unknown'})"
         raise InputError(f"{made_on}: name its file with --generator")
-    return load_generator(name or named.generator, device=device)
+    return load(name or named.generator, device, quiet)
+
+
+def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None = None) -> Generator:
+    """A generator, with a bar while it is downloaded."""
+    entry = catalogue().get(name)
+    new = entry is not None and entry.sha256 is None and cached(entry) is None
+    with progress(quiet) as job:
+        model = load_generator(name, device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))
+    if new:
+        print(f"{name}: its SHA-256 is {model.origin['sha256']}, and has to be from now on", file=sys.stderr)
+    return model
 
 
 def rule_for(path: Path, model: Generator) -> Rule:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rewriter import collection, describe, pictures, townscape
-from rewriter.checkpoints.read import write_checkpoint
+from rewriter.checkpoints.store import write_weights
 from rewriter.cli.common import (
     Device,
     EditGenerator,
@@ -20,6 +20,7 @@ from rewriter.cli.common import (
     check_truncation,
     edits_of,
     generator_of,
+    load,
     progress,
     rule_for,
     say,
@@ -31,7 +32,6 @@ from rewriter.execute import replay
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
-from rewriter.hub import load_generator
 from rewriter.memory.statistics import Statistics
 from rewriter.provenance import at_home, check
 from rewriter.rule import Rule
@@ -61,7 +61,7 @@ def sample(
     target = out or Path("sample.png")
     wanted = parse_seeds(seeds or "0-23", most=400)
     check_writable(target / collection.MANIFEST if count is not None else target)
-    model = load_generator(generator, device=device)
+    model = load(generator, device, as_json)
     model.rules = tuple(rule_for(path, model) for path in rule or [])
     if count is not None:
         with progress(as_json) as job:
@@ -107,7 +107,7 @@ def apply(
     requests = _requests(edits, given)
     rule_files = _numbered(save_rule, len(requests))
     _check_outputs(out, [*rule_files, *filter(None, [save_model, save_session])])
-    model = generator_of([edit for _, edit in requests], generator, device)
+    model = generator_of([edit for _, edit in requests], generator, device, as_json)
     if layer is None:
         requests = [(name, at_home(model, edit)) for name, edit in requests]
     for _, edit in requests:
@@ -115,7 +115,7 @@ def apply(
     with progress(as_json) as job:
         rules = _replay(model, requests, rule_files, job)
         if save_model is not None:
-            write_checkpoint(model.rewritten(rules), save_model)
+            write_weights(model.rewritten(rules), save_model)
         title, psi = " + ".join(edits), requests[0][1].truncation
         shown = _sheet(model, rules, psi, title, out, job("unseen pictures"))
     session = Rewriter(model, truncation=psi, rules=rules)
@@ -135,14 +135,14 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Say what a rule, an edit or a generator is; for townscape also how well it draws each thing."""
-    data, words = describe.describe(file, edits_of)
+    data, words = describe.describe(file, edits_of, lambda name: load(name, None, as_json))
     if file == "townscape":
         first = townscape.gate.UNSEEN.start
         if not 1 <= seeds <= 10_000:
             raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
         with progress(as_json) as job:
             judged = range(first, first + seeds)
-            shares = townscape.gate.things_drawn(load_generator(file), judged, on_step=job("pictures"))
+            shares = townscape.gate.things_drawn(load(file, None, as_json), judged, on_step=job("pictures"))
         data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
         words += "\n\n" + townscape.gate.table(shares)
     say(as_json, data, words)

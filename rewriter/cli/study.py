@@ -21,6 +21,7 @@ from rewriter.cli.common import (
     check_truncation,
     edits_of,
     generator_of,
+    load,
     progress,
     rule_for,
     say,
@@ -29,7 +30,7 @@ from rewriter.errors import InputError, RewriterError
 from rewriter.evaluation import benchmark as timing
 from rewriter.files import check_writable, replacing
 from rewriter.generators.latents import SEEDS
-from rewriter.hub import default_device, load_generator
+from rewriter.hub import default_device
 from rewriter.memory.statistics import Recipe, Statistics
 from rewriter.provenance import at_home, check
 from rewriter.session import Rewriter
@@ -46,7 +47,7 @@ def suggest(
 ) -> None:
     """Try an edit at every layer: a table, best first, and a strip of pictures."""
     check_writable(out)
-    session = _session(edit, generator, device, complete=True)
+    session = _session(edit, generator, device, as_json, complete=True)
     with progress(as_json) as job:
         before = session.sample([session.marked])
         found = session.suggest(on_step=job("layers"))
@@ -78,7 +79,7 @@ def search(
     if count < 1 or not 0 <= first <= SEEDS - count:
         raise InputError(f"{count} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
     check_writable(out)
-    session = _session(edit, generator, device)
+    session = _session(edit, generator, device, as_json)
     with progress(as_json) as job:
         step = job("pictures")
         found = session.search(k, seeds=range(first, first + count), on_step=lambda done, of, best: step(done, of))
@@ -109,7 +110,7 @@ def stats(
         check_truncation(truncation)
         if bool(layer) == all_layers:
             raise InputError("name layers with --layer, or take --all-layers")
-        model = load_generator(generator, device=device)
+        model = load(generator, device, as_json or not together.is_main_process)
         rules = [rule_for(path, model) for path in rule or []]
         recipes = {}
         for name in layer or model.layers:
@@ -150,10 +151,10 @@ def benchmark(
     say(as_json, report, table)
 
 
-def _session(file: str, generator: str | None, device: str | None, *, complete: bool = False) -> Rewriter:
+def _session(file: str, generator: str | None, device: str | None, quiet: bool, *, complete: bool = False) -> Rewriter:
     """A session with the last of a file's edits in progress, made after the others."""
     edits = edits_of(file)
-    model = generator_of(edits, generator, device)
+    model = generator_of(edits, generator, device, quiet)
     *earlier, last = (at_home(model, edit) for edit in edits)
     for edit in (*earlier, last) if complete else earlier:
         check(model, edit)

@@ -1,4 +1,4 @@
-"""How fast, on this machine: edits by method, statistics, pictures, re-rendering, a rule for each picture.
+"""How fast, on this machine: edits by method, statistics, starting, pictures, re-rendering, a rule for each.
 
 `rewriter benchmark` prints the figures. What is compared is measured alternately in one run, because machines are
 shared: go by the ratios.
@@ -18,8 +18,11 @@ from typing import Any
 import torch
 
 from rewriter import townscape
+from rewriter.checkpoints.convert import rewrite_as
+from rewriter.checkpoints.store import write_weights
 from rewriter.edit import Edit, Region
 from rewriter.effect import UNSEEN
+from rewriter.evaluation.coldstart import cold_start
 from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import LowRank
@@ -90,8 +93,14 @@ def _measured(generator: Generator, name: str, edit: Edit, batch: int, tell: OnN
         for method in METHODS:
             tell(f"{where}: {name}, {method}")
             yield "edits", _edit(generator, edit.with_(method=method), name, known)
+    for form in ("safetensors", *(("pt",) if isinstance(generator, StyleGAN2) else ())):
+        tell(f"{where}: cold start from .{form}")
+        yield "start", _start(generator, form)
     tell(f"{where}: pictures")
     yield "pictures", _pictures(generator, batch)
+    for precision in (torch.bfloat16, *((torch.float16,) if generator.device.type == "cuda" else ())):
+        tell(f"{where}: {precision}")
+        yield "precision", _precision(generator, batch, precision)
     tell(f"{where}: re-rendering")
     yield "rerender", _rerender(generator, batch)
     tell(f"{where}: a rule for each picture")
@@ -141,9 +150,37 @@ def _pictures(generator: Generator, batch: int) -> Row:
     z = generator.latents(range(batch))
     a = torch.randn(2048, 2048, device=generator.device)
     drawing, product = _alternate([lambda: generator(z), lambda: a @ a], generator)
-    work, peak = operations(generator), 2 * 2048**3 / product
+    work, peak = generator.operations, 2 * 2048**3 / product
     row: Row = {"generator": generator.name, "batch": batch, "per_second": batch / drawing}
     return row | {"gflop_per_picture": work / 1e9, "share_of_matmul_rate": work * batch / drawing / peak}
+
+
+def _start(generator: Generator, form: str) -> Row:
+    """From nothing to the first picture, from a file as we write it or as others publish it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model.{form}"
+        if form == "safetensors":
+            write_weights(generator, path)
+        else:
+            torch.save({"g_ema": rewrite_as(generator, "nvidia")}, path)
+        report = cold_start(path, generator.device.type)
+        return {"generator": generator.name, "file": f".{form}", "size_mb": path.stat().st_size / 1e6, **report}
+
+
+def _precision(generator: Generator, batch: int, precision: torch.dtype) -> Row:
+    """Pictures in reduced precision, against full: how they differ, and how much faster they are."""
+    z, device = generator.latents(range(batch)), generator.device.type
+
+    def reduced() -> torch.Tensor:
+        with torch.autocast(device, precision):
+            return generator(z)
+
+    with torch.no_grad():
+        apart = (reduced().float().clamp(-1, 1) - generator(z).clamp(-1, 1)).abs() * 127.5
+    full, less = _alternate([lambda: generator(z), reduced], generator)
+    row: Row = {"generator": generator.name, "precision": str(precision).removeprefix("torch."), "batch": batch}
+    row |= {"mean_difference": f"{apart.mean():.2f}/255", "largest_difference": f"{apart.max():.1f}/255"}
+    return row | {"per_second": batch / less, "times_as_fast": full / less}
 
 
 def _rerender(generator: Generator, batch: int) -> Row:
@@ -174,12 +211,6 @@ def a_rule(generator: Generator, seed: int) -> LowRank:
     delta = torch.randn(weight.shape[0], 1, *weight.shape[2:], generator=draw)
     delta *= 0.1 * float(weight.norm()) / delta.norm()
     return LowRank(LAYER, delta.to(weight), (directions / directions.norm()).to(weight))
-
-
-def operations(generator: Generator) -> float:
-    """Floating-point operations of the convolutions for one picture: 2 · out · in · taps at every key."""
-    layers = generator.layers.values()
-    return float(sum(2 * i.out_channels * i.in_channels * i.kernel**2 * i.key_resolution**2 for i in layers))
 
 
 @torch.no_grad()
@@ -217,7 +248,9 @@ def _peak_memory() -> float | None:
 TABLES = {
     "edits": "Edits, from cached features and statistics to the rule",
     "statistics": "First statistics of a layer",
+    "start": "Cold start to the first picture; memory in multiples of the weights",
     "pictures": "Pictures",
+    "precision": "Pictures in reduced precision, against float32",
     "rerender": "Re-rendering from a layer's cached keys",
     "rules": "A batch with a rule of its own for each picture",
 }

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class Generator(nn.Module, ABC):
     resolution: int
     layers: Mapping[str, LayerInfo]
     rules: tuple[LowRank, ...] = ()
+    advice: Mapping[str, str] = {}  # where to begin, for "structure", "objects" and "texture", where that is known
+    origin: Mapping[str, Any] = {}  # whose it is and where it came from: plain data
 
     @abstractmethod
     def start(self, z: Tensor, truncation: float) -> Features:
@@ -86,10 +88,21 @@ class Generator(nn.Module, ABC):
         return next(self.parameters()).device
 
     @property
+    def operations(self) -> int:
+        """Floating-point operations of the convolutions for one picture: 2 · out · in · taps at every key."""
+        layers = self.layers.values()
+        return sum(2 * i.out_channels * i.in_channels * i.kernel**2 * i.key_resolution**2 for i in layers)
+
+    def beside_weights(self) -> str:
+        """What else its features depend on, "" for nothing: it is part of the fingerprint."""
+        return ""
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of the canonical names, shapes and float32 bytes: the identity of the model, whatever its file."""
         if "_fingerprint" not in self.__dict__:
             digest = hashlib.sha256()
+            digest.update(self.beside_weights().encode())
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

@@ -1,0 +1,199 @@
+"""Every generator we know, as one table: where its file is, what it must be, whose it is and where to begin.
+
+The shipped table is checkpoints.json; a file of the same form, named in $REWRITER_CATALOGUE, adds to it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rewriter.errors import InputError
+from rewriter.fields import Check, choice, number, text, whole
+from rewriter.files import read_json
+from rewriter.remote import check_name
+
+PACKAGE = Path(__file__).parents[1]
+FILE = "checkpoints.json"
+VARIABLE = "REWRITER_CATALOGUE"
+VERSION, MOST = 1, 1000
+ADVICE = ("structure", "objects", "texture")
+
+
+@dataclass(frozen=True)
+class Licence:
+    """Its id, as the Hub writes them, and its text."""
+
+    id: str
+    link: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A generator that we know.
+
+    repository, file, revision: where it is on the Hub; without a repository the file lies in `folder`: that of the
+    user's catalogue, or the one that is worked in.
+    size, sha256: of the file, in bytes and in hex; None where not known; of a hash the beginning may be all that is.
+    clamp: of a StyleGAN2's features; None: none, or what the file itself says.
+    layers: where to begin, for structure, objects and texture.
+    """
+
+    id: str
+    title: str
+    repository: str | None
+    file: str
+    revision: str | None
+    size: int | None
+    sha256: str | None
+    architecture: str
+    layout: str
+    resolution: int
+    clamp: float | None
+    licence: Licence
+    attribution: str
+    layers: Mapping[str, str]
+    note: str = ""
+    folder: Path = Path()
+
+    @property
+    def local(self) -> Path:
+        """Where the file lies if it is on no Hub."""
+        return self.folder / self.file
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a generator keeps of it: plain data."""
+        return {key: value for key, value in asdict(self).items() if key not in ("folder", "layers")}
+
+
+def catalogue() -> dict[str, Entry]:
+    """All that we know, by id: the shipped table, then the user's.
+
+    Raises:
+        InputError: a table that cannot be read, or is not of this form; it names the entry and the field.
+    """
+    found = _read(shipped(), Path())
+    if own := os.environ.get(VARIABLE):
+        for name, entry in _read(Path(own), Path(own).absolute().parent).items():
+            if name in found:
+                raise InputError(f"{own}: the id {name!r} is taken: choose another")
+            found[name] = entry
+    return found
+
+
+def shipped() -> Path:
+    """The shipped table: in the package where that is installed, beside it in a checkout.
+
+    Raises:
+        InputError: it is in neither.
+    """
+    for path in (PACKAGE / "catalogue" / FILE, PACKAGE.parent / FILE):
+        if path.exists():
+            return path
+    raise InputError(f"this installation lacks {FILE}: install the package again")
+
+
+def _read(path: Path, folder: Path) -> dict[str, Entry]:
+    try:
+        data = read_json(path, limit=4 << 20)
+        if not isinstance(data, Mapping) or set(data) != {"version", "generators"} or data["version"] != VERSION:
+            raise InputError(f"expected an object with version {VERSION} and generators")
+        if not isinstance(data["generators"], list) or len(data["generators"]) > MOST:
+            raise InputError(f"generators is not a list of at most {MOST}")
+        entries = [entry_from(each, folder) for each in data["generators"]]
+    except InputError as error:
+        raise InputError(f"the catalogue {path} cannot be used: {error}") from error
+    found = {entry.id: entry for entry in entries}
+    if len(found) < len(entries):
+        raise InputError(f"the catalogue {path} has one id twice")
+    return found
+
+
+def entry_from(data: Any, folder: Path) -> Entry:
+    """Validate one entry field by field.
+
+    Raises:
+        InputError: names the entry, the field, and what was expected.
+    """
+    if not isinstance(data, Mapping):
+        raise InputError(f"an entry is an object, not a {type(data).__name__}")
+    try:
+        wanted = [field.name for field in fields(Entry) if field.name != "folder"]
+        if lacking := [name for name in wanted if name not in data and name != "note"]:
+            raise InputError(f"it lacks {', '.join(lacking)}")
+        if unknown := [str(name) for name in data if name not in wanted]:
+            raise InputError(f"unknown field {unknown[0][:40]!r}")
+        values = {name: CHECKS[name](name, value) for name, value in data.items()}
+        if (values["repository"] is None) != (values["revision"] is None):
+            raise InputError("a repository needs a revision, and a file without one has none")
+        return Entry(**values, folder=folder)
+    except InputError as error:
+        raise InputError(f"entry {str(data.get('id'))[:40]!r}: {error}") from error
+
+
+def _matching(pattern: str, expected: str, *, optional: bool = False) -> Check:
+    """A text of that form; None where it is optional."""
+
+    def check(name: str, value: Any) -> str | None:
+        if value is None and optional:
+            return None
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise InputError(f"{name} is {str(value)[:60]!r}, expected {expected}")
+        return value
+
+    return check
+
+
+def _repository(name: str, value: Any) -> str | None:
+    if value is not None:
+        try:
+            check_name(text(96)(name, value))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+    return None if value is None else str(value)
+
+
+def _file(name: str, value: Any) -> str:
+    checked = str(text(300)(name, value))
+    if not checked or checked.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", checked) or ":" in checked:
+        raise InputError(f"{name} is {checked[:60]!r}, expected a path below its repository or catalogue")
+    return checked
+
+
+def _licence(name: str, value: Any) -> Licence:
+    if not isinstance(value, Mapping) or set(value) != {"id", "link"}:
+        raise InputError(f"{name} is not an object with id and link")
+    link = _matching(r"https?://[\w./~%-]{3,300}", "an address that begins with https://")
+    known = _matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0")
+    return Licence(known(f"{name}.id", value["id"]), link(f"{name}.link", value["link"]))
+
+
+def _layers(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or set(value) != set(ADVICE):
+        raise InputError(f"{name} is not an object with {', '.join(ADVICE)}")
+    layer = _matching(r"layer\d{1,2}", "a layer such as layer8")
+    return {good: layer(f"{name}.{good}", value[good]) for good in ADVICE}
+
+
+CHECKS: Mapping[str, Check] = {
+    "id": _matching(r"[a-z0-9][a-z0-9.-]{0,60}", "lower-case letters, digits, '-' and '.'"),
+    "title": text(80),
+    "repository": _repository,
+    "file": _file,
+    "revision": _matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits", optional=True),
+    "size": whole(1, 1 << 40, optional=True),
+    "sha256": _matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning", optional=True),
+    "architecture": choice(("stylegan2", "proggan")),
+    "layout": choice(("nvidia", "rosinality", "genforce", "gandissect")),
+    "resolution": whole(8, 1024),
+    "clamp": number(1e-6, 1e6, optional=True),
+    "licence": _licence,
+    "attribution": text(300),
+    "layers": _layers,
+    "note": text(300),
+}

@@ -1,0 +1,92 @@
+"""Our own form of a generator: a folder with config.json and model.safetensors, or the latter alone.
+
+Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN). The config says what
+they cannot: the clamp, the fingerprint, and whose they are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from rewriter.checkpoints.convert import convert
+from rewriter.checkpoints.read import read_checkpoint
+from rewriter.errors import InputError
+from rewriter.files import read_json, replacing
+from rewriter.generators.base import Generator
+from rewriter.generators.proggan import ProgressiveGAN
+from rewriter.generators.stylegan2 import StyleGAN2
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT, VERSION = "rewriter-generator", 1
+
+
+def write_weights(generator: Generator, path: str | Path) -> None:
+    """Write a generator's weights as safetensors, with the clamp in the metadata; its rules are not among them."""
+    metadata = {"format": "pt", **{key: str(value) for key, value in _clamps(generator).items()}}
+    with replacing(path) as temporary:
+        save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, temporary, metadata=metadata)
+
+
+def save(generator: Generator, folder: str | Path) -> None:
+    """Write a generator as a folder that `load` takes: weights, then the config; its rules are not among them.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    write_weights(generator, folder / WEIGHTS)
+    with replacing(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config(generator), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def config(generator: Generator) -> dict[str, Any]:
+    """What config.json says."""
+    about: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": generator.name}
+    about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
+    about |= _clamps(generator)
+    return {**about, "fingerprint": generator.fingerprint, "layers": dict(generator.advice), "origin": generator.origin}
+
+
+def load(folder: str | Path) -> Generator:
+    """Read what `save` wrote.
+
+    Raises:
+        InputError: no such folder, a file that is damaged, or weights that are not those that the config was made for.
+    """
+    folder = Path(folder)
+    about = read_json(folder / CONFIG, limit=1 << 20)
+    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
+        raise InputError(
+            f"{folder / CONFIG} is not the config of a generator of version {VERSION}: update this package"
+        )
+    state, options = read_checkpoint(folder / WEIGHTS)
+    name, origin, layers = about.get("name"), about.get("origin"), about.get("layers")
+    if not isinstance(name, str) or not isinstance(origin, dict) or not isinstance(layers, dict):
+        raise InputError(f"{folder / CONFIG} lacks name, origin or layers: save the generator again")
+    generator = convert(state, name="".join(filter(str.isprintable, name))[:80], **options)
+    if generator.fingerprint != about.get("fingerprint"):
+        said = str(about.get("fingerprint"))[:12]
+        raise InputError(
+            f"{folder / WEIGHTS} is not what the config was made for: expected the fingerprint {said}, "
+            f"found {generator.fingerprint[:12]}: fetch both again"
+        )
+    generator.origin = origin
+    generator.advice = {good: str(layer) for good, layer in layers.items() if str(layer) in generator.layers}
+    return generator
+
+
+def architecture(generator: Generator) -> str:
+    """What a catalogue and a config call its kind."""
+    return "stylegan2" if isinstance(generator, StyleGAN2) else "proggan"
+
+
+def _clamps(generator: Generator) -> dict[str, Any]:
+    """The clamp, under the name that the reader of a file expects."""
+    if isinstance(generator, ProgressiveGAN):
+        return {"clamp": generator.config.clamp}
+    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
+    return {} if clamp is None else {"conv_clamp": clamp}

@@ -1,0 +1,132 @@
+"""Commands on generators themselves: generators lists them, convert writes one in another form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from rewriter.checkpoints import store
+from rewriter.checkpoints.catalogue import Entry, catalogue
+from rewriter.checkpoints.convert import rewrite_as
+from rewriter.checkpoints.download import cached, hash_of
+from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
+from rewriter.cli.common import Json, load, rule_for, say
+from rewriter.errors import InputError
+from rewriter.files import check_writable, replacing
+from rewriter.generators.base import Generator
+from rewriter.generators.stylegan2 import StyleGAN2
+from rewriter.hub import SUFFIXES
+from rewriter.rule import Rule
+
+OTHERS = (".pt", ".pth", ".bin")
+
+
+def generators(as_json: Json = False) -> None:
+    """List the generators that --generator takes by name: size, licence, whether they are on this machine.
+
+    A catalogue of your own, in the form of checkpoints.json, adds to them: --catalogue FILE, or REWRITER_CATALOGUE.
+    """
+    rows = [_row(entry) for entry in catalogue().values()]
+    columns = ("id", "title", "resolution", "size", "here", "licence")
+    shown = [[_cell(name, row[name]) for name in columns] for row in rows]
+    widths = [max(len(line[i]) for line in [columns, *shown]) for i in range(len(columns))]
+    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown]
+    head = "  ".join(f"{name:{width}}" for name, width in zip(columns, widths, strict=True)).rstrip()
+    notes = [f"  {row['id']}: {row['note']}" for row in rows if row["note"] and row["repository"]]
+    own = "“yourself”: on no Hub repository; get the file from its authors and give its path"
+    hint = "Draw with one:  rewriter sample --generator church   (downloads it once)"
+    say(as_json, {"generators": rows}, "\n".join([head, *lines, "", *notes, f"  {own}", "", hint]))
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, a folder, or a catalogue name.")],
+    out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt with --layout.")],
+    layout: Annotated[
+        str | None, typer.Option(help="For other people's tools: rosinality, nvidia, genforce or gandissect.")
+    ] = None,
+    rule: Annotated[list[Path] | None, typer.Option(help="A rule file to fold into the weights; repeatable.")] = None,
+    conv_clamp: Annotated[
+        float | None, typer.Option(help="Clamp of features, where IN cannot say it: 256 for StyleGAN2-ADA.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a generator as a folder of config.json and model.safetensors, or as a file that others read.
+
+    The folder loads faster than most published files, wherever --generator takes a path, and it is the same generator:
+    its fingerprint does not change, and edits and rules made on the one work on the other.
+    """
+    _check_form(out, layout)
+    check_writable(out if layout or _is_file(out) else out / store.CONFIG)
+    model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
+    if Path(source).is_file() and "sha256" not in model.origin:
+        model.origin = {**model.origin, "sha256": hash_of(Path(source))}
+    rules = [rule_for(path, model) for path in rule or []]
+    made = model.rewritten(rules) if rules else model
+    if rules:  # whoever passes it on has to say what was changed
+        earlier = model.origin.get("rules")
+        told = [*(earlier if isinstance(earlier, list) else []), *map(_told, rules)]
+        made.origin = {**model.origin, "rules": told}
+    remarks = _write(made, out, layout)
+    data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
+    folded = f" with {len(rules)} rules folded in" if rules else ""
+    words = f"{model.name}{folded} is in {out}, fingerprint {made.fingerprint[:12]}"
+    say(as_json, data, "\n".join([words, *remarks]))
+
+
+def _is_file(out: Path) -> bool:
+    """Whether this is the name of a file and not of a folder, which may have a dot in its name."""
+    return out.suffix in SUFFIXES and not out.is_dir()
+
+
+def _check_form(out: Path, layout: str | None) -> None:
+    """Refuse, before any download, a name and a layout that do not belong together."""
+    if layout is not None and layout not in {*STYLEGAN2, *PROGGAN}:
+        raise InputError(f"{layout!r} is no layout: choose {', '.join({**STYLEGAN2, **PROGGAN})}")
+    if layout is None and _is_file(out) and out.suffix != ".safetensors":
+        raise InputError(f"{out} is a file for other people's tools: say whose with --layout, or name a folder")
+    if layout is not None and out.suffix not in OTHERS:
+        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: end it in .pt")
+
+
+def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
+    """Write it; remarks on what the form cannot hold."""
+    if layout is None:
+        (store.write_weights if _is_file(out) else store.save)(model, out)
+        return []
+    state: dict[str, Any] = rewrite_as(model, layout)
+    clamp = model.config.conv_clamp if isinstance(model, StyleGAN2) else None
+    stated = {} if clamp is None else {"conv_clamp": clamp}
+    if layout == "rosinality":
+        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}  # read back, it is the same
+    with replacing(out) as temporary:
+        torch.save(state, temporary)
+    if clamp is None:
+        return []
+    if layout == "nvidia":
+        return [f"its features are clamped at {clamp:g}: tell NVIDIA's code conv_clamp={clamp:g}, and us --conv-clamp"]
+    return [
+        f"{layout}'s code knows no clamp, and this generator's features are clamped at {clamp:g}: where they "
+        "reach that, pictures differ there"
+    ]
+
+
+def _told(rule: Rule) -> dict[str, Any]:
+    """What a folder says of a rule that was folded into its weights."""
+    title = rule.edit.get("title") or ""
+    return {"title": title, "layer": rule.layer, "rank": rule.rank, "strength": rule.strength}
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    path = cached(entry) if entry.id != "townscape" else Path()
+    here = "built in" if entry.id == "townscape" else "yes" if path else "no" if entry.repository else "yourself"
+    size = path.stat().st_size if path and entry.size is None else entry.size
+    return {**entry.origin, "size": size, "here": here, "licence": entry.licence.id}
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "size":
+        return "–" if value is None else f"{value / 1e6:.1f} MB"
+    return f"{value} px" if name == "resolution" else str(value)

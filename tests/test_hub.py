@@ -1,0 +1,439 @@
+"""Generators by name, by path and as folders of our own; and what `rewriter convert` writes for us and for others."""
+
+import hashlib
+import json
+import shutil
+import sys
+
+import pytest
+import torch
+from conftest import DATA, golden
+from huggingface_hub import constants
+from loopback import LoopbackHub
+from safetensors.torch import load_file, save_file
+
+from rewriter import load_generator
+from rewriter.checkpoints import store
+from rewriter.checkpoints.catalogue import VARIABLE
+from rewriter.checkpoints.download import fetch
+from rewriter.checkpoints.read import read_checkpoint
+from rewriter.cli import main
+from rewriter.errors import CancelledError, InputError
+from rewriter.rule import Rule
+
+ROSINALITY, CLAMPED = DATA / "rosinality_stylegan2_16px.pt", DATA / "nvidia_stylegan2_16px_clamped.pt"
+PLAIN, GENFORCE = DATA / "nvidia_stylegan2_16px_plain.pt", DATA / "genforce_stylegan2_16px.bin"
+GANDISSECT, PGGAN = DATA / "gandissect_proggan_32px.pth", DATA / "genforce_pggan_32px.bin"
+ALL = (ROSINALITY, CLAMPED, PLAIN, GENFORCE, GANDISSECT, PGGAN)
+REPO = "ada/faces"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub, and a user's catalogue with what it serves: `faces`, clamped at 256."""
+    with LoopbackHub() as hub:
+        hub.adopt(monkeypatch, tmp_path)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("REWRITER_CACHE", str(tmp_path / "ours"))
+        hub.add("model", REPO, {"faces.pt": ROSINALITY.read_bytes()})
+        yield hub
+
+
+@pytest.fixture
+def faces(hub, tmp_path, monkeypatch):
+    """Let the user's catalogue say this of `faces`."""
+
+    def add(**changed):
+        revision = hub.repositories["model", REPO].at().oid
+        data = {"id": "faces", "title": "Faces", "repository": REPO, "file": "faces.pt", "revision": revision}
+        data |= {"size": ROSINALITY.stat().st_size, "sha256": sha256(ROSINALITY), "architecture": "stylegan2"}
+        data |= {"layout": "rosinality", "resolution": 16, "clamp": 256, "attribution": "Ada"}
+        data |= {"licence": {"id": "mit", "link": "https://opensource.org/license/mit"}}
+        data |= {"layers": {"structure": "layer2", "objects": "layer4", "texture": "layer20"}, **changed}
+        path = tmp_path / "mine.json"
+        path.write_text(json.dumps({"version": 1, "generators": [data]}))
+        monkeypatch.setenv(VARIABLE, str(path))
+
+    return add
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command in this process: its status, its output, its errors."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        return ended.value.code or 0, said.out, said.err
+
+    return command
+
+
+@pytest.fixture
+def convert(run):
+    """`rewriter convert`, in JSON."""
+
+    def command(*arguments):
+        status, out, err = run("convert", *arguments, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    return command
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    """The one line of a conversion that must fail; nothing is left behind."""
+
+    def command(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        status, out, err = run("convert", *arguments)
+        assert (status, out) == (2, "") and err.startswith("rewriter: ") and err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+        return err
+
+    return command
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load(path, **options):
+    return load_generator(str(path), device="cpu", **options)
+
+
+def same(one, other):
+    """Whether two generators are one to the bit."""
+    a, b = one.state_dict(), other.state_dict()
+    return list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a) and one.fingerprint == other.fingerprint
+
+
+# --- by name ---
+
+
+def test_a_name_of_the_catalogue_is_fetched_once_and_knows_whose_it_is(hub, faces):
+    faces()
+    steps = []
+    generator = load("faces", on_step=lambda *step: steps.append(step))
+    assert (generator.name, generator.resolution, generator.config.conv_clamp) == ("faces", 16, 256)
+    assert generator.advice == {"structure": "layer2", "objects": "layer4"}  # it has no layer20
+    assert generator.origin["sha256"] == sha256(ROSINALITY) and generator.origin["licence"]["id"] == "mit"
+    assert json.loads(json.dumps(generator.origin))["revision"] == hub.repositories["model", REPO].at().oid
+    assert steps[-1] == (ROSINALITY.stat().st_size,) * 2
+    asked = len(hub.requests)
+    assert same(load("faces"), generator) and len(hub.requests) == asked
+
+
+def test_a_given_clamp_wins_over_the_catalogues(faces):
+    faces()
+    assert load("faces", conv_clamp=3.0).config.conv_clamp == 3
+
+
+@pytest.mark.parametrize("clamp", [0, -1, float("nan"), float("inf")])
+def test_a_clamp_that_is_none_is_refused(clamp):
+    with pytest.raises(InputError, match="conv_clamp is .*, expected a number above 0"):
+        load(ROSINALITY, conv_clamp=clamp)
+
+
+def test_a_cancelled_download_leaves_no_generator(faces):
+    faces()
+
+    def cancel(done, of):
+        raise CancelledError("stopped")
+
+    with pytest.raises(CancelledError):
+        load("faces", on_step=cancel)
+    assert load("faces").name == "faces"
+
+
+def test_a_wrong_resolution_in_the_catalogue_is_named(faces):
+    faces(resolution=32)
+    with pytest.raises(InputError, match="faces draws 16 px, and the catalogue says 32: correct the entry"):
+        load("faces")
+
+
+def test_a_wrong_architecture_in_the_catalogue_is_named(faces):
+    faces(architecture="proggan")
+    with pytest.raises(InputError, match="faces is a stylegan2, and the catalogue says proggan: correct the entry"):
+        load("faces")
+
+
+def test_a_file_that_is_the_catalogues_is_known_under_any_name(faces, tmp_path, hub):
+    faces()
+    path = tmp_path / "some other name.bin"
+    shutil.copy(ROSINALITY, path)
+    generator = load(path)
+    assert (generator.name, generator.config.conv_clamp) == ("faces", 256) and hub.requests == []
+    assert same(generator, load("faces"))
+
+
+def test_a_file_of_unknown_size_is_known_by_its_name_and_hash(faces, tmp_path):
+    faces(size=None, sha256=sha256(ROSINALITY)[:8], repository=None, revision=None)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(ROSINALITY, tmp_path / "elsewhere" / "faces.pt")
+    assert load(tmp_path / "elsewhere" / "faces.pt").name == "faces"
+    shutil.copy(PLAIN, tmp_path / "elsewhere" / "faces.pt")
+    assert load(tmp_path / "elsewhere" / "faces.pt").origin == {"file": "faces.pt"}
+
+
+def test_another_file_of_the_same_size_is_not_the_catalogues(faces, tmp_path):
+    faces(sha256="0" * 64)
+    generator = load(ROSINALITY)
+    assert generator.name == ROSINALITY.stem and generator.config.conv_clamp is None
+
+
+@pytest.mark.parametrize("name", ["church!", "", "x" * 5000, "a\0b", "none.pt", "./none", "a\\b", "no-such-folder/"])
+def test_what_is_no_generator_is_refused_with_what_to_do(name):
+    with pytest.raises(InputError, match="`rewriter generators`"):
+        load(name)
+
+
+def test_a_folder_that_is_no_generator_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no generator|there is no file"):
+        load(tmp_path)
+
+
+# --- a folder of our own ---
+
+
+@pytest.mark.parametrize("source", ALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("form", ["folder", "v1.2", "file.safetensors"])
+def test_the_round_trip_is_exact(source, form, convert, tmp_path):
+    original, out = load(source), tmp_path / form
+    report = convert(source, out)
+    again = load(out)
+    assert same(again, original) and report["fingerprint"] == original.fingerprint and report["remarks"] == []
+    assert getattr(again.config, "clamp", None) == getattr(original.config, "clamp", None)
+    assert torch.equal(again.sample([0, 1]), original.sample([0, 1]))
+    if form != "file.safetensors":
+        assert sorted(path.name for path in out.iterdir()) == ["config.json", "model.safetensors"]
+        assert again.name == original.name and again.origin["sha256"] == sha256(source)
+
+
+def test_a_folder_keeps_whose_it_is_and_where_to_begin(faces, convert, tmp_path):
+    faces()
+    convert("faces", tmp_path / "out")
+    original, again = load("faces"), load(tmp_path / "out")
+    assert (again.name, again.origin, again.advice) == ("faces", original.origin, original.advice)
+    convert(tmp_path / "out", tmp_path / "twice")
+    configs = [(tmp_path / name / store.CONFIG).read_bytes() for name in ("out", "twice")]
+    assert configs[0] == configs[1] and same(load(tmp_path / "twice"), again)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    store.save(load(CLAMPED), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_tampered_weight_is_refused_by_name(folder):
+    weights = load_file(folder / store.WEIGHTS)
+    weights["mapping.w_avg"][0] += 1
+    save_file(weights, folder / store.WEIGHTS, metadata={"format": "pt", "conv_clamp": "1.5"})
+    with pytest.raises(InputError, match=r"model\.safetensors is not what the config was made for: expected the fin"):
+        load(folder)
+
+
+@pytest.mark.parametrize("clamp", [None, "2.5", "-1", "nan", "x"])
+def test_a_tampered_clamp_is_refused(folder, clamp):
+    weights = load_file(folder / store.WEIGHTS)
+    save_file(weights, folder / store.WEIGHTS, metadata={"format": "pt", **({"conv_clamp": clamp} if clamp else {})})
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"format": "other"}, "not the config of a generator"),
+        ({"version": 2}, "update this package"),
+        ({"fingerprint": "0" * 64}, "expected the fingerprint 000000000000"),
+        ({"fingerprint": None}, "fingerprint"),
+        ({"fingerprint": ["x"] * 1000}, "fingerprint"),
+        ({"name": None}, "lacks name, origin or layers"),
+        ({"origin": []}, "lacks name, origin or layers"),
+        ({"layers": ["layer2"]}, "lacks name, origin or layers"),
+    ],
+)
+def test_a_tampered_config_is_refused(folder, changed, words):
+    path = folder / store.CONFIG
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(InputError, match=words) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_what_a_strangers_config_says_is_taken_as_text(folder):
+    path = folder / store.CONFIG
+    layers = {"objects": ["layer2"], "structure": {"a": 1}, "texture": "layer4", "more": "layer99"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "\x1b[2J" + "x" * 500, "layers": layers}))
+    generator = load(folder)
+    assert generator.advice == {"texture": "layer4"}
+    assert generator.name.isprintable() and len(generator.name) <= 80
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "x" * (2 << 20), "\xff"])
+def test_a_damaged_config_is_refused(folder, text):
+    (folder / store.CONFIG).write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=r"config\.json"):
+        load(folder)
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / store.WEIGHTS).unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load(folder)
+
+
+# --- for other people's tools ---
+
+
+@pytest.mark.parametrize("source", ALL, ids=lambda path: path.stem)
+@pytest.mark.parametrize("layout", ["rosinality", "nvidia", "genforce", "gandissect"])
+def test_other_layouts_are_read_again_as_the_same(source, layout, run, tmp_path):
+    original, out = load(source), tmp_path / "theirs.pt"
+    status, said, err = run("convert", source, out, "--layout", layout)
+    proggan = source in (GANDISSECT, PGGAN)
+    impossible = proggan == (layout in ("rosinality", "nvidia")) and layout != "genforce"
+    if impossible or status:
+        assert status == 2 and err.count("\n") == 1 and not out.exists()
+        assert f"cannot be written as {layout!r}: choose" in err or source == GENFORCE and "filter" in err
+        return
+    assert original.fingerprint[:12] in said and str(out) in said
+    clamp = None if proggan else original.config.conv_clamp
+    again = load(out, conv_clamp=clamp)
+    if layout == "genforce" and not proggan and source != GENFORCE:  # which stores its styles less one, and rounds
+        assert (again.sample([0]) - original.sample([0])).abs().max() < 1e-4
+    else:
+        assert again.fingerprint == original.fingerprint
+
+
+def test_rosinalitys_form_is_the_published_one(convert, tmp_path):
+    assert convert(ROSINALITY, tmp_path / "g.pt", "--layout", "rosinality")["remarks"] == []
+    written, published = torch.load(tmp_path / "g.pt", weights_only=True), golden(ROSINALITY.name)
+    assert set(written) == set(published) and torch.equal(written["latent_avg"], published["latent_avg"])
+    assert {k: tuple(v.shape) for k, v in written["g_ema"].items()} == {
+        k: tuple(v.shape) for k, v in published["g_ema"].items()
+    }
+
+
+def test_a_clamp_is_kept_where_it_can_be_and_told_where_not(convert, tmp_path):
+    original = load(CLAMPED)
+    for layout, words in (("rosinality", "knows no clamp"), ("nvidia", "conv_clamp=1.5"), ("genforce", "no clamp")):
+        (remark,) = convert(CLAMPED, tmp_path / f"{layout}.pt", "--layout", layout)["remarks"]
+        assert words in remark and "1.5" in remark
+    assert load(tmp_path / "rosinality.pt").fingerprint == original.fingerprint
+    assert load(tmp_path / "nvidia.pt").fingerprint != original.fingerprint
+    assert load(tmp_path / "nvidia.pt", conv_clamp=1.5).fingerprint == original.fingerprint
+    assert convert(PLAIN, tmp_path / "plain.pt", "--layout", "nvidia")["remarks"] == []
+
+
+def test_a_clamp_can_be_given(convert, tmp_path):
+    convert(ROSINALITY, tmp_path / "ada", "--conv-clamp", "256")
+    assert load(tmp_path / "ada").config.conv_clamp == 256
+    assert load(tmp_path / "ada").fingerprint == load(ROSINALITY, conv_clamp=256.0).fingerprint
+
+
+@pytest.fixture
+def rules(change, tmp_path):
+    """Two rule files of the golden generator."""
+    generator, files = load(ROSINALITY), []
+    for seed, layer in enumerate(("layer4", "layer6")):
+        made = change(generator, layer, seed=seed)
+        rule = Rule(layer, made.delta, made.directions, fingerprint=generator.fingerprint)
+        files.append(tmp_path / f"{layer}.safetensors")
+        rule.save(files[-1])
+    return files
+
+
+@pytest.mark.parametrize(("name", "layout"), [("out", None), ("out.safetensors", None), ("out.pt", "rosinality")])
+def test_rules_are_folded_into_the_weights(name, layout, rules, convert, tmp_path):
+    options = [part for path in rules for part in ("--rule", path)] + (["--layout", layout] if layout else [])
+    report, base = convert(ROSINALITY, tmp_path / name, *options), load(ROSINALITY)
+    folded = load(tmp_path / name)
+    assert folded.fingerprint == report["fingerprint"] != base.fingerprint
+    wanted = base.sample([0, 1], rules=[Rule.load(path) for path in rules])
+    assert (folded.sample([0, 1]) - wanted).abs().max() < 1e-4 < (wanted - base.sample([0, 1])).abs().max()
+    if name == "out":
+        assert [rule["layer"] for rule in folded.origin["rules"]] == ["layer4", "layer6"]
+
+
+# --- refused ---
+
+
+def test_conversions_that_cannot_be_are_refused_before_any_work(refused, hub, faces, tmp_path):
+    faces()
+    for name, options, words in (
+        ("out.pt", (), "say whose with --layout"),
+        ("out.pkl", (), "say whose with --layout"),
+        ("out", ("--layout", "nvidia"), "end it in .pt"),
+        ("out.safetensors", ("--layout", "nvidia"), "end it in .pt"),
+        ("out.pkl", ("--layout", "nvidia"), "end it in .pt"),
+        ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, rosinality"),
+        ("out", ("--conv-clamp", "-1"), "above 0"),
+        ("out", ("--conv-clamp", "nan"), "above 0"),
+    ):
+        assert words in refused("faces", tmp_path / name, *options)
+    (tmp_path / "file").write_text("no folder")
+    assert "cannot write" in refused("faces", tmp_path / "file" / "out")
+    (tmp_path / "folder.pt").mkdir()
+    assert "it is a folder" in refused("faces", tmp_path / "folder.pt", "--layout", "rosinality")
+    assert hub.requests == []
+
+
+def test_sources_that_are_none_are_refused(refused, tmp_path):
+    junk = tmp_path / "junk.pt"
+    junk.write_bytes(b"junk")
+    assert "as a checkpoint" in refused(junk, tmp_path / "out")
+    assert "unknown generator" in refused("nobody", tmp_path / "out")
+    assert "there is no file" in refused(tmp_path / "none.pt", tmp_path / "out")
+    junk.write_bytes(ROSINALITY.read_bytes()[:-1000])
+    assert "fetch it again" in refused(junk, tmp_path / "out")
+
+
+def test_a_rule_of_another_generator_is_refused(refused, rules, tmp_path):
+    assert "layer4" in refused(PLAIN, tmp_path / "out", "--rule", tmp_path / "none-layer4.safetensors")
+    assert "generator" in refused(GANDISSECT, tmp_path / "out", "--rule", rules[0])
+
+
+def test_an_interrupted_conversion_leaves_the_old_one(convert, run, tmp_path, monkeypatch):
+    convert(PLAIN, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(store, "save_file", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left")))
+    status, _, err = run("convert", CLAMPED, tmp_path / "out")
+    assert status == 2 and "nothing was changed" in err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert load(tmp_path / "out").fingerprint == load(PLAIN).fingerprint
+
+
+# --- on the command line ---
+
+
+def test_the_first_hash_of_an_unknown_file_is_told_and_remembered(run, faces, tmp_path, monkeypatch):
+    faces(sha256=None, size=None)
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("sample", "--generator", "faces", "--seeds", "0", "--device", "cpu")
+    assert status == 0 and f"faces: its SHA-256 is {sha256(ROSINALITY)}, and has to be from now on" in err
+    assert "SHA-256" not in run("sample", "--generator", "faces", "--seeds", "0", "--device", "cpu")[2]
+    assert json.loads((tmp_path / "ours" / "verified.json").read_text())
+
+
+def test_a_download_that_fails_is_one_clear_line(run, faces, hub, tmp_path, monkeypatch):
+    faces()
+    monkeypatch.chdir(tmp_path)
+    hub.repositories["model", REPO].gated = True
+    status, out, err = run("sample", "--generator", "faces", "--seeds", "0")
+    assert (status, out, err.count("\n")) == (2, "", 1) and "accept it on its page" in err
+    assert not (tmp_path / "sample.png").exists()
+
+
+def test_what_is_fetched_is_what_is_read(faces):
+    faces()
+    from rewriter.checkpoints.catalogue import catalogue
+
+    state, options = read_checkpoint(fetch(catalogue()["faces"]))
+    assert options == {} and "latent_avg" in state
