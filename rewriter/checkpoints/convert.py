@@ -96,7 +96,7 @@ def _size(state: State, key: str, axis: int, layout: Layout, *, rank: int) -> in
     named = layout.theirs.get(key, key)
     if key not in state:
         raise InputError(f"the checkpoint does not fit its architecture: missing {named}")
-    if state[key].ndim != rank:
+    if state[key].ndim != rank or not state[key].numel():
         raise InputError(f"the checkpoint does not fit its architecture: {named} is {tuple(state[key].shape)}")
     return state[key].shape[axis]
 

@@ -76,7 +76,7 @@ class Layout:
         """
         found = {link.ours: link.read(state[link.theirs]) for link in self.links if link.theirs in state}
         for key in self.filters.keys() & state.keys():
-            plane = state[key].reshape(state[key].shape[-2:]) if state[key].numel() == 16 else state[key]
+            plane = state[key].squeeze()
             if plane.shape != (4, 4) or not torch.allclose(plane.float(), _filter(self.filters[key][0]), atol=1e-5):
                 if key != self.skip or plane.shape != (4, 4):
                     raise InputError(f"{key} is not the filter 1-3-3-1: such a model cannot be drawn faithfully here")

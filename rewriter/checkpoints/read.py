@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import mmap
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,12 +21,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rewriter.checkpoints.unpickle import MAGIC, Described, Persistent, run, scan_older, scan_zip
+from rewriter.checkpoints.unpickle import DTYPES, MAGIC, Described, Persistent, Storage, run, scan_older, scan_zip
 from rewriter.errors import InputError
 
 CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # how torch.save's older kind begins
-SIZE, DEPTH = 8 << 30, 16  # of a file in bytes; of modules in modules
+SIZE, HEADER = 8 << 30, 4 << 20  # of a file in bytes; of what safetensors says of itself
+DEPTH, SIDE = 16, 1 << 20  # of modules in modules; of a tensor
 Options = dict[str, Any]
 
 
@@ -44,8 +47,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
             if not size or size > SIZE:
                 raise InputError("it is empty" if not size else f"it is larger than {SIZE >> 30} GB")
             state, options = _read(path, file, head, size)
-        if sum(value.nbytes for value in state.values()) > size:
-            raise InputError("its tensors are larger than the file: they overlap")
+        _check(state, size)
         return state, options
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror or error}): check the name") from error
@@ -56,16 +58,30 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
         raise InputError(f"cannot read {path} as a checkpoint ({reason[:200]}): fetch it again") from error
 
 
+def _check(state: Mapping[str, Tensor], size: int) -> None:
+    """That its tensors are such as weights can be."""
+    for name, value in state.items():
+        if not name.isprintable():
+            raise InputError(f"it has a tensor of the name {name[:80]!r}")
+        if value.dtype not in DTYPES.values() or max(value.shape, default=1) > SIDE:
+            raise InputError(f"{name[:80]} is {tuple(value.shape)} of {value.dtype}, as no weight is")
+    if sum(value.nbytes for value in state.values()) > size:
+        raise InputError("its tensors are larger than the file: they overlap")
+
+
 def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str, Tensor], Options]:
     """By what the file begins with."""
     if head[8:9] == b"{":
+        if int.from_bytes(head[:8], "little") > HEADER:
+            raise InputError(f"it describes itself in more than {HEADER >> 20} MB")
         return _safetensors(path)
     if head[:4] == b"PK\x03\x04":
         scan_zip(file, size)
         return _container(_load(path, mmap=True))
     if head.startswith(OLDER):
         scan_older(file, size)
-        return _container(_load(path, mmap=False))
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            return _container(_load(view, mmap=False))  # given a file, it would see first whether that is a tar archive
     if head[:1] == b"\x80":
         return _persistence(run(file, size))
     if head.startswith(b"version https://git-lfs"):
@@ -83,9 +99,14 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
     return state, options | _clamp(metadata.get("conv_clamp"))
 
 
-def _load(path: Path, *, mmap: bool) -> Any:
+def _load(source: Any, *, mmap: bool) -> Any:
     with torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options: names and values
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        try:
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:  # whose text recommends to run what the file names
+            raise InputError("it holds more than tensors, or is damaged") from error
+        except RuntimeError as error:
+            raise InputError(f"PyTorch cannot read it ({str(error).splitlines()[0][:80]})") from error
 
 
 def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
@@ -112,8 +133,14 @@ def _clamp(value: Any) -> Options:
     except (TypeError, ValueError, OverflowError):
         clamp = math.nan
     if clamp is not None and not 0 < clamp < math.inf:
-        raise InputError(f"it states conv_clamp {str(value)[:40]!r}: expected a number above 0")
+        raise InputError(f"it states conv_clamp {_shown(value)}: expected a number above 0")
     return {} if clamp is None else {"conv_clamp": clamp}
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; what is nested could take for ever to write out."""
+    plain = type(value) in (str, float, type(None)) or type(value) is int and not abs(value) >> 60
+    return repr(value)[:40] if plain else f"of the type {type(value).__name__}"
 
 
 # --- NVIDIA's persistence ---
@@ -130,12 +157,19 @@ def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
             "this generator is not supported, because it is conditional: layers that depend on a class "
             "label are no single memory here"
         )
-    state = {
-        f"{prefix}{name}": _tensor(value)
+    described = {
+        f"{prefix}{name}": value
         for prefix, module in modules.items()
         for group in ("_parameters", "_buffers")
         for name, value in _fields(module, group).items()
         if value is not None
+    }
+    if odd := next((name for name, value in described.items() if not isinstance(value, Described)), None):
+        raise InputError(f"it has a {type(described[odd]).__name__} where the tensor {odd[:80]!r} belongs")
+    numbers = {storage: _numbers(storage) for storage in {value.storage for value in described.values()}}
+    state = {
+        name: numbers[value.storage].as_strided(value.shape, value.stride, value.offset)
+        for name, value in described.items()
     }
     return state, _said(modules)
 
@@ -148,26 +182,22 @@ def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Ite
     yield prefix, module
     for name, inner in _fields(module, "_modules").items():
         if not isinstance(inner, Persistent):
-            raise InputError(f"it has a module {prefix}{name} that is not of NVIDIA's persistence")
+            raise InputError(f"it has a module {f'{prefix}{name}'[:80]!r} that is not of NVIDIA's persistence")
         yield from _modules(inner, f"{prefix}{name}.", depth + 1, seen)
 
 
 def _fields(module: Persistent, group: str) -> Mapping[str, Any]:
     fields = module.fields.get(group)
     if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
-        raise InputError(f"its {module.name} has no {group}")
+        raise InputError(f"its {module.name[:80]!r} has no {group}")
     return fields
 
 
-def _tensor(value: Any) -> Tensor:
-    """Numbers that were embedded in the pickle, as they were described."""
-    if not isinstance(value, Described):
-        raise InputError(f"it has a {type(value).__name__} where a tensor belongs")
-    storage = value.storage
-    flat = torch.empty(0, dtype=storage.dtype)
-    if storage.count:
-        flat = torch.frombuffer(bytearray(storage.data), dtype=storage.dtype)
-    return flat.as_strided(value.shape, value.stride, value.offset).contiguous()
+def _numbers(storage: Storage) -> Tensor:
+    """What was embedded in the pickle, (count,)."""
+    if not storage.count:
+        return torch.empty(0, dtype=storage.dtype)
+    return torch.frombuffer(bytearray(storage.data), dtype=storage.dtype)
 
 
 def _said(modules: Mapping[str, Persistent]) -> Options:
@@ -176,7 +206,8 @@ def _said(modules: Mapping[str, Persistent]) -> Options:
     for prefix, module in modules.items():
         activation, architecture = module.fields.get("activation", "lrelu"), module.fields.get("architecture", "skip")
         if module.name == "SynthesisLayer" and activation != "lrelu" or architecture != "skip":
-            raise InputError(f"this generator is not supported, because of {prefix}: {activation}, {architecture}")
+            said = f"{_shown(activation)}, {_shown(architecture)}"
+            raise InputError(f"this generator is not supported, because of {prefix[:80]!r}: {said}")
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
         raise InputError("its layers are clamped differently")
     return _clamp(clamps[0] if clamps else None)

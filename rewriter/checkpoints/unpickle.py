@@ -12,22 +12,21 @@ it is wanted (`read.py`).
 from __future__ import annotations
 
 import io
-import mmap
 import pickletools
 import re
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, BinaryIO
 
 import torch
 
 from rewriter.errors import InputError
 
-MOST_STEPS = 1_000_000  # a training run's pickle of three networks has a tenth of that
-MOST_EMBEDDED = 10_000  # storages in a pickle; that one has six hundred
-MOST_RECORDS = 20_000  # in a zip archive
+MOST_STEPS = 500_000  # a training run's pickle of three networks has a fifth of that
+MOST_EMBEDDED = 4_000  # storages in a pickle; that one has six hundred
+MOST_LISTED = 4 << 20  # bytes of the list of records of a zip archive
 MOST_PICKLE = 64 << 20  # bytes of the pickle in one
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's older kind
 DTYPES = {
@@ -100,23 +99,33 @@ class _Fence:
         return self._file.tell()
 
 
-def run(file: BinaryIO, size: int, *, nested: bool = True) -> Any:
-    """The data of the pickle that begins at the file's position; the file then stands behind it.
+@dataclass
+class _Budget:
+    """What one file may still ask for, files within it included."""
+
+    payload: int  # bytes of embedded files
+    embedded: int = MOST_EMBEDDED
+    steps: int = MOST_STEPS
+
+
+def run(file: BinaryIO, size: int) -> Any:
+    """The data of the pickle that a file is; its storages come as embedded files of torch.save.
 
     Args:
         file: open for reading.
         size: of the whole file, in bytes.
-        nested: whether storages may come as embedded files of torch.save.
 
     Raises:
         InputError: it names what is not known here, or is too large, damaged or no pickle.
     """
-    machine = _Machine(size if nested else 0)
+    return _run(file, size, _Machine(_Budget(size), nested=True))
+
+
+def _run(file: BinaryIO, size: int, machine: _Machine) -> Any:
+    """The data of the pickle that begins at the file's position; the file then stands behind it."""
     steps = pickletools.genops(_Fence(file, size))  # type: ignore[arg-type]  # as much of a file as it uses
     try:
-        for count, (opcode, argument, _) in enumerate(steps):
-            if count > MOST_STEPS:
-                raise InputError(f"it has more than {MOST_STEPS:,} steps")
+        for opcode, argument, _ in steps:
             if opcode.name == "STOP":
                 return machine.stack.pop()
             machine.step(opcode.name, argument)
@@ -130,14 +139,18 @@ def run(file: BinaryIO, size: int, *, nested: bool = True) -> Any:
 class _Machine:
     """The stack, the memo, and what each opcode does to them: the methods are named after the opcodes' families."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: _Budget, *, nested: bool = False) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.budget, self.embedded = budget, 0  # bytes of embedded files that may be kept; their number
+        self.budget, self.nested = budget, nested
+        self.storages: dict[str, Storage] = {}  # by their key: all that it names, kept or not
 
     def step(self, name: str, argument: Any) -> None:
         """Do one opcode."""
+        self.budget.steps -= 1
+        if self.budget.steps < 0:
+            raise InputError(f"it has more than {MOST_STEPS:,} steps")
         if name not in OPCODES:
             raise InputError(f"it uses the opcode {name}, which no checkpoint needs")
         OPCODES[name](self, argument)
@@ -187,9 +200,7 @@ class _Machine:
         if len(items) % 2:
             raise InputError("its pickle has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, (str, int)):  # hashing anything nested could take for ever
-                raise InputError(f"it has a {type(key).__name__} as a key; names and numbers are keys")
-            target[key] = value
+            target[_key(key)] = value
 
     def name(self, argument: str | None) -> None:
         """A global name."""
@@ -201,19 +212,31 @@ class _Machine:
         called, arguments = self.take(2)
         self.stack.append(_only(_Known, called).make(*_only(tuple, arguments)))
 
+    def build(self, _: Any) -> None:
+        """Attributes of a dict, or of what is left unread, draw nothing; a tensor's would make another of it."""
+        target, state = self.take(2)
+        if target is not None and not type(target) is type(state) is dict:
+            raise InputError(f"it changes a {type(target).__name__} by a {type(state).__name__}")
+        self.stack.append(target)
+
     def storage(self, _: Any) -> None:
         """A persistent id: tensors' numbers lie elsewhere."""
-        self.stack.append(_storage(self.stack.pop()))
+        storage = _storage(self.stack.pop())
+        first = self.storages.setdefault(storage.key, storage)
+        if (first.dtype, first.count) != (storage.dtype, storage.count):
+            raise InputError("it has one storage in two sizes or types")
+        self.stack.append(first)
 
     def _known(self, module: Any, name: Any) -> _Known:
         """What stands for a global name here; nothing is looked up in any module."""
-        full = f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else "no name"
-        if full == "torch.storage._load_from_bytes" and self.budget:
-            return _Known(full, self._embedded)
-        if full in KNOWN:
-            return _Known(full, KNOWN[full])
-        if storage := re.fullmatch(r"torch\.([A-Z]\w+)Storage", full):
-            if storage[1] in DTYPES:
+        full = f"{_only(str, module)}.{_only(str, name)}"
+        if "." not in name:
+            if full == "torch.storage._load_from_bytes" and self.nested:
+                return _Known(full, self._embedded)
+            if full in KNOWN:
+                return _Known(full, KNOWN[full])
+            storage = re.fullmatch(r"torch\.([A-Z]\w+)Storage", full)
+            if storage and storage[1] in DTYPES:
                 return _Known(full, _refuse_call)
         hint = ""
         if full.startswith("dnnlib.tflib"):
@@ -222,11 +245,12 @@ class _Machine:
 
     def _embedded(self, payload: Any) -> Storage:
         """A storage that is an embedded file of torch.save's older kind."""
-        self.budget, self.embedded = self.budget - len(_only(bytes, payload)), self.embedded + 1
-        if self.budget < 0 or self.embedded > MOST_EMBEDDED:
+        budget = self.budget
+        budget.payload, budget.embedded = budget.payload - len(_only(bytes, payload)), budget.embedded - 1
+        if budget.payload < 0 or budget.embedded < 0:
             raise InputError("its embedded storages are larger than the file, or too many")
         file = io.BytesIO(payload)
-        storage = scan_older(file, len(payload))
+        storage = _scan_older(file, len(payload), budget)
         if not isinstance(storage, Storage):
             raise InputError("an embedded file holds something else than a storage")
         start = file.tell() + 8
@@ -238,7 +262,7 @@ class _Machine:
 # --- what may be called ---
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Described:
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any = None, hooks: Any = None) -> Described:
     """torch._utils._rebuild_tensor_v2, if what it describes can be."""
     _only(Storage, storage)
     sides = [*_only(tuple, shape), *_only(tuple, stride), offset]
@@ -278,7 +302,13 @@ def _dictionary(*arguments: Any) -> dict[Any, Any]:
 
 
 def _nothing(*_: Any) -> None:
-    """Stands for values that draw nothing: NumPy's scalars and types, sets."""
+    """Stands for values that draw nothing: NumPy's scalars and types."""
+
+
+def _set(items: Any = None) -> None:
+    """A set draws nothing either, but torch.load makes it."""
+    for item in _only(list, items or []):
+        _key(item)
 
 
 def _refuse_call(*_: Any) -> Any:
@@ -292,7 +322,7 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dictionary,
     "dnnlib.util.EasyDict": _dictionary,
     "argparse.Namespace": _dictionary,  # the options of a training run
-    "builtins.set": _nothing,
+    "builtins.set": _set,
     **{f"numpy.{core}.multiarray.scalar": _nothing for core in ("core", "_core")},
     "numpy.dtype": _nothing,
 }
@@ -303,8 +333,9 @@ _DO: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "BINPUT LONG_BINPUT MEMOIZE": _Machine.put,
     "BINGET LONG_BINGET": _Machine.get,
     "MARK": _Machine.mark,
-    "POP BUILD": _Machine.pop,  # BUILD gives containers attributes, which draw nothing
-    "POP_MARK": _Machine.since_mark,
+    "POP": _Machine.pop,
+    "POP_MARK ADDITEMS": _Machine.since_mark,  # what is in a set draws nothing
+    "BUILD": _Machine.build,
     "NONE EMPTY_SET": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
@@ -332,16 +363,22 @@ def _only(kind: type, value: Any) -> Any:
     return value
 
 
+def _key(value: Any) -> Any:
+    """What may be hashed: a name or a number; anything nested could take for ever, and so could equal hashes."""
+    if type(value) is not str and (type(value) is not int or abs(value) >> 60):
+        raise InputError(f"it has a {type(value).__name__} as a key; names and numbers are keys")
+    return value
+
+
 def _storage(identity: Any) -> Storage:
     """A persistent id of torch.save: ("storage", type, key, location, count)."""
     words = _only(tuple, identity)
     if len(words) not in (5, 6) or words[0] != "storage" or (len(words) == 6 and words[5] is not None):
         raise InputError("it refers to something else than a storage")
-    name = _only(_Known, words[1]).name
-    count = words[4]
+    kind, count = _only(_Known, words[1]).name, words[4]
     if type(count) is not int or not 0 <= count < 1 << 40:
         raise InputError("it has a storage of an impossible size")
-    dtype = DTYPES[name.removeprefix("torch.").removesuffix("Storage")]
+    dtype = DTYPES[kind.removeprefix("torch.").removesuffix("Storage")]
     return Storage(dtype, count, _only(str, words[2]))
 
 
@@ -354,28 +391,60 @@ def scan_zip(file: BinaryIO, size: int) -> Any:
     Raises:
         InputError: records that are compressed, overlap, repeat or lack, or a pickle that `run` refuses.
     """
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        if sum(1 for _ in islice(re.finditer(rb"PK\x01\x02", view), MOST_RECORDS)) == MOST_RECORDS:
-            raise InputError(f"its archive has more than {MOST_RECORDS:,} records")
-    archive = zipfile.ZipFile(file)
-    records = {info.filename.lower(): info for info in archive.infolist()}
-    if len(records) < len(archive.infolist()):
-        raise InputError("its archive has two records of one name")
-    if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 for info in records.values()):
-        raise InputError("its archive is compressed or encrypted, which torch.save does not do")
-    if sum(info.file_size for info in records.values()) > size:
-        raise InputError("its archive's records overlap")
+    records = _records(file, size)
     pickles = [name for name in records if name.endswith("/data.pkl")]
-    if len(pickles) != 1 or records[pickles[0]].file_size > MOST_PICKLE:
+    if len(pickles) != 1 or records[pickles[0]][1] > MOST_PICKLE:
         raise InputError("its archive is not one of torch.save")
-    data = archive.read(records[pickles[0]])
+    start, length = records[pickles[0]]
+    file.seek(start)
+    data = file.read(length)
     folder = pickles[0].removesuffix("data.pkl")
-    found = run(io.BytesIO(data), len(data), nested=False)
-    for storage in storages(found):
-        record = records.get(f"{folder}data/{storage.key}".lower())
-        if record is None or record.file_size != storage.nbytes:
-            raise InputError(f"its archive lacks the storage {storage.key[:20]!r}, or has it in another size")
+    machine = _Machine(_Budget(0))
+    found = _run(io.BytesIO(data), len(data), machine)
+    for key, storage in machine.storages.items():
+        if records.get(f"{folder}data/{key}".lower(), (0, -1))[1] != storage.nbytes:
+            raise InputError(f"its archive lacks the storage {key[:20]!r}, or has it in another size")
     return found
+
+
+def _records(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
+    """Where each record of an archive lies and how long it is, by its name in small letters.
+
+    Readers of archives differ in what they make of a doubtful one, and torch.load has its own: none may be in doubt.
+    """
+    offset, count = _listed(file, size)
+    archive = zipfile.ZipFile(file)
+    found, end = {}, 0
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+            raise InputError("its archive is compressed or encrypted, which torch.save does not do")
+        if info.filename != info.orig_filename:
+            raise InputError("its archive has a record of two names")
+        file.seek(info.header_offset)
+        header = struct.unpack("<4s22xHH", file.read(30))
+        start = info.header_offset + 30 + header[1] + header[2]
+        if header[0] != b"PK\3\4" or info.header_offset < end or start + info.file_size > offset:
+            raise InputError("its archive's records overlap")
+        end = start + info.file_size
+        found[info.filename.lower()] = (start, info.file_size)
+    if len(found) != count:
+        raise InputError("its archive has two records of one name")
+    return found
+
+
+def _listed(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Where an archive lists its records, and how many; the list and then its own place are the end of the file."""
+    file.seek(max(0, size - 98))
+    tail = file.read().rjust(98, b"\0")
+    mark, _, _, _, count, length, offset, comment = struct.unpack("<4s4H2LH", tail[76:])
+    end = size - 22
+    if tail[56:60] == b"PK\6\7":
+        end, place = size - 98, int.from_bytes(tail[64:72], "little")
+        longer, rest, _, _, count, length, offset = struct.unpack("<4sQ12s4Q", tail[:56])
+        comment += longer != b"PK\6\6" or rest != 44 or place != end
+    if mark != b"PK\5\6" or comment or offset + length != end or length > MOST_LISTED:
+        raise InputError("its archive is cut short, or has too many records")
+    return offset, count
 
 
 def scan_older(file: BinaryIO, size: int) -> Any:
@@ -384,30 +453,17 @@ def scan_older(file: BinaryIO, size: int) -> Any:
     Raises:
         InputError: it is none, its storages are not all there, or a pickle that `run` refuses.
     """
-    magic, protocol, system, found, keys = (run(file, size, nested=False) for _ in range(5))
+    return _scan_older(file, size, _Budget(0))
+
+
+def _scan_older(file: BinaryIO, size: int, budget: _Budget) -> Any:
+    machines = [_Machine(budget) for _ in range(5)]
+    magic, protocol, system, found, keys = (_run(file, size, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:
         raise InputError("it is not a file of torch.save, or one of a big-endian machine")
-    listed = storages(found)
-    known = {storage.key: storage.nbytes for storage in listed}
-    if any(known[storage.key] != storage.nbytes for storage in listed):
-        raise InputError("it has one storage in two sizes")
+    known = machines[3].storages
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(known):
         raise InputError("its list of storages is not that of its tensors")
-    if file.tell() + sum(8 + known[key] for key in keys) > size:
+    if file.tell() + sum(8 + storage.nbytes for storage in known.values()) > size:
         raise InputError("its storages are cut short")
-    return found
-
-
-def storages(data: Any) -> list[Storage]:
-    """Every storage that plain data refers to."""
-    found: list[Storage] = []
-    seen: set[int] = set()
-    waiting = [data]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, (Described, Storage)):
-            found.append(item.storage if isinstance(item, Described) else item)
-        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
-            seen.add(id(item))
-            waiting.extend(item.values() if isinstance(item, dict) else item)
     return found

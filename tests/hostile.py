@@ -1,0 +1,504 @@
+"""Files that nobody should read, each made when it is asked for, and a watch on what reading one does."""
+
+import functools
+import io
+import os
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import warnings
+import zipfile
+from contextlib import contextmanager
+
+import torch
+
+MARKED = b"\x80\x02}"  # a pickle begins, with a dict
+STORAGE = b"ctorch\nFloatStorage\n"
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+OLDER = [b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80\x02M\xe9\x03.", b"\x80\x02}X\r\0\0\0little_endian\x88s."]
+FOUR = struct.pack("<q", 4) + bytes(16)  # a storage of four zeros, as the older kind has it
+
+# --- a watch ---
+
+FORBIDDEN = ("subprocess", "os.", "socket.", "shutil.", "tempfile.", "ctypes.", "pickle.", "urllib.", "webbrowser.")
+HARMLESS = ("os.listdir", "os.scandir", "os.stat")  # of an import
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+watched = []
+
+
+def _hook(event, arguments):
+    if not watched:
+        return
+    data, seen = watched[-1]
+    if event == "import":
+        if arguments[0].encode() in data:
+            seen.append(f"import {arguments[0]}")
+    elif event == "open":
+        if arguments[2] & WRITING or str(arguments[1])[:1] in "wax":
+            seen.append(f"open {arguments[0]}")
+    elif event == "exec":
+        if not os.path.isabs(arguments[0].co_filename):  # a library's own file is one that it imports late
+            seen.append(f"exec {arguments[0].co_filename}")
+    elif event in ("compile", "code.__new__"):
+        seen.append(f"{event} {arguments[1]}")
+    elif event.startswith(FORBIDDEN) and event not in HARMLESS:
+        seen.append(f"{event} {arguments}")
+
+
+@functools.cache
+def _install():
+    sys.addaudithook(_hook)  # there is no way to take it away again
+
+
+@contextmanager
+def watching(data):
+    """While it lasts, nothing that `data` names may be imported, and nothing run, sent or written."""
+    _install()
+    seen = []
+    watched.append((data, seen))
+    try:
+        yield
+    finally:
+        watched.pop()
+    assert not seen, seen
+
+
+def memory(name):
+    """A line of the process's status, in bytes."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith(name))
+
+
+@contextmanager
+def bounded(size, seconds=10.0):
+    """What lasts no longer on a processor, and takes no more memory than a few times a file of so many bytes."""
+    try:
+        with open("/proc/self/clear_refs", "w") as refs:
+            refs.write("5")  # the peak is counted from here
+    except OSError:
+        pass
+    before, peak, start = memory("VmRSS"), memory("VmHWM"), time.process_time()
+    yield
+    assert time.process_time() - start < seconds, f"it took {time.process_time() - start:.1f} s"
+    after = memory("VmHWM")
+    grown = 0 if after == peak else after - before
+    assert grown < 4 * size + (200 << 20), f"it took {grown >> 20} MB for {size >> 20}"
+
+
+# --- parts of files ---
+
+
+def zipped(data, records=(), *, folder="archive", method=zipfile.ZIP_STORED):
+    """An archive as torch.save writes them, with a pickle and other records."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in {"data.pkl": data, "byteorder": b"little", "version": b"3\n", **dict(records)}.items():
+            archive.writestr(zipfile.ZipInfo(f"{folder}/{name}"), content, method)
+    return out.getvalue()
+
+
+def saved(data, **options):
+    """What torch.save writes."""
+    out = io.BytesIO()
+    torch.save(data, out, **options)
+    return out.getvalue()
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value):
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def persistent(count, key="0", kind=STORAGE):
+    """The opcodes that name a storage of an archive."""
+    return b"(" + text("storage") + kind + text(key) + text("cpu") + number(count) + b"tQ"
+
+
+def tensor(shape, stride, offset=0, count=4, more=b""):
+    """The opcodes that describe a tensor of such a storage."""
+    return (
+        REBUILD + b"(" + persistent(count) + number(offset) + number(shape) + number(stride) + b"\x89" + number({})
+        if not more
+        else more
+    ) + b"tR"
+
+
+def holding(value):
+    """A pickle {"weight": value}."""
+    return MARKED + text("weight") + value + b"s."
+
+
+def laid(value, numbers=b"\0" * 16):
+    """An archive whose pickle holds {"weight": value}, and one storage."""
+    return zipped(holding(value), {"data/0": numbers})
+
+
+def older(value, keys=("0",), numbers=FOUR):
+    """The same in torch.save's older kind."""
+    value = value.replace(b"tQ", b"NtQ")  # its storages may be views of others; None is none
+    return b"".join(OLDER) + holding(value) + pickle.dumps(list(keys), 2) + numbers
+
+
+def embedded(payload):
+    """The opcodes that load a file within the file."""
+    return b"ctorch.storage\n_load_from_bytes\nB" + struct.pack("<I", len(payload)) + payload + b"\x85R"
+
+
+def storage_alone(value=None, numbers=FOUR):
+    """Such a file: one storage in torch.save's older kind."""
+    value = (value or persistent(4)).replace(b"tQ", b"NtQ")
+    return b"".join(OLDER) + b"\x80\x02" + value + b"." + pickle.dumps(["0"], 2) + numbers
+
+
+def safetensors(header, data=b""):
+    header = header if isinstance(header, bytes) else header.encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+class Calls:
+    """Pickles as a call of whatever it is given."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+# --- the files ---
+
+
+def _calls():
+    """Pickles that ask to run something, in each way that pickles have."""
+    ways = {
+        "system": Calls(os.system, "touch ran"),
+        "eval": Calls(eval, "open('ran', 'w')"),
+        "exec": Calls(exec, "import this"),
+        "popen": Calls(subprocess.Popen, ["touch", "ran"]),
+        "open": Calls(open, "ran", "w"),
+        "getattr": Calls(getattr, "text", "upper"),
+        "import": Calls(__import__, "antigravity"),
+        "buffer": Calls(bytearray, 10**11),
+        "zeros": Calls(torch.zeros, 10**11),
+        "load": Calls(torch.load, "other.pt"),
+    }
+    for name, call in ways.items():
+        for protocol in (2, 4):
+            data = pickle.dumps({"G_ema": call, "state_dict": call}, protocol)
+            yield f"{name} {protocol}", data
+            yield f"{name} {protocol} zipped", zipped(data)
+            yield f"{name} {protocol} older", b"".join(OLDER) + data + pickle.dumps([], 2)
+        yield f"{name} in a state", holding(b"cargparse\nNamespace\n)R" + pickle.dumps({"x": call}, 2)[2:-1] + b"b")
+    raw = {
+        "an unknown module": b"\x80\x02cstranger\nrun\n)R.",
+        "a name alone": b"\x80\x02cstranger\nrun\n.",
+        "a name with dots": b"\x80\x04" + text("torch") + text("storage._load_from_bytes") + b"\x93.",
+        "a name with more dots": b"\x80\x04" + text("collections") + text("OrderedDict.fromkeys") + b"\x93.",
+        "a name that is no text": b"\x80\x04K\1K\2\x93.",
+        "inst": b"\x80\x02(" + text("touch ran") + b"ios\nsystem\n.",
+        "obj": b"\x80\x02(cos\nsystem\n" + text("touch ran") + b"o.",
+        "ext1": b"\x80\x02\x82\1.",
+        "ext4": b"\x80\x02\x84\1\0\0\0.",
+        "newobj_ex": b"\x80\x04ccollections\nOrderedDict\n)}\x92.",
+        "newobj": b"\x80\x02ctorch\nTensor\n" + number((10**10,)) + b"\x81.",
+        "a number called": b"\x80\x02K\1)R.",
+        "a storage type called": b"\x80\x02ctorch\nFloatStorage\n" + number((10**10,)) + b"R.",
+        "a class without its call": b"\x80\x02ccollections\nOrderedDict\n.",
+        "codecs": b"\x80\x02c_codecs\nencode\n" + number(("x", "latin1")) + b"R.",
+        "persistent id as text": b"\x80\x02Pstorage\n.",
+        "next buffer": b"\x80\x05\x97.",
+        "tensorflow": b"\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81.",
+        "source": b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n}"
+        + number("module_src")
+        + b"s\x85R.",
+    }
+    for name, data in raw.items():
+        yield name, data
+        yield f"{name} zipped", zipped(data)
+
+
+def _bombs():
+    """Pickles that grow, sink, or never end."""
+    deep = 100_000
+    shared = b"(lq\0" + b"".join(b"h\0h\0\x86q\0" for _ in range(64))  # a tuple of itself twice, and so on
+    nested = b"K\1" + b"".join(b"q\0h\0\x86" for _ in range(60))
+    payload, small = storage_alone(), storage_alone(persistent(0), struct.pack("<q", 0))
+    large = storage_alone(persistent(1 << 18), struct.pack("<q", 1 << 18) + bytes(1 << 20))
+    slow = b"".join([*OLDER[:2], OLDER[2][:-1], b"N0" * 100_000, b".", small[len(b"".join(OLDER)) :]])
+    load = b"ctorch.storage\n_load_from_bytes\nq\1"
+    yield "lists in lists", b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b"."
+    yield "lists in lists, closed late", b"\x80\x02" + b"]" + b"]q\0h\0a" * 100_000 + b"."
+    yield "tuples in tuples", b"\x80\x02)" + b"\x85" * deep + b"."
+    yield "dicts in dicts", b"\x80\x02" + b"}X\1\0\0\0a" * deep + b"N" + b"s" * deep + b"."
+    yield "marks", b"\x80\x02" + b"(" * deep + b"."
+    for name, data in {
+        "tuples twice in tuples": b"\x80\x02" + nested + b".",
+        "such a tuple as a key": b"\x80\x02}" + nested + b"K\1s.",
+        "such a tuple in a set": b"\x80\x02cbuiltins\nset\n](" + nested + b"e\x85R.",
+        "such a tuple in a list of pairs": b"\x80\x02ccollections\nOrderedDict\n](" + nested + b"K\1\x86e\x85R.",
+        "such a tuple as an attribute": b"\x80\x02ccollections\nOrderedDict\n)R](" + nested + b"K\1\x86eb.",
+        "such a tuple as the clamp": holding(b"N")[:-1] + text("g_ema") + b"}s" + text("conv_clamp") + nested + b"s.",
+        "such a tuple as a name": b"\x80\x04" + text("os") + nested + b"\x93.",
+        "such a tuple as a module": b"\x80\x04" + nested + text("system") + b"\x93.",
+        "such a tuple called": b"\x80\x02" + nested + b")R.",
+        "such a tuple as a class": holding(
+            b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n}("
+            + text("state")
+            + b"}"
+            + text("class_name")
+            + nested
+            + b"u\x85R"
+        ),
+        "a list in itself": b"\x80\x02]q\0h\0a.",
+        "a dict in itself": b"\x80\x02}q\0" + text("g_ema") + b"h\0s.",
+        "equal hashes": b"\x80\x02}(" + b"".join(number(n * (2**61 - 1)) + b"N" for n in range(1, 60_000)) + b"u.",
+        "a memo place far away": b"\x80\x02}r\xff\xff\xff\xff" + b"j\xff\xff\xff\xff.",
+        "what was not remembered": b"\x80\x02h\7.",
+        "nothing on the stack": b"\x80\x020.",
+        "a key alone": b"\x80\x02}(K\1u.",
+        "text without end": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"a.",
+        "bytes without end": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"a.",
+        "a frame without end": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"N.",
+        "a number without end": b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"1.",
+        "a number of less than nothing": b"\x80\x02\x8b" + struct.pack("<i", -1) + b"1.",
+        "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\7" * (1 << 20) + b".",
+        "such a number as the clamp": b"\x80\x02}"
+        + text("state_dict")
+        + b"}s"
+        + text("conv_clamp")
+        + b"\x8a\xff"
+        + b"\7" * 255
+        + b"s.",
+        "a line without end": b"\x80\x02I" + b"1" * (1 << 20) + b"\n.",
+        "a long name": b"\x80\x02c" + b"a" * (1 << 20) + b"\nb\n.",
+        "half a surrogate": b"\x80\x02}X\3\0\0\0\xed\xb2\x80Ns.",
+        "text that is none": b"\x80\x02X\2\0\0\0\xff\xfe.",
+    }.items():
+        yield name, data
+        yield f"{name} zipped", zipped(data)
+    yield "too many steps", zipped(b"\x80\x02" + b"K\1" * 500_001 + b".")
+    yield "no end", b"\x80\x02" + b"N0" * 260_000
+    yield "a list of itself", b"\x80\x02" + shared + b"."
+    yield (
+        "one payload many times",
+        b"\x80\x02" + load + embedded(large)[len(load) - 2 : -2] + b"q\2](" + b"h\1h\2\x85R" * 200 + b"e.",
+    )
+    yield "many payloads", b"\x80\x02](" + embedded(small) * 4_100 + b"e."
+    yield "a payload of many steps", b"\x80\x02](" + embedded(slow) * 9 + b"e."
+    yield "a payload in a payload", b"\x80\x02" + embedded(storage_alone(embedded(payload))) + b"."
+    yield "a payload that is zipped", b"\x80\x02" + embedded(laid(tensor((4,), (1,)))) + b"."
+    yield "a payload of another size", b"\x80\x02" + embedded(storage_alone(numbers=struct.pack("<q", 5) + bytes(16)))
+    yield "a payload that is a tensor", b"\x80\x02" + embedded(older(tensor((4,), (1,)))) + b"."
+    yield "a payload that is text", b"\x80\x02ctorch.storage\n_load_from_bytes\n" + text("x") + b"\x85R."
+    yield "a payload in an archive", laid(embedded(payload))
+
+
+def _shapes():
+    """Tensors that cannot be."""
+    many = 1 << 39
+    for name, value in {
+        "too large": tensor((5,), (1,)),
+        "too far in": tensor((2,), (1,), offset=3),
+        "behind the start": tensor((2,), (1,), offset=-1),
+        "less than nothing": tensor((-1,), (1,)),
+        "backwards": tensor((2,), (-1,), offset=3),
+        "one number spread out": tensor((1000, 1000), (0, 0)),
+        "one row spread out": tensor((10**6, 4), (0, 1)),
+        "overlapping": tensor((3, 2), (1, 1)),
+        "sides without strides": tensor((2, 2), (1,)),
+        "sides that are text": tensor(("2",), (1,)),
+        "sides that are true": tensor((True,), (1,)),
+        "too many sides": tensor((1,) * 65, (1,) * 65),
+        "nothing, but wide": tensor((0, many), (1, 1)),
+        "endless": tensor((2**70,), (1,)),
+        "a large storage": REBUILD + b"(" + persistent(many) + number(0) + number((1,)) + number((1,)) + b"\x89}tR",
+        "a storage of less than nothing": tensor((1,), (1,), count=-1),
+        "with metadata": tensor(
+            (4,),
+            (1,),
+            more=REBUILD
+            + b"("
+            + persistent(4)
+            + number(0)
+            + number((4,))
+            + number((1,))
+            + b"\x89}"
+            + number({"neg": True}),
+        ),
+        "set anew": tensor((4,), (1,)) + b"(" + persistent(4) + number(0) + number((10**9,)) + number((1,)) + b"tb",
+        "a parameter set anew": b"ctorch._utils\n_rebuild_parameter\n("
+        + tensor((4,), (1,))
+        + b"\x89}tR("
+        + persistent(4)
+        + number(0)
+        + number((10**9,))
+        + number((0,))
+        + b"tb",
+        "a storage dropped": persistent(many, "1") + b"0" + tensor((4,), (1,)),
+        "a storage in two types": persistent(2, kind=b"ctorch\nDoubleStorage\n") + b"0" + tensor((4,), (1,)),
+        "a storage in two sizes": persistent(8) + b"0" + tensor((4,), (1,)),
+        "a storage of no type": b"(" + text("storage") + b"NX\1\0\0\0" + b"0" + text("cpu") + number(4) + b"tQ",
+        "a module's source": b"(" + text("module") + b"NNNtQ",
+        "a storage outside": b"(" + text("storage") + STORAGE + text("../../secret") + text("cpu") + number(4) + b"tQ",
+        "a view": b"("
+        + text("storage")
+        + STORAGE
+        + text("0")
+        + text("cpu")
+        + number(4)
+        + number(("1", 0, 10**9))
+        + b"tQ",
+    }.items():
+        yield f"{name} zipped", laid(value)
+        yield f"{name} older", older(value)
+    fine = tensor((4,), (1,))
+    yield "missing numbers", zipped(holding(fine))
+    yield "fewer numbers", laid(fine, b"\0" * 12)
+    yield "more numbers", laid(fine, b"\0" * 20)
+    yield "fewer numbers, older", older(fine, numbers=struct.pack("<q", 4) + b"\0" * 8)
+    yield "another count, older", older(fine, numbers=struct.pack("<q", 9) + b"\0" * 36)
+    yield "other keys, older", older(fine, keys=("1",))
+    yield "keys twice, older", older(fine, keys=("0", "0"))
+    yield "many names of one tensor", laid(fine + b"q\0" + b"".join(b"s" + text(str(n)) + b"h\0" for n in range(9000)))
+    yield "tensors that are not a number", saved({"to_rgb1.bias": torch.full((4,), float("nan"))})
+    yield "a big machine's", zipped(holding(fine), {"data/0": b"\0" * 16, "byteorder": b"big"})[:-9]
+    column = torch.arange(3.0)
+    yield "sparse", saved({"weight": torch.eye(3).to_sparse()})
+    with warnings.catch_warnings(action="ignore"):  # they are being given up
+        yield "quantized", saved({"weight": torch.quantize_per_tensor(column, 0.1, 0, torch.qint8)})
+        yield "nested", saved({"weight": torch.nested.nested_tensor([column, column[:2]])})
+    yield "meta", saved({"weight": torch.zeros(10**9, device="meta")})
+    yield "complex", saved({"weight": torch.zeros(3, dtype=torch.complex64)})
+    yield "float8", saved({"weight": torch.zeros(3).to(torch.float8_e4m3fn)})
+    yield "numbers alone", saved(column)
+    yield "a list of tensors", saved([column])
+    yield "text among tensors", saved({"g_ema": {"weight": column, "note": "x"}})
+
+
+def _archives():
+    """Archives that are not what they seem."""
+    good = laid(tensor((4,), (1,)))
+    pickled = holding(tensor((4,), (1,)))
+    end, listed = good.rindex(b"PK\5\6"), good.index(b"PK\1\2")
+    yield "deflated", zipped(b"\x80\x02" + b"N0" * (4 << 20) + b"N.", method=zipfile.ZIP_DEFLATED)
+    yield "deflated numbers", zipped(pickled, {"data/0": bytes(64 << 20)}, method=zipfile.ZIP_DEFLATED)
+    yield "lzma", zipped(pickled, {"data/0": bytes(1 << 20)}, method=zipfile.ZIP_LZMA)
+    yield "two pickles", zipped(pickled, {"data/0": bytes(16), "x/data.pkl": pickled})
+    yield "names that differ in case", zipped(pickled, {"data/0": bytes(16), "Data.pkl": pickled})
+    yield (
+        "names that end early",
+        zipped(pickled, {"data/0": bytes(16)}).replace(b"archive/version", b"archive/v\0rsion"),
+    )
+    yield "names in other letters", zipped(pickled, {"data/0": bytes(16), "data.p\u212al": pickled})
+    yield "the same place twice", _overlapping(good)
+    sizes = struct.pack("<2L", 16, 16)
+    yield "a record behind the end", good[:listed] + good[listed:].replace(sizes, struct.pack("<2L", 999, 999))
+    yield "a record without end", good[:listed] + good[listed:].replace(sizes, b"\xff" * 8)
+    yield "many records", _records(100_000)
+    yield "records that are counted wrong", good[: end + 8] + b"\1\0\1\0" + good[end + 12 :]
+    yield "more in front", b"PK\3\4" + bytes(60) + good
+    yield "a remark", good[:-2] + b"\4\0more"
+    yield "more behind", good + b"more"
+    yield "two archives", _twice(good, zipped(b"\x80\x02cos\nsystem\n.", {"data/0": bytes(16)}))
+    yield "a script", zipped(pickled, {"data/0": bytes(16), "constants.pkl": b"\x80\x02).", "code/x.py": b"import os"})
+    yield "no pickle", zipped(pickled, folder="archive/data.pkl")
+    yield "an end alone", b"PK\5\6" + bytes(18)
+    yield "a beginning alone", b"PK\3\4"
+    yield "a huge pickle", zipped(b"\x80\x02" + b"N0" * (33 << 20) + b"N.")
+    tar = bytearray(older(b"(" + text("0" * 400) + tensor((4,), (1,)) + b"t"))
+    tar[148:156] = b"        "
+    tar[148:156] = b"%06o\0 " % sum(tar[:512])
+    assert tarfile.is_tarfile(io.BytesIO(tar))
+    yield "a tar archive as well", bytes(tar)
+
+
+def _overlapping(archive):
+    """Each record of the list pointing at the first."""
+    out, place = bytearray(archive), archive.index(b"PK\1\2")
+    while (place := archive.find(b"PK\1\2", place + 1)) > 0:
+        out[place + 42 : place + 46] = bytes(4)
+    return bytes(out)
+
+
+def _records(count):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for index in range(count):
+            archive.writestr(zipfile.ZipInfo(f"archive/{index}"), b"")
+    return out.getvalue()
+
+
+def _twice(first, second):
+    """Whoever counts from the front sees the first archive, whoever counts from the end the second."""
+    listed, shown = first.index(b"PK\1\2"), second.index(b"PK\1\2")
+    fields = list(struct.unpack("<4s4H2LH", second[-22:]))
+    room, listing = fields[5], first[listed:-22]
+    assert len(listing) == room
+    fields[6] = listed
+    return first[:-22] + second[:shown] + second[shown:-22] + struct.pack("<4s4H2LH", *fields)
+
+
+def _headers():
+    """Files of safetensors that are none."""
+    entry = '"a":{"dtype":"%s","shape":%s,"data_offsets":%s}'
+    for name, (dtype, shape, offsets) in {
+        "an absurd shape": ("F32", "[1099511627776,1099511627776]", "[0,16]"),
+        "a shape that wraps": ("F32", "[4611686018427387904,4]", "[0,0]"),
+        "nothing, but wide": ("F32", "[0,1099511627776]", "[0,0]"),
+        "less than nothing": ("F32", "[-1]", "[0,16]"),
+        "another type": ("F33", "[4]", "[0,16]"),
+        "a complex type": ("C64", "[2]", "[0,16]"),
+        "eight bits": ("F8_E4M3", "[16]", "[0,16]"),
+        "offsets behind the end": ("F32", "[4]", "[16,32]"),
+        "offsets backwards": ("F32", "[4]", "[16,0]"),
+        "a hole": ("F32", "[3]", "[4,16]"),
+        "no list": ("F32", "4", "[0,16]"),
+    }.items():
+        yield name, safetensors("{" + entry % (dtype, shape, offsets) + "}", bytes(16))
+    pair = "{" + entry % ("F32", "[4]", "[0,16]") + "," + (entry % ("F32", "[4]", "[0,16]")).replace('"a"', '"b"') + "}"
+    yield "one place twice", safetensors(pair, bytes(16))
+    yield "a long header", struct.pack("<Q", 1 << 62) + b"{}"
+    yield "a header behind the end", struct.pack("<Q", 1000) + b"{}"
+    yield "a large header", safetensors("{" + " " * (90 << 20) + "}")
+    many = ",".join(f'"{n}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for n in range(100_000))
+    yield "many tensors", safetensors("{" + many + "}")
+    yield "a deep header", safetensors('{"__metadata__":' + "[" * 1_000_000)
+    yield "no text", safetensors(b"{\xff\xfe}")
+    yield (
+        "unreadable names",
+        safetensors("{" + (entry % ("F32", "[4]", "[0,16]")).replace("a", r"\u001b[2J", 1) + "}", bytes(16)),
+    )
+    yield (
+        "an absurd clamp",
+        safetensors('{"__metadata__":{"conv_clamp":"-1e999"},' + entry % ("F32", "[4]", "[0,16]") + "}", bytes(16)),
+    )
+
+
+def _others():
+    """No checkpoints."""
+    yield "empty", b""
+    yield "one byte", b"\x80"
+    yield "zeros", bytes(1 << 20)
+    yield "a pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
+    yield "a page", b"  <!DOCTYPE html><html></html>"
+    yield "text", b"{}"
+    for begin in (b"", b"\x80\x02", b"\x80\x04\x95", b"PK\x03\x04", b"".join(OLDER[:1]), b"\xff\0\0\0\0\0\0\0{"):
+        for seed in range(4):
+            yield f"random {begin[:5]!r} {seed}", begin + random.Random(seed).randbytes(4096)
+
+
+GROUPS = {
+    "calls": _calls,
+    "bombs": _bombs,
+    "shapes": _shapes,
+    "archives": _archives,
+    "headers": _headers,
+    "others": _others,
+}

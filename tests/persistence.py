@@ -1,0 +1,109 @@
+"""Writes pickles as NVIDIA's StyleGAN2 does: objects that bring the source code of their own classes along."""
+
+import pickle
+import sys
+from types import ModuleType
+
+import numpy
+import torch
+from torch import nn
+
+SOURCE = "raise SystemExit('the source code in a file was run')\n"
+BUFFERS = ("w_avg", "noise_const", "resample_filter")
+CLASSES = {
+    "": "Generator",
+    "mapping": "MappingNetwork",
+    "synthesis": "SynthesisNetwork",
+    "torgb": "ToRGBLayer",
+    "conv0": "SynthesisLayer",
+    "conv1": "SynthesisLayer",
+}
+
+
+class EasyDict(dict):
+    """A dict whose items are attributes, as dnnlib has it."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+EasyDict.__module__ = "dnnlib.util"
+
+
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError("a file called what it names")
+
+
+_reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
+
+
+class Persistent(nn.Module):
+    """A module that pickles itself by its class's name and source."""
+
+    class_name = "Module"
+
+    def __reduce__(self):
+        meta = EasyDict(type="class", version=6, module_src=SOURCE, class_name=self.class_name, state=self.__dict__)
+        return _reconstruct_persistent_obj, (meta,), None
+
+
+def module(name="Module", **fields):
+    """An empty module of a class, with fields of its own."""
+    made = Persistent()
+    made.class_name = name
+    made.__dict__.update(fields)
+    return made
+
+
+def network(state, **fields):
+    """A generator that holds a state dict, with what NVIDIA's layers say of themselves."""
+    clamp = fields.pop("conv_clamp", None)
+    root = module("Generator", c_dim=0, img_resolution=16, _init_args=(), _init_kwargs=EasyDict(conv_clamp=clamp))
+    root.__dict__.update(fields)
+    for key, value in state.items():
+        *path, last = key.split(".")
+        inner, said = root, {}
+        for part in path:
+            name = CLASSES.get(part, "SynthesisBlock" if part.startswith("b") else "FullyConnectedLayer")
+            if name in ("SynthesisLayer", "ToRGBLayer", "SynthesisBlock"):
+                said = {"conv_clamp": clamp, "architecture": "skip", "activation": "lrelu"}
+            if part not in inner._modules:
+                inner._modules[part] = module(name, **({} if name == "FullyConnectedLayer" else said))
+            inner = inner._modules[part]
+        if last in BUFFERS:
+            inner.register_buffer(last, value)
+        else:
+            inner.register_parameter(last, nn.Parameter(value, requires_grad=value.is_floating_point()))
+    return root
+
+
+def snapshot(generator):
+    """What a training run writes: three networks and how they were trained."""
+    other = network({"b4.conv0.weight": torch.zeros(2, 2), "b4.resample_filter": torch.ones(4, 4)})
+    other.class_name = "Discriminator"
+    augment = module("AugmentPipe", xflip=1.0)
+    augment.register_buffer("p", torch.ones([]))
+    return {
+        "G": generator,
+        "D": other,
+        "G_ema": generator,
+        "training_set_kwargs": EasyDict(path="pictures.zip", max_size=numpy.int64(100), labels={"none", "some"}),
+        "augment_pipe": augment,
+    }
+
+
+def dumps(data, protocol=4):
+    """The pickle; the modules that it names exist only while it is written."""
+    fakes = {name: ModuleType(name) for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")}
+    fakes["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj
+    fakes["dnnlib.util"].EasyDict = EasyDict
+    assert not fakes.keys() & sys.modules.keys()
+    sys.modules.update(fakes)
+    try:
+        return pickle.dumps(data, protocol)
+    finally:
+        for name in fakes:
+            del sys.modules[name]

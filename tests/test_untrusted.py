@@ -1,0 +1,336 @@
+"""Files from strangers: what reads, what is refused, and that reading one does nothing else."""
+
+import os
+import pickle
+import random
+import socket
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import hostile
+import persistence
+import pytest
+import torch
+from conftest import golden, state_of
+from hostile import bounded, watching
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+from mutations import mutated
+from safetensors.torch import save
+
+from rewriter.checkpoints.convert import convert, rewrite_as
+from rewriter.checkpoints.read import read_checkpoint
+from rewriter.errors import InputError
+from rewriter.generators.proggan import ProgressiveGAN, ProgressiveGANConfig
+from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
+
+PLAIN, CLAMPED = "nvidia_stylegan2_16px_plain.pt", "nvidia_stylegan2_16px_clamped.pt"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm(tmp_path_factory):
+    """What libraries import at their first use is imported before anything is watched."""
+    path = tmp_path_factory.mktemp("warm") / "file"
+    state = state_of(PLAIN)
+    for data in (hostile.saved(state), hostile.saved(state, _use_new_zipfile_serialization=False), b"PK\3\4", b"x"):
+        path.write_bytes(data)
+        try:
+            convert(read_checkpoint(path)[0])
+        except InputError:
+            pass
+
+
+def loaded(path):
+    """The generator that a file holds, while everything is watched."""
+    data = path.read_bytes()
+    with bounded(len(data)), watching(data):
+        state, options = read_checkpoint(path)
+        return convert(state, **options)
+
+
+def refusal(path, data):
+    """Why a file is refused."""
+    path.write_bytes(data)
+    with bounded(len(data)), watching(data), pytest.raises(InputError) as caught:
+        state, options = read_checkpoint(path)
+        convert(state, **options)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 4000
+    return str(caught.value)
+
+
+# --- NVIDIA's pickles ---
+
+
+def written(name, **fields):
+    """A golden generator as NVIDIA's training writes it."""
+    fields = {"conv_clamp": golden(name).get("conv_clamp"), **fields}
+    return persistence.network(state_of(name), **fields)
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("name", [PLAIN, CLAMPED])
+def test_a_training_runs_pickle_holds_the_generator_that_was_put_in(name, protocol, tmp_path):
+    path, expected = tmp_path / "network.pkl", golden(name)
+    path.write_bytes(persistence.dumps(persistence.snapshot(written(name)), protocol))
+    assert persistence.SOURCE.encode() in path.read_bytes()
+    generator = loaded(path)
+    assert generator.fingerprint == convert(state_of(name), conv_clamp=expected.get("conv_clamp")).fingerprint
+    difference = (generator(expected["z"]) - expected["image_psi_1.0"]).abs().max()
+    assert difference < 1e-4 * (expected["image_psi_1.0"].max() - expected["image_psi_1.0"].min())
+
+
+def test_a_generator_alone_is_read_too(tmp_path):
+    path = tmp_path / "network.pkl"
+    path.write_bytes(persistence.dumps(written(PLAIN)))
+    assert loaded(path).fingerprint == convert(state_of(PLAIN)).fingerprint
+
+
+def renamed(name):
+    generator = written(PLAIN)
+    generator.class_name = name
+    return generator
+
+
+def with_parts(**parts):
+    """A generator with another tensor in its synthesis network."""
+    return persistence.network({**state_of(PLAIN), **{key.replace("__", "."): value for key, value in parts.items()}})
+
+
+def clamped_twice():
+    generator = written(PLAIN)
+    generator._modules["synthesis"]._modules["b8"]._modules["conv0"].__dict__["conv_clamp"] = 256
+    return generator
+
+
+def cyclic():
+    generator = written(PLAIN)
+    generator._modules["synthesis"]._modules["again"] = generator
+    return generator
+
+
+def deep():
+    return persistence.network({**state_of(PLAIN), "x." * 20 + "weight": torch.zeros(1)})
+
+
+def saying(**fields):
+    """A generator one of whose layers says something else of itself."""
+    generator = written(PLAIN)
+    generator._modules["synthesis"]._modules["b8"]._modules["conv0"].__dict__.update(fields)
+    return generator
+
+
+UNSUITABLE = {
+    "conditional": (lambda: written(PLAIN, c_dim=10), "conditional"),
+    "no average": (lambda: {"G": written(PLAIN), "D": None}, "G_ema"),
+    "nothing": (lambda: {"G_ema": None}, "G_ema"),
+    "a discriminator": (lambda: renamed("Discriminator"), "G_ema"),
+    "another class": (lambda: renamed("StyleGAN3Generator"), "G_ema"),
+    "StyleGAN3": (lambda: with_parts(synthesis__L0_36_512__weight=torch.zeros(1)), "StyleGAN3"),
+    "StyleGAN3 input": (lambda: with_parts(synthesis__input__freqs=torch.zeros(1)), "StyleGAN3"),
+    "residual": (lambda: saying(architecture="resnet"), "resnet"),
+    "linear": (lambda: saying(activation="linear"), "linear"),
+    "two clamps": (clamped_twice, "clamped differently"),
+    "not a number": (lambda: with_parts(synthesis__b8__conv0__bias=torch.full((64,), float("nan"))), "NaN|instead"),
+    "in itself": (cyclic, "in two places"),
+    "deep": (deep, "nested too deeply"),
+    "an unknown part": (lambda: with_parts(synthesis__surprise=torch.zeros(1)), "unexpected synthesis.surprise"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUITABLE)
+def test_another_network_is_refused_with_its_reason(name, tmp_path):
+    make, reason = UNSUITABLE[name]
+    text = refusal(tmp_path / "network.pkl", persistence.dumps(make()))
+    assert any(part in text for part in reason.split("|"))
+
+
+def test_a_pickle_of_tensorflow_names_what_to_take_instead(tmp_path):
+    text = refusal(tmp_path / "network.pkl", b"\x80\x03cdnnlib.tflib.network\nNetwork\nq\x00)\x81q\x01.")
+    assert "TensorFlow" in text and "dnnlib.tflib.network.Network" in text
+
+
+def test_what_a_message_shows_of_a_file_is_short(tmp_path):
+    knot = ()
+    for _ in range(60):
+        knot = (knot, knot)
+    assert "tuple" in refusal(tmp_path / "network.pkl", persistence.dumps(saying(activation=knot)))
+    assert "number" in refusal(tmp_path / "file.pt", hostile.saved({"g_ema": {}, "conv_clamp": knot}))
+
+
+# --- files that try ---
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        lambda folder: __import__("stranger"),
+        lambda folder: (folder / "file").write_text("x"),
+        lambda folder: (folder / "file").mkdir(),
+        lambda folder: subprocess.run([sys.executable, "--version"], capture_output=True),
+        lambda folder: os.system("true"),
+        lambda folder: socket.socket().close(),
+        lambda folder: eval("1"),
+        lambda folder: pickle.loads(b"\x80\x02cos\ngetcwd\n."),
+    ],
+)
+def test_the_watch_sees_what_is_forbidden(deed, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stranger.py").write_text("")
+    with pytest.raises(AssertionError), watching(b"a file that names stranger"):
+        deed(tmp_path)
+
+
+def test_the_bounds_see_what_is_large():
+    with pytest.raises(AssertionError, match="MB"), bounded(0):
+        torch.zeros(300 << 18)
+
+
+@pytest.mark.parametrize("group", hostile.GROUPS)
+def test_what_no_checkpoint_does_is_refused(group, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stranger.py").write_text("raise SystemExit('a module that a file names was imported')")
+    before = {path.name for path in tmp_path.iterdir()} | {"file"}
+    faults = []
+    for name, data in hostile.GROUPS[group]():
+        try:
+            refusal(tmp_path / "file", data)
+        except (Exception, pytest.fail.Exception) as error:
+            faults.append(f"{name}: {type(error).__name__} {error}")
+    assert not faults, "\n".join(faults)
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_and_a_missing_file_are_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.pt"):
+        with pytest.raises(InputError):
+            read_checkpoint(path)
+
+
+def test_the_worst_files_are_refused_where_there_is_little_memory(tmp_path):
+    script = """
+        import resource, sys
+        from pathlib import Path
+        import hostile
+        from rewriter.checkpoints.convert import convert, rewrite_as
+        from rewriter.checkpoints.read import read_checkpoint
+        from rewriter.errors import InputError
+
+        limit = hostile.memory("VmSize") + (1 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        path = Path(sys.argv[1])
+        for group in ("shapes", "archives", "headers"):
+            for name, data in hostile.GROUPS[group]():
+                path.write_bytes(data)
+                try:
+                    with hostile.bounded(len(data)):
+                        state, options = read_checkpoint(path)
+                        convert(state, **options)
+                except InputError as refusal:
+                    assert "memory" not in str(refusal), (name, refusal)
+                else:
+                    raise SystemExit(f"{name} was read")
+        """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), str(tmp_path / "file")]
+    folder = Path(__file__).parent
+    environment = {"PYTHONPATH": f"{folder}:{folder.parent}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# --- files that are almost right ---
+
+
+def small_generator():
+    torch.manual_seed(0)
+    return StyleGAN2(StyleGAN2Config({4: 2, 8: 2, 16: 2}, 3, 4, 2, None, False))
+
+
+def small_files():
+    """A small generator in each kind of file."""
+    state = {key: value.detach().clone() for key, value in small_generator().state_dict().items()}
+    return {
+        "safetensors": save(state, metadata={"format": "pt", "conv_clamp": "256.0"}),
+        "zipped": hostile.saved({"g_ema": state, "conv_clamp": 256}),
+        "older": hostile.saved(state, _use_new_zipfile_serialization=False),
+        "nvidia": persistence.dumps({"G_ema": persistence.network(state, conv_clamp=256)}, 4),
+    }
+
+
+FILES = small_files()
+KINDS = sorted(FILES)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_file_of_each_kind_is_read(kind, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(FILES[kind])
+    loaded(path)
+
+
+def survives(path, data):
+    """That a file is read or refused, and nothing else happens."""
+    path.write_bytes(data)
+    with bounded(len(data)), watching(b""), warnings.catch_warnings(action="ignore"):
+        try:
+            state, options = read_checkpoint(path)
+            convert(state, **options)
+        except InputError:
+            pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_short_is_refused(kind, tmp_path):
+    data = FILES[kind]
+    for length in [*range(0, min(200, len(data)), 7), *range(0, len(data), len(data) // 60), len(data) - 1]:
+        refusal(tmp_path / "file", data[:length])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_with_any_changes_is_read_or_refused(kind, tmp_path):
+    @given(st.integers(0, 2**64))
+    @settings(max_examples=60)
+    def check(number):
+        survives(tmp_path / "file", mutated(FILES[kind], random.Random(number), FILES.values()))
+
+    check()
+
+
+SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8]), max_size=5) | st.sampled_from([[1 << 20, 0], [8, 1, 2], [0] * 9])
+LAYOUTS = [
+    *(rewrite_as(small_generator(), layout) for layout in ("nvidia", "rosinality", "genforce")),
+    *(
+        rewrite_as(ProgressiveGAN(ProgressiveGANConfig((3,) * 6, 3, False)), name)
+        for name in ("gandissect", "genforce")
+    ),
+]
+
+
+@given(st.sampled_from(LAYOUTS), st.data())
+@settings(max_examples=150)
+def test_tensors_of_any_shapes_are_read_or_refused(state, data):
+    changed = data.draw(st.dictionaries(st.sampled_from(sorted(state)), SHAPES, max_size=3))
+    side, other = data.draw(st.tuples(st.sampled_from([2, 3, 4]), st.sampled_from([0, 1, 2, 3, 4, 5])))
+    shapes = {name: [other if n == side else n for n in value.shape] for name, value in state.items()}
+    try:
+        convert({name: torch.zeros(shape) for name, shape in {**shapes, **changed}.items()})
+    except InputError:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_more_changes_are_read_or_refused(kind, tmp_path):
+    number = random.SystemRandom().getrandbits(32)
+    print(f"seed {number}")  # noqa: T201 (shown where it fails)
+
+    @seed(number)
+    @given(st.integers(0, 2**64))
+    @settings(max_examples=4000, derandomize=False)
+    def check(choice):
+        survives(tmp_path / "file", mutated(FILES[kind], random.Random(choice), FILES.values()))
+
+    check()
