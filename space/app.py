@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ LAUNCH: dict[str, Any] = {
 }
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
-    *("next", "execute", "cancel", "rules", "suggested", "download"),
+    *("next", "execute", "cancel", "stop", "rules", "suggested", "download"),
     *SETTINGS,
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -113,6 +114,7 @@ class Page:
                 choices = {"choices": offers(self.studio), "value": self.studio.names[0]}
                 self.generator = gr.Dropdown(**choices, label="Generator", elem_id="generator")
                 self.about = gr.Markdown(first.get("about"), elem_id="about")
+                self.stop = gr.Button("Cancel", visible=False, size="sm", elem_id="stop")
         gr.Markdown("### See it happen: a rule rewritten at a click")
         self.cards = Cards({"tiles": [_card(name) for name in townscape.examples()]}, elem_id="cards")
 
@@ -200,6 +202,8 @@ class Page:
                 return self.execute, gr.Button(interactive=value)
             case "busy":
                 return self.cancel, gr.Button(interactive=value)
+            case "choosing":
+                return self.stop, gr.Button(visible=value)
             case "layer" | "generator":
                 return getattr(self, name), gr.Dropdown(**value)
             case _:
@@ -239,12 +243,17 @@ class Page:
         self, event: Callable[..., Any], name: str, *, given: Sequence[Any] = (), said: Sequence[str] = ()
     ) -> None:
         """As `_on`, for what takes longer: with its news on the way, and to be cancelled."""
+        choosing = name == "choose"  # a generator: its news and a button of its own stand beside it
+        busy, idle = ({"busy": on, **({"choosing": on} if choosing else {})} for on in (True, False))
 
         def told(visitor: Visitor, event: gr.EventData, progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
             yield from run(visitor, progress, *(event._data.get(key) for key in said))
 
         def run(visitor: Visitor, progress: gr.Progress = PROGRESS, *values: Any) -> Iterator[dict[Any, Any]]:
             last = time.monotonic()
+            if choosing and values[0] == visitor.generator:  # the page has set it back itself
+                yield gr.skip()
+                return
             try:
                 for news in self.lane.follow(name, visitor, *_unfolded(values)):
                     if isinstance(news, dict):
@@ -252,13 +261,13 @@ class Page:
                     elif time.monotonic() > last + PULSE:
                         last = time.monotonic()
                         progress(news[0], desc=news[1])
-                        yield self._show({"busy": True})  # here it can be cancelled
+                        yield self._show(busy)  # here it can be cancelled
             except gr.Error:
-                yield self._show({**self.lane.call("refresh", visitor), "busy": False})  # as if nothing had been tried
+                yield self._show({**self.lane.call("refresh", visitor), **idle})  # as if nothing had been tried
                 raise
-            yield self._show({"busy": False})
+            yield self._show(idle)
 
-        how = {**QUIET, "show_progress": "full", "show_progress_on": self.next}
+        how = {**QUIET, "show_progress": "full", "show_progress_on": self.about if choosing else self.next}
         self.running.append(event(told if said else run, [self.visitor, *given], self._everything, **how))
 
     def _wire_opening(self) -> None:
@@ -304,9 +313,10 @@ class Page:
             self._on(button.click, "save", what)
         self._on(self.rules.fetch, "save", "rule", said=["rule"])
         self._on_long(self.load.upload, "load", given=[self.load])
-        self.cancel.click(None, cancels=self.running, **PRIVATE)  # with a function it would come too late
-        self.cancel.click(lambda: gr.Button(interactive=False), None, self.cancel, **PRIVATE)
-        self._on(self.cancel.click, "refresh")
+        for button, gone in ((self.cancel, {"interactive": False}), (self.stop, {"visible": False})):
+            button.click(None, cancels=self.running, **PRIVATE)  # with a function it would come too late
+            button.click(partial(gr.Button, **gone), None, button, **PRIVATE)
+            self._on(button.click, "refresh")
 
 
 def _unfolded(values: Sequence[Any]) -> list[Any]:

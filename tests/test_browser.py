@@ -210,10 +210,11 @@ def test_a_generator_is_chosen_its_download_cancelled_and_chosen_again(visit, sh
         before = v.sources()
         shelf.pause = 0.3
         v.choose("Small things")
-        v.page.wait_for_selector('#next :text("Downloading Small things")')
-        v.press("#cancel")
+        v.page.wait_for_selector('#about :text("Downloading Small things")')
+        v.press("#stop")
         v.page.wait_for_function("document.querySelector('#generator input').value.startsWith('Towns')")
         assert v.sources() == before and v.page.locator("#rules .rule").count() == 1
+        v.page.wait_for_selector("#stop", state="hidden")
         shelf.pause = 0
         v.choose("Small things")
         v.page.wait_for_function("document.querySelector('#about').textContent.includes('16 × 16 px · cc-by-4.0')")
