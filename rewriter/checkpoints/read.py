@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import math
-import mmap
 import pickle
+import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
             file.seek(0)
             if not size or size > SIZE:
                 raise InputError("it is empty" if not size else f"it is larger than {SIZE >> 30} GB")
@@ -80,8 +80,9 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
         return _container(_load(path, mmap=True))
     if head.startswith(OLDER):
         scan_older(file, size)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            return _container(_load(view, mmap=False))  # given a file, it would see first whether that is a tar archive
+        if _is_tar(head):  # which torch.load would take it for
+            raise InputError("it is a tar archive as well as a file of torch.save")
+        return _container(_load(path, mmap=False))
     if head[:1] == b"\x80":
         return _persistence(run(file, size))
     if head.startswith(b"version https://git-lfs"):
@@ -99,10 +100,18 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
     return state, options | _clamp(metadata.get("conv_clamp"))
 
 
-def _load(source: Any, *, mmap: bool) -> Any:
+def _is_tar(head: bytes) -> bool:
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
     with torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options: names and values
         try:
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:  # whose text recommends to run what the file names
             raise InputError("it holds more than tensors, or is damaged") from error
         except RuntimeError as error:
