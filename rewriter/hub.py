@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +107,14 @@ def _entry_of(path: Path, known: Iterable[Entry]) -> Entry | None:
     return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None)
 
 
-def _unknown(name: str, known: Any) -> str:
+def _unknown(name: str, known: Iterable[str]) -> str:
+    if os.path.isdir(name):
+        return (
+            f"{name} is a folder without {store.CONFIG}: name a file in it, or a folder that `rewriter convert` wrote"
+        )
     if name.endswith(SUFFIXES) or "/" in name or "\\" in name:
         return f"there is no file {name}: check the path, or use a name that `rewriter generators` lists"
-    listed = ", ".join([*known][:6])
+    alike = get_close_matches(name, known)
+    listed = ", ".join(alike or islice(known, 6))
     files = f"the path of a file that ends in {', '.join(SUFFIXES)}"
     return f"unknown generator {name!r}: use {listed} … (`rewriter generators` lists all), or {files}"

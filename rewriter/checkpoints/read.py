@@ -52,7 +52,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror or error}): check the name") from error
     except InputError as error:
-        raise InputError(f"cannot read {path} as a checkpoint: {error}") from error
+        told = ": " in str(error) or "because" in str(error)  # what to do next
+        step = "" if told else "; if it should be one, fetch it again from where it was published"
+        raise InputError(f"cannot read {path} as a checkpoint: {error}{step}") from error
     except Exception as error:  # whatever the parsers of others say of a file that nobody vouches for
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot read {path} as a checkpoint ({reason[:200]}): fetch it again") from error
