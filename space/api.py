@@ -19,6 +19,7 @@ from studio import Visitor
 from view import Shown
 
 LONG = ("choose", "execute", "example", "find", "suggest", "load")  # what may be stopped when it takes too long
+DOWNLOADS: dict[str, Any] = {"concurrency_id": "download", "concurrency_limit": 32}  # who waits for one holds up nobody
 CLIENTS = 1000  # whose work is remembered; the one least recently heard of goes first
 SAYS = {
     "copy": "Copy the thing under the mask from picture `seed`.",
@@ -43,6 +44,8 @@ class Endpoints:
 
     def generator(self, name: str, request: gr.Request) -> Any:
         """Work on another generator, which is downloaded if need be; the work on this one is kept."""
+        for _ in self._lane.fetch(name):
+            pass
         return self._work(request, "choose", name)
 
     def pictures(self, seeds: str, original: bool, request: gr.Request) -> dict[str, str]:
@@ -122,7 +125,8 @@ def expose(lane: Lane) -> None:
     }
 
     def endpoint(name: str, run: Callable[..., Any], given: list[Any]) -> None:
-        unseen.click(run, given, said, api_name=name, concurrency_id="gpu")
+        how = DOWNLOADS if name == "generator" else {"concurrency_id": "gpu"}
+        unseen.click(run, given, said, api_name=name, **how)
 
     def marking(what: str) -> Callable[..., Any]:
         def mark(seed: int, mask: Painted | None, request: gr.Request) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,7 @@ LAUNCH: dict[str, Any] = {
 }
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
-    *("next", "execute", "cancel", "stop", "rules", "suggested", "download"),
+    *("next", "execute", "cancel", "rules", "suggested", "download"),
     *SETTINGS,
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -202,8 +201,6 @@ class Page:
                 return self.execute, gr.Button(interactive=value)
             case "busy":
                 return self.cancel, gr.Button(interactive=value)
-            case "choosing":
-                return self.stop, gr.Button(visible=value)
             case "layer" | "generator":
                 return getattr(self, name), gr.Dropdown(**value)
             case _:
@@ -243,8 +240,7 @@ class Page:
         self, event: Callable[..., Any], name: str, *, given: Sequence[Any] = (), said: Sequence[str] = ()
     ) -> None:
         """As `_on`, for what takes longer: with its news on the way, and to be cancelled."""
-        choosing = name == "choose"  # a generator: its news and a button of its own stand beside it
-        busy, idle = ({"busy": on, **({"choosing": on} if choosing else {})} for on in (True, False))
+        choosing = name == "choose"
 
         def told(visitor: Visitor, event: gr.EventData, progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
             yield from run(visitor, progress, *(event._data.get(key) for key in said))
@@ -261,11 +257,11 @@ class Page:
                     elif time.monotonic() > last + PULSE:
                         last = time.monotonic()
                         progress(news[0], desc=news[1])
-                        yield self._show(busy)  # here it can be cancelled
+                        yield self._show({"busy": True})  # here it can be cancelled
             except gr.Error:
-                yield self._show({**self.lane.call("refresh", visitor), **idle})  # as if nothing had been tried
+                yield self._show({**self.lane.call("refresh", visitor), "busy": False})  # as if nothing had been tried
                 raise
-            yield self._show(idle)
+            yield self._show({"busy": False})
 
         how = {**QUIET, "show_progress": "full", "show_progress_on": self.about if choosing else self.next}
         self.running.append(event(told if said else run, [self.visitor, *given], self._everything, **how))
@@ -278,7 +274,36 @@ class Page:
         self.demo.load(opened, [self.visitor, self.kept], self._everything, **QUIET)
         self._on_long(self.pending.change, "linked", given=[self.pending])
         self._on_long(self.cards.pick, "example", said=["key"])
-        self._on_long(self.generator.select, "choose", given=[self.generator])  # input comes again when it is left
+        self._wire_chooser()
+
+    def _wire_chooser(self) -> None:
+        """A generator that is chosen is fetched first, aside from everybody's work, and then drawn with."""
+        parts = [self.stop, self.generator]
+
+        def free(visitor: Visitor) -> list[Any]:
+            return [gr.Button(visible=False), gr.Dropdown(value=visitor.generator, interactive=True)]
+
+        def fetch(visitor: Visitor, name: str, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
+            last = 0.0
+            try:
+                for share, words in self.lane.fetch(name):
+                    if time.monotonic() > last + PULSE:
+                        last = time.monotonic()
+                        progress(share, desc=words)
+                        yield [gr.Button(visible=True), gr.Dropdown(interactive=False)]
+            except gr.Error:
+                yield free(visitor)
+                raise
+            yield [gr.Button(visible=False), gr.Dropdown(interactive=True)]
+
+        how = {**PRIVATE, **api.DOWNLOADS}
+        # Gradio's `input` comes a second time when the chooser is left
+        fetched = self.generator.select(
+            fetch, [self.visitor, self.generator], parts, show_progress="full", show_progress_on=self.about, **how
+        )
+        self._on_long(fetched.success, "choose", given=[self.generator])
+        self.stop.click(None, cancels=[fetched], **PRIVATE)
+        self.stop.click(free, self.visitor, parts, show_progress="hidden", **how)
 
     def _wire_pictures(self) -> None:
         self._on(self.seeds.submit, "browse", given=[self.seeds])
@@ -313,10 +338,9 @@ class Page:
             self._on(button.click, "save", what)
         self._on(self.rules.fetch, "save", "rule", said=["rule"])
         self._on_long(self.load.upload, "load", given=[self.load])
-        for button, gone in ((self.cancel, {"interactive": False}), (self.stop, {"visible": False})):
-            button.click(None, cancels=self.running, **PRIVATE)  # with a function it would come too late
-            button.click(partial(gr.Button, **gone), None, button, **PRIVATE)
-            self._on(button.click, "refresh")
+        self.cancel.click(None, cancels=self.running, **PRIVATE)  # with a function it would come too late
+        self.cancel.click(lambda: gr.Button(interactive=False), None, self.cancel, **PRIVATE)
+        self._on(self.cancel.click, "refresh")
 
 
 def _unfolded(values: Sequence[Any]) -> list[Any]:

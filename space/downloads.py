@@ -48,7 +48,8 @@ class Downloads:
         try:
             while not mine.done.done():
                 share = mine.there / mine.of if mine.of else 0.0
-                yield share, f"Downloading {entry.title}: {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB"
+                amount = f"Downloading {entry.title}: {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB"
+                yield share, amount if mine.done.running() else "Waiting for other downloads"
                 wait([mine.done], BEAT)
             mine.done.result()
         finally:
@@ -56,3 +57,4 @@ class Downloads:
                 mine.waiting -= 1
                 if not mine.waiting:
                     mine.stop.set()
+                    mine.done.cancel()

@@ -55,9 +55,7 @@ class Lane:
         return _accepted(self._call(*named))
 
     def follow(self, *named: Any) -> Iterator[News | Shown]:
-        """The same with the news on the way; a generator that is chosen is fetched first, aside from the lane."""
-        if named[0] == "choose":
-            yield from self._fetch(named[2])
+        """The same with the news on the way."""
         watched = self._watch(*named)
         try:
             for news in watched:
@@ -65,7 +63,8 @@ class Lane:
         finally:
             watched.close()  # type: ignore[attr-defined]  # it is a generator
 
-    def _fetch(self, name: str) -> Iterator[News]:
+    def fetch(self, name: str) -> Iterator[News]:
+        """Bring a generator to this machine, aside from the lane; the news of it; gr.Error if that fails."""
         studio = self._handlers.studio
         try:
             if entry := studio.absent(name):
@@ -74,6 +73,9 @@ class Lane:
                 studio.model(name)  # here, because what a worker loads is gone with it
         except RewriterError as error:
             _accepted({REFUSED: str(error)})
+        except Exception:
+            logging.exception("fetching %s failed", name)
+            _accepted({REFUSED: f"something went wrong in fetching {name}: try again, or choose another"})
 
     def _do(self, name: str, *arguments: Any, **tell: Any) -> Shown:
         try:

@@ -699,6 +699,12 @@ def test_two_executes_at_once_lead_to_one_rule(client):
 # --- generators that are still on the Hub ---
 
 
+def choose(lane, visitor, name):
+    """As the page does: fetch, then draw."""
+    yield from lane.fetch(name)
+    yield from lane.follow("choose", visitor, name)
+
+
 def waiting(hub, news):
     """The first news of a download, which goes slowly from here on."""
     hub.pause = 0.1
@@ -709,7 +715,7 @@ def test_a_generator_is_downloaded_when_it_is_chosen_and_drawn_with_its_licence(
     lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
     assert dict(map(reversed, offers(lane._handlers.studio)))["small"] == "Small things, 16 px ↓ 5 MB"
     shelf.pause = 0.02
-    *news, shown = lane.follow("choose", ready, "small")
+    *news, shown = choose(lane, ready, "small")
     shares, words = zip(*[one for one in news if one[1].startswith("Downloading")], strict=True)
     assert list(shares) == sorted(shares) and 0 <= shares[0] < shares[-1] <= 1 and len(set(shares)) > 2
     assert words[-1].startswith("Downloading Small things: ") and words[-1].endswith(" MB")
@@ -721,13 +727,13 @@ def test_a_generator_is_downloaded_when_it_is_chosen_and_drawn_with_its_licence(
     )
     assert [edit.copy.seed for edit in [shown["visitor"].works["townscape"].present.edit]] == [1]
     shelf.requests.clear()
-    *_, again = lane.follow("choose", replace(shown["visitor"], generator="townscape"), "small")
+    *_, again = choose(lane, replace(shown["visitor"], generator="townscape"), "small")
     assert again["board"] == shown["board"] and shelf.requests == []
 
 
 def test_a_download_that_is_cancelled_stops_and_is_gone_on_with(shelf):
     lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    news = lane.follow("choose", Visitor(), "small")
+    news = choose(lane, Visitor(), "small")
     waiting(shelf, news)
     while next(news)[0] < 0.2:
         pass
@@ -736,13 +742,13 @@ def test_a_download_that_is_cancelled_stops_and_is_gone_on_with(shelf):
     asked = len(shelf.requests)
     assert lane._handlers.studio.absent("small")
     shelf.pause = 0
-    *_, shown = lane.follow("choose", Visitor(), "small")
+    *_, shown = choose(lane, Visitor(), "small")
     assert shown["visitor"].generator == "small" and len(shelf.requests) > asked
 
 
 def test_two_visitors_wait_for_one_download_and_one_may_leave(shelf):
     lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    first, second = lane.follow("choose", Visitor(), "small"), lane.follow("choose", Visitor(), "small")
+    first, second = choose(lane, Visitor(), "small"), choose(lane, Visitor(), "small")
     waiting(shelf, first)
     waiting(shelf, second)
     first.close()
@@ -757,16 +763,16 @@ def test_a_failed_download_says_why_and_the_page_goes_on(shelf, ready, fault, mo
     lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
     shelf.fault = lambda n, request: fault
     with pytest.raises(gr.Error, match="cannot download small"):
-        list(lane.follow("choose", ready, "small"))
+        list(choose(lane, ready, "small"))
     assert lane.call("refresh", ready)["generator"]["value"] == "townscape"
     shelf.fault = lambda n, request: None
-    *_, shown = lane.follow("choose", ready, "small")
+    *_, shown = choose(lane, ready, "small")
     assert shown["visitor"].generator == "small"
 
 
 def test_work_on_a_generator_that_is_not_here_any_more_is_kept_until_it_is(shelf, ready, tmp_path):
     here = Handlers(Studio(("townscape", "small"), device="cpu"))
-    *_, shown = Lane(here).follow("choose", ready, "small")
+    *_, shown = choose(Lane(here), ready, "small")
     visitor = here.mark(shown["visitor"], "copy", square(4, 4, 12, 12), 3)["visitor"]
     kept = here.view.show(visitor, "kept")["kept"]
     shutil.rmtree(tmp_path / "hub")
@@ -774,14 +780,14 @@ def test_work_on_a_generator_that_is_not_here_any_more_is_kept_until_it_is(shelf
     opened = there.open(Visitor(), kept)
     assert opened["visitor"].generator == "townscape" and "choose it again" in opened["next"]
     assert set(opened["visitor"].works) == {"townscape", "small"} and there.view.show(opened["visitor"], "kept")
-    *_, shown = Lane(there).follow("choose", opened["visitor"], "small")
+    *_, shown = choose(Lane(there), opened["visitor"], "small")
     assert shown["visitor"].work.present.edit.copy.seed == 3
 
 
 def test_work_that_belongs_to_another_generator_of_that_name_is_dropped_when_it_is_chosen(shelf, ready):
     do = Handlers(Studio(("townscape", "small"), device="cpu"))
     visitor = replace(ready, works={**ready.works, "small": ready.works["townscape"]})
-    *_, shown = Lane(do).follow("choose", visitor, "small")
+    *_, shown = choose(Lane(do), visitor, "small")
     assert shown["visitor"].work is None and "is gone" in shown["next"] and "townscape" in shown["visitor"].works
 
 
@@ -789,6 +795,18 @@ def test_a_generator_whose_pictures_take_seconds_is_looked_at_by_fours(do):
     slow = random_config_f(64)
     slow.layers = {**slow.layers, "more": replace(slow.layers["layer10"], in_channels=10**5)}
     assert do.studio.page(slow) == 4 and do.studio.page(do.studio.model("townscape")) == 12
+
+
+def test_the_work_of_others_goes_on_during_a_download(shelf, ready):
+    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
+    news = lane.fetch("small")
+    waiting(shelf, news)
+    shelf.pause = 0.5
+    *_, shown = lane.follow("execute", ready)
+    assert len(shown["rules"]["rules"]) == 1 and lane._handlers.studio.absent("small")
+    shelf.pause = 0
+    *_, shown = list(news) and lane.follow("choose", shown["visitor"], "small")
+    assert len(shown["visitor"].works["townscape"].present.rules) == 1
 
 
 def test_what_the_space_fetches_before_it_starts_is_in_the_catalogue():

@@ -15,6 +15,7 @@ from rewriter.generators.proggan import ProgressiveGAN, ProgressiveGANConfig
 from rewriter.generators.stylegan2 import SKIP, MappingNetwork, StyleGAN2, StyleGAN2Config
 
 AVERAGED = 4096  # latents whose w are averaged where a file lacks the average
+WIDEST = 8192  # features; the widest that were published have 1024
 AVERAGE = "mapping.w_avg"
 
 
@@ -98,6 +99,8 @@ def _size(state: State, key: str, axis: int, layout: Layout, *, rank: int) -> in
         raise InputError(f"the checkpoint does not fit its architecture: missing {named}")
     if state[key].ndim != rank or not state[key].numel():
         raise InputError(f"the checkpoint does not fit its architecture: {named} is {tuple(state[key].shape)}")
+    if state[key].shape[axis] > WIDEST:
+        raise InputError(f"{named} is {tuple(state[key].shape)}: more than {WIDEST:,} features are no generator's")
     return state[key].shape[axis]
 
 

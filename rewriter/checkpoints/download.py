@@ -212,7 +212,10 @@ def _alone(until: ExitStack, partial: Path, size: int) -> Iterator[Step]:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # or renamed by whoever has finished it
+        return 0
 
 
 def _check_room(partial: Path, size: int) -> None:
@@ -224,7 +227,7 @@ def _check_room(partial: Path, size: int) -> None:
 
 def _fill(doing: str, url: str, partial: Path, size: int) -> Iterator[Step]:
     """Bring a file to its whole size, from wherever it is; a connection that breaks off is taken up again."""
-    failures, broken = 0, None
+    failures, broken, best = 0, None, 0
     with partial.open("ab") as file:
         if file.tell() > size:
             file.seek(0)
@@ -235,7 +238,7 @@ def _fill(doing: str, url: str, partial: Path, size: int) -> Iterator[Step]:
                 yield from _stream(url, file, size)
             except TRANSPORT as error:
                 broken = error
-            failures = 0 if file.tell() > there else failures + 1
+            failures, best = 0 if file.tell() > max(there, best) else failures + 1, max(best, file.tell())
             if failures > PATIENCE:
                 raise InputError(f"cannot {doing}: the connection breaks off again and again; {LATER}") from broken
             if file.tell() < size:
@@ -257,9 +260,11 @@ def _stream(url: str, file: BinaryIO, size: int) -> Iterator[Step]:
             file.truncate()
         elif not begins:
             raise ValueError("another part of the file than the one that was asked for")
-        for chunk in response.iter_bytes():  # as they arrive, so that nothing is lost with the connection
-            file.write(chunk[: max(0, size - file.tell())])
+        for chunk in response.iter_raw():  # as they arrive, so that nothing is lost with the connection
+            file.write(chunk[: size - file.tell()])
             yield file.tell(), size
+            if file.tell() == size:
+                return  # whatever else may come
 
 
 def _accept(entry: Entry, partial: Path, blob: Path) -> None:

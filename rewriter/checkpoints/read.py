@@ -21,7 +21,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rewriter.checkpoints.unpickle import DTYPES, MAGIC, Described, Persistent, Storage, run, scan_older, scan_zip
+from rewriter.checkpoints.archive import scan_zip
+from rewriter.checkpoints.unpickle import DTYPES, MAGIC, Described, Persistent, Storage, run, scan_older
 from rewriter.errors import InputError
 
 CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed

@@ -5,8 +5,9 @@ file names or asks for is refused by name. Tensors come out as `Described`: what
 it is wanted (`read.py`).
 
     run         any pickle that holds data and tensors
-    scan_zip    the pickle of a file of torch.save, checked against the archive that it lies in
-    scan_older  the same for the older kind, which is five pickles and then numbers
+    scan_older  a file of torch.save's older kind, which is five pickles and then numbers
+
+`archive.py` looks through the newer kind.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from __future__ import annotations
 import io
 import pickletools
 import re
-import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -26,8 +25,6 @@ from rewriter.errors import InputError
 
 MOST_STEPS = 500_000  # a training run's pickle of three networks has a fifth of that
 MOST_EMBEDDED = 4_000  # storages in a pickle; that one has six hundred
-MOST_LISTED = 4 << 20  # bytes of the list of records of a zip archive
-MOST_PICKLE = 64 << 20  # bytes of the pickle in one
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's older kind
 DTYPES = {
     **{"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64},
@@ -100,7 +97,7 @@ class _Fence:
 
 
 @dataclass
-class _Budget:
+class Budget:
     """What one file may still ask for, files within it included."""
 
     payload: int  # bytes of embedded files
@@ -118,10 +115,10 @@ def run(file: BinaryIO, size: int) -> Any:
     Raises:
         InputError: it names what is not known here, or is too large, damaged or no pickle.
     """
-    return _run(file, size, _Machine(_Budget(size), nested=True))
+    return interpret(file, size, Machine(Budget(size), nested=True))
 
 
-def _run(file: BinaryIO, size: int, machine: _Machine) -> Any:
+def interpret(file: BinaryIO, size: int, machine: Machine) -> Any:
     """The data of the pickle that begins at the file's position; the file then stands behind it."""
     steps = pickletools.genops(_Fence(file, size))  # type: ignore[arg-type]  # as much of a file as it uses
     try:
@@ -136,10 +133,10 @@ def _run(file: BinaryIO, size: int, machine: _Machine) -> Any:
     raise InputError("its pickle has no end")
 
 
-class _Machine:
+class Machine:
     """The stack, the memo, and what each opcode does to them: the methods are named after the opcodes' families."""
 
-    def __init__(self, budget: _Budget, *, nested: bool = False) -> None:
+    def __init__(self, budget: Budget, *, nested: bool = False) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -148,12 +145,16 @@ class _Machine:
 
     def step(self, name: str, argument: Any) -> None:
         """Do one opcode."""
-        self.budget.steps -= 1
-        if self.budget.steps < 0:
-            raise InputError(f"it has more than {MOST_STEPS:,} steps")
+        self.spend(1)
         if name not in OPCODES:
             raise InputError(f"it uses the opcode {name}, which no checkpoint needs")
         OPCODES[name](self, argument)
+
+    def spend(self, steps: int) -> None:
+        """Take so many of the steps that are left."""
+        self.budget.steps -= steps
+        if self.budget.steps < 0:
+            raise InputError(f"it has more than {MOST_STEPS:,} steps")
 
     def skip(self, argument: Any) -> None:
         """PROTO, FRAME: nothing to do."""
@@ -210,6 +211,7 @@ class _Machine:
     def call(self, _: Any) -> None:
         """Call one of the few functions."""
         called, arguments = self.take(2)
+        self.spend(sum(len(argument) for argument in _only(tuple, arguments) if type(argument) is list))
         self.stack.append(_only(_Known, called).make(*_only(tuple, arguments)))
 
     def build(self, _: Any) -> None:
@@ -296,8 +298,10 @@ def _dictionary(*arguments: Any) -> dict[Any, Any]:
     """A dict, empty or from pairs."""
     made: dict[Any, Any] = {}
     if arguments:
-        for key, value in (_only(tuple, tuple(pair)) for pair in _only(list, arguments[0])):
-            made[_only(str, key)] = value
+        for pair in _only(list, arguments[0]):
+            if type(pair) not in (tuple, list) or len(pair) != 2:
+                raise InputError("it has a dict of something else than pairs")
+            made[_only(str, pair[0])] = pair[1]
     return made
 
 
@@ -327,15 +331,15 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "numpy.dtype": _nothing,
 }
 _PUSHED = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES"
-_DO: Mapping[str, Callable[[_Machine, Any], Any]] = {
-    "PROTO FRAME": _Machine.skip,
-    f"{_PUSHED} BINBYTES8": _Machine.push,
-    "BINPUT LONG_BINPUT MEMOIZE": _Machine.put,
-    "BINGET LONG_BINGET": _Machine.get,
-    "MARK": _Machine.mark,
-    "POP": _Machine.pop,
-    "POP_MARK ADDITEMS": _Machine.since_mark,  # what is in a set draws nothing
-    "BUILD": _Machine.build,
+_DO: Mapping[str, Callable[[Machine, Any], Any]] = {
+    "PROTO FRAME": Machine.skip,
+    f"{_PUSHED} BINBYTES8": Machine.push,
+    "BINPUT LONG_BINPUT MEMOIZE": Machine.put,
+    "BINGET LONG_BINGET": Machine.get,
+    "MARK": Machine.mark,
+    "POP": Machine.pop,
+    "POP_MARK ADDITEMS": Machine.since_mark,  # what is in a set draws nothing
+    "BUILD": Machine.build,
     "NONE EMPTY_SET": lambda machine, _: machine.push(None),
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),
@@ -350,9 +354,9 @@ _DO: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
     "SETITEM": lambda machine, _: machine.set(machine.take(2)),
     "SETITEMS": lambda machine, _: machine.set(machine.since_mark()),
-    "GLOBAL STACK_GLOBAL": _Machine.name,
-    "REDUCE NEWOBJ": _Machine.call,
-    "BINPERSID": _Machine.storage,
+    "GLOBAL STACK_GLOBAL": Machine.name,
+    "REDUCE NEWOBJ": Machine.call,
+    "BINPERSID": Machine.storage,
 }
 OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
 
@@ -385,80 +389,18 @@ def _storage(identity: Any) -> Storage:
 # --- files of torch.save ---
 
 
-def scan_zip(file: BinaryIO, size: int) -> Any:
-    """The data of a zipped file of torch.save, checked against its records.
-
-    Raises:
-        InputError: records that are compressed, overlap, repeat or lack, or a pickle that `run` refuses.
-    """
-    records = _records(file, size)
-    pickles = [name for name in records if name.endswith("/data.pkl")]
-    if len(pickles) != 1 or records[pickles[0]][1] > MOST_PICKLE:
-        raise InputError("its archive is not one of torch.save")
-    start, length = records[pickles[0]]
-    file.seek(start)
-    data = file.read(length)
-    folder = pickles[0].removesuffix("data.pkl")
-    machine = _Machine(_Budget(0))
-    found = _run(io.BytesIO(data), len(data), machine)
-    for key, storage in machine.storages.items():
-        if records.get(f"{folder}data/{key}".lower(), (0, -1))[1] != storage.nbytes:
-            raise InputError(f"its archive lacks the storage {key[:20]!r}, or has it in another size")
-    return found
-
-
-def _records(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
-    """Where each record of an archive lies and how long it is, by its name in small letters.
-
-    Readers of archives differ in what they make of a doubtful one, and torch.load has its own: none may be in doubt.
-    """
-    offset, count = _listed(file, size)
-    archive = zipfile.ZipFile(file)
-    found, end = {}, 0
-    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-            raise InputError("its archive is compressed or encrypted, which torch.save does not do")
-        if info.filename != info.orig_filename:
-            raise InputError("its archive has a record of two names")
-        file.seek(info.header_offset)
-        header = struct.unpack("<4s22xHH", file.read(30))
-        start = info.header_offset + 30 + header[1] + header[2]
-        if header[0] != b"PK\3\4" or info.header_offset < end or start + info.file_size > offset:
-            raise InputError("its archive's records overlap")
-        end = start + info.file_size
-        found[info.filename.lower()] = (start, info.file_size)
-    if len(found) != count:
-        raise InputError("its archive has two records of one name")
-    return found
-
-
-def _listed(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Where an archive lists its records, and how many; the list and then its own place are the end of the file."""
-    file.seek(max(0, size - 98))
-    tail = file.read().rjust(98, b"\0")
-    mark, _, _, _, count, length, offset, comment = struct.unpack("<4s4H2LH", tail[76:])
-    end = size - 22
-    if tail[56:60] == b"PK\6\7":
-        end, place = size - 98, int.from_bytes(tail[64:72], "little")
-        longer, rest, _, _, count, length, offset = struct.unpack("<4sQ12s4Q", tail[:56])
-        comment += longer != b"PK\6\6" or rest != 44 or place != end
-    if mark != b"PK\5\6" or comment or offset + length != end or length > MOST_LISTED:
-        raise InputError("its archive is cut short, or has too many records")
-    return offset, count
-
-
 def scan_older(file: BinaryIO, size: int) -> Any:
     """The data of a file of torch.save's older kind: five pickles, then the storages.
 
     Raises:
         InputError: it is none, its storages are not all there, or a pickle that `run` refuses.
     """
-    return _scan_older(file, size, _Budget(0))
+    return _scan_older(file, size, Budget(0))
 
 
-def _scan_older(file: BinaryIO, size: int, budget: _Budget) -> Any:
-    machines = [_Machine(budget) for _ in range(5)]
-    magic, protocol, system, found, keys = (_run(file, size, machine) for machine in machines)
+def _scan_older(file: BinaryIO, size: int, budget: Budget) -> Any:
+    machines = [Machine(budget) for _ in range(5)]
+    magic, protocol, system, found, keys = (interpret(file, size, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:
         raise InputError("it is not a file of torch.save, or one of a big-endian machine")
     known = machines[3].storages
