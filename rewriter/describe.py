@@ -154,11 +154,14 @@ def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
     }
     lines = [f"{generator.name}: {data['architecture']}, {generator.resolution} px, {weights:,} weights"]
     lines += [f"  fingerprint {generator.fingerprint}"]
-    if "licence" in generator.origin:
-        licence = generator.origin["licence"]
-        lines += [f"  {generator.origin['attribution']}", f"  licence {licence['id']}, {licence['link']}"]
-    lines += [f"  begin at {', '.join(f'{layer} for {good}' for good, layer in generator.advice.items())}"] * bool(
-        generator.advice
-    )
+    origin = generator.origin
+    if "attribution" in origin:
+        lines.append(f"  {origin['attribution']}")
+    if "licence" in origin:
+        lines.append(f"  licence {origin['licence']['id']}, {origin['licence']['link']}")
+    if "rules" in origin:
+        lines.append(f"  rules in its weights: {', '.join(rule['title'] or rule['layer'] for rule in origin['rules'])}")
+    if generator.advice:
+        lines.append(f"  begin at {', '.join(f'{layer} for {good}' for good, layer in generator.advice.items())}")
     lines += [f"  {i['layer']:8} {i['in']:4} → {i['out']:4} channels, {i['keys']}² → {i['values']}²" for i in layers]
     return data, "\n".join(lines)

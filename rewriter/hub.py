@@ -21,6 +21,7 @@ from rewriter.checkpoints.download import fetch, hash_of, verify
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+from rewriter.generators.stylegan2 import StyleGAN2
 
 BUILT_IN = "townscape"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".pkl")
@@ -48,18 +49,22 @@ def load_generator(
     if conv_clamp is not None and not 0 < conv_clamp < math.inf:
         raise InputError(f"conv_clamp is {conv_clamp:g}, expected a number above 0, such as 256")
     known = catalogue()
+    if conv_clamp is not None and (name == BUILT_IN or os.path.isdir(name)):
+        raise InputError(f"{name} says itself whether its features are clamped: leave conv_clamp out")
     if name == BUILT_IN:
         generator: Generator = townscape.load()
         _belongs_to(generator, known[BUILT_IN])
     elif name in known:
         path = fetch(known[name], on_step=on_step)
         generator = _read(known[name], path, conv_clamp)
-        generator.origin = {**generator.origin, "sha256": verify(known[name], path)}
-    elif os.path.isfile(os.path.join(name, store.CONFIG)):
+        generator.origin = {**generator.origin, "sha256": verify(known[name], path)}  # all of it
+    elif name and os.path.isfile(os.path.join(name, store.CONFIG)):
         generator = store.load(name)
     elif os.path.isfile(name):
         path = Path(name)
-        generator = _read(_entry_of(path, known.values()), path, conv_clamp)
+        entry, found = _entry_of(path, known.values())
+        generator = _read(entry, path, conv_clamp)
+        generator.origin = {**generator.origin, **({"sha256": found} if entry else {})}
     else:
         raise InputError(_unknown(name, known.keys()))
     try:
@@ -79,6 +84,8 @@ def _read(entry: Entry | None, path: Path, conv_clamp: float | None) -> Generato
     state, options = read_checkpoint(path)
     clamp = conv_clamp or options.get("conv_clamp") or (entry and entry.clamp)
     generator = convert(state, name=entry.id if entry else path.stem, **{**options, "conv_clamp": clamp})
+    if conv_clamp is not None and not isinstance(generator, StyleGAN2):
+        raise InputError(f"{path} is no StyleGAN2: it has no conv_clamp; leave it out")
     if entry is None:
         generator.origin = {"file": path.name}
     else:
@@ -98,13 +105,13 @@ def _belongs_to(generator: Generator, entry: Entry) -> None:
     generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
 
 
-def _entry_of(path: Path, known: Iterable[Entry]) -> Entry | None:
+def _entry_of(path: Path, known: Iterable[Entry]) -> tuple[Entry | None, str]:
     """The entry whose file one's own is: by size, or name where that is not known; then by its hash, read once."""
     size = path.stat().st_size
     alike = [entry for entry in known if entry.size == size or not entry.size and path.name == Path(entry.file).name]
     hashed = [entry for entry in alike if entry.sha256]
     found = hash_of(path) if hashed else ""
-    return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None)
+    return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None), found
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

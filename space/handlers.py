@@ -27,7 +27,7 @@ from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
 from rewriter.pictures import animation, save_png, stacked
 from rewriter.provenance import at_home, default_layer
-from studio import BUILT_IN, PAGE, Studio, Visitor
+from studio import BUILT_IN, Studio, Visitor
 from view import (
     EVERYTHING,
     MOST,
@@ -69,14 +69,15 @@ class Handlers:
         if kept is not None:
             try:
                 visitor = restored(self.studio, kept)
-                if visitor.generator != kept["generator"]:
-                    trouble = f"{kept['generator'][:60]} is not on this machine any more: choose it again."
+                if visitor.generator != kept["generator"] and kept["generator"] in self.studio.names:
+                    trouble = f"{kept['generator']} is not on this machine any more: choose it again."
             except InputError as error:
                 trouble = f"{error}."
         with suppress(InputError):
             seed = parse_seeds(link.get("seed", ""), most=1)[0]
-            first = min(seed - seed % PAGE, SEEDS - PAGE)
-            visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + PAGE)))
+            count = self.studio.page(self.studio.model(visitor.generator))
+            first = min(seed - seed % count, SEEDS - count)
+            visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
         wanted = link.get("edit", "")
         new = wanted in townscape.examples() and wanted != visitor.link  # reloading the page does not do it again
         shown = {**self.view.show(visitor, *EVERYTHING), "pending": wanted if new else ""}
@@ -135,7 +136,11 @@ class Handlers:
             session.add_context(visitor.selected if seed is None else seed, mask)
         elif not (session.edit.context or session.edit.paste):
             raise InputError("paint on a picture, or mark a context: similar places are found then")
-        found = session.search(PAGE, seeds=SEARCHED, on_step=lambda done, of, best: tell(done, of, "Looking"))
+        found = session.search(
+            self.studio.page(session.generator),
+            seeds=SEARCHED,
+            on_step=lambda done, of, best: tell(done, of, "Looking"),
+        )
         return self.view.show(replace(visitor, seeds=tuple(one.seed for one in found)), "board")
 
     # --- the edit in progress ---
@@ -295,7 +300,8 @@ class Handlers:
         before = session.history
         marked = [place.seed for place in (edits[-1].paste, edits[-1].copy, *edits[-1].context) if place]
         if marked:
-            seeds = tuple(dict.fromkeys([*marked[: PAGE // 2], *range(PAGE)]))[:PAGE]
+            count = self.studio.page(session.generator)
+            seeds = tuple(dict.fromkeys([*marked[: count // 2], *range(count)]))[:count]
             visitor = replace(visitor, selected=marked[0], seeds=seeds)
         for edit in edits:
             session.begin()

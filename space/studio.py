@@ -79,6 +79,8 @@ class Studio:
         Raises:
             InputError: a name that is not on offer, a file that cannot be read, or one that is still to be downloaded.
         """
+        if loaded := self.models.peek(name):
+            return loaded  # type: ignore[no-any-return]
         if self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again, and it will be downloaded")
         return self.models.get(name, lambda: load_generator(name, device=self.device))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -155,7 +155,9 @@ class View:
         side, origin = session.generator.resolution, session.generator.origin
         licence = "licence: its authors' own"
         if "licence" in origin:
-            licence = f"[{origin['licence']['id']}]({origin['licence']['link']}) · {html.escape(origin['attribution'])}"
+            licence = f"[{origin['licence']['id']}]({origin['licence']['link']})"
+        if "attribution" in origin:
+            licence += f" · {plain(origin['attribution'])}"
         return {
             "generator": {"value": visitor.generator, "choices": offers(self.studio)},
             "about": f"{side} × {side} px · {licence}",
@@ -200,10 +202,10 @@ def restored(studio: Studio, kept: Any) -> Visitor:
         }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"what the browser kept of your work cannot be taken up ({error})") from error
-    for name, work in works.items():
-        if not studio.absent(name):  # else it is looked at when it is chosen
-            Rewriter(studio.model(name), history=work)  # checks that it belongs there
-    return replace(visitor, works=works)
+    model = studio.model(visitor.generator)
+    if visitor.generator in works:  # the others are looked at when they are chosen
+        Rewriter(model, history=works[visitor.generator])  # checks that it belongs there
+    return replace(visitor, works=works, seeds=visitor.seeds[: 4 * studio.page(model)])
 
 
 def bearable(work: History) -> History:
@@ -227,6 +229,11 @@ def offers(studio: Studio) -> list[tuple[str, str]]:
         if studio.absent(name):
             titles[name] += f" ↓ {entry.size / 1e6:.0f} MB" if entry.size else " ↓"
     return [(titles.get(name, name), name) for name in studio.names]
+
+
+def plain(text: str) -> str:
+    """Somebody's words, as Markdown that says just them."""
+    return re.sub(r"([\\`*_\[\]()!<>&#|~])", lambda found: f"&#{ord(found[0])};", text)
 
 
 def in_short(seeds: Sequence[int]) -> str:

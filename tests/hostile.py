@@ -233,6 +233,13 @@ def _bombs():
     large = storage_alone(persistent(1 << 18), struct.pack("<q", 1 << 18) + bytes(1 << 20))
     slow = b"".join([*OLDER[:2], OLDER[2][:-1], b"N0" * 100_000, b".", small[len(b"".join(OLDER)) :]])
     load = b"ctorch.storage\n_load_from_bytes\nq\1"
+    pairs = b"](" + b"".join([b"X\1\0\0\0a", b"N\x86q\1", b"h\1" * 100_000]) + b"eq\2"
+    called = b"ccollections\nOrderedDict\nq\3" + b"h\3h\2\x85R0" * 10_000
+    yield "one long list, made a dict again and again", b"\x80\x02" + pairs + called + b"N."
+    yield (
+        "one long text, taken for a pair",
+        b"\x80\x02ccollections\nOrderedDict\n](X" + struct.pack("<I", 1 << 22) + b"a" * (1 << 22) + b"e\x85R.",
+    )
     yield "lists in lists", b"\x80\x02" + b"]" * deep + b"a" * (deep - 1) + b"."
     yield "lists in lists, closed late", b"\x80\x02" + b"]" + b"]q\0h\0a" * 100_000 + b"."
     yield "tuples in tuples", b"\x80\x02)" + b"\x85" * deep + b"."

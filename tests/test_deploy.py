@@ -122,7 +122,10 @@ def test_an_installed_package_sends_the_same(tmp_path):
     licences = site / "rewriter-0.1.0.dist-info" / "licenses"
     licences.mkdir(parents=True)
     shutil.copy(deploy.files()["LICENSE"], licences)
+    (site / "rewriter" / "catalogue").mkdir()
+    shutil.copy(deploy.files()["checkpoints.json"], site / "rewriter" / "catalogue")
     (site / "LICENSE").write_text("of another package")
+    (site / "checkpoints.json").write_text("of another package")
     (site / "rewriter" / ".ipynb_checkpoints").mkdir()
     (site / "rewriter" / ".ipynb_checkpoints" / "edit.py").touch()
     command = [sys.executable, "-m", "rewriter", "deploy", NAME, "--dry-run", "--json"]

@@ -276,6 +276,20 @@ def test_what_a_strangers_config_says_is_taken_as_text(folder):
     assert generator.name.isprintable() and len(generator.name) <= 80
 
 
+def test_of_what_a_strangers_config_says_of_its_origin_only_what_a_catalogue_could_say_is_kept(folder):
+    path = folder / store.CONFIG
+    licence = {"id": "<b>", "link": "javascript:alert(1)"}
+    told = {"title": "fine", "attribution": "\x1b[2J", "licence": licence, "more": {"a": 1}, "file": "../../etc"}
+    rules = [{"title": "hats", "layer": "layer4", "rank": 1, "strength": 1.0, "more": "x" * 500}]
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "origin": {**told, "rules": rules}, "layers": {"\x1b[2J": "layer4"}}))
+    generator = load(folder)
+    assert generator.origin == {"title": "fine", "rules": [{k: v for k, v in rules[0].items() if k != "more"}]}
+    assert generator.advice == {}
+    path.write_text(json.dumps({**about, "origin": {"licence": "x", "rules": [3]}}))
+    assert load(folder).origin == {}
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "x" * (2 << 20), "\xff"])
 def test_a_damaged_config_is_refused(folder, text):
     (folder / store.CONFIG).write_bytes(text.encode("latin-1"))

@@ -35,7 +35,7 @@ from handlers import Handlers  # noqa: E402
 from lane import Lane  # noqa: E402
 from painter import Painter  # noqa: E402
 from studio import Studio, Visitor  # noqa: E402
-from view import in_short, offers, restored  # noqa: E402
+from view import in_short, offers, plain, restored  # noqa: E402
 
 SPIRE, DOME = disc(64, 0.27, 0.35, 0.1), disc(64, 0.33, 0.24, 0.09)
 README = (SPACE.parent / "README.md").read_text(encoding="utf-8")
@@ -721,7 +721,7 @@ def test_a_generator_is_downloaded_when_it_is_chosen_and_drawn_with_its_licence(
     assert words[-1].startswith("Downloading Small things: ") and words[-1].endswith(" MB")
     assert shown["visitor"].generator == "small" and len(shown["board"]["tiles"]) == 12
     assert shown["generator"]["choices"][1] == ("Small things, 16 px", "small")
-    assert "[cc-by-4.0](https://example.org/licence) · Ada &lt;ada@example.org&gt;" in shown["about"]
+    assert "[cc-by-4.0](https://example.org/licence) · Ada &#60;ada@example.org&#62;" in shown["about"]
     assert (
         shown["layer"]["value"] == "layer4" and "start here" in dict(map(reversed, shown["layer"]["choices"]))["layer4"]
     )
@@ -789,6 +789,18 @@ def test_work_that_belongs_to_another_generator_of_that_name_is_dropped_when_it_
     visitor = replace(ready, works={**ready.works, "small": ready.works["townscape"]})
     *_, shown = choose(Lane(do), visitor, "small")
     assert shown["visitor"].work is None and "is gone" in shown["next"] and "townscape" in shown["visitor"].works
+
+
+def test_nonsense_in_the_browser_is_passed_over(do):
+    for left in (3, None, ["townscape"], "<img src=x>"):
+        shown = do.open(Visitor(), {**KEPT, "generator": left})
+        assert shown["visitor"].generator == "townscape" and "<img" not in shown["next"]
+
+
+def test_somebodys_words_are_no_markdown():
+    assert plain("[a](b) <i> *c* ![d](e)") == "".join(
+        f"&#{ord(c)};" if c in "[]()<>*!" else c for c in "[a](b) <i> *c* ![d](e)"
+    )
 
 
 def test_a_generator_whose_pictures_take_seconds_is_looked_at_by_fours(do):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,19 @@ def entry_from(data: Any, folder: Path) -> Entry:
         raise InputError(f"entry {str(data.get('id'))[:40]!r}: {error}") from error
 
 
+def vouched(origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what somebody's file says of a generator's origin, the fields that an entry could have; and its rules."""
+    kept: dict[str, Any] = {}
+    for name, value in origin.items():
+        if name in CHECKS:
+            with suppress(InputError):
+                CHECKS[name](name, value)
+                kept[name] = value
+    with suppress(InputError, KeyError, TypeError):
+        kept["rules"] = [{name: FOLDED[name](name, rule[name]) for name in FOLDED} for rule in origin["rules"][:64]]
+    return kept
+
+
 def _matching(pattern: str, expected: str, *, optional: bool = False) -> Check:
     """A text of that form; None where it is optional."""
 
@@ -168,7 +182,7 @@ def _file(name: str, value: Any) -> str:
 def _licence(name: str, value: Any) -> Licence:
     if not isinstance(value, Mapping) or set(value) != {"id", "link"}:
         raise InputError(f"{name} is not an object with id and link")
-    link = _matching(r"https?://[\w./~%-]{3,300}", "an address that begins with https://")
+    link = _matching(r"https?://[\w./~%-]{3,300}", "an address")
     known = _matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0")
     return Licence(known(f"{name}.id", value["id"]), link(f"{name}.link", value["link"]))
 
@@ -196,4 +210,10 @@ CHECKS: Mapping[str, Check] = {
     "attribution": text(300),
     "layers": _layers,
     "note": text(300),
+}
+FOLDED: Mapping[str, Check] = {  # what is said of a rule that is in the weights
+    "title": text(200),
+    "layer": _matching(r"layer\d{1,2}", "a layer such as layer8"),
+    "rank": whole(1, 10_000),
+    "strength": number(-10, 10),
 }

@@ -156,10 +156,8 @@ def genforce(levels: int, depth: int) -> Layout:
     for level in range(levels):
         theirs, ours = f"synthesis.output{level}", f"synthesis.b{4 * 2**level}.torgb"
         links += [*_pair(theirs, ours), *_pair(f"{theirs}.style", f"{ours}.affine", shift=1.0)]
-    filters, skip = (
-        [f"synthesis.layer{2 * i + 1}.filter.kernel" for i in range(levels - 1)],
-        "synthesis.upsample.kernel",
-    )
+    skip = "synthesis.upsample.kernel"
+    filters = [f"synthesis.layer{2 * i + 1}.filter.kernel" for i in range(levels - 1)]
     return Layout("genforce", "stylegan2", tuple(links), dict.fromkeys([*filters, skip], (4.0, 2)), skip=skip)
 
 

@@ -15,6 +15,7 @@ import pickle
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import torch
@@ -30,6 +31,7 @@ OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # how torch.save's old
 SIZE, HEADER = 8 << 30, 4 << 20  # of a file in bytes; of what safetensors says of itself
 DEPTH, SIDE = 16, 1 << 20  # of modules in modules; of a tensor
 Options = dict[str, Any]
+_LOADING = Lock()  # what torch.load may meet is the whole process's setting
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
@@ -112,7 +114,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _load(path: Path, *, mmap: bool) -> Any:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options: names and values
+    with _LOADING, torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except pickle.UnpicklingError as error:  # whose text recommends to run what the file names

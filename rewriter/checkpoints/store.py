@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from rewriter.checkpoints.catalogue import ADVICE, vouched
 from rewriter.checkpoints.convert import convert
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
@@ -48,7 +49,12 @@ def config(generator: Generator) -> dict[str, Any]:
     about: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": generator.name}
     about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
     about |= _clamps(generator)
-    return {**about, "fingerprint": generator.fingerprint, "layers": dict(generator.advice), "origin": generator.origin}
+    return {
+        **about,
+        "fingerprint": generator.fingerprint,
+        "layers": dict(generator.advice),
+        "origin": dict(generator.origin),
+    }
 
 
 def load(folder: str | Path) -> Generator:
@@ -74,8 +80,8 @@ def load(folder: str | Path) -> Generator:
             f"{folder / WEIGHTS} is not what the config was made for: expected the fingerprint {said}, "
             f"found {generator.fingerprint[:12]}: fetch both again"
         )
-    generator.origin = origin
-    generator.advice = {good: str(layer) for good, layer in layers.items() if str(layer) in generator.layers}
+    generator.origin = vouched(origin)
+    generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}
     return generator
 
 

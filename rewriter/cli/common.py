@@ -76,7 +76,7 @@ def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None
     new = entry is not None and entry.sha256 is None and cached(entry) is None
     with progress(quiet) as job:
         model = load_generator(name, device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))
-    if new:
+    if new and not quiet:
         print(f"{name}: its SHA-256 is {model.origin['sha256']}, and has to be from now on", file=sys.stderr)
     return model
 

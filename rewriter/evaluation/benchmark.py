@@ -248,7 +248,7 @@ def _peak_memory() -> float | None:
 TABLES = {
     "edits": "Edits, from cached features and statistics to the rule",
     "statistics": "First statistics of a layer",
-    "start": "Cold start to the first picture; memory in multiples of the weights",
+    "start": "Start: import, load and first picture of a new process; memory in multiples of the weights",
     "pictures": "Pictures",
     "precision": "Pictures in reduced precision, against float32",
     "rerender": "Re-rendering from a layer's cached keys",

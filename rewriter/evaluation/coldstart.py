@@ -18,8 +18,9 @@ def cold_start(file: Path, device: str = "cpu") -> dict[str, Any]:
     """Seconds of a new process to the first picture of a checkpoint, and where they go.
 
     Returns:
-        import_seconds, load_seconds, picture_seconds, seconds (all of it, the interpreter's start included) and
-        memory: the most that loading took, as a multiple of the weights; None where it cannot be known.
+        import_seconds (the interpreter's start included), load_seconds, picture_seconds, their sum as seconds, and
+        memory: the most that loading took, as a multiple of the weights; None where it cannot be known. What PyTorch
+        takes for the first picture of any generator is not counted: another one is drawn before.
 
     Raises:
         subprocess.CalledProcessError: the process failed.

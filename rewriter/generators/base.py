@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
+from types import MappingProxyType
 from typing import Any, TypeGuard
 
 import torch
@@ -40,8 +41,10 @@ class Generator(nn.Module, ABC):
     resolution: int
     layers: Mapping[str, LayerInfo]
     rules: tuple[LowRank, ...] = ()
-    advice: Mapping[str, str] = {}  # where to begin, for "structure", "objects" and "texture", where that is known
-    origin: Mapping[str, Any] = {}  # whose it is and where it came from: plain data
+    advice: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # where to begin, for "structure", "objects" and "texture", where that is known
+    origin: Mapping[str, Any] = MappingProxyType({})  # whose it is and where it came from: plain data
 
     @abstractmethod
     def start(self, z: Tensor, truncation: float) -> Features:

@@ -173,7 +173,7 @@ class StyleGAN2(Generator):
 
     def beside_weights(self) -> str:
         """The clamp: with another one, the same weights draw other pictures."""
-        return "" if self.config.conv_clamp is None else f"conv_clamp {self.config.conv_clamp:g}"
+        return "" if self.config.conv_clamp is None else f"conv_clamp {self.config.conv_clamp}"
 
     def memory(self, layer: str) -> StyledConv:
         """The convolution of that name."""
