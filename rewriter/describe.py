@@ -15,12 +15,12 @@ from rewriter.edit import Edit
 from rewriter.effect import advice
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.hub import SUFFIXES
+from rewriter.hub import SUFFIXES, load_generator
 from rewriter.rule import FORMAT, Rule
 
 
 def describe(
-    file: str, load_edits: Callable[[str], Sequence[Edit]], load: Callable[[str], Generator]
+    file: str, load_edits: Callable[[str], Sequence[Edit]], load: Callable[[str], Generator] = load_generator
 ) -> tuple[dict[str, Any], str]:
     """What a file or name is, as data and as words.
 
