@@ -187,9 +187,9 @@ STYLEGAN2: Mapping[str, Callable[[int, int], Layout]] = {
     "genforce": genforce,
 }
 PROGGAN: Mapping[str, Callable[[int], Layout]] = {"gandissect": gandissect, "genforce": genforce_proggan}
+CONDITIONAL = "it is conditional, and layers that depend on a class label are no single memory here"
 UNSUPPORTED = {
-    r"mapping\.embed\.|mapping\.label_weight": "it is conditional, and layers that depend on a class label are no "
-    "single memory here",
+    r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
     r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method's keys and "
     "values are of StyleGAN2 and Progressive GAN",
     r"(g_)?synthesis\.(blocks\.|layer\d+\.(style\.dense|apply_noise|epilogue))|(generator\.)?progression\.\d+\.": "it "

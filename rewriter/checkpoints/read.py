@@ -23,7 +23,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rewriter.checkpoints.archive import scan_zip
-from rewriter.checkpoints.unpickle import DTYPES, MAGIC, Described, Persistent, Storage, run, scan_older
+from rewriter.checkpoints.described import DTYPES, Described, Persistent, Storage
+from rewriter.checkpoints.layouts import CONDITIONAL
+from rewriter.checkpoints.unpickle import MAGIC, run, scan_older
 from rewriter.errors import InputError
 
 CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed
@@ -31,6 +33,7 @@ OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # how torch.save's old
 SIZE, HEADER = 8 << 30, 4 << 20  # of a file in bytes; of what safetensors says of itself
 DEPTH, SIDE = 16, 1 << 20  # of modules in modules; of a tensor
 Options = dict[str, Any]
+_PLAIN = (Tensor, torch.nn.Parameter)
 _LOADING = Lock()  # what torch.load may meet is the whole process's setting
 
 
@@ -137,9 +140,6 @@ def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
     return {str(name): value.detach() for name, value in loaded.items()}, options
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
 def _clamp(value: Any) -> Options:
     """The clamp that a file states, as an option; nothing if it states none."""
     try:
@@ -167,10 +167,7 @@ def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
         raise InputError("it holds no generator of NVIDIA's: expected a dict with G_ema, or the generator itself")
     modules = dict(_modules(generator, "", 0, set()))
     if generator.fields.get("c_dim"):
-        raise InputError(
-            "this generator is not supported, because it is conditional: layers that depend on a class "
-            "label are no single memory here"
-        )
+        raise InputError(f"this generator is not supported, because {CONDITIONAL}")
     described = {
         f"{prefix}{name}": value
         for prefix, module in modules.items()

@@ -1,8 +1,8 @@
 """What a pickle from a stranger may do here, in full: a small machine that makes plain data and nothing else.
 
-It runs the opcodes of `pickletools`, knows no module, and calls nothing but the few functions below. Whatever else a
-file names or asks for is refused by name. Tensors come out as `Described`: what is in them is read later, and only if
-it is wanted (`read.py`).
+It runs the opcodes of `pickletools`, knows no module, and calls nothing but the few functions of `described.py`.
+Whatever else a file names or asks for is refused by name. Tensors come out as `Described`: what is in them is read
+later, and only if it is wanted (`read.py`).
 
     run         any pickle that holds data and tensors
     scan_older  a file of torch.save's older kind, which is five pickles and then numbers
@@ -16,62 +16,15 @@ import io
 import pickletools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-import torch
-
+from rewriter.checkpoints.described import DTYPES, KNOWN, Known, Storage, key_of, only, refuse_call, storage_of
 from rewriter.errors import InputError
 
 MOST_STEPS = 500_000  # a training run's pickle of three networks has a fifth of that
 MOST_EMBEDDED = 4_000  # storages in a pickle; that one has six hundred
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's older kind
-DTYPES = {
-    **{"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64},
-    **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
-    "Bool": torch.bool,
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Storage:
-    """Numbers that lie elsewhere in the file, or, where they were embedded in its pickle, in `data`."""
-
-    dtype: torch.dtype
-    count: int
-    key: str
-    data: memoryview = field(default=memoryview(b""), repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        """What they take."""
-        return self.count * self.dtype.itemsize
-
-
-@dataclass(frozen=True, eq=False)
-class Described:
-    """A tensor of which only this is known: no two of its elements share a place, and all lie in its storage."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Persistent:
-    """An object of NVIDIA's persistence: its class by name, and its fields; its source code was left alone."""
-
-    name: str
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Known:
-    """One of the names that a file may call."""
-
-    name: str
-    make: Callable[..., Any]
 
 
 class _Fence:
@@ -193,15 +146,15 @@ class Machine:
 
     def extend(self, items: list[Any]) -> None:
         """A list grows."""
-        _only(list, self.stack[-1]).extend(items)
+        only(list, self.stack[-1]).extend(items)
 
     def set(self, items: list[Any]) -> None:
         """A dict grows."""
-        target = _only(dict, self.stack[-1])
+        target = only(dict, self.stack[-1])
         if len(items) % 2:
             raise InputError("its pickle has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[_key(key)] = value
+            target[key_of(key)] = value
 
     def name(self, argument: str | None) -> None:
         """A global name."""
@@ -211,8 +164,8 @@ class Machine:
     def call(self, _: Any) -> None:
         """Call one of the few functions."""
         called, arguments = self.take(2)
-        self.spend(sum(len(argument) for argument in _only(tuple, arguments) if type(argument) is list))
-        self.stack.append(_only(_Known, called).make(*_only(tuple, arguments)))
+        self.spend(sum(len(argument) for argument in only(tuple, arguments) if type(argument) is list))
+        self.stack.append(only(Known, called).make(*only(tuple, arguments)))
 
     def build(self, _: Any) -> None:
         """Attributes of a dict, or of what is left unread, draw nothing; a tensor's would make another of it."""
@@ -223,23 +176,23 @@ class Machine:
 
     def storage(self, _: Any) -> None:
         """A persistent id: tensors' numbers lie elsewhere."""
-        storage = _storage(self.stack.pop())
+        storage = storage_of(self.stack.pop())
         first = self.storages.setdefault(storage.key, storage)
         if (first.dtype, first.count) != (storage.dtype, storage.count):
             raise InputError("it has one storage in two sizes or types")
         self.stack.append(first)
 
-    def _known(self, module: Any, name: Any) -> _Known:
+    def _known(self, module: Any, name: Any) -> Known:
         """What stands for a global name here; nothing is looked up in any module."""
-        full = f"{_only(str, module)}.{_only(str, name)}"
+        full = f"{only(str, module)}.{only(str, name)}"
         if "." not in name:
             if full == "torch.storage._load_from_bytes" and self.nested:
-                return _Known(full, self._embedded)
+                return Known(full, self._embedded)
             if full in KNOWN:
-                return _Known(full, KNOWN[full])
+                return Known(full, KNOWN[full])
             storage = re.fullmatch(r"torch\.([A-Z]\w+)Storage", full)
             if storage and storage[1] in DTYPES:
-                return _Known(full, _refuse_call)
+                return Known(full, refuse_call)
         hint = ""
         if full.startswith("dnnlib.tflib"):
             hint = ": it is a TensorFlow network; take the one for PyTorch"
@@ -248,7 +201,7 @@ class Machine:
     def _embedded(self, payload: Any) -> Storage:
         """A storage that is an embedded file of torch.save's older kind."""
         budget = self.budget
-        budget.payload, budget.embedded = budget.payload - len(_only(bytes, payload)), budget.embedded - 1
+        budget.payload, budget.embedded = budget.payload - len(only(bytes, payload)), budget.embedded - 1
         if budget.payload < 0 or budget.embedded < 0:
             raise InputError("its embedded storages are larger than the file, or too many")
         file = io.BytesIO(payload)
@@ -261,75 +214,6 @@ class Machine:
         return Storage(storage.dtype, storage.count, storage.key, memoryview(payload)[start : start + storage.nbytes])
 
 
-# --- what may be called ---
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any = None, hooks: Any = None) -> Described:
-    """torch._utils._rebuild_tensor_v2, if what it describes can be."""
-    _only(Storage, storage)
-    sides = [*_only(tuple, shape), *_only(tuple, stride), offset]
-    if len(shape) != len(stride) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in sides):
-        raise InputError("it has a tensor of an impossible shape")
-    end = offset
-    for step, side in sorted(zip(stride, shape, strict=True)):
-        if side > 1:
-            if step < end - offset + 1:
-                raise InputError(f"it has a tensor {tuple(shape)} whose elements overlap")
-            end += (side - 1) * step
-    if end >= storage.count and 0 not in shape:
-        raise InputError(f"it has a tensor {tuple(shape)} larger than its storage of {storage.count:,}")
-    return Described(storage, offset, tuple(shape), tuple(stride))
-
-
-def _parameter(data: Any, *_: Any) -> Described:
-    """torch._utils._rebuild_parameter."""
-    return _only(Described, data)
-
-
-def _persistent(meta: Any) -> Persistent:
-    """torch_utils.persistence._reconstruct_persistent_obj, without running anything."""
-    state, name = _only(dict, meta).get("state"), meta.get("class_name")
-    if not isinstance(state, dict) or not isinstance(name, str):
-        raise InputError("it has a persistent object without class or fields")
-    return Persistent(name, state)
-
-
-def _dictionary(*arguments: Any) -> dict[Any, Any]:
-    """A dict, empty or from pairs."""
-    made: dict[Any, Any] = {}
-    if arguments:
-        for pair in _only(list, arguments[0]):
-            if type(pair) not in (tuple, list) or len(pair) != 2:
-                raise InputError("it has a dict of something else than pairs")
-            made[_only(str, pair[0])] = pair[1]
-    return made
-
-
-def _nothing(*_: Any) -> None:
-    """Stands for values that draw nothing: NumPy's scalars and types."""
-
-
-def _set(items: Any = None) -> None:
-    """A set draws nothing either, but torch.load makes it."""
-    for item in _only(list, items or []):
-        _key(item)
-
-
-def _refuse_call(*_: Any) -> Any:
-    raise InputError("it calls the type of a storage")
-
-
-KNOWN: Mapping[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
-    "collections.OrderedDict": _dictionary,
-    "dnnlib.util.EasyDict": _dictionary,
-    "argparse.Namespace": _dictionary,  # the options of a training run
-    "builtins.set": _set,
-    **{f"numpy.{core}.multiarray.scalar": _nothing for core in ("core", "_core")},
-    "numpy.dtype": _nothing,
-}
 _PUSHED = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES"
 _DO: Mapping[str, Callable[[Machine, Any], Any]] = {
     "PROTO FRAME": Machine.skip,
@@ -359,31 +243,6 @@ _DO: Mapping[str, Callable[[Machine, Any], Any]] = {
     "BINPERSID": Machine.storage,
 }
 OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
-
-
-def _only(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise InputError(f"its pickle has a {type(value).__name__} where a {kind.__name__} belongs")
-    return value
-
-
-def _key(value: Any) -> Any:
-    """What may be hashed: a name or a number; anything nested could take for ever, and so could equal hashes."""
-    if type(value) is not str and (type(value) is not int or abs(value) >> 60):
-        raise InputError(f"it has a {type(value).__name__} as a key; names and numbers are keys")
-    return value
-
-
-def _storage(identity: Any) -> Storage:
-    """A persistent id of torch.save: ("storage", type, key, location, count)."""
-    words = _only(tuple, identity)
-    if len(words) not in (5, 6) or words[0] != "storage" or (len(words) == 6 and words[5] is not None):
-        raise InputError("it refers to something else than a storage")
-    kind, count = _only(_Known, words[1]).name, words[4]
-    if type(count) is not int or not 0 <= count < 1 << 40:
-        raise InputError("it has a storage of an impossible size")
-    dtype = DTYPES[kind.removeprefix("torch.").removesuffix("Storage")]
-    return Storage(dtype, count, _only(str, words[2]))
 
 
 # --- files of torch.save ---

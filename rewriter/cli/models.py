@@ -18,7 +18,7 @@ from rewriter.errors import InputError
 from rewriter.files import check_writable, replacing
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
-from rewriter.hub import SUFFIXES
+from rewriter.hub import BUILT_IN, SUFFIXES
 from rewriter.rule import Rule
 
 OTHERS = (".pt", ".pth", ".bin")
@@ -120,8 +120,8 @@ def _told(rule: Rule) -> dict[str, Any]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    path = cached(entry) if entry.id != "townscape" else Path()
-    here = "built in" if entry.id == "townscape" else "yes" if path else "no" if entry.repository else "yourself"
+    path = cached(entry) if entry.id != BUILT_IN else Path()
+    here = "built in" if entry.id == BUILT_IN else "yes" if path else "no" if entry.repository else "yourself"
     size = path.stat().st_size if path and entry.size is None else entry.size
     return {**entry.origin, "size": size, "here": here, "licence": entry.licence.id}
 

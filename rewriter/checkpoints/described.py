@@ -1,0 +1,156 @@
+"""What a checkpoint's pickle may make and call: descriptions of tensors, plain data, and nothing else.
+
+`KNOWN` is all of it: the names that may stand in a file, and what is done here in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rewriter.errors import InputError
+
+DTYPES = {
+    **{"Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64},
+    **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
+    "Bool": torch.bool,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """Numbers that lie elsewhere in the file, or, where they were embedded in its pickle, in `data`."""
+
+    dtype: torch.dtype
+    count: int
+    key: str
+    data: memoryview = field(default=memoryview(b""), repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """What they take."""
+        return self.count * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Described:
+    """A tensor of which only this is known: no two of its elements share a place, and all lie in its storage."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Persistent:
+    """An object of NVIDIA's persistence: its class by name, and its fields; its source code was left alone."""
+
+    name: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Known:
+    """One of the names that a file may call."""
+
+    name: str
+    make: Callable[..., Any]
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any = None, hooks: Any = None) -> Described:
+    """torch._utils._rebuild_tensor_v2, if what it describes can be."""
+    only(Storage, storage)
+    sides = [*only(tuple, shape), *only(tuple, stride), offset]
+    if len(shape) != len(stride) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in sides):
+        raise InputError("it has a tensor of an impossible shape")
+    end = offset
+    for step, side in sorted(zip(stride, shape, strict=True)):
+        if side > 1:
+            if step < end - offset + 1:
+                raise InputError(f"it has a tensor {tuple(shape)} whose elements overlap")
+            end += (side - 1) * step
+    if end >= storage.count and 0 not in shape:
+        raise InputError(f"it has a tensor {tuple(shape)} larger than its storage of {storage.count:,}")
+    return Described(storage, offset, tuple(shape), tuple(stride))
+
+
+def _parameter(data: Any, *_: Any) -> Described:
+    """torch._utils._rebuild_parameter."""
+    return only(Described, data)
+
+
+def _persistent(meta: Any) -> Persistent:
+    """torch_utils.persistence._reconstruct_persistent_obj, without running anything."""
+    state, name = only(dict, meta).get("state"), meta.get("class_name")
+    if not isinstance(state, dict) or not isinstance(name, str):
+        raise InputError("it has a persistent object without class or fields")
+    return Persistent(name, state)
+
+
+def _dictionary(*arguments: Any) -> dict[Any, Any]:
+    """A dict, empty or from pairs."""
+    made: dict[Any, Any] = {}
+    if arguments:
+        for pair in only(list, arguments[0]):
+            if type(pair) not in (tuple, list) or len(pair) != 2:
+                raise InputError("it has a dict of something else than pairs")
+            made[only(str, pair[0])] = pair[1]
+    return made
+
+
+def _nothing(*_: Any) -> None:
+    """Stands for values that draw nothing: NumPy's scalars and types."""
+
+
+def _set(items: Any = None) -> None:
+    """A set draws nothing either, but torch.load makes it."""
+    for item in only(list, items or []):
+        key_of(item)
+
+
+def refuse_call(*_: Any) -> Any:
+    """Stands for the type of a storage, which is named and never called."""
+    raise InputError("it calls the type of a storage")
+
+
+def only(kind: type, value: Any) -> Any:
+    """The value, if it is of exactly this type; else an InputError."""
+    if type(value) is not kind:
+        raise InputError(f"its pickle has a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+def key_of(value: Any) -> Any:
+    """What may be hashed: a name or a number; anything nested could take for ever, and so could equal hashes."""
+    if type(value) is not str and (type(value) is not int or abs(value) >> 60):
+        raise InputError(f"it has a {type(value).__name__} as a key; names and numbers are keys")
+    return value
+
+
+def storage_of(identity: Any) -> Storage:
+    """A persistent id of torch.save: ("storage", type, key, location, count)."""
+    words = only(tuple, identity)
+    if len(words) not in (5, 6) or words[0] != "storage" or (len(words) == 6 and words[5] is not None):
+        raise InputError("it refers to something else than a storage")
+    kind, count = only(Known, words[1]).name, words[4]
+    if type(count) is not int or not 0 <= count < 1 << 40:
+        raise InputError("it has a storage of an impossible size")
+    dtype = DTYPES[kind.removeprefix("torch.").removesuffix("Storage")]
+    return Storage(dtype, count, only(str, words[2]))
+
+
+KNOWN: Mapping[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
+    "collections.OrderedDict": _dictionary,
+    "dnnlib.util.EasyDict": _dictionary,
+    "argparse.Namespace": _dictionary,  # the options of a training run
+    "builtins.set": _set,
+    **{f"numpy.{core}.multiarray.scalar": _nothing for core in ("core", "_core")},
+    "numpy.dtype": _nothing,
+}
