@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,15 +59,10 @@ def replay(
         ComputationError: the numbers went wrong.
         CancelledError: `on_step` returned False.
     """
-    check(generator, edit)
-    edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
-    check_rules(generator, edit, rules)
-    check_statistics(generator, statistics)
-    statistics = (statistics or Statistics(generator)).at(edit.truncation)
-    job = Job(generator, edit, rules)
-    moment = statistics.moment(edit.layer, rules=rules, recipe=edit.statistics, on_step=on_statistics)
-    bystanders, usual = statistics.bystanders(edit.layer, rules=rules)
-    job.look_up()
+    job, moment, bystanders, usual = prepare(
+        generator, edit, rules=rules, statistics=statistics, on_statistics=on_statistics
+    )
+    edit = job.edit
     started = time.perf_counter()
     directions = job.directions(moment)
     donors = bystanders.unmatched(directions)
@@ -75,7 +71,7 @@ def replay(
         goal = job.forgotten(change)
     else:
         goal = job.goal(usual, moment, donors)
-        change = job.solve(goal, directions, bystanders, on_step)
+        change = job.solve(goal, directions, bystanders, on_step=on_step)
     seconds = time.perf_counter() - started
     rule = Rule(
         edit.layer,
@@ -91,6 +87,36 @@ def replay(
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
     likeness, spill = Yardstick(generator, edit, rules).judge(rule, donors if len(donors) else bystanders.features)
     return replace(rule, effect=replace(effect, likeness=likeness, spill=spill))
+
+
+class Ready(NamedTuple):
+    """An edit with everything looked up that solving it needs: see `Statistics.moment` and `.bystanders`."""
+
+    job: Job
+    moment: SecondMoment
+    bystanders: Bystanders
+    usual: Tensor
+
+
+def prepare(
+    generator: Generator,
+    edit: Edit,
+    *,
+    rules: Sequence[Rule] = (),
+    statistics: Statistics | None = None,
+    on_statistics: OnPictures | None = None,
+) -> Ready:
+    """Check an edit and look up what solving it needs; arguments and errors as for `replay`."""
+    check(generator, edit)
+    edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
+    check_rules(generator, edit, rules)
+    check_statistics(generator, statistics)
+    statistics = (statistics or Statistics(generator)).at(edit.truncation)
+    job = Job(generator, edit, rules)
+    moment = statistics.moment(edit.layer, rules=rules, recipe=edit.statistics, on_step=on_statistics)
+    bystanders, usual = statistics.bystanders(edit.layer, rules=rules)
+    job.look_up()
+    return Ready(job, moment, bystanders, usual)
 
 
 def _centre(region: Region, side: int) -> tuple[float, float]:
@@ -230,19 +256,21 @@ class Job:
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
         return [(y * scale, x * scale) for y, x in corresponding(keys[0], box, keys[1:], guesses)]
 
-    def solve(self, goal: Goal, directions: Directions, others: Bystanders, on_step: OnStep | None) -> LowRank:
-        """The change that comes nearest to the goal and leaves other places, and those to keep, as they are."""
+    def solve(
+        self, goal: Goal, directions: Directions, others: Bystanders, *, on_step: OnStep | None = None, **changed: Any
+    ) -> LowRank:
+        """The change that comes nearest to the goal and leaves other places, and those to keep, as they are.
+
+        `changed`: options of `memory.solve.solve` that are to be other than what the edit says.
+        """
         edit = self.edit
-        return solve(
-            self.memory,
-            goal,
-            directions,
-            bystanders=[others.sparing(directions, scale=self.info.scale), *self.kept()],
-            method=edit.method,
-            smoothness=SMOOTHNESS if edit.smoothness is None else edit.smoothness,
-            steps=edit.steps,
-            on_step=on_step,
-        )
+        options: dict[str, Any] = {
+            "method": edit.method,
+            "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
+            "steps": edit.steps,
+        } | changed
+        bystanders = [others.sparing(directions, scale=self.info.scale), *self.kept()]
+        return solve(self.memory, goal, directions, bystanders=bystanders, on_step=on_step, **options)
 
     def kept(self) -> list[Bystanders]:
         """The protected places, each region one set."""

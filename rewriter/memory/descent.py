@@ -20,26 +20,38 @@ def descend(
     sites: Sites,
     *,
     directions: Tensor | None = None,
+    rank: int | None = None,
     steps: int = STEPS,
+    rate: float = RATE,
     on_step: Callable[[int, float], None],
 ) -> Tensor:
     """Adam on the numbers a (O, Q) that `sites` was gathered for; returns them.
 
     Gathered with D, a is Λ ("direct"). Gathered with the identity, a is the change of the whole weight
     ("unconstrained"); `directions` (r, in) then projects it onto their row space every tenth step and at the end
-    ("projected", the paper's: W ← W0 + P(W − W0)). Gradients are written out: this is the yardstick, it should be fast.
+    ("projected", the paper's: W ← W0 + P(W − W0)); `rank` instead cuts it to that rank by SVD (section 5.3 there).
+    Gradients are written out: this is the yardstick, it should be fast.
     """
     a = sites.basis.new_zeros(sites.base.shape[1], sites.basis.shape[1])
-    adam = torch.optim.Adam([a], lr=RATE, fused=True)
+    adam = torch.optim.Adam([a], lr=rate, fused=True)
     scale = sites.weight[:, None] / (sites.weight.sum() * len(a))
     for step in range(1, steps + 1):
         loss, a.grad = _l1(memory, sites, scale, a)
         adam.step()
-        if directions is not None and (step % EVERY == 0 or step == steps):
-            change = a.view(len(a), directions.shape[1], -1)
-            a.copy_(torch.einsum("oit,ri,rj->ojt", change, directions, directions).flatten(1))
+        if step % EVERY == 0 or step == steps:
+            if rank is not None:
+                directions = principal(memory, a, rank)
+            if directions is not None:
+                change = a.view(len(a), directions.shape[1], -1)
+                a.copy_(torch.einsum("oit,ri,rj->ojt", change, directions, directions).flatten(1))
         on_step(step, float(loss))
     return a.detach()
+
+
+def principal(memory: Memory, a: Tensor, rank: int) -> Tensor:
+    """The row space (rank, in) nearest to a change of the whole weight, as (O, in · taps), by its SVD."""
+    change = a.view(*memory.weight.shape[:2], -1).transpose(0, 1).flatten(1)  # (in, O · taps), as the original has it
+    return torch.linalg.svd(change, full_matrices=False)[0][:, :rank].T.contiguous()
 
 
 def _l1(memory: Memory, sites: Sites, scale: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:

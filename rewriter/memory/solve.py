@@ -62,6 +62,7 @@ def solve(
     method: str = "least-squares",
     smoothness: float = SMOOTHNESS,
     steps: int | None = None,
+    rate: float = descent.RATE,
     on_step: OnStep | None = None,
 ) -> LowRank:
     """Find the change of one layer's weight that makes it answer V* to K* (Eq. 17 and 18).
@@ -76,6 +77,7 @@ def solve(
             "unconstrained" (Adam on W).
         smoothness: weight λ of each set's mean squared change against the goal's mean squared error.
         steps: limit on iterations; None: the method's own.
+        rate: learning rate of the methods by descent.
         on_step: called with (step, of, loss); returning False cancels.
 
     Raises:
@@ -98,7 +100,7 @@ def solve(
             a = least_squares.least_squares(memory, sites, steps=report.total, on_step=report)
         else:
             onto = directions.matrix if method == "projected" else None
-            a = descent.descend(memory, sites, directions=onto, steps=report.total, on_step=report)
+            a = descent.descend(memory, sites, directions=onto, steps=report.total, rate=rate, on_step=report)
     return _as_low_rank(goal.features.layer, memory, a, directions.matrix, method)
 
 
