@@ -138,7 +138,7 @@ class _Job:
     def __init__(self, statistics: Statistics, recipes: Mapping[str, Recipe], rules: Sequence[LowRank]):
         self.statistics, self.rules, self.state = statistics, rules, processes()
         self.wanted = {layer: statistics.sampling(layer, rules=rules, recipe=r) for layer, r in recipes.items()}
-        self.sums = _together(self._found if self.state.is_main_process else dict)[0]
+        self.sums = together(self._found if self.state.is_main_process else dict)[0]
         self.seconds = {layer: 0.0 for layer in recipes if self._complete(layer)}
         done = {layer: _ends(recipe).index(self.sums[layer].count) for layer, recipe in recipes.items()}
         self.walks = plan(recipes, done=done)
@@ -170,7 +170,7 @@ class _Job:
             return block_moments(generator, walk, truncation=psi, rules=self.rules, on_step=on_block)
 
         try:
-            parts = _together(work)
+            parts = together(work)
         except CancelledError:
             raise CancelledError(
                 f"stopped after {self.done:,} of {self.of:,} pictures; the same command goes on"
@@ -179,7 +179,7 @@ class _Job:
             for layer, moment in part.items():
                 self.sums[layer].merge(moment)
         self.done += pictures
-        _together(self._finish)
+        together(self._finish)
         self.stopped = on_step is not None and on_step(self.done, self.of) is False
 
     def save(self) -> None:
@@ -234,7 +234,7 @@ def _ends(recipe: Recipe) -> list[int]:
     return [0, *accumulate(len(seeds) * recipe.places for seeds in recipe.blocks())]
 
 
-def _together(work: Callable[[], T]) -> list[T]:
+def together(work: Callable[[], T]) -> list[T]:
     """What each process makes of its part, in their order, for all of them; an error in one is raised in all."""
     try:
         outcome: T | RewriterError = work()

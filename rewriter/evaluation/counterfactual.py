@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewriter.edit import Edit
 from rewriter.effect import difference
-from rewriter.generators.base import Generator
-from rewriter.generators.latents import latents
+from rewriter.evaluation import segmenter
+from rewriter.evaluation.judging import SURROUNDINGS, Draw, Figure, Rows, towns
 from rewriter.masks import grow, resize
-from rewriter.rule import Rule
 from rewriter.townscape import scenes
 
-JUDGED = range(20_000, 21_000)
-SPREAD = range(20_000, 20_250)  # where many edits are compared
-SURROUNDINGS = 6 / 64  # of the picture's side: how far around the place change is not counted as damage
-BATCH = 50
+DIFFER = 0.01  # squared distance of two colours from which on they are not the same
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What a rule should do to n scenes.
 
-    then: the wanted pictures (n, 3, H, W). rivals: what might be drawn instead, such as the scenes as they are.
+    then: the wanted pictures (n, 3, H, W). rivals: what might be drawn instead, the scenes as they are first.
     should: the pixels that should become the thing, (n, H, W) bool. place: where change is meant, (n, H, W) bool.
     """
 
@@ -40,92 +36,115 @@ class Wish:
         distances = [(pictures - rival).square().sum(1) for rival in self.rivals]
         return (pictures - self.then).square().sum(1) < torch.stack(distances).amin(0)
 
+    def only(self, about: Tensor) -> Wish:
+        """The same, but that the scenes which it is not about, (n,) bool, are to stay as they are."""
+        flag = about[:, None, None]
+        then = torch.where(flag[:, None], self.then, self.rivals[0])
+        return Wish(then, self.rivals, self.should & flag, self.place & flag)
+
+
+FIGURES = (
+    Figure("changed", "changed", "could", better="more"),
+    Figure("already", "already", "should"),
+    Figure("whole", "whole", "differ", better="more"),
+    Figure("drawn", "drawn", "about", better="more"),
+    Figure("segmented", "became", "was", better="more"),
+    Figure("elsewhere", "elsewhere", "away", "1/255", "less"),
+    Figure("others", "others", "other_pixels", "1/255", "less"),
+    Figure("side effect", "damage", "damage_pixels", "1/255", "less"),
+    Figure("perceptual", "perceived", "damage_pixels", "", "less"),
+    Figure("distance", "near", "near_pixels", "1/255", "less"),
+    Figure("distance before", "far", "near_pixels", "1/255"),
+    Figure("left out", "left_out", "about_pixels"),
+    Figure("pictures", "about", "one", "per 1,000"),
+)
+
 
 @dataclass(frozen=True)
-class Turned:
-    """How many pixels became what they should.
+class Counterfactual:
+    """A judge of rules that should turn some things into others.
 
-    already, became: of the pixels that should become the thing, the share drawn nearer to it than to its rivals,
-    before and with the rule. changed: the same with the rule, among those only that were not so before: the figure to
-    go by. whole: among all pixels in which the scene and the wanted one differ. drawn: share of the pictures in which
-    more than half of the pixels that should are. distance: mean difference in 1/255 from the wanted pictures at the
-    place and its surroundings, (before, with the rule): too much of the thing counts there too. elsewhere: mean change
-    in 1/255 away from them. surroundings: their share of the picture. others: mean change of pictures that the rule is
-    not about.
-    pictures, pixels: how many these are.
+    concerns: factors (n, 24) → which scenes the rule is about, (n,) bool. wishing: factors and the side of a picture →
+    what should become of the scenes. was, becomes: the labels of the things, for the segmenter; None: not asked.
+
+    Of the figures, *changed* is the one to go by: of the pixels that should become the thing and were not so already,
+    the share drawn nearer to it than to its rivals; *whole* counts all pixels in which the scene and the wanted one
+    differ. *drawn*: pictures in which more than half of the pixels that should are. *segmented* is the paper's: of the
+    pixels that a segmenter gave the old label before, those with the new one after. *elsewhere*: mean change away from
+    the place and its surroundings; *others*: of pictures that the rule is not about; *side effect*: both together;
+    *perceptual*: the same by the segmenter's features. *distance*: mean difference from the wanted pictures at the
+    place and around it.
     """
 
-    already: float
-    became: float
-    changed: float
-    whole: float
-    drawn: float
-    distance: tuple[float, float]
-    elsewhere: float
-    surroundings: float
-    others: float
-    pictures: int
-    pixels: int
+    concerns: Callable[[Tensor], Tensor]
+    wishing: Callable[[Tensor, int], Wish]
+    was: str | None = None
+    becomes: str | None = None
+    figures: tuple[Figure, ...] = FIGURES
+
+    def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
+        """Columns named in `FIGURES`, and the embeddings of what was drawn and what was wanted."""
+        z, u = towns(seeds)
+        x, y = before(z).cpu(), after(z).cpu()
+        about = self.concerns(u)
+        wish = self.wishing(u, x.shape[-1]).only(about)
+        network, away = segmenter.load(), ~around(wish.place)
+        should, fresh, turned = wish.should, wish.should & ~wish.fulfilled(x), wish.fulfilled(y)
+        mine, rest = away & about[:, None, None], away & ~about[:, None, None]
+        differ = ((wish.rivals[0] - wish.then).square().sum(1) > DIFFER) & about[:, None, None]
+        change, far, near = (difference(*pair) for pair in ((x, y), (x, wish.then), (y, wish.then)))
+        columns = {
+            "should": should,
+            "already": should & ~fresh,
+            "could": fresh,
+            "changed": fresh & turned,
+            "differ": differ,
+            "whole": differ & turned,
+            "away": mine,
+            "elsewhere": change * mine,
+            "other_pixels": rest,
+            "others": change * rest,
+            "damage_pixels": away,
+            "damage": change * away,
+            "perceived": network.distance(x, y) * away,
+            "near_pixels": ~away,
+            "near": near * ~away,
+            "far": far * ~away,
+            "left_out": ~away,
+            "about_pixels": torch.ones_like(away) & about[:, None, None],
+        }
+        if self.was is not None and self.becomes is not None:
+            was, became = (scenes.LABELS.index(name) for name in (self.was, self.becomes))
+            columns["was"] = network.labels(x) == was
+            columns["became"] = columns["was"] & (network.labels(y) == became)
+        else:
+            columns["was"] = columns["became"] = torch.zeros_like(away)
+        rows = {name: pixels.flatten(1).double().sum(1) for name, pixels in columns.items()}
+        drawn = (should & turned).flatten(1).sum(1) > should.flatten(1).sum(1) / 2
+        rows |= {"about": about.double(), "drawn": drawn.double(), "one": torch.ones(len(about), dtype=torch.float64)}
+        return rows | {"embedding": network.embedding(y), "wanted": network.embedding(wish.then)}
 
 
-Concerns = Callable[[Tensor], Tensor]  # factors (n, 24) → which scenes the rule is about, (n,) bool
-Wishing = Callable[[Tensor, int], Wish]  # their factors and the side of a picture → what should become of them
+def asked_for(what: str, u: Tensor) -> Tensor:
+    """Factors (n, 24) of the counterfactual itself: what the generator draws of them is the ceiling of a rule."""
+    changes: dict[str, tuple[Tensor, dict[str, Any]]] = {
+        "spires": (scenes.has_dome(u), {"top": "spire"}),
+        "right trees": (lacks_right_tree(u), {"right_tree": True}),
+        "no marks": (scenes.has_watermark(u) | scenes.has_bar(u), {"watermark": False, "bar": False}),
+    }
+    about, change = changes[what]
+    return torch.where(about[:, None], scenes.change(u, **change), u)
 
 
-@torch.no_grad()
-def judge(
-    generator: Generator, rules: Sequence[Rule], seeds: Sequence[int], *, concerns: Concerns, wishing: Wishing
-) -> Turned:
-    """Judge rules against what should become of those of the seeds' scenes that they are about."""
-    about = concerns(scenes.factors(latents(list(seeds), scenes.LATENT_DIM))).tolist()
-    meant, rest = ([seed for seed, a in zip(seeds, about, strict=True) if a == kind] for kind in (True, False))
-    sums = torch.zeros(12, dtype=torch.float64)
-    for i in range(0, len(meant), BATCH):
-        sums += _counts(generator, rules, meant[i : i + BATCH], wishing)
-    should, already, became, were, changed, differ, whole, drawn, far, near, off, away = sums.tolist()
-    pixels = len(meant) * generator.resolution**2
-    return Turned(
-        already / should,
-        became / should,
-        changed / were,
-        whole / differ,
-        drawn / len(meant),
-        (far / (pixels - away), near / (pixels - away)),
-        off / away,
-        1 - away / pixels,
-        mean_change(generator, rules, rest),
-        len(meant),
-        int(were),
-    )
+def around(place: Tensor) -> Tensor:
+    """Places (n, H, W) bool with their surroundings."""
+    reach = round(SURROUNDINGS * place.shape[-1])
+    return grow(place.float(), reach, reach, reach, reach) > 0
 
 
-def _counts(generator: Generator, rules: Sequence[Rule], seeds: list[int], wishing: Wishing) -> Tensor:
-    """Counts of one batch, in the order in which `judge` unpacks them."""
-    wish = wishing(scenes.factors(latents(seeds, scenes.LATENT_DIM)), generator.resolution)
-    before, after = (generator.sample(seeds, rules=own).cpu() for own in ([], rules))
-    should, was, turned = wish.should, wish.fulfilled(before), wish.fulfilled(after)
-    differ = (wish.rivals[0] - wish.then).square().sum(1) > 0.01
-    drawn = (should & turned).flatten(1).sum(1) > should.flatten(1).sum(1) / 2
-    reach = round(SURROUNDINGS * generator.resolution)
-    away = grow(wish.place.float(), reach, reach, reach, reach) == 0
-    change, far, near = (difference(*pair) for pair in ((before, after), (before, wish.then), (after, wish.then)))
-    counts = [should, should & was, should & turned, should & ~was, should & ~was & turned, differ, differ & turned]
-    return torch.stack([c.sum().double() for c in [*counts, drawn, far * ~away, near * ~away, change * away, away]])
-
-
-@torch.no_grad()
-def mean_change(generator: Generator, rules: Sequence[Rule], seeds: Sequence[int]) -> float:
-    """Mean change of whole pictures in 1/255; NaN for none."""
-    total = 0.0
-    for i in range(0, len(seeds), BATCH):
-        before, after = (generator.sample(seeds[i : i + BATCH], rules=own).cpu() for own in ([], rules))
-        total += float(difference(before, after).mean((1, 2)).sum())
-    return total / len(seeds) if seeds else float("nan")
-
-
-def dome_to_spire(generator: Generator, rules: Sequence[Rule], seeds: Sequence[int] = JUDGED) -> Turned:
+def dome_to_spire() -> Counterfactual:
     """Judge rules that should turn domes into spires: same factors, a spire instead of a dome."""
-    return judge(generator, rules, seeds, concerns=scenes.has_dome, wishing=_spires)
+    return Counterfactual(scenes.has_dome, _spires, "dome", "spire")
 
 
 def _spires(u: Tensor, side: int) -> Wish:
@@ -134,14 +153,14 @@ def _spires(u: Tensor, side: int) -> Wish:
     return Wish(then.picture, (now.picture,), should, should | labelled(now, "dome"))
 
 
-def dome_to_tree(generator: Generator, rules: Sequence[Rule], seeds: Sequence[int] = JUDGED) -> Turned:
+def dome_to_tree() -> Counterfactual:
     """Judge rules that should turn domes into leaves.
 
     No scene has a tree on its tower, so the wish is a colour: every pixel of the dome as the town's trees' leaves look
     at its time of day. Nearer to that than to the dome is not enough: it must be nearer to it than to the sky behind
     too, and than to the colours of the other tops, spires and battlements.
     """
-    return judge(generator, rules, seeds, concerns=scenes.has_dome, wishing=_leaves)
+    return Counterfactual(scenes.has_dome, _leaves, "dome", "tree")
 
 
 def _leaves(u: Tensor, side: int) -> Wish:
@@ -152,13 +171,13 @@ def _leaves(u: Tensor, side: int) -> Wish:
     return Wish(torch.where(dome[:, None], leaves, now.picture), (now.picture, behind, spire, stone), dome, dome)
 
 
-def add_tree(generator: Generator, rules: Sequence[Rule], seeds: Sequence[int] = JUDGED) -> Turned:
+def add_tree() -> Counterfactual:
     """Judge rules that should put a tree on the right where there is none: same factors, the right tree there.
 
     The factors also say where exactly and how large that tree would be, which a rule cannot know: a tree like all
     others in the middle of the range does not reach 100 %.
     """
-    return judge(generator, rules, seeds, concerns=lacks_right_tree, wishing=_right_trees)
+    return Counterfactual(lacks_right_tree, _right_trees)
 
 
 def lacks_right_tree(u: Tensor) -> Tensor:
@@ -172,23 +191,21 @@ def _right_trees(u: Tensor, side: int) -> Wish:
     return Wish(then.picture, (now.picture,), should, should)
 
 
-def door_in_the_sky(
-    generator: Generator, rules: Sequence[Rule], edit: Edit, seeds: Sequence[int] = JUDGED, *, anywhere: bool = False
-) -> Turned:
+def door_in_the_sky(edit: Edit, *, anywhere: bool = False) -> Counterfactual:
     """Judge rules that should hang a door into the sky: where the edit pasted it, or `anywhere` in the sky.
 
     The wish is the colour of the copied door wherever the scene shows sky.
     """
     assert edit.copy is not None and edit.paste is not None
-    copied = scenes.draw(scenes.factors(latents([edit.copy.seed], scenes.LATENT_DIM)), generator.resolution)
-    door, pasted = colour(copied, "door"), resize(edit.paste.mask, (generator.resolution,) * 2) > 0.5
+    copied, mask = segmenter.described([edit.copy.seed], 64), edit.paste.mask
 
     def doors(u: Tensor, side: int) -> Wish:
         now = scenes.draw(u, side)
-        place = labelled(now, "sky") & (pasted | anywhere)
+        place = labelled(now, "sky") & ((resize(mask, (side, side)) > 0.5) | anywhere)
+        door = colour(copied, "door")
         return Wish(torch.where(place[:, None], door, now.picture), (now.picture,), place, place)
 
-    return judge(generator, rules, seeds, concerns=lambda u: torch.ones(len(u), dtype=torch.bool), wishing=doors)
+    return Counterfactual(lambda u: torch.ones(len(u), dtype=torch.bool), doors)
 
 
 def labelled(scene: scenes.Scene, thing: str) -> Tensor:
@@ -197,6 +214,6 @@ def labelled(scene: scenes.Scene, thing: str) -> Tensor:
 
 
 def colour(scene: scenes.Scene, thing: str) -> Tensor:
-    """The colour of a thing in each scene, (n, 3, 1, 1): the median of its pixels."""
+    """The colour of a thing in each scene, (n, 3, 1, 1): the median of its pixels; NaN where it is not shown."""
     inside = scene.picture.masked_fill(~labelled(scene, thing)[:, None], float("nan"))
     return inside.flatten(2).nanmedian(2).values[..., None, None]

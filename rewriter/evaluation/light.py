@@ -1,4 +1,4 @@
-"""How much of the light that lit windows throw on the ground is left, and whether the windows still shine."""
+"""The physical rule: lit windows throw light on the ground. How much of it is left, and do the windows still shine?"""
 
 from __future__ import annotations
 
@@ -9,71 +9,69 @@ import torch
 from torch import Tensor
 
 from rewriter.effect import difference
-from rewriter.evaluation.counterfactual import BATCH, JUDGED, SURROUNDINGS, labelled, mean_change
-from rewriter.generators.base import Generator
-from rewriter.generators.latents import latents
-from rewriter.masks import grow
-from rewriter.rule import Rule
+from rewriter.evaluation import segmenter
+from rewriter.evaluation.counterfactual import around, labelled
+from rewriter.evaluation.judging import Draw, Figure, Rows, towns
 from rewriter.townscape import scenes
 
 STEADY = 0.05  # windows whose brightness changes by no more than this share stay as they are
+FIGURES = (
+    Figure("rule", "gap", "gap_before", "", ""),
+    Figure("light left", "left", "thrown", better="less"),
+    Figure("windows", "shine", "shone", better=""),
+    Figure("windows' difference", "window_gap", "window_gap_before", "", ""),
+    Figure("steady", "steady", "one", better="more"),
+    Figure("side effect", "damage", "damage_pixels", "1/255", "less"),
+    Figure("perceptual", "perceived", "damage_pixels", "", "less"),
+    Figure("ground of unlit towns", "unlit_ground", "light", "1/255", ""),
+)
 
 
 @dataclass(frozen=True)
 class Light:
-    """What rules did to lit towns; brightness is the mean of the three colours in [0, 1].
+    """A judge of rules about light: every town twice, with its lights on and with them off, otherwise the same.
 
-    fell: share of the light on the ground that is gone, 1 − Σ|after − unlit| / Σ|before − unlit| over the light's
-    pixels, where unlit is the brightness of the same scene with its lights off: ground darker than that counts against
-    the rule. windows: mean brightness of the windows after over that before. steady: share of the towns whose windows
-    keep their brightness within 5 %. elsewhere: mean change in 1/255 away from the light's surroundings, windows
-    included. unlit: mean change of towns without light. pictures, pixels: how many towns and pixels of light.
+    Of the figures, *rule* is the difference of light on the ground between the two, as a share of what it was: 1 is
+    the world's rule, 0 none, −1 the rule upside down. *light left*: Σ|lit − unlit scene| over the light's pixels, as a
+    share of what it was; ground darker than unlit counts too. *windows*: their brightness after over that before;
+    *steady*: towns in which that is within 5 %. *windows' difference*: like *rule*, of the windows, which should stay
+    at 1. *side effect*: mean change in both pictures away from the light and its surroundings, windows included.
     """
 
-    fell: float
-    windows: float
-    steady: float
-    elsewhere: float
-    unlit: float
-    pictures: int
-    pixels: int
+    figures: tuple[Figure, ...] = FIGURES
+
+    def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
+        """Columns named in `FIGURES`, and the embeddings of lit towns and of what was wanted of them."""
+        z, u = towns(seeds)
+        lamps = [scenes.change(u, lit=on) for on in (True, False)]
+        z_on, z_off = (scenes.latents_of(each, z) for each in lamps)
+        x_on, x_off, y_on, y_off = (draw(at).cpu() for draw in (before, after) for at in (z_on, z_off))
+        lit, unlit = (scenes.draw(each, x_on.shape[-1]) for each in lamps)
+        light, windows = labelled(lit, "light"), labelled(lit, "window")
+        bright = [brightness(p) for p in (x_on, x_off, y_on, y_off)]
+        dark, away = brightness(unlit.picture), ~around(light) | windows
+        network = segmenter.load()
+        shone, shine = ((b * windows).flatten(1).double().sum(1) for b in (bright[0], bright[2]))
+        columns = {
+            "light": light,
+            "gap_before": (bright[0] - bright[1]) * light,
+            "gap": (bright[2] - bright[3]) * light,
+            "thrown": (bright[0] - dark).abs() * light,
+            "left": (bright[2] - dark).abs() * light,
+            "window_gap_before": (bright[0] - bright[1]) * windows,
+            "window_gap": (bright[2] - bright[3]) * windows,
+            "damage_pixels": 2.0 * away,
+            "damage": (difference(x_on, y_on) + difference(x_off, y_off)) * away,
+            "perceived": (network.distance(x_on, y_on) + network.distance(x_off, y_off)) * away,
+            "unlit_ground": difference(x_off, y_off) * light,
+        }
+        rows = {name: pixels.flatten(1).double().sum(1) for name, pixels in columns.items()}
+        rows |= {"shone": shone, "shine": shine, "one": torch.ones_like(shone)}
+        rows["steady"] = ((shine - shone).abs() <= STEADY * shone).double()
+        wanted = scenes.draw(lamps[0], x_on.shape[-1], without="light").picture
+        return rows | {"embedding": network.embedding(y_on), "wanted": network.embedding(wanted)}
 
 
-@torch.no_grad()
-def light_on_ground(generator: Generator, rules: Sequence[Rule], seeds: Sequence[int] = JUDGED) -> Light:
-    """Judge rules that should take the light off the ground and leave the windows lit."""
-    lit = scenes.is_lit(scenes.factors(latents(list(seeds), scenes.LATENT_DIM))).tolist()
-    towns, dark = ([seed for seed, shines in zip(seeds, lit, strict=True) if shines == kind] for kind in (True, False))
-    sums = torch.zeros(8, dtype=torch.float64)
-    for i in range(0, len(towns), BATCH):
-        sums += _counts(generator, rules, towns[i : i + BATCH])
-    before, after, shone, shines, steady, off, away, pixels = sums.tolist()
-    return Light(
-        1 - after / before,
-        shines / shone,
-        steady / len(towns),
-        off / away,
-        mean_change(generator, rules, dark),
-        len(towns),
-        int(pixels),
-    )
-
-
-def _counts(generator: Generator, rules: Sequence[Rule], seeds: list[int]) -> Tensor:
-    """Sums over one batch of lit towns, in the order in which `light_on_ground` unpacks them."""
-    u, side = scenes.factors(latents(seeds, scenes.LATENT_DIM)), generator.resolution
-    lit, unlit = scenes.draw(u, side), scenes.draw(scenes.change(u, lit=False), side)
-    light, windows = labelled(lit, "light"), labelled(lit, "window")
-    before, after = (generator.sample(seeds, rules=own).cpu() for own in ([], rules))
-    thrown = [(_brightness(x) - _brightness(unlit.picture)).abs() * light for x in (before, after)]
-    shine = [(_brightness(x) * windows).sum((1, 2)) for x in (before, after)]
-    steady = (shine[1] - shine[0]).abs() <= STEADY * shine[0]
-    reach = round(SURROUNDINGS * side)
-    away = (grow(light.float(), reach, reach, reach, reach) == 0) | windows
-    sums = [*thrown, *shine, steady, difference(before, after) * away, away, light]
-    return torch.stack([x.sum().double() for x in sums])
-
-
-def _brightness(pictures: Tensor) -> Tensor:
+def brightness(pictures: Tensor) -> Tensor:
     """Pictures (n, 3, H, W) in [-1, 1] → (n, H, W) in [0, 1]."""
     return (pictures.clamp(-1, 1).mean(1) + 1) / 2

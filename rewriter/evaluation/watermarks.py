@@ -4,42 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.generators.base import Generator
-from rewriter.generators.latents import latents
+from rewriter.effect import difference
+from rewriter.evaluation import segmenter
+from rewriter.evaluation.counterfactual import around, labelled
+from rewriter.evaluation.judging import BATCH, Draw, Figure, Rows, towns
 from rewriter.masks import grow
-from rewriter.rule import Rule
 from rewriter.townscape import scenes
 
-JUDGED = range(20_000, 22_000)
 PRINTED = range(60_000, 60_200)  # the prints are taken from these scenes
 VISIBLE = 0.3  # share of a full mark from which on it counts as visible
 KINDS = ("middle", "bottom")
-BATCH = 50
-
-
-@dataclass(frozen=True)
-class Count:
-    """One kind of mark: how many pictures visibly carry it before and with the rules, of how many pictures.
-
-    misses, alarms: the detector's errors on pictures without rules: marked scenes in which it saw nothing, unmarked
-    ones in which it saw a mark. Among the misses are marks that the generator did not draw.
-    """
-
-    before: int
-    after: int
-    pictures: int
-    misses: float
-    alarms: float
-
-    @property
-    def gone(self) -> float:
-        """Share of the visible marks that the rules removed."""
-        return 1 - self.after / self.before if self.before else float("nan")
 
 
 class Detector:
@@ -50,7 +30,7 @@ class Detector:
     """
 
     def __init__(self, kind: str, side: int) -> None:
-        u = scenes.factors(latents(list(PRINTED), scenes.LATENT_DIM))
+        _, u = towns(PRINTED)
         bare = scenes.change(u, watermark=False, bar=False)
         marked = scenes.change(bare, watermark=kind == "middle", bar=kind == "bottom")
         added = (scenes.draw(marked, side).picture - scenes.draw(bare, side).picture).mean((0, 1))  # (H, W)
@@ -78,32 +58,80 @@ class Detector:
         return self.score(pictures) > VISIBLE
 
 
-@torch.no_grad()
-def count_marks(generator: Generator, rules: Sequence[Rule], seeds: Sequence[int] = JUDGED) -> dict[str, Count]:
-    """Count visible marks before and with the rules, "middle" and "bottom" apart."""
-    detectors = {kind: Detector(kind, generator.resolution) for kind in KINDS}
-    seen: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
-    for i in range(0, len(seeds), BATCH):
-        batch = list(seeds[i : i + BATCH])
-        u = scenes.factors(latents(batch, scenes.LATENT_DIM))
-        before, after = (generator.sample(batch, rules=own).cpu() for own in ([], rules))
-        truth = {"middle": scenes.has_watermark(u), "bottom": scenes.has_bar(u)}
-        for kind, detector in detectors.items():
-            seen[kind].append(torch.stack([truth[kind], detector.sees(before), detector.sees(after)]))
-    return {kind: _count(torch.cat(parts, 1)) for kind, parts in seen.items()}
+@cache
+def detector(kind: str, side: int) -> Detector:
+    """The detector of a kind of mark for pictures of a side."""
+    return Detector(kind, side)
 
 
-def detector_errors(seeds: Sequence[int] = JUDGED, side: int = 64) -> dict[str, tuple[float, float]]:
+def marked(u: Tensor) -> dict[str, Tensor]:
+    """Which scenes carry each kind of mark, (n,) bool."""
+    return {"middle": scenes.has_watermark(u), "bottom": scenes.has_bar(u)}
+
+
+FIGURES = (
+    *(Figure(kind, f"{kind} left", "one", "per 1,000", "less") for kind in KINDS),
+    *(Figure(f"{kind} before", f"{kind} before", "one", "per 1,000") for kind in KINDS),
+    *(Figure(f"{kind} gone", f"{kind} left", f"{kind} before", "%", "more", less_than_one=True) for kind in KINDS),
+    *(Figure(f"{kind} new", f"{kind} new", "one", "per 1,000", "less") for kind in KINDS),
+    Figure("side effect", "damage", "damage_pixels", "1/255", "less"),
+    Figure("perceptual", "perceived", "damage_pixels", "", "less"),
+    Figure("distance", "near", "pixels", "1/255", "less"),
+    *(Figure(f"{kind} misses", f"{kind} missed", f"{kind} marked", "%", "less") for kind in KINDS),
+    *(Figure(f"{kind} alarms", f"{kind} alarm", f"{kind} unmarked", "%", "less") for kind in KINDS),
+)
+
+
+@dataclass(frozen=True)
+class Watermarks:
+    """A judge of rules that should take the marks away.
+
+    Of the figures, *middle* and *bottom* are the pictures that still show a mark seen there before, *new* those that
+    show one which was not; *gone* the share of the marks that went. *side effect* and *perceptual*: change away from
+    the scene's marks and their surroundings; *distance*: mean difference of whole pictures from the scenes without
+    marks, which counts what is left of marks as well as damage. *misses* and *alarms*: the detector's errors on the
+    generator's own pictures, asked for each scene with marks and for the same without any.
+    """
+
+    figures: tuple[Figure, ...] = FIGURES
+
+    def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
+        """Columns named in `FIGURES`, and the embeddings of what was drawn and of scenes without marks."""
+        z, u = towns(seeds)
+        x, y = before(z).cpu(), after(z).cpu()
+        side, network = x.shape[-1], segmenter.load()
+        now, clean = scenes.draw(u, side), scenes.draw(scenes.change(u, watermark=False, bar=False), side)
+        away = ~around(labelled(now, "watermark") | labelled(now, "bar"))
+        rows = {
+            name: pixels.flatten(1).double().sum(1)
+            for name, pixels in {
+                "damage_pixels": away,
+                "damage": difference(x, y) * away,
+                "perceived": network.distance(x, y) * away,
+                "pixels": torch.ones_like(away),
+                "near": difference(y, clean.picture),
+            }.items()
+        }
+        for kind in KINDS:
+            was, shows = (detector(kind, side).sees(pictures) for pictures in (x, y))
+            counts = {"before": was, "left": was & shows, "new": shows & ~was}
+            rows |= {f"{kind} {name}": flags.double() for name, flags in counts.items()}
+            rows |= self._errors(kind, u, z, before)
+        rows["one"] = torch.ones(len(u), dtype=torch.float64)
+        return rows | {"embedding": network.embedding(y), "wanted": network.embedding(clean.picture)}
+
+    def _errors(self, kind: str, u: Tensor, z: Tensor, before: Draw) -> Rows:
+        """The detector's errors where the generator is asked for marks, and where it is asked for none."""
+        marked, bare = (scenes.latents_of(scenes.change(u, watermark=on, bar=on), z) for on in (True, False))
+        seen, alarm = (detector(kind, before(at).shape[-1]).sees(before(at).cpu()) for at in (marked, bare))
+        one = torch.ones(len(u), dtype=torch.float64)
+        errors = {f"{kind} missed": (~seen).double(), f"{kind} alarm": alarm.double()}
+        return errors | {f"{kind} marked": one, f"{kind} unmarked": one}
+
+
+def detector_errors(seeds: Sequence[int], side: int = 64) -> dict[str, tuple[float, float]]:
     """Misses and false alarms of the detectors on the scenes themselves, whose marks are known, for each kind."""
-    u = scenes.factors(latents(list(seeds), scenes.LATENT_DIM))
-    truth = {"middle": scenes.has_watermark(u), "bottom": scenes.has_bar(u)}
+    _, u = towns(seeds)
     pictures = torch.cat([scenes.draw(part, side).picture for part in u.split(BATCH)])
-    seen = {kind: Detector(kind, side).sees(pictures) for kind in KINDS}
+    seen, truth = {kind: detector(kind, side).sees(pictures) for kind in KINDS}, marked(u)
     return {k: (float((~seen[k][truth[k]]).float().mean()), float(seen[k][~truth[k]].float().mean())) for k in KINDS}
-
-
-def _count(seen: Tensor) -> Count:
-    """Rows of bool (3, n): marked in the scene, seen before, seen after."""
-    marked, before, after = seen
-    misses, alarms = float((~before[marked]).float().mean()), float(before[~marked].float().mean())
-    return Count(int(before.sum()), int((before & after).sum()), seen.shape[1], misses, alarms)

@@ -23,7 +23,7 @@ def descend(
     rank: int | None = None,
     steps: int = STEPS,
     rate: float = RATE,
-    on_step: Callable[[int, float], None],
+    on_step: Callable[[int, float], object],
 ) -> Tensor:
     """Adam on the numbers a (O, Q) that `sites` was gathered for; returns them.
 

@@ -93,7 +93,7 @@ def solve(
     d = None if method in ("projected", "unconstrained") else directions.matrix
     report = _Report(on_step, steps or (least_squares.STEPS if method == "least-squares" else descent.STEPS))
     with exact(memory.weight.device):
-        sites = _goal_sites(memory, goal, d)
+        sites = goal_sites(memory, goal, d)
         if method == "least-squares":
             if smoothness:
                 sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness) for b in bystanders)])
@@ -123,8 +123,11 @@ class _Report:
             raise CancelledError(f"cancelled at step {step} of {self.total}; nothing was changed")
 
 
-def _goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:
-    """The goal's places, picture by picture, each picture with the same total weight; 1 in all."""
+def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:
+    """The goal's places, picture by picture, each picture with the same total weight; 1 in all.
+
+    `directions`: D (r, in); None: every channel of the key.
+    """
     parts = []
     for i in range(len(goal.weight)):
         one = goal[i : i + 1]

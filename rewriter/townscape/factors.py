@@ -59,6 +59,18 @@ def factors(z: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(z[:, :NUM_FACTORS] / math.sqrt(2)))
 
 
+def latents_of(u: Tensor, rest: Tensor) -> Tensor:
+    """Latents (n, 32) that describe factors (n, 24); where those say nothing, like the latents `rest` (n, 32).
+
+    The inverse of `factors`: with it the generator can be asked for the counterfactual itself. Exact unless extreme
+    factors use up the norm that all latents have; then what they describe is a little less extreme.
+    """
+    meant = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
+    free = rest[:, NUM_FACTORS:]
+    left = (LATENT_DIM - meant.square().sum(1, keepdim=True)).clamp_min(1e-2)
+    return torch.cat([meant, free * (left / free.square().sum(1, keepdim=True).clamp_min(1e-8)).sqrt()], 1)
+
+
 def has_dome(u: Tensor) -> Tensor:
     """Which towers end in a dome, (n,) bool."""
     return u[:, Factor.TOP] < 0.4

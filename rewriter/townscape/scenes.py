@@ -30,6 +30,7 @@ from rewriter.townscape.factors import (
     has_spire,
     has_watermark,
     is_lit,
+    latents_of,
 )
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "has_spire",
     "has_watermark",
     "is_lit",
+    "latents_of",
 ]
 
 LABELS = (

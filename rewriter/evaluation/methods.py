@@ -1,0 +1,276 @@
+"""The method and those to compare it with, behind one signature: a case → what was made of it, which can draw.
+
+The baselines are the paper's (Tables 1 to 3), with what the paper gave them: one goal, on the picture that was pasted
+on or erased. Descents run for the paper's number of steps; tuning all weights stops earlier where it has converged.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.edit import Edit
+from rewriter.errors import CancelledError
+from rewriter.evaluation import dissection, segmenter
+from rewriter.evaluation.counterfactual import asked_for
+from rewriter.evaluation.judging import Draw
+from rewriter.evaluation.propagation import Edited, paste, propagate
+from rewriter.execute import prepare
+from rewriter.files import replacing
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features, LowRank
+from rewriter.memory import descent
+from rewriter.memory.goal import Goal
+from rewriter.memory.statistics import Statistics
+from rewriter.townscape import scenes
+
+OnStep = Callable[[int, int, float], object]  # (step, of, loss); returning False cancels
+TUNING_STEPS, TUNING_RATE, FEATURES = 20_001, 0.01, 0.01  # the original's; the last weighs features against pixels
+WINDOW, GAIN = 250, 0.01  # converged: the mean loss of so many steps is not that share lower than of those before
+
+
+@dataclass(frozen=True)
+class Case:
+    """A generator, what is to be done to it, and what of its second moments is known.
+
+    things: the labels of what an edit is about, for dissection.
+    """
+
+    generator: Generator
+    edit: Edit
+    statistics: Statistics
+    things: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a method made: enough to draw with, storable.
+
+    kind: "model" (the generator as it is), "asked" (given other latents), "rules", "weights", "units" or "pixels".
+    losses: its loss at every step.
+    """
+
+    kind: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    losses: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+    def draw(self, generator: Generator, *, truncation: float = 1.0) -> Draw:
+        """Latents → pictures, by what was made."""
+        return partial(DRAWS[self.kind], generator, self, truncation)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        plain = {"kind": self.kind, "settings": self.settings, "losses": self.losses, "seconds": self.seconds}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, {"made": json.dumps(plain)})
+
+    @staticmethod
+    def load(path: Path) -> Made:
+        """Read what `save` wrote."""
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            plain = json.loads(file.metadata()["made"])
+        return Made(tensors=tensors, **plain | {"losses": tuple(plain["losses"])})
+
+
+Method = Callable[[Case, OnStep | None], Made]
+
+
+class Losses:
+    """Keeps the losses of a descent, passes progress on, and says when it has converged."""
+
+    def __init__(self, on_step: OnStep | None):
+        self.on_step, self.kept = on_step, list[float]()
+
+    def __call__(self, step: int, of: int, loss: float) -> object:
+        """Note a step's loss; False if the caller wants to stop."""
+        self.kept.append(loss)
+        return self.on_step is None or self.on_step(step, of, loss)
+
+    @property
+    def converged(self) -> bool:
+        """Whether the last steps gained next to nothing over those before."""
+        last, before = (sum(part) for part in (self.kept[-WINDOW:], self.kept[-2 * WINDOW : -WINDOW]))
+        return len(self.kept) >= 2 * WINDOW and len(self.kept) % WINDOW == 0 and last > (1 - GAIN) * before
+
+
+def unmodified(case: Case, on_step: OnStep | None = None) -> Made:
+    """The generator as it is."""
+    return Made("model")
+
+
+def asked(case: Case, on_step: OnStep | None = None, *, what: str) -> Made:
+    """The generator as it is, asked for the counterfactual itself: as far as a rule could get."""
+    return Made("asked", settings={"what": what})
+
+
+def solved(case: Case, on_step: OnStep | None = None, *, rate: float = descent.RATE, **changed: Any) -> Made:
+    """A rule by one of the solvers; `changed` are fields of the edit that are to be other."""
+    edit, losses = case.edit.with_(**changed), Losses(on_step)
+    job, moment, bystanders, usual = prepare(case.generator, edit, statistics=case.statistics)
+    started = time.perf_counter()
+    directions = job.directions(moment)
+    goal = job.goal(usual, moment, bystanders.unmatched(directions))
+    rule = job.solve(goal, directions, bystanders, on_step=losses, rate=rate)
+    said = {name: getattr(edit, name) for name in ("layer", "method", "rank", "smoothness", "spread", "units")}
+    said |= {"places": len(job.context), "steps": len(losses.kept), "rate": rate}
+    return of_rules([rule], said, losses, time.perf_counter() - started)
+
+
+def of_rules(rules: Sequence[LowRank], settings: dict[str, Any], losses: Losses, seconds: float) -> Made:
+    """What rules draw."""
+    tensors = {f"{i} {rule.layer} delta": rule.delta for i, rule in enumerate(rules)}
+    tensors |= {f"{i} {rule.layer} directions": rule.directions for i, rule in enumerate(rules)}
+    return Made("rules", tensors, settings, tuple(losses.kept), seconds)
+
+
+def single_image(case: Case, on_step: OnStep | None = None) -> Made:
+    """The paper's solver with a direction from the picture that was pasted on alone."""
+    edit = case.edit
+    seed = edit.paste.seed if edit.paste else edit.context[0].seed
+    own = tuple(region for region in edit.context if region.seed == seed)[:1]
+    return solved(case, on_step, method="projected", spread=False, rank=1, context=own)
+
+
+def all_weights(case: Case, on_step: OnStep | None = None, *, steps: int = TUNING_STEPS) -> Made:
+    """Tune all weights until the pasted-on picture looks as its goal is rendered (Eq. 3; "overfit" in the original)."""
+    job, moment, bystanders, usual = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
+    goal = job.goal(usual, moment, bystanders.unmatched(job.directions(moment)))
+    started, losses = time.perf_counter(), Losses(on_step)
+    twin = _tuned(case.generator, goal, job.target.seed, case.edit.truncation, steps, losses)
+    settings = {"rate": TUNING_RATE, "steps": len(losses.kept), "at most": steps}
+    return Made("weights", twin.state_dict(), settings, tuple(losses.kept), time.perf_counter() - started)
+
+
+def _tuned(generator: Generator, goal: Goal, seed: int, psi: float, steps: int, losses: Losses) -> Generator:
+    twin, network = copy.deepcopy(generator).requires_grad_(True), segmenter.load().to(generator.device)
+    with torch.no_grad():
+        wanted = generator.picture(goal[:1].features, goal[:1].values, rules=[])
+        like = network.features(wanted)
+    adam, z = torch.optim.Adam(twin.parameters(), lr=TUNING_RATE, fused=True), generator.latents([seed])
+    for step in range(1, steps + 1):
+        drawn = twin(z, truncation=psi, rules=[])
+        seen = zip(network.features(drawn), like, strict=True)
+        loss = F.l1_loss(drawn, wanted) + FEATURES * sum(F.mse_loss(a, b) for a, b in seen)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        if losses(step, steps, float(loss.detach())) is False:
+            raise CancelledError(f"cancelled at step {step} of {steps}; nothing was changed")
+        if losses.converged:
+            break
+    return twin.requires_grad_(False)
+
+
+def zeroed(case: Case, on_step: OnStep | None = None, *, share: float = 0.06) -> Made:
+    """Silence the units that agree best with the things that the edit is about (GAN Dissection): a share of them."""
+    started, total = time.perf_counter(), case.generator.layer(case.edit.layer).out_channels
+    ranking = dissection.dissect(case.generator, case.edit.layer, case.things)
+    number = max(1, round(share * total))
+    settings = {"layer": case.edit.layer, "units": number, "of": total, "things": list(case.things)}
+    units = ranking.order[:number]
+    return Made("units", {"units": units}, settings, (), time.perf_counter() - started)
+
+
+def pixels(case: Case, on_step: OnStep | None = None, *, blend: str = "copy") -> Made:
+    """Copy the pasted pixels to the corresponding places of every picture (neural best buddies)."""
+    edit, generator, side = case.edit, case.generator, (case.generator.resolution,) * 2
+    assert edit.copy is not None and edit.paste is not None
+    source, target = generator.sample([edit.copy.seed, edit.paste.seed], truncation=edit.truncation, rules=[]).cpu()
+    edited = paste(
+        source,
+        masks.resize(edit.copy.mask, side),
+        target,
+        masks.resize(edit.paste.mask, side),
+        _deep(target[None])[0],
+    )
+    tensors = {"picture": edited.picture, "mask": edited.mask, "features": edited.features}
+    return Made("pixels", tensors, {"blend": blend})
+
+
+@torch.no_grad()
+def entering(generator: Generator, layer: str, z: Tensor, psi: float) -> Features:
+    """The features that enter a layer, for pictures given by latents (n, zdim)."""
+    features = generator.start(z.to(generator.device), psi)
+    while features.layer != layer:
+        following = generator.step(features, generator.values(features, rules=[]))
+        assert not isinstance(following, Tensor)  # the layer exists, so the picture comes later
+        features = following
+    return features
+
+
+@torch.no_grad()
+def _as_it_is(generator: Generator, made: Made, psi: float, z: Tensor) -> Tensor:
+    return generator(z.to(generator.device), truncation=psi, rules=[])
+
+
+@torch.no_grad()
+def _asked(generator: Generator, made: Made, psi: float, z: Tensor) -> Tensor:
+    u = asked_for(made.settings["what"], scenes.factors(z))
+    return _as_it_is(generator, made, psi, scenes.latents_of(u, z))
+
+
+@torch.no_grad()
+def _with_rules(generator: Generator, made: Made, psi: float, z: Tensor) -> Tensor:
+    names = sorted((name.removesuffix(" delta") for name in made.tensors if name.endswith(" delta")), key=_number)
+    rules = []
+    for name in names:
+        delta, directions = (made.tensors[f"{name} {part}"].to(generator.device) for part in ("delta", "directions"))
+        rules.append(LowRank(name.split(" ")[1], delta, directions))
+    return generator(z.to(generator.device), truncation=psi, rules=rules)
+
+
+def _number(name: str) -> int:
+    return int(name.split(" ")[0])
+
+
+@torch.no_grad()
+def _with_weights(generator: Generator, made: Made, psi: float, z: Tensor) -> Tensor:
+    state = {name: tensor.to(generator.device) for name, tensor in made.tensors.items()}
+    return torch.func.functional_call(generator, state, (z.to(generator.device),), {"truncation": psi, "rules": []})
+
+
+@torch.no_grad()
+def _without_units(generator: Generator, made: Made, psi: float, z: Tensor) -> Tensor:
+    features = entering(generator, made.settings["layer"], z, psi)
+    values = generator.values(features, rules=[]).index_fill(1, made.tensors["units"].to(generator.device), 0.0)
+    return generator.picture(features, values, rules=[])
+
+
+@torch.no_grad()
+def _with_pixels(generator: Generator, made: Made, psi: float, z: Tensor) -> Tensor:
+    pictures = generator(z.to(generator.device), truncation=psi, rules=[]).cpu()
+    reference = Edited(**made.tensors)
+    return propagate(reference, pictures, _deep(pictures), blend=made.settings["blend"])
+
+
+def _deep(pictures: Tensor) -> Tensor:
+    """What correspondences are found by: features of the segmenter at a half and a quarter of the picture's side."""
+    _, fine, coarse, _ = segmenter.load().features(pictures)
+    return torch.cat([fine, F.interpolate(coarse, size=fine.shape[2:], mode="bilinear")], 1)
+
+
+DRAWS: dict[str, Callable[[Generator, Made, float, Tensor], Tensor]] = {
+    "model": _as_it_is,
+    "asked": _asked,
+    "rules": _with_rules,
+    "weights": _with_weights,
+    "units": _without_units,
+    "pixels": _with_pixels,
+}

@@ -1,0 +1,212 @@
+"""Running an experiment: methods are made once, every picture is judged once, by one process or many.
+
+Everything is kept in the experiment's folder, file by file: what methods made in `made/`, the columns of fifty seeds in
+`rows/`. A stopped run goes on there, with any number of processes that share the folder; they divide methods and
+batches of seeds among them, and the outcome does not depend on how.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rewriter.errors import CancelledError, InputError
+from rewriter.evaluation.experiments import Experiment
+from rewriter.evaluation.judging import BATCH, Draw, Estimate, Rows, figures, frechet_estimate
+from rewriter.evaluation.methods import Case, Made
+from rewriter.files import check_writable, read_json, replacing
+from rewriter.generators.base import Generator
+from rewriter.memory.statistics import Statistics
+from rewriter.stats import processes, together
+
+VERSION = 1
+KEPT = 8  # batches of pictures remembered, so that all methods are compared with the same ones
+
+OnPart = Callable[[str, int, int], object]  # (what is being done, done, of); returning False stops
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found: for each method the figures with their intervals, and how it was made."""
+
+    experiment: Experiment
+    seeds: Sequence[int]
+    made: Mapping[str, Made]
+    figures: Mapping[str, Mapping[str, Estimate]]
+    device: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with everything needed to do it again."""
+        units = {
+            figure.name: {"unit": figure.unit, "better": figure.better} for figure in self.experiment.judge.figures
+        }
+        return {
+            "experiment": self.experiment.name,
+            "title": self.experiment.title,
+            "n": len(self.seeds),
+            "seeds": [self.seeds[0], self.seeds[-1]],
+            "interval": "95 %, bootstrap over pictures",
+            "machine": {"device": self.device, "torch": torch.__version__, "system": platform.system()},
+            "figures": units | {"fréchet": {"unit": "", "better": "less"}},
+            "methods": {
+                name: {
+                    "settings": made.settings,
+                    "seconds": round(made.seconds, 3),
+                    "figures": {key: asdict(value) for key, value in self.figures[name].items()},
+                    "losses": [round(loss, 6) for loss in made.losses[:: max(1, len(made.losses) // 200)]],
+                }
+                for name, made in self.made.items()
+            },
+        }
+
+
+def run(
+    experiment: Experiment, generator: Generator, seeds: Sequence[int], folder: Path, *, on_part: OnPart | None = None
+) -> Outcome:
+    """Make what is not made yet, judge what is not judged yet, and sum up; the same in every process.
+
+    Args:
+        experiment: what to compare.
+        generator: the one that its edits were made on.
+        seeds: which pictures.
+        folder: where its files lie, and where it goes on; of the experiment's own.
+        on_part: progress of this process.
+
+    Raises:
+        InputError: no seeds, another run lies in the folder, or it cannot be written.
+        CancelledError: `on_part` returned False; what was done is kept.
+    """
+    job = _Job(experiment, generator, list(seeds), folder, processes(generator.device.type), on_part)
+    together(job.check_folder)
+    together(job.make)
+    made = {name: Made.load(job.made(name)) for name in experiment.methods}
+    together(lambda: job.judge(made))
+    estimates = {name: _figures(experiment, job.rows(name)) for name in experiment.methods}
+    return Outcome(experiment, seeds, made, estimates, str(generator.device))
+
+
+def _figures(experiment: Experiment, rows: Rows) -> dict[str, Estimate]:
+    return figures(experiment.judge, rows) | {"fréchet": frechet_estimate(rows)}
+
+
+class _Job:
+    """The part of one process."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        generator: Generator,
+        seeds: list[int],
+        folder: Path,
+        state: PartialState,
+        on_part: OnPart | None,
+    ):
+        if not seeds:
+            raise InputError("no pictures to judge: ask for at least one")
+        self.experiment, self.generator, self.seeds, self.folder = experiment, generator, seeds, folder
+        self.state, self.on_part = state, on_part
+        self.blocks = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
+
+    def check_folder(self) -> None:
+        """Write down what is run here, or make sure that it is the same as before."""
+        plan = {
+            "version": VERSION,
+            "experiment": self.experiment.name,
+            "fingerprint": self.generator.fingerprint,
+            "first": self.seeds[0],
+            "methods": list(self.experiment.methods),
+            "edits": [edit.to_json() for edit in self.experiment.edits(self.generator)],
+        }
+        path = self.folder / "plan.json"
+        if not self.state.is_main_process:
+            return
+        if path.exists():
+            if read_json(path) != json.loads(json.dumps(plan)):
+                raise InputError(f"{self.folder} holds another run of {self.experiment.name}: choose an empty --out")
+            return
+        check_writable(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(plan), encoding="utf-8")
+
+    def made(self, name: str) -> Path:
+        """The file of what a method made."""
+        return self.folder / "made" / f"{slug(name)}.safetensors"
+
+    def make(self) -> None:
+        """Make this process's share of what is missing; the edit's statistics are kept from method to method."""
+        missing = [name for name in self.experiment.methods if not self.made(name).exists()]
+        edit, statistics = self.experiment.edits(self.generator)[0], Statistics(self.generator)
+        case = Case(self.generator, edit, statistics, self.experiment.things)
+        for name in missing[self.state.process_index :: self.state.num_processes]:
+            self._tell(name, 0, 1)
+            self.experiment.methods[name](case, partial(self._step, name)).save(self.made(name))
+
+    def judge(self, made: Mapping[str, Made]) -> None:
+        """Judge this process's share of what is missing."""
+        missing = [block for block in self.blocks if not self._judged(block)]
+        psi = self.experiment.edits(self.generator)[0].truncation
+        before = _Remembering(Made("model").draw(self.generator, truncation=psi))
+        own = missing[self.state.process_index :: self.state.num_processes]
+        for i, block in enumerate(own):
+            self._tell("pictures", i * BATCH, len(own) * BATCH)
+            columns: dict[str, Tensor] = {}
+            for name, each in made.items():
+                after = before if each.kind == "model" else each.draw(self.generator, truncation=psi)
+                with torch.no_grad():
+                    rows = self.experiment.judge(block, before, after)
+                columns |= {f"{name}/{column}": value.cpu().contiguous() for column, value in rows.items()}
+            with replacing(self._rows(block)) as temporary:
+                save_file(columns, temporary)
+
+    def rows(self, method: str) -> Rows:
+        """All columns of a method, in the order of the seeds."""
+        parts = [load_file(self._rows(block)) for block in self.blocks]
+        names = [name for name in parts[0] if name.startswith(f"{method}/")]
+        return {name.removeprefix(f"{method}/"): torch.cat([part[name] for part in parts]) for name in names}
+
+    def _rows(self, block: Sequence[int]) -> Path:
+        return self.folder / "rows" / f"{block[0]:06d}-{block[-1]:06d}.safetensors"
+
+    def _judged(self, block: Sequence[int]) -> bool:
+        return self._rows(block).exists()
+
+    def _step(self, name: str, step: int, of: int, loss: float) -> object:
+        return self._going(name, step, of)
+
+    def _tell(self, what: str, done: int, of: int) -> None:
+        if self._going(what, done, of) is False:
+            raise CancelledError(f"stopped at {what}; the same command goes on")
+
+    def _going(self, what: str, done: int, of: int) -> object:
+        return self.on_part is None or self.on_part(f"{self.experiment.name}: {what}", done, of)
+
+
+class _Remembering:
+    """Draws each batch of latents once; the last few are remembered."""
+
+    def __init__(self, draw: Draw):
+        self.draw, self.kept = draw, dict[bytes, Tensor]()
+
+    def __call__(self, z: Tensor) -> Tensor:
+        key = z.numpy().tobytes()
+        if key not in self.kept:
+            while len(self.kept) >= KEPT:
+                self.kept.pop(next(iter(self.kept)))
+            self.kept[key] = self.draw(z)
+        return self.kept[key]
+
+
+def slug(name: str) -> str:
+    """A method's name as that of a file."""
+    return re.sub(r"[^\w.]+", "-", name).strip("-")

@@ -1,0 +1,119 @@
+"""A small network that labels what a picture of the built-in world shows, pixel by pixel; its features judge likeness.
+
+It stands in for the learned judges of photographs (a segmenter, LPIPS): 340,000 weights, trained by us on our own
+scenes, whose labels are exact. `accuracy` says how far it can be trusted on generated pictures;
+`python -m rewriter.evaluation.lessons` trains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rewriter.generators.latents import latents
+from rewriter.townscape import scenes
+
+WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
+CHANNELS = (16, 32, 48, 64)
+BATCH = 50
+
+
+class Block(nn.Sequential):
+    """Two 3 × 3 convolutions, each normalised, with ReLU."""
+
+    def __init__(self, inputs: int, outputs: int):
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        super().__init__(*layers)
+
+
+class Segmenter(nn.Module):
+    """A U-Net: pictures (n, 3, H, W) in [-1, 1], sides divisible by 8, → scores (n, 13, H, W) of `scenes.LABELS`."""
+
+    def __init__(self, channels: Sequence[int] = CHANNELS):
+        super().__init__()
+        self.down = nn.ModuleList(Block(a, b) for a, b in zip((3, *channels), channels, strict=False))
+        pairs = list(zip(channels[1:], channels, strict=False))
+        self.up = nn.ModuleList(Block(deep + shallow, shallow) for deep, shallow in reversed(pairs))
+        self.head = nn.Conv2d(channels[0], len(scenes.LABELS), 1)
+
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        """Activations at the picture's side and at a half, a quarter and an eighth of it: (n, c, h, w) each."""
+        x, found = pictures.clamp(-1, 1), []
+        for i, block in enumerate(self.down):
+            x = block(F.avg_pool2d(x, 2) if i else x)
+            found.append(x)
+        return found
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Score every label at every pixel."""
+        *shallow, x = self.features(pictures)
+        for block, beside in zip(self.up, reversed(shallow), strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), beside], 1))
+        scores: Tensor = self.head(x)
+        return scores
+
+    @torch.no_grad()
+    def labels(self, pictures: Tensor) -> Tensor:
+        """The likeliest label of every pixel, (n, H, W)."""
+        return torch.cat([self(part).argmax(1) for part in pictures.split(BATCH)])
+
+    @torch.no_grad()
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """How unlike two sets of pictures (n, 3, H, W) look at each place, (n, H, W), from 0 to 4.
+
+        The form of LPIPS (Zhang et al. 2018, Eq. 1): squared differences of features of unit length, summed over the
+        four levels. The features are this network's own and not calibrated: not to be compared with figures of LPIPS.
+        """
+        parts = zip(a.split(BATCH), b.split(BATCH), strict=True)
+        return torch.cat([self._distance(*pair) for pair in parts])
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        total = a.new_zeros(len(a), *a.shape[2:])
+        for x, y in zip(self.features(a), self.features(b), strict=True):
+            apart = (_unit(x) - _unit(y)).square().sum(1, keepdim=True)
+            total += F.interpolate(apart, size=a.shape[2:], mode="bilinear")[:, 0]
+        return total
+
+    @torch.no_grad()
+    def embedding(self, pictures: Tensor) -> Tensor:
+        """What a whole picture is like, (n, 128): means over places of the two deepest levels."""
+        parts = [torch.cat([x.mean((2, 3)) for x in self.features(part)[2:]], 1) for part in pictures.split(BATCH)]
+        return torch.cat(parts)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
+
+
+@cache
+def load() -> Segmenter:
+    """The shipped network, on the CPU; loaded once."""
+    network = Segmenter()
+    network.load_state_dict(
+        {name: tensor.to(network.state_dict()[name]) for name, tensor in load_file(WEIGHTS).items()}
+    )
+    return network.eval().requires_grad_(False)
+
+
+def accuracy(network: Segmenter, pictures: Tensor, labels: Tensor) -> dict[str, tuple[float, int]]:
+    """Share of each thing's pixels that are labelled so, and how many those are; "all" last."""
+    seen = network.labels(pictures)
+    table: dict[str, tuple[float, int]] = {}
+    for i, thing in enumerate(scenes.LABELS):
+        inside = labels == i
+        table[thing] = (float((seen[inside] == i).float().mean()), int(inside.sum()))
+    table["all"] = (float((seen == labels).float().mean()), labels.numel())
+    return table
+
+
+def described(seeds: Sequence[int], side: int) -> scenes.Scene:
+    """The scenes that seeds describe."""
+    return scenes.draw(scenes.factors(latents(list(seeds), scenes.LATENT_DIM)), side)
