@@ -75,10 +75,10 @@ class Yardstick:
         """The copied thing moved onto each mark, centre on centre: pictures (n, 3, H, W) and its alpha (n, H, W)."""
         assert self.edit.copy is not None
         picture, alpha = self._draw([self.edit.copy.seed])[0], self._pixels(self.edit.copy)
-        top, left = _centre(alpha)
-        shifts = [(round(y - top), round(x - left)) for y, x in map(_centre, self.marks)]
-        weight = torch.stack([_shifted(alpha, *shift) for shift in shifts])
-        moved = torch.stack([_shifted(picture, *shift) for shift in shifts])
+        top, left = centre(alpha)
+        shifts = [(round(y - top), round(x - left)) for y, x in map(centre, self.marks)]
+        weight = torch.stack([shifted(alpha, *shift) for shift in shifts])
+        moved = torch.stack([shifted(picture, *shift) for shift in shifts])
         return torch.lerp(self.before, moved, weight[:, None]), weight
 
     def _filled(self, donors: Features) -> tuple[Tensor, Tensor]:
@@ -87,11 +87,12 @@ class Yardstick:
         return fill(donors, self.before, self.marks, self.before, pictures, pictures).values, self.marks
 
 
-def _centre(mask: Tensor) -> tuple[float, float]:
+def centre(mask: Tensor) -> tuple[float, float]:
+    """Row and column of the middle of a mask (H, W): of the box around what exceeds half its maximum."""
     return masks.bounds(mask, above=float(mask.max()) / 2).centre
 
 
-def _shifted(image: Tensor, rows: int, columns: int) -> Tensor:
+def shifted(image: Tensor, rows: int, columns: int) -> Tensor:
     """An image (…, H, W) moved down and to the right; what comes in at the edges is empty."""
     height, width = image.shape[-2:]
     moved = torch.zeros_like(image)
