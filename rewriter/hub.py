@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from rewriter import townscape
 from rewriter.checkpoints import store
@@ -24,6 +25,7 @@ from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
 
 BUILT_IN = "townscape"
+Module = TypeVar("Module", bound=nn.Module)
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -67,16 +69,21 @@ def load_generator(
         generator.origin = {**generator.origin, **({"sha256": found} if entry else {})}
     else:
         raise InputError(_unknown(name, known.keys()))
-    try:
-        return generator.to(default_device() if device is None else device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"device {device!r} cannot be used here ({reason}): try cpu, cuda or mps") from error
+    return placed(generator, device)
 
 
 def default_device() -> torch.device:
     """The device that accelerate chooses."""
     return PartialState().device
+
+
+def placed(module: Module, device: torch.device | str | None) -> Module:
+    """A module, put on a device; None: what accelerate finds. InputError if that cannot be used here."""
+    try:
+        return module.to(default_device() if device is None else device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {device!r} cannot be used here ({reason}): try cpu, cuda or mps") from error
 
 
 def _read(entry: Entry | None, path: Path, conv_clamp: float | None) -> Generator:

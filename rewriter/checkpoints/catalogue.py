@@ -33,31 +33,21 @@ class Licence:
     link: str
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A generator that we know.
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file, and exactly that one.
 
     repository, file, revision: where it is on the Hub; without a repository the file lies in `folder`: that of the
     user's catalogue, or the one that is worked in.
     size, sha256: of the file, in bytes and in hex; None where not known; of a hash the beginning may be all that is.
-    clamp: of a StyleGAN2's features; None: none, or what the file itself says.
-    layers: where to begin, for structure, objects and texture.
     """
 
     id: str
-    title: str
     repository: str | None
     file: str
     revision: str | None
     size: int | None
     sha256: str | None
-    architecture: str
-    layout: str
-    resolution: int
-    clamp: float | None
-    licence: Licence
-    attribution: str
-    layers: Mapping[str, str]
     note: str = ""
     folder: Path = Path()
 
@@ -65,6 +55,24 @@ class Entry:
     def local(self) -> Path:
         """Where the file lies if it is on no Hub."""
         return self.folder / self.file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Source):
+    """A generator that we know.
+
+    clamp: of a StyleGAN2's features; None: none, or what the file itself says.
+    layers: where to begin, for structure, objects and texture.
+    """
+
+    title: str
+    architecture: str
+    layout: str
+    resolution: int
+    clamp: float | None
+    licence: Licence
+    attribution: str
+    layers: Mapping[str, str]
 
     @property
     def origin(self) -> dict[str, Any]:

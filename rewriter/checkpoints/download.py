@@ -1,4 +1,4 @@
-"""A catalogue entry → its file on this machine: fetched once, whole, and exactly the one that was meant.
+"""A file that is meant, such as a catalogue entry's → on this machine: fetched once, whole, and exactly that one.
 
 Files go into the Hugging Face cache, where other tools find them. What has arrived of a download that stopped is kept
 there too and gone on with; nothing takes its name in the cache before its size and SHA-256 are right.
@@ -30,7 +30,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
-from rewriter.checkpoints.catalogue import Entry
+from rewriter.checkpoints.catalogue import Source
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
 from rewriter.memory.statistics import default_cache
@@ -52,7 +52,7 @@ ADVICE = {
 }
 
 
-def cached(entry: Entry) -> Path | None:
+def cached(entry: Source) -> Path | None:
     """Where the entry's file is on this machine, if it is; asks nobody."""
     if entry.repository is None:
         return entry.local if entry.local.is_file() else None
@@ -60,11 +60,11 @@ def cached(entry: Entry) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(entry: Entry, *, on_step: OnStep = lambda done, of: None) -> Path:
+def fetch(entry: Source, *, on_step: OnStep = lambda done, of: None) -> Path:
     """The entry's file, downloaded if it is not here, and verified.
 
     Args:
-        entry: of the catalogue.
+        entry: of the catalogue, or any other file that is known so exactly.
         on_step: told how many bytes there are, and of how many; what it raises stops the download, to be gone on with.
 
     Raises:
@@ -84,7 +84,7 @@ def fetch(entry: Entry, *, on_step: OnStep = lambda done, of: None) -> Path:
     return path
 
 
-def verify(entry: Entry, path: Path) -> str:
+def verify(entry: Source, path: Path) -> str:
     """The file's SHA-256, which is the entry's; it is remembered, so that an unchanged file is read for it only once.
 
     Raises:
@@ -118,7 +118,7 @@ def hash_of(path: Path) -> str:
         raise InputError(f"cannot read {path} ({error.strerror}): check the disk and its permissions") from error
 
 
-def _other(entry: Entry, path: Path, expected: str, found: str) -> str:
+def _other(entry: Source, path: Path, expected: str, found: str) -> str:
     return (
         f"{path} is not the file of {entry.id}: expected {expected}, found {found}. Nothing was read or deleted: "
         "delete it to fetch it again, or give its path to use it as it is"
@@ -159,7 +159,7 @@ def _cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _download(entry: Entry) -> Generator[Step, None, None]:
+def _download(entry: Source) -> Generator[Step, None, None]:
     """Fetch into the cache, from what is there of an earlier try; yields the bytes there, and in all."""
     assert entry.repository and entry.revision
     url = hf_hub_url(entry.repository, entry.file, revision=entry.revision)
@@ -267,7 +267,7 @@ def _stream(url: str, file: BinaryIO, size: int) -> Iterator[Step]:
                 return  # whatever else may come
 
 
-def _accept(entry: Entry, partial: Path, blob: Path) -> None:
+def _accept(entry: Source, partial: Path, blob: Path) -> None:
     """Give a whole file its name in the cache, if it is the one that was meant."""
     found = hash_of(partial)
     lfs = blob.name if re.fullmatch(r"[0-9a-f]{64}", blob.name) else ""
