@@ -11,6 +11,7 @@ import typer
 
 from rewriter.checkpoints.catalogue import VARIABLE
 from rewriter.cli import draw, models, share, study
+from rewriter.cli.evaluate import EPILOG, evaluate
 from rewriter.errors import RewriterError
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command(
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
 )(study.stats)
 app.command()(study.benchmark)
+app.command(epilog=EPILOG)(evaluate)
 app.command()(models.generators)
 app.command()(models.convert)
 app.command()(share.demo)

@@ -4,76 +4,210 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
 
-from rewriter import townscape
-from rewriter.cli.common import Device, Json, progress, say
+from rewriter.cli.common import Device, Json, edits_of, generator_of, load, say
 from rewriter.errors import InputError, RewriterError
-from rewriter.evaluation import plots, tables
-from rewriter.evaluation.experiments import Experiment, by_name
-from rewriter.evaluation.judging import JUDGED
-from rewriter.evaluation.run import OnPart, run
-from rewriter.generators.latents import SEEDS
+from rewriter.evaluation import dissection, experiments, judges, photographs, plots, realism, run, tables
+from rewriter.evaluation.experiments import Experiment
+from rewriter.evaluation.judging import BATCH, JUDGED, towns
+from rewriter.evaluation.realism_summary import summary
+from rewriter.files import check_writable
+from rewriter.generators.base import Generator
+from rewriter.generators.latents import SEEDS, latents
 from rewriter.hub import default_device
+from rewriter.pictures import save_png, to_image
 from rewriter.stats import processes
 
-QUICK, USUAL, MANY = 150, 1000, 10_000  # pictures: --quick, on a CPU, on a GPU
-HELP = "dome-to-spire, dome-to-tree, watermark, light, frontier, another of the list below, or all."
+QUICK, USUAL, MANY, PAIRS = 150, 1000, 10_000, 50  # pictures: --quick, on a CPU, on a GPU; pairs to be judged
+MAIN = ("dome-to-spire", "dome-to-tree", "watermark", "light", "frontier")
+OTHERS = tuple(name for name in experiments.by_name() if name not in MAIN)
+EPILOG = (
+    "\b\nExperiments:\n  "
+    + "\n  ".join(f"{each.name:24} {each.title}" for each in experiments.by_name().values())
+    + "\n"
+    "  all                      all of these\n"
+    "  EDIT.json                any edit, of --generator: LPIPS, and pixels that --was named and --becomes names\n"
+    "  dissect                  which units of layer6 agree with watermarks and bars (of --layer, with --thing)\n"
+    "  realism                  which looks more real? With --page people judge blind; without, what they said\n"
+    "\n\b\nOver several GPUs: accelerate launch --num_processes 2 -m rewriter evaluate all\n"
+    "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter evaluate all --device cpu\n"
+    "Several hosts share the folder --out."
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for."""
+
+    out: Path
+    number: int
+    first: int
+    generator: Generator
+    main: bool
+    as_json: bool
 
 
 def evaluate(
-    names: Annotated[list[str], typer.Argument(metavar="EXPERIMENT…", help=HELP)],
-    out: Annotated[Path, typer.Option(help="Where tables, plots and what is needed to go on are kept.")] = Path(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="dome-to-spire, watermark, all …: see below.")],
+    out: Annotated[Path, typer.Option(help="Where tables, plots, and what it takes to go on are kept.")] = Path(
         "evaluation"
     ),
-    n: Annotated[
-        int | None, typer.Option("--n", help=f"Pictures; default {USUAL:,} on a CPU, {MANY:,} on a GPU.")
-    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help=f"Pictures: {USUAL:,} on a CPU, {MANY:,} on a GPU.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help=f"{QUICK} pictures, and tuning all weights for a tenth of the steps.")
+        bool, typer.Option("--quick", help=f"{QUICK} pictures; descents over all weights cut short.")
     ] = False,
     first: Annotated[int, typer.Option(help="First seed; what is chosen is chosen from 50,000 on.")] = JUDGED,
+    generator: Annotated[str | None, typer.Option(help="Of EDIT.json. Default: the one that it names.")] = None,
+    was: Annotated[str, typer.Option(help="Of EDIT.json: a word for what is replaced.")] = "dome",
+    becomes: Annotated[str, typer.Option(help="Of EDIT.json: a word for what it becomes.")] = "spire",
+    layer: Annotated[str, typer.Option(help="Of dissect.")] = "layer6",
+    thing: Annotated[list[str] | None, typer.Option(help="Of dissect; may be repeated.")] = None,
+    of: Annotated[str, typer.Option(help="Of realism: the experiment whose methods are compared.")] = "dome-to-spire",
+    page: Annotated[bool, typer.Option("--page", help="Of realism: open the page on which people judge.")] = False,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Does it do what the paper says? Compare methods, with figures, intervals and plots.
+    """Does it do what the paper says? Compare methods on pictures, with intervals and plots.
 
-    Every table is written as JSON, CSV and Markdown, with a plot where matplotlib is installed. A stopped run goes on
-    where it was; several processes that share the folder divide the work.
+    Every table is written as JSON, CSV and Markdown, and plotted where matplotlib is installed (pip install
+    'rewriter[eval]'). A stopped run goes on where it was; processes that share the folder divide the work. The paper's
+    table of smiles needs faces, which the built-in world has not.
     """
-    experiments = chosen(names)
     together = processes(device)
-    kind = device or default_device().type
-    number = n or (QUICK if quick else MANY if kind == "cuda" else USUAL)
-    if number < 1 or not 0 <= first <= SEEDS - number:
-        raise InputError(f"{number} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
-    generator = townscape.load().to(kind if device or kind != "mps" else "cpu")
     main = together.is_main_process
-    reports = []
     try:
-        for experiment in experiments:
-            experiment = experiment.quickly() if quick else experiment
-            with _bar(as_json or not main) as on_part:
-                outcome = run(
-                    experiment, generator, range(first, first + number), out / experiment.name, on_part=on_part
-                )
-            if main:
-                reports.append(outcome.to_json())
-                paths = tables.write(outcome, out)
-                try:
-                    paths += plots.write(outcome, out)
-                except InputError as error:  # tables are worth having without
-                    print(f"rewriter: {error}", file=sys.stderr)
-                say(as_json, {}, f"{tables.markdown(outcome)}\n{', '.join(map(str, paths))}\n") if not as_json else None
+        kind = device or default_device().type
+        number = n or (QUICK if quick else PAIRS if name == "realism" else MANY if kind == "cuda" else USUAL)
+        if number < 1 or not 0 <= first <= SEEDS - number:
+            raise InputError(f"{number} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
+        check_writable(out / "tables.probe")
+        known = experiments.by_name()
+        if name in known or name in ("all", "dissect", "realism"):
+            model = load("townscape", device, as_json or not main)
+        else:
+            model = generator_of(edits_of(name), generator, device, as_json or not main)
+        asked = Request(out, number, first, model, main, as_json)
+        if name == "dissect":
+            _dissect(asked, layer, thing or ["watermark", "bar"])
+        elif name == "realism":
+            _realism(asked, _known(of), page)
+        elif name in known or name == "all":
+            chosen = list(known.values()) if name == "all" else [known[name]]
+            _run(asked, [each for each in chosen if not (quick and name == "all" and each.slow)], quick)
+        else:
+            _run(asked, [_photographs(name, model, was, becomes, device)], quick)
     except RewriterError:
         if main:
             raise
         raise typer.Exit(2) from None  # the main process says it for all
-    if main and as_json:
-        print(json.dumps(tables.finite({"experiments": reports}), allow_nan=False))
     together.destroy_process_group()
+
+
+def _known(name: str) -> Experiment:
+    known = experiments.by_name()
+    if name not in known:
+        raise InputError(f"there is no experiment {name!r}: choose one of {', '.join(known)}, or an edit file")
+    return known[name]
+
+
+def _photographs(name: str, model: Generator, was: str, becomes: str, device: str | None) -> Experiment:
+    """An edit file, with judges from the Hub."""
+    edit = edits_of(name)[-1]
+    judge = photographs.Photographs(model.zdim, was, becomes, judges.segmenter(device), judges.lpips(device))
+    return photographs.experiment(Path(name).stem, edit, judge)
+
+
+def _run(asked: Request, chosen: list[Experiment], quick: bool) -> None:
+    """Run experiments one after the other; write and print each as it is done."""
+    reports = []
+    for each in chosen:
+        experiment = each.quickly() if quick else each
+        seeds = range(asked.first, asked.first + asked.number)
+        with _bar(asked) as on_part:
+            outcome = run.run(experiment, asked.generator, seeds, asked.out / each.name, on_part=on_part)
+        if asked.main:
+            paths = tables.write(outcome, asked.out)
+            try:
+                paths += plots.write(outcome, asked.out)
+            except InputError as error:  # tables are worth having without
+                print(f"rewriter: {error}", file=sys.stderr)
+            reports.append(outcome.to_json())
+            if not asked.as_json:
+                print(f"{tables.markdown(outcome)}\nwritten: {', '.join(map(str, paths))}\n", flush=True)
+    if asked.main and asked.as_json:
+        print(json.dumps(tables.finite({"experiments": reports}), allow_nan=False))
+
+
+def _dissect(asked: Request, layer: str, things: list[str]) -> None:
+    """Rank a layer's units; a sheet of the best."""
+    ranking = dissection.dissect(asked.generator, layer, things)
+    best = [{"unit": unit, "iou": round(float(ranking.iou[unit]), 4)} for unit in ranking.order[:20].tolist()]
+    path = asked.out / f"units-{layer}.png"
+    save_png(dissection.sheet(asked.generator, ranking), path)
+    words = "\n".join(f"unit {each['unit']:4}: IoU {each['iou']:.3f}" for each in best)
+    data = {"layer": layer, "things": things, "units": best, "out": str(path)}
+    say(asked.as_json, data, f"{words}\npictures: {path}")
+
+
+def _realism(asked: Request, experiment: Experiment, page: bool) -> None:
+    """Open a study's page, or sum up its answers."""
+    folder = asked.out / f"realism-{experiment.name}"
+    if not page:
+        found = summary(realism.Study.load(folder))
+        say(asked.as_json, found.to_json(), found.markdown())
+        return
+    experiment = replace(experiment, methods={name: m for name, m in experiment.methods.items() if name != "ceiling"})
+    with _bar(asked) as on_part:
+        made = run.methods_made(experiment, asked.generator, folder / "methods", first=asked.first, on_part=on_part)
+        draws = {run.slug(name): each.draw(asked.generator) for name, each in made.items()}
+        study = realism.Study.create(
+            folder / "study",
+            reference="least-squares",
+            others=[name for name in draws if name != "least-squares"],
+            seeds=_about(asked, experiment),
+            pictures=lambda method, seed: _picture(asked.generator, draws[method], seed),
+            about={"fingerprint": asked.generator.fingerprint},
+            on_step=partial(on_part, "pictures"),
+        )
+    from rewriter.evaluation.realism_page import LAUNCH
+    from rewriter.evaluation.realism_page import page as study_page
+
+    print(f"Answers are kept in {study.folder}; sum them up with: rewriter evaluate realism --out {asked.out}")
+    study_page(study).launch(**LAUNCH)
+
+
+def _about(asked: Request, experiment: Experiment) -> list[int]:
+    """The first seeds that the experiment's edit is about."""
+    found: list[int] = []
+    concerns: Any = getattr(experiment.judge, "concerns", None)
+    for first in range(asked.first, SEEDS - BATCH, BATCH):
+        seeds = range(first, first + BATCH)
+        flags = concerns(towns(seeds)[1]).tolist() if concerns else [True] * BATCH
+        found += [seed for seed, flag in zip(seeds, flags, strict=True) if flag]
+        if len(found) >= asked.number:
+            break
+    return found[: asked.number]
+
+
+def _picture(generator: Generator, draw: Any, seed: int) -> Image.Image:
+    return to_image(draw(latents([seed], generator.zdim))[0])
+
+
+@contextmanager
+def _bar(asked: Request) -> Iterator[run.OnPart]:
+    """One bar on standard error for whatever is being done."""
+    quiet = asked.as_json or not asked.main or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bars:
+        task = bars.add_task("")
+        yield lambda what, done, of: bars.update(task, description=what, completed=done, total=of)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rewriter.edit import Edit
+from rewriter import townscape
+from rewriter.edit import Edit, load_edits
 from rewriter.effect import difference
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.judging import SURROUNDINGS, Draw, Figure, Rows, towns
@@ -191,18 +193,21 @@ def _right_trees(u: Tensor, side: int) -> Wish:
     return Wish(then.picture, (now.picture,), should, should)
 
 
-def door_in_the_sky(edit: Edit, *, anywhere: bool = False) -> Counterfactual:
+def door_in_the_sky(edit: Edit | None = None, *, anywhere: bool = False) -> Counterfactual:
     """Judge rules that should hang a door into the sky: where the edit pasted it, or `anywhere` in the sky.
 
-    The wish is the colour of the copied door wherever the scene shows sky.
+    The wish is the colour of the copied door wherever the scene shows sky. edit: None: the shipped one.
     """
-    assert edit.copy is not None and edit.paste is not None
-    copied, mask = segmenter.described([edit.copy.seed], 64), edit.paste.mask
+
+    @cache
+    def asked() -> tuple[Tensor, Tensor]:
+        meant = edit or load_edits(townscape.examples()["door-in-the-sky"])[0]
+        assert meant.copy is not None and meant.paste is not None
+        return colour(segmenter.described([meant.copy.seed], 64), "door"), meant.paste.mask
 
     def doors(u: Tensor, side: int) -> Wish:
-        now = scenes.draw(u, side)
+        now, (door, mask) = scenes.draw(u, side), asked()
         place = labelled(now, "sky") & ((resize(mask, (side, side)) > 0.5) | anywhere)
-        door = colour(copied, "door")
         return Wish(torch.where(place[:, None], door, now.picture), (now.picture,), place, place)
 
     return Counterfactual(lambda u: torch.ones(len(u), dtype=torch.bool), doors)

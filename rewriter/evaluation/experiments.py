@@ -37,10 +37,13 @@ from rewriter.generators.base import Generator
 from rewriter.rule import Rule
 
 HANDS = range(1, 11)
-QUICK_STEPS = 1000
+QUICK_STEPS, QUICK_SVD_STEPS = 500, 2000
 SHARES = (0.01, 0.03, 0.06, 0.12, 0.25, 0.5)  # of a layer's units, to be zeroed
 RANKS, SMOOTHNESS = (1, 2, 3), (1.0, 3.0, 10.0, 30.0, 100.0)
 STEPS, RATES = (100, 500, 2001), (0.002, 0.01, 0.05)
+
+
+Edits = Callable[[Generator], Sequence[Edit]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Experiment:
     """One table: an edit, methods, a judge.
 
     shown: the figures in the printed table. axes: those of the plot, what was meant (across) and damage (upwards).
+    slow: whether a quick run of all leaves it out.
     """
 
     name: str
@@ -56,19 +60,20 @@ class Experiment:
     methods: dict[str, Method]
     shown: tuple[str, ...]
     axes: tuple[str, str]
-    edits: Callable[[Generator], Sequence[Edit]]
+    edits: Edits
     things: tuple[str, ...] = ()
+    slow: bool = False
 
     def quickly(self) -> Experiment:
         """The same with descents over all weights, and those with an SVD, cut short."""
         short: dict[str, Method] = {
             "all-weights": partial(all_weights, steps=QUICK_STEPS),
-            "inverted, SVD": partial(physical.inverted_by_svd, steps=QUICK_STEPS),
+            "inverted, SVD": partial(physical.inverted_by_svd, steps=QUICK_SVD_STEPS),
         }
         return replace(self, methods=self.methods | {name: short[name] for name in short if name in self.methods})
 
 
-def shipped(name: str) -> Callable[[Generator], Sequence[Edit]]:
+def shipped(name: str) -> Edits:
     """The edits of a shipped file."""
     return lambda generator: load_edits(townscape.examples()[name])
 
@@ -173,33 +178,31 @@ def frontier() -> Experiment:
     )
 
 
-def replayed(case: Case, on_step: OnStep | None = None, *, edits: Sequence[Edit] = ()) -> Made:
+def replayed(case: Case, on_step: OnStep | None = None, *, edits: Edits) -> Made:
     """The rules of recorded edits, each made with the earlier ones on."""
     rules: list[Rule] = []
-    for edit in edits:
+    for edit in edits(case.generator):
         rules.append(replay(case.generator, edit, rules=rules, statistics=case.statistics))
     seconds = sum(rule.effect.seconds for rule in rules if rule.effect)
-    return of_rules(rules, {"edits": [edit.title for edit in edits]}, Losses(None), seconds)
+    return of_rules(rules, {"rules": len(rules)}, Losses(None), seconds)
 
 
 def _shipped(
     name: str, title: str, judge: Judge, shown: tuple[str, ...], what: str | None, suffix: str = ""
 ) -> Experiment:
-    edits = load_edits(townscape.examples()[name])
-    methods: dict[str, Method] = {"unmodified": unmodified, "least-squares": partial(replayed, edits=edits)}
+    methods: dict[str, Method] = {"unmodified": unmodified, "least-squares": partial(replayed, edits=shipped(name))}
     if what is not None:
         methods["ceiling"] = partial(asked, what=what)
-    return Experiment(f"{name}{suffix}", title, judge, methods, shown, (shown[0], "side effect"), lambda _: edits)
+    return Experiment(f"{name}{suffix}", title, judge, methods, shown, (shown[0], "side effect"), shipped(name))
 
 
 def _others() -> tuple[Experiment, ...]:
     """The other shipped edits."""
-    door = load_edits(townscape.examples()["door-in-the-sky"])[0]
     spires, trees = counterfactual.dome_to_spire(), counterfactual.add_tree()
     shown, tour = ("changed", "drawn", "elsewhere", "others"), "three rules together"
     return (
         _shipped("add-tree", "a tree where none was", trees, shown, "right trees"),
-        _shipped("door-in-the-sky", "a door in the sky", counterfactual.door_in_the_sky(door), shown, None),
+        _shipped("door-in-the-sky", "a door in the sky", counterfactual.door_in_the_sky(), shown, None),
         _shipped("grand-tour", f"{tour}: spires", spires, shown, "spires", "-spires"),
         _shipped("grand-tour", f"{tour}: trees", trees, shown, "right trees", "-trees"),
         _shipped("grand-tour", f"{tour}: marks", Watermarks(), ("middle", "bottom", "distance"), "no marks", "-marks"),
@@ -223,10 +226,11 @@ def _hands() -> tuple[Experiment, ...]:
             axes,
             axes,
             shipped(name),
+            slow=True,
         )
         for name, (make, judge, axes) in made.items()
     )
 
 
 def _by_hand(case: Case, on_step: OnStep | None = None, *, make: Callable[..., Edit], hand: int) -> Made:
-    return replayed(case, edits=[make(case.generator, hand=hand)])
+    return replayed(case, edits=lambda generator: [make(generator, hand=hand)])

@@ -72,7 +72,7 @@ class Study:
         seeds: Sequence[int],
         pictures: Draw,
         about: Mapping[str, Any] | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        on_step: Callable[[int, int], object] | None = None,
     ) -> Study:
         """Begin a study in a new or empty folder, or go on in its own: only pictures that are not there are drawn.
 

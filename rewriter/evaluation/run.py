@@ -88,16 +88,22 @@ def run(
         CancelledError: `on_part` returned False; what was done is kept.
     """
     job = _Job(experiment, generator, list(seeds), folder, processes(generator.device.type), on_part)
-    together(job.check_folder)
-    together(job.make)
-    made = {name: Made.load(job.made(name)) for name in experiment.methods}
+    made = job.all_made()
     together(lambda: job.judge(made))
     estimates = {name: _figures(experiment, job.rows(name)) for name in experiment.methods}
     return Outcome(experiment, seeds, made, estimates, str(generator.device))
 
 
+def methods_made(
+    experiment: Experiment, generator: Generator, folder: Path, *, first: int, on_part: OnPart | None = None
+) -> dict[str, Made]:
+    """What the methods make, made where it is missing; arguments and errors as for `run`."""
+    return _Job(experiment, generator, [first], folder, processes(generator.device.type), on_part).all_made()
+
+
 def _figures(experiment: Experiment, rows: Rows) -> dict[str, Estimate]:
-    return figures(experiment.judge, rows) | {"fréchet": frechet_estimate(rows)}
+    own = figures(experiment.judge, rows)
+    return own | ({"fréchet": frechet_estimate(rows)} if "embedding" in rows else {})
 
 
 class _Job:
@@ -117,6 +123,12 @@ class _Job:
         self.experiment, self.generator, self.seeds, self.folder = experiment, generator, seeds, folder
         self.state, self.on_part = state, on_part
         self.blocks = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
+
+    def all_made(self) -> dict[str, Made]:
+        """What every method makes, made together by all processes where it is missing."""
+        together(self.check_folder)
+        together(self.make)
+        return {name: Made.load(self.made(name)) for name in self.experiment.methods}
 
     def check_folder(self) -> None:
         """Write down what is run here, or make sure that it is the same as before."""

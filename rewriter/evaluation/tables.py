@@ -22,7 +22,7 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
     """Write NAME.json, .csv, .md into a folder; returns their paths."""
     report, stem = outcome.to_json(), outcome.experiment.name
     texts: dict[str, Callable[[], str]] = {
-        ".json": lambda: json.dumps(_finite(report), ensure_ascii=False, indent=1) + "\n",
+        ".json": lambda: json.dumps(finite(report), ensure_ascii=False, indent=1) + "\n",
         ".csv": lambda: table_csv(report),
         ".md": lambda: markdown(outcome),
     }
@@ -76,10 +76,10 @@ def _cell(figure: Figure, estimate: Estimate) -> str:
     return f"{figure.words(estimate.value)} [{figure.words(estimate.low)}, {figure.words(estimate.high)}]"
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
     """The same with null for what is not a number, which JSON does not have."""
     if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
+        return {key: finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):
-        return [_finite(value) for value in data]
+        return [finite(value) for value in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data
