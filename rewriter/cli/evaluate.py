@@ -88,7 +88,8 @@ def evaluate(
     main = together.is_main_process
     try:
         kind = device or default_device().type
-        number = n or (QUICK if quick else PAIRS if name == "realism" else MANY if kind == "cuda" else USUAL)
+        usual = QUICK if quick else PAIRS if name == "realism" else MANY if kind == "cuda" else USUAL
+        number = usual if n is None else n
         if number < 1 or not 0 <= first <= SEEDS - number:
             raise InputError(f"{number} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
         check_writable(out / "tables.probe")

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from rewriter.errors import InputError
 from rewriter.evaluation import segmenter
 from rewriter.generators.base import Generator
 from rewriter.pictures import stacked
@@ -50,7 +51,12 @@ def dissect(
 
     The labels are those of the scenes that were asked for. Pictures without the things count too: a unit that is on
     there does not agree.
+
+    Raises:
+        InputError: no such layer or thing.
     """
+    if unknown := [thing for thing in things if thing not in scenes.LABELS]:
+        raise InputError(f"the built-in world has no {unknown[0]!r}: choose from {', '.join(scenes.LABELS)}")
     values = torch.cat([v for v, _ in _values(generator, layer, seeds)])
     level = torch.quantile(
         values.transpose(0, 1).flatten(1)[:, :: max(1, values[:, 0].numel() // 200_000)], quantile, 1

@@ -86,7 +86,7 @@ def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
     for seeds, thing in ((middle, "watermark"), (bottom, "bar")):
         for seed in seeds:
             session.add_context(seed, painted(seed, thing, painter))
-    return session.edit.with_(title="remove watermark", spread=False, rank=2, smoothness=2.0)
+    return session.edit.with_(title="remove watermark", spread=False, rank=2, smoothness=1.0)
 
 
 def dome_to_tree(generator: Generator, *, hand: int = 0, paste: int = 0) -> Edit:

@@ -104,11 +104,11 @@ def _paper() -> tuple[Experiment, ...]:
     spires, trees = counterfactual.dome_to_spire(), counterfactual.dome_to_tree()
     spiring: dict[str, Method] = OURS | PAPER | PIXELS | {"ceiling": partial(asked, what="spires")}
     units: dict[str, Method] = {f"zeroed {share:.0%}": partial(zeroed, share=share) for share in SHARES}
-    rank_one: dict[str, Any] = {"method": "projected", "spread": False, "rank": 1, "units": 8}
+    rank_one: dict[str, Any] = {"method": "projected", "spread": False, "rank": 1, "directions": "zca", "units": 8}
     marks: dict[str, Method] = {
         "unmodified": unmodified,
         "least-squares": solved,
-        "least-squares, rank 1": partial(solved, rank=1),
+        "least-squares, rank 1": partial(solved, rank=1, directions="mean", smoothness=0.5),
         "projected": partial(solved, **rank_one),
         "unconstrained": partial(solved, **rank_one | {"method": "unconstrained"}),
         "all-weights": all_weights,

@@ -137,11 +137,11 @@ def _root(matrix: Tensor) -> Tensor:
 
 
 def frechet_estimate(rows: Mapping[str, Tensor], *, resamples: int = 100) -> Estimate:
-    """The distance of what was drawn to what was wanted; resampling lengthens it, so its shifts are mirrored."""
+    """The distance of what was drawn to what was wanted; drawing again lengthens it, so only its spread is used."""
     drawn, wanted = rows["embedding"], rows["wanted"]
     value = frechet(drawn, wanted)
     again = [
         frechet(drawn, wanted, torch.from_numpy(row)) for counts in drawn_again(len(drawn), resamples) for row in counts
     ]
-    low, high = np.quantile(again, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-    return Estimate(value, max(0.0, 2 * value - float(high)), max(0.0, 2 * value - float(low)))
+    low, high = np.quantile(again, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]) - np.mean(again) + value
+    return Estimate(value, max(0.0, float(low)), float(high))

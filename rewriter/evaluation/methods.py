@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.edit import Edit
 from rewriter.errors import CancelledError
-from rewriter.evaluation import dissection, segmenter
+from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import asked_for
+from rewriter.evaluation.dissection import Ranking, dissect
 from rewriter.evaluation.judging import Draw
 from rewriter.evaluation.propagation import Edited, paste, propagate
 from rewriter.execute import prepare
@@ -53,6 +54,11 @@ class Case:
     edit: Edit
     statistics: Statistics
     things: tuple[str, ...] = ()
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The units of the edit's layer by how well they agree with the things."""
+        return dissect(self.generator, self.edit.layer, self.things)
 
 
 @dataclass(frozen=True)
@@ -181,10 +187,9 @@ def _tuned(generator: Generator, goal: Goal, seed: int, psi: float, steps: int, 
 def zeroed(case: Case, on_step: OnStep | None = None, *, share: float = 0.06) -> Made:
     """Silence the units that agree best with the things that the edit is about (GAN Dissection): a share of them."""
     started, total = time.perf_counter(), case.generator.layer(case.edit.layer).out_channels
-    ranking = dissection.dissect(case.generator, case.edit.layer, case.things)
     number = max(1, round(share * total))
     settings = {"layer": case.edit.layer, "units": number, "of": total, "things": list(case.things)}
-    units = ranking.order[:number]
+    units = case.ranking.order[:number]
     return Made("units", {"units": units}, settings, (), time.perf_counter() - started)
 
 
@@ -242,8 +247,9 @@ def _number(name: str) -> int:
 
 @torch.no_grad()
 def _with_weights(generator: Generator, made: Made, psi: float, z: Tensor) -> Tensor:
-    state = {name: tensor.to(generator.device) for name, tensor in made.tensors.items()}
-    return torch.func.functional_call(generator, state, (z.to(generator.device),), {"truncation": psi, "rules": []})
+    twin = copy.deepcopy(generator)
+    twin.load_state_dict(made.tensors)
+    return _as_it_is(twin, made, psi, z)
 
 
 @torch.no_grad()

@@ -84,9 +84,8 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def embedding(self, pictures: Tensor) -> Tensor:
-        """What a whole picture is like, (n, 128): means over places of the two deepest levels."""
-        parts = [torch.cat([x.mean((2, 3)) for x in self.features(part)[2:]], 1) for part in pictures.split(BATCH)]
-        return torch.cat(parts)
+        """What a whole picture is like, (n, 64): means over places of the deepest level."""
+        return torch.cat([self.features(part)[-1].mean((2, 3)) for part in pictures.split(BATCH)])
 
 
 def _unit(x: Tensor) -> Tensor:
