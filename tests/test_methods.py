@@ -70,7 +70,9 @@ def test_the_default_takes_and_damages_least_of_those_that_take(spires):
 
 
 def test_a_rule_of_rank_one_takes_marks_with_less_damage_than_zeroing_units(generator, tmp_path):
-    found = run.run(some("watermark", "unmodified", "least-squares, rank 1", "zeroed 6%"), generator, SEEDS, tmp_path).figures
+    found = run.run(
+        some("watermark", "unmodified", "least-squares, rank 1", "zeroed 6%"), generator, SEEDS, tmp_path
+    ).figures
     value = {name: {key: found.value for key, found in each.items()} for name, each in found.items()}
     assert value["unmodified"]["middle"] > 0.1 and value["unmodified"]["bottom"] > 0.02
     ours, zeroed = value["least-squares, rank 1"], value["zeroed 6%"]
