@@ -51,7 +51,7 @@ class Experiment:
     """One table: an edit, methods, a judge.
 
     shown: the figures in the printed table. axes: those of the plot, what was meant (across) and damage (upwards).
-    slow: whether a quick run of all leaves it out.
+    slow: whether a quick run of all leaves it out. quick: whether descents are cut short.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Experiment:
     edits: Edits
     things: tuple[str, ...] = ()
     slow: bool = False
+    quick: bool = False
 
     def quickly(self) -> Experiment:
         """The same with descents over all weights, and those with an SVD, cut short."""
@@ -70,7 +71,8 @@ class Experiment:
             "all-weights": partial(all_weights, steps=QUICK_STEPS),
             "inverted, SVD": partial(physical.inverted_by_svd, steps=QUICK_SVD_STEPS),
         }
-        return replace(self, methods=self.methods | {name: short[name] for name in short if name in self.methods})
+        own = {name: method for name, method in short.items() if name in self.methods}
+        return replace(self, methods=self.methods | own, quick=True)
 
 
 def shipped(name: str) -> Edits:

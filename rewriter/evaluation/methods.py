@@ -165,7 +165,8 @@ def all_weights(case: Case, on_step: OnStep | None = None, *, steps: int = TUNIN
 
 
 def _tuned(generator: Generator, goal: Goal, seed: int, psi: float, steps: int, losses: Losses) -> Generator:
-    twin, network = copy.deepcopy(generator).requires_grad_(True), segmenter.load().to(generator.device)
+    twin = copy.deepcopy(generator).requires_grad_(True)
+    network = copy.deepcopy(segmenter.load()).to(generator.device)  # the shared one stays where it is
     with torch.no_grad():
         wanted = generator.picture(goal[:1].features, goal[:1].values, rules=[])
         like = network.features(wanted)

@@ -56,6 +56,7 @@ class Outcome:
             "title": self.experiment.title,
             "n": len(self.seeds),
             "seeds": [self.seeds[0], self.seeds[-1]],
+            "quick": self.experiment.quick,
             "interval": "95 %, bootstrap over pictures",
             "machine": {"device": self.device, "torch": torch.__version__, "system": platform.system()},
             "figures": units | {"fréchet": {"unit": "", "better": "less"}},
@@ -137,6 +138,7 @@ class _Job:
             "experiment": self.experiment.name,
             "fingerprint": self.generator.fingerprint,
             "first": self.seeds[0],
+            "quick": self.experiment.quick,
             "methods": list(self.experiment.methods),
             "edits": [edit.to_json() for edit in self.experiment.edits(self.generator)],
         }
