@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import replace
 from functools import partial
 
@@ -20,11 +21,24 @@ from rewriter import townscape
 from rewriter.cli import app
 from rewriter.edit import load_edits
 from rewriter.errors import CancelledError, InputError
-from rewriter.evaluation import dissection, methods, physical, plots, run, tables
+from rewriter.evaluation import (
+    counterfactual,
+    dissection,
+    judges,
+    methods,
+    photographs,
+    physical,
+    plots,
+    realism,
+    run,
+    segmenter,
+    tables,
+)
 from rewriter.evaluation.experiments import by_name
 from rewriter.evaluation.judging import figures, judged, towns
 from rewriter.evaluation.light import Light
 from rewriter.evaluation.methods import Case, Made
+from rewriter.evaluation.realism_answers import Answer
 from rewriter.evaluation.watermarks import Watermarks
 from rewriter.memory.statistics import Statistics
 
@@ -284,3 +298,49 @@ def test_the_command_writes_tables_and_refuses_what_it_does_not_know(tmp_path, m
         (["dissect", "--thing", "unicorn", "--out", str(tmp_path)], "unicorn"),
     ):
         assert words in str(invoke(["evaluate", *wrong]).exception), wrong
+
+
+def test_an_edit_of_photographs_is_judged_by_words_and_lpips(generator, case_of, tmp_path):
+    """The judges' own tests are elsewhere; here our segmenter answers to words, and LPIPS has random weights."""
+    torch.manual_seed(0)
+    words = [*segmenter.scenes.LABELS]
+
+    def by_word(pictures, asked):
+        found = segmenter.load().labels(pictures)
+        return sum((i + 1) * (found == words.index(word)) for i, word in enumerate(asked)) - 1
+
+    lpips = judges.LPIPS().eval()
+    for head in lpips.heads.parameters():
+        head.data.abs_()  # as those are that were learned
+    judge = photographs.Photographs(generator.zdim, "dome", "spire", by_word, lpips)
+    experiment = photographs.experiment("hats", case_of("dome-to-spire").edit, judge)
+    wanted = ("unmodified", "least-squares", "unconstrained")
+    experiment = replace(experiment, methods={name: experiment.methods[name] for name in wanted})
+    found = run.run(experiment, generator, range(20_000, 20_012), tmp_path).figures
+    value = {name: {key: each.value for key, each in made.items()} for name, made in found.items()}
+    assert value["unmodified"]["segmented"] == value["unmodified"]["LPIPS"] == 0
+    assert value["least-squares"]["segmented"] > 0.5
+    assert 0 < value["least-squares"]["LPIPS"] < value["unconstrained"]["LPIPS"]
+    assert not torch.isnan(torch.tensor(value["least-squares"]["pictures"]))
+
+
+def test_a_study_is_opened_and_summed_up(tmp_path):
+    command = [sys.executable, "-m", "rewriter", "evaluate", "realism", "--of", "add-tree", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    page = subprocess.Popen([*command, "--page", "--n", "2"], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        url = next(line.split()[-1] for line in page.stdout if "http://" in line)
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert b"Which looks more real?" in answer.read()
+    finally:
+        page.kill()
+        page.communicate(timeout=30)
+    study = realism.Study.load(tmp_path / "realism-add-tree" / "study")
+    assert study.reference == "least-squares" and study.others == ("unmodified",) and len(study.seeds) == 2
+    assert all(counterfactual.lacks_right_tree(towns(study.seeds)[1]))
+    waiting = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert waiting.returncode == 2 and "no answers yet" in waiting.stderr
+    for pair in range(2):
+        study.record(Answer("someone", pair, "least-squares", "unmodified", "least-squares", 1.0))
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "unmodified | 0.0 %" in done.stdout and "2 answers by one person" in done.stdout

@@ -165,7 +165,7 @@ def _realism(asked: Request, experiment: Experiment, page: bool) -> None:
     """Open a study's page, or sum up its answers."""
     folder = asked.out / f"realism-{experiment.name}"
     if not page:
-        found = summary(realism.Study.load(folder))
+        found = summary(realism.Study.load(folder / "study"))
         say(asked.as_json, found.to_json(), found.markdown())
         return
     experiment = replace(experiment, methods={name: m for name, m in experiment.methods.items() if name != "ceiling"})
@@ -184,7 +184,8 @@ def _realism(asked: Request, experiment: Experiment, page: bool) -> None:
     from rewriter.evaluation.realism_page import LAUNCH
     from rewriter.evaluation.realism_page import page as study_page
 
-    print(f"Answers are kept in {study.folder}; sum them up with: rewriter evaluate realism --out {asked.out}")
+    again = f"rewriter evaluate realism --of {experiment.name} --out {asked.out}"
+    print(f"Answers are kept in {study.folder}. To sum them up: {again}\nGRADIO_SERVER_NAME=0.0.0.0 lets others in.")
     study_page(study).launch(**LAUNCH)
 
 

@@ -63,7 +63,15 @@ def markdown(outcome: Outcome) -> str:
     for name, made in outcome.made.items():
         cells = [_cell(figure, outcome.figures[name][figure.name]) for figure in shown]
         lines.append(f"| {name} | {' | '.join(cells)} | {made.seconds:.2f} |")
+    if experiment.name.startswith("hands-"):
+        lines += ["", *(_spread(outcome, figure) for figure in shown)]
     return "\n".join(lines) + "\n"
+
+
+def _spread(outcome: Outcome, figure: Figure) -> str:
+    """The least, the middle and the most of a figure over all methods."""
+    values = sorted(each[figure.name].value for each in outcome.figures.values())
+    return f"{figure.name}: " + " … ".join(figure.words(values[i]) for i in (0, len(values) // 2, -1))
 
 
 def _unit(figure: Figure) -> str:
