@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = "os^Dv<>PX*"
-UNITS = {"%": "share of 1", "1/255": "1/255", "": "ratio", "per 1,000": "share of the pictures"}
+UNITS = {"%": "", "1/255": " (1/255)", "": " (ratio)", "per 1,000": " (share of the pictures)"}
+BEST = {"more": ", higher is better", "less": ", lower is better", "": ""}
 
 
 def write(outcome: Outcome, folder: Path) -> list[Path]:
@@ -34,7 +35,9 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
     except ImportError:
         raise InputError("there are no plots without matplotlib: pip install 'rewriter[eval]'") from None
     matplotlib.use("Agg")
-    plots: dict[str, Callable[[Outcome, Axes], None]] = {"": trade, "-losses": losses}
+    plots: dict[str, Callable[[Outcome, Axes], None]] = {"": trade}
+    if any(len(made.losses) > 1 for made in outcome.made.values()):
+        plots["-losses"] = losses
     if outcome.experiment.name == "frontier":
         plots[""] = frontier
     if any(name.startswith("zeroed") for name in outcome.made):
@@ -97,8 +100,7 @@ def losses(outcome: Outcome, axes: Axes) -> None:
             axes.plot(steps, [loss / made.losses[0] for loss in made.losses], label=name, color=colour, lw=1)
     axes.set(xscale="log", yscale="log", xlabel="step", ylabel="loss, as a share of the first step's")
     axes.set_title(f"{outcome.experiment.title}: loss of the methods that iterate", fontsize=10)
-    if axes.lines:
-        axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False)
 
 
 def sweep(outcome: Outcome, axes: Axes) -> None:
@@ -146,9 +148,14 @@ def _bar(estimate: Estimate) -> Sequence[Sequence[float]]:
 
 
 def _label(axes: Axes, outcome: Outcome) -> None:
+    from matplotlib.ticker import PercentFormatter
+
     known = {figure.name: figure for figure in outcome.experiment.judge.figures}
     across, up = (known[name] for name in outcome.experiment.axes)
-    axes.set(xlabel=f"{across.name} ({UNITS[across.unit]})", ylabel=f"{up.name} ({UNITS[up.unit]}), lower is better")
+    for axis, figure in ((axes.xaxis, across), (axes.yaxis, up)):
+        axis.set_label_text(f"{figure.name}{UNITS[figure.unit]}{BEST[figure.better]}")
+        if figure.unit in ("%", "per 1,000"):
+            axis.set_major_formatter(PercentFormatter(1.0))
     if max(outcome.figures[name][up.name].value for name in outcome.made) > 10:
         axes.set_yscale("symlog", linthresh=1)
-    axes.set_title(outcome.experiment.title, fontsize=10)
+    axes.set_title(f"{outcome.experiment.name}: {outcome.experiment.title}", fontsize=10)
