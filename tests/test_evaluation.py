@@ -1,5 +1,7 @@
 """The measures themselves: perfect on the exact counterfactual, bad on a rule that does nothing or does harm."""
 
+import math
+
 import pytest
 import torch
 
@@ -195,7 +197,10 @@ def test_an_interval_holds_the_value_and_narrows_with_more_pictures():
     assert few.low < few.value < few.high and many.low < 0.3 < many.high
     assert 5 < (few.high - few.low) / (many.high - many.low) < 8  # by the root of 40
     assert few.high - few.low == pytest.approx(2 * 1.96 * (0.3 * 0.7 / 100) ** 0.5, rel=0.2)
-    assert estimate(Figure("none", "hit", "zero"), {"hit": hits, "zero": torch.zeros(4000)}).value != 0  # NaN
+    nothing = estimate(Figure("none", "zero", "zero"), {"zero": torch.zeros(40)})
+    assert all(math.isnan(each) for each in (nothing.value, nothing.low, nothing.high))
+    never = estimate(Figure("never", "zero", "one", "per 1,000"), {"zero": torch.zeros(100), "one": torch.ones(100)})
+    assert never.value == never.low == 0 and never.high == pytest.approx(0.037, abs=0.001)  # Wilson's
 
 
 def test_the_frechet_distance_of_normal_distributions():

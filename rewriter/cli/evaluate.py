@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from PIL import Image
@@ -18,27 +18,39 @@ from rich.progress import Progress
 
 from rewriter.cli.common import Device, Json, edits_of, generator_of, load, say
 from rewriter.errors import InputError, RewriterError
-from rewriter.evaluation import dissection, experiments, judges, photographs, plots, realism, run, tables
+from rewriter.evaluation import (
+    dissection,
+    experiments,
+    judges,
+    photographs,
+    plots,
+    realism,
+    run,
+    segmenter,
+    tables,
+    watermarks,
+)
 from rewriter.evaluation.experiments import Experiment
 from rewriter.evaluation.judging import BATCH, JUDGED, towns
 from rewriter.evaluation.realism_summary import summary
-from rewriter.files import check_writable
+from rewriter.files import replacing
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import SEEDS, latents
 from rewriter.hub import default_device
 from rewriter.pictures import save_png, to_image
 from rewriter.stats import processes
 
-QUICK, USUAL, MANY, PAIRS = 150, 1000, 10_000, 50  # pictures: --quick, on a CPU, on a GPU; pairs to be judged
-MAIN = ("dome-to-spire", "dome-to-tree", "watermark", "light", "frontier")
-OTHERS = tuple(name for name in experiments.by_name() if name not in MAIN)
+QUICK, USUAL, MANY, PAIRS = 100, 1000, 10_000, 50  # pictures: --quick, on a CPU, on a GPU; pairs to be judged
+OURS = "least-squares"
+T = TypeVar("T")
 EPILOG = (
     "\b\nExperiments:\n  "
     + "\n  ".join(f"{each.name:24} {each.title}" for each in experiments.by_name().values())
     + "\n"
-    "  all                      all of these\n"
+    "  all                      all of these; with --quick without the other hands\n"
     "  EDIT.json                any edit, of --generator: LPIPS, and pixels that --was named and --becomes names\n"
     "  dissect                  which units of layer6 agree with watermarks and bars (of --layer, with --thing)\n"
+    "  judges                   how far our own judges can be trusted: the segmenter, the detectors of marks\n"
     "  realism                  which looks more real? With --page people judge blind; without, what they said\n"
     "\n\b\nOver several GPUs: accelerate launch --num_processes 2 -m rewriter evaluate all\n"
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter evaluate all --device cpu\n"
@@ -69,8 +81,8 @@ def evaluate(
     ] = False,
     first: Annotated[int, typer.Option(help="First seed; what is chosen is chosen from 50,000 on.")] = JUDGED,
     generator: Annotated[str | None, typer.Option(help="Of EDIT.json. Default: the one that it names.")] = None,
-    was: Annotated[str, typer.Option(help="Of EDIT.json: a word for what is replaced.")] = "dome",
-    becomes: Annotated[str, typer.Option(help="Of EDIT.json: a word for what it becomes.")] = "spire",
+    was: Annotated[str, typer.Option(help="Of EDIT.json: a word for what is replaced, such as dome.")] = "",
+    becomes: Annotated[str, typer.Option(help="Of EDIT.json: a word for what it becomes, such as spire.")] = "",
     layer: Annotated[str, typer.Option(help="Of dissect.")] = "layer6",
     thing: Annotated[list[str] | None, typer.Option(help="Of dissect; may be repeated.")] = None,
     of: Annotated[str, typer.Option(help="Of realism: the experiment whose methods are compared.")] = "dome-to-spire",
@@ -88,21 +100,21 @@ def evaluate(
     main = together.is_main_process
     try:
         kind = device or default_device().type
-        usual = QUICK if quick else PAIRS if name == "realism" else MANY if kind == "cuda" else USUAL
+        usual = PAIRS if name == "realism" else QUICK if quick else MANY if kind == "cuda" else USUAL
         number = usual if n is None else n
         if number < 1 or not 0 <= first <= SEEDS - number:
             raise InputError(f"{number} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
-        check_writable(out / "tables.probe")
         known = experiments.by_name()
-        if name in known or name in ("all", "dissect", "realism"):
+        if name in known or name in ("all", "dissect", "realism", "judges"):
             model = load("townscape", device, as_json or not main)
         else:
             model = generator_of(edits_of(name), generator, device, as_json or not main)
         asked = Request(out, number, first, model, main, as_json)
-        if name == "dissect":
-            _dissect(asked, layer, thing or ["watermark", "bar"])
-        elif name == "realism":
-            _realism(asked, _known(of), page)
+        if name == "realism":
+            _realism(asked, _known(of), page, quick)
+        elif name in ("dissect", "judges"):
+            if main:
+                _dissect(asked, layer, thing or ["watermark", "bar"]) if name == "dissect" else _judges(asked)
         elif name in known or name == "all":
             chosen = list(known.values()) if name == "all" else [known[name]]
             _run(asked, [each for each in chosen if not (quick and name == "all" and each.slow)], quick)
@@ -123,10 +135,22 @@ def _known(name: str) -> Experiment:
 
 
 def _photographs(name: str, model: Generator, was: str, becomes: str, device: str | None) -> Experiment:
-    """An edit file, with judges from the Hub."""
+    """An edit file, with those judges from the Hub that can be had."""
     edit = edits_of(name)[-1]
-    judge = photographs.Photographs(model.zdim, was, becomes, judges.segmenter(device), judges.lpips(device))
+    if not was or not becomes:
+        raise InputError("say with --was and --becomes, in words, what the edit replaces and what by: dome, spire")
+    found = _judge(judges.segmenter, device), _judge(judges.lpips, device)
+    judge = photographs.Photographs(model.zdim, was, becomes, *found)
     return photographs.experiment(Path(name).stem, edit, judge)
+
+
+def _judge(load_one: Callable[..., T], device: str | None) -> T | None:
+    """A judge, or a word on why it cannot be had."""
+    try:
+        return load_one(device)
+    except InputError as error:
+        print(f"rewriter: {error}; going on without", file=sys.stderr)
+        return None
 
 
 def _run(asked: Request, chosen: list[Experiment], quick: bool) -> None:
@@ -161,24 +185,49 @@ def _dissect(asked: Request, layer: str, things: list[str]) -> None:
     say(asked.as_json, data, f"{words}\npictures: {path}")
 
 
-def _realism(asked: Request, experiment: Experiment, page: bool) -> None:
-    """Open a study's page, or sum up its answers."""
+def _judges(asked: Request) -> None:
+    """What the segmenter and the detectors of marks get wrong, on pictures whose content is known."""
+    seeds = range(asked.first, asked.first + asked.number)
+    pictures = asked.generator.sample(seeds, rules=[]).cpu()
+    labels = segmenter.described(seeds, asked.generator.resolution).labels
+    right = segmenter.accuracy(segmenter.load(), pictures, labels)
+    errors = watermarks.detector_errors(seeds)
+    words = [
+        f"segmenter, on generated pictures: {thing}: {share:.1%} of {n:,} pixels" for thing, (share, n) in right.items()
+    ]
+    words += [
+        f"detector, on scenes: {kind}: {miss:.1%} misses, {alarm:.1%} alarms" for kind, (miss, alarm) in errors.items()
+    ]
+    data = {"n": asked.number, "segmenter": right, "detectors": errors}
+    with replacing(asked.out / "judges.json") as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    say(asked.as_json, data, "\n".join(words))
+
+
+def _realism(asked: Request, experiment: Experiment, page: bool, quick: bool) -> None:
+    """Open a study's page, or sum up its answers; one process does."""
     folder = asked.out / f"realism-{experiment.name}"
+    if OURS not in experiment.methods:
+        raise InputError(f"{experiment.name} has no method {OURS!r} to compare with: choose another --of")
+    if processes().num_processes > 1:
+        raise InputError("one process serves the study: start it without a launcher")
     if not page:
         found = summary(realism.Study.load(folder / "study"))
         say(asked.as_json, found.to_json(), found.markdown())
         return
+    experiment = experiment.quickly() if quick else experiment
     experiment = replace(experiment, methods={name: m for name, m in experiment.methods.items() if name != "ceiling"})
+    psi = experiment.edits(asked.generator)[0].truncation
     with _bar(asked) as on_part:
         made = run.methods_made(experiment, asked.generator, folder / "methods", first=asked.first, on_part=on_part)
-        draws = {run.slug(name): each.draw(asked.generator) for name, each in made.items()}
+        draws = {run.slug(name): each.draw(asked.generator, truncation=psi) for name, each in made.items()}
         study = realism.Study.create(
             folder / "study",
-            reference="least-squares",
-            others=[name for name in draws if name != "least-squares"],
+            reference=OURS,
+            others=[name for name in draws if name != OURS],
             seeds=_about(asked, experiment),
             pictures=lambda method, seed: _picture(asked.generator, draws[method], seed),
-            about={"fingerprint": asked.generator.fingerprint},
+            about={"fingerprint": asked.generator.fingerprint, "code": run.code(), "quick": quick},
             on_step=partial(on_part, "pictures"),
         )
     from rewriter.evaluation.realism_page import LAUNCH

@@ -14,7 +14,7 @@ from rewriter import townscape
 from rewriter.edit import Edit, load_edits
 from rewriter.effect import difference
 from rewriter.evaluation import segmenter
-from rewriter.evaluation.judging import SURROUNDINGS, Draw, Figure, Rows, towns
+from rewriter.evaluation.judging import SURROUNDINGS, Draw, Figure, Rows, towns, unchanged
 from rewriter.masks import grow, resize
 from rewriter.townscape import scenes
 
@@ -108,7 +108,7 @@ class Counterfactual:
             "others": change * rest,
             "damage_pixels": away,
             "damage": change * away,
-            "perceived": network.distance(x, y) * away,
+            "perceived": network.distance(x, unchanged(x, y, away)) * away,
             "near_pixels": ~away,
             "near": near * ~away,
             "far": far * ~away,

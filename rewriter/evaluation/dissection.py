@@ -30,7 +30,7 @@ SHOWN = 8
 class Ranking:
     """The units of a layer, ranked by how well they agree with things.
 
-    order (units,): the best first. iou (units,): by unit. level (units,): above which a unit counts as on. inside
+    order (units,): the best first. iou (units,): by unit. level (units,): above which a unit counts as on. strongest
     (units, pictures): the strongest value of each unit in each picture.
     """
 
@@ -57,7 +57,7 @@ def dissect(
     """
     if unknown := [thing for thing in things if thing not in scenes.LABELS]:
         raise InputError(f"the built-in world has no {unknown[0]!r}: choose from {', '.join(scenes.LABELS)}")
-    values = torch.cat([v for v, _ in _values(generator, layer, seeds)])
+    values = torch.cat(list(_values(generator, layer, seeds)))
     level = torch.quantile(
         values.transpose(0, 1).flatten(1)[:, :: max(1, values[:, 0].numel() // 200_000)], quantile, 1
     )
@@ -73,12 +73,10 @@ def dissect(
     return Ranking(layer, tuple(things), iou.argsort(descending=True), iou, level, values.amax((2, 3)).T, seeds)
 
 
-def _values(generator: Generator, layer: str, seeds: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Values (n, units, h, w) and pictures, some seeds at a time."""
+def _values(generator: Generator, layer: str, seeds: Sequence[int]) -> Iterator[Tensor]:
+    """Values (n, units, h, w), some seeds at a time."""
     for i in range(0, len(seeds), BATCH):
-        features = generator.keys(list(seeds[i : i + BATCH]), layer, rules=[])
-        values = generator.values(features, rules=[])
-        yield values.cpu(), generator.picture(features, values, rules=[]).cpu()
+        yield generator.values(generator.keys(list(seeds[i : i + BATCH]), layer, rules=[]), rules=[]).cpu()
 
 
 def _grown(values: Tensor, side: int) -> Tensor:
@@ -91,7 +89,8 @@ def sheet(generator: Generator, ranking: Ranking, *, units: int = SHOWN, picture
     rows, captions = [], []
     for unit in ranking.order[:units].tolist():
         best = ranking.strongest[unit].topk(pictures).indices.tolist()
-        ((values, drawn),) = _values(generator, ranking.layer, [ranking.seeds[i] for i in best])
+        seeds = [ranking.seeds[i] for i in best]
+        (values,), drawn = _values(generator, ranking.layer, seeds), generator.sample(seeds, rules=[]).cpu()
         on = _grown(values[:, [unit]], generator.resolution) > ranking.level[unit]
         rows.append(torch.where(on, drawn, drawn * 0.35 - 0.5))
         captions += [f"unit {unit}, IoU {ranking.iou[unit]:.2f}", *[""] * (pictures - 1)]

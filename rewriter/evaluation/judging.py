@@ -6,14 +6,16 @@ sums of two columns. So pictures can be judged in any order, by any number of pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rewriter.evaluation.intervals import wilson
 from rewriter.generators.latents import latents
 from rewriter.townscape import scenes
 
@@ -53,7 +55,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with the ends of its interval; all NaN where nothing was counted."""
+    """A value with the ends of its interval; not finite where nothing was counted."""
 
     value: float
     low: float
@@ -69,6 +71,11 @@ class Judge(Protocol):
 
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """One row for each seed."""
+
+
+def unchanged(before: Tensor, after: Tensor, away: Tensor) -> Tensor:
+    """The pictures after (n, 3, H, W), but before where change is meant: networks would see that from afar."""
+    return torch.where(away[:, None], after, before)
 
 
 def towns(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -93,20 +100,24 @@ def estimate(figure: Figure, rows: Mapping[str, Tensor], *, resamples: int = RES
     """A figure and its interval: the middle 95 % of what pictures drawn again, with replacement, would give."""
     pair = np.stack([rows[figure.above].double().numpy(), rows[figure.below].double().numpy()], 1)
     value = _ratio(pair.sum(0)[None], figure)[0]
-    sums = np.concatenate([counts @ pair for counts in drawn_again(len(pair), resamples)])
+    counts = drawn_again(len(pair), resamples)
+    sums = np.concatenate([counts[i : i + 100].astype(np.float64) @ pair for i in range(0, resamples, 100)])
     again = _ratio(sums, figure)
     again = again[np.isfinite(again)]
     if not len(again):
         return Estimate(float(value), float("nan"), float("nan"))
     low, high = np.quantile(again, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    if figure.unit == "per 1,000" and low == high == value:  # none, or all: resampling cannot tell how surely
+        low, high = wilson(round(value * len(pair)), len(pair))
     return Estimate(float(value), float(low), float(high))
 
 
-def drawn_again(n: int, resamples: int, *, seed: int = 0) -> Iterable[np.ndarray]:
-    """How often each of n pictures is drawn in each resample, some resamples (k, n) at a time; the same every time."""
-    generator = np.random.default_rng(seed)
-    for start in range(0, resamples, 100):
-        yield generator.multinomial(n, np.full(n, 1 / n), min(100, resamples - start))
+@lru_cache(maxsize=2)
+def drawn_again(n: int, resamples: int) -> np.ndarray:
+    """How often each of n pictures is drawn in each resample, (resamples, n); the same every time."""
+    generator = np.random.default_rng(0)
+    rows = [generator.multinomial(n, np.full(n, 1 / n)).astype(np.uint8) for _ in range(resamples)]
+    return np.stack(rows)
 
 
 def _ratio(sums: np.ndarray, figure: Figure) -> np.ndarray:
@@ -140,8 +151,6 @@ def frechet_estimate(rows: Mapping[str, Tensor], *, resamples: int = 100) -> Est
     """The distance of what was drawn to what was wanted; drawing again lengthens it, so only its spread is used."""
     drawn, wanted = rows["embedding"], rows["wanted"]
     value = frechet(drawn, wanted)
-    again = [
-        frechet(drawn, wanted, torch.from_numpy(row)) for counts in drawn_again(len(drawn), resamples) for row in counts
-    ]
+    again = [frechet(drawn, wanted, torch.from_numpy(row)) for row in drawn_again(len(drawn), resamples)]
     low, high = np.quantile(again, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2]) - np.mean(again) + value
     return Estimate(value, max(0.0, float(low)), float(high))

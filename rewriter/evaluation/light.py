@@ -11,7 +11,7 @@ from torch import Tensor
 from rewriter.effect import difference
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import around, labelled
-from rewriter.evaluation.judging import Draw, Figure, Rows, towns
+from rewriter.evaluation.judging import Draw, Figure, Rows, towns, unchanged
 from rewriter.townscape import scenes
 
 STEADY = 0.05  # windows whose brightness changes by no more than this share stay as they are
@@ -50,7 +50,7 @@ class Light:
         light, windows = labelled(lit, "light"), labelled(lit, "window")
         bright = [brightness(p) for p in (x_on, x_off, y_on, y_off)]
         dark, away = brightness(unlit.picture), ~around(light) | windows
-        network = segmenter.load()
+        network, pairs = segmenter.load(), ((x_on, y_on), (x_off, y_off))
         shone, shine = ((b * windows).flatten(1).double().sum(1) for b in (bright[0], bright[2]))
         columns = {
             "light": light,
@@ -61,8 +61,8 @@ class Light:
             "window_gap_before": (bright[0] - bright[1]) * windows,
             "window_gap": (bright[2] - bright[3]) * windows,
             "damage_pixels": 2.0 * away,
-            "damage": (difference(x_on, y_on) + difference(x_off, y_off)) * away,
-            "perceived": (network.distance(x_on, y_on) + network.distance(x_off, y_off)) * away,
+            "damage": sum(difference(*pair) for pair in pairs) * away,
+            "perceived": sum(network.distance(x, unchanged(x, y, away)) for x, y in pairs) * away,
             "unlit_ground": difference(x_off, y_off) * light,
         }
         rows = {name: pixels.flatten(1).double().sum(1) for name, pixels in columns.items()}

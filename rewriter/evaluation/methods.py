@@ -1,7 +1,7 @@
 """The method and those to compare it with, behind one signature: a case → what was made of it, which can draw.
 
 The baselines are the paper's (Tables 1 to 3), with what the paper gave them: one goal, on the picture that was pasted
-on or erased. Descents run for the paper's number of steps; tuning all weights stops earlier where it has converged.
+on or erased. Descents run for the paper's number of steps; tuning all weights stops where it has converged.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import copy
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.edit import Edit
-from rewriter.errors import CancelledError
+from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import asked_for
 from rewriter.evaluation.dissection import Ranking, dissect
@@ -31,16 +31,17 @@ from rewriter.evaluation.judging import Draw
 from rewriter.evaluation.propagation import Edited, paste, propagate
 from rewriter.execute import prepare
 from rewriter.files import replacing
-from rewriter.generators.base import Generator
+from rewriter.generators.base import Generator, exact
 from rewriter.generators.layer import Features, LowRank
 from rewriter.memory import descent
 from rewriter.memory.goal import Goal
 from rewriter.memory.statistics import Statistics
 from rewriter.townscape import scenes
 
+DRAWN = 50  # pictures of 64 px at a time; fewer of larger ones
 OnStep = Callable[[int, int, float], object]  # (step, of, loss); returning False cancels
 TUNING_STEPS, TUNING_RATE, FEATURES = 20_001, 0.01, 0.01  # the original's; the last weighs features against pixels
-WINDOW, GAIN = 250, 0.01  # converged: the mean loss of so many steps is not that share lower than of those before
+WINDOW, GAIN, PATIENCE = 100, 0.01, 5  # converged: so many windows of steps were not that share below the best before
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,12 @@ class Made:
 
     def draw(self, generator: Generator, *, truncation: float = 1.0) -> Draw:
         """Latents → pictures, by what was made."""
-        return partial(DRAWS[self.kind], generator, self, truncation)
+        batch = max(4, DRAWN * 64 // generator.resolution)
+
+        def draw(z: Tensor) -> Tensor:
+            return torch.cat([DRAWS[self.kind](generator, self, truncation, part) for part in z.split(batch)])
+
+        return draw
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
@@ -111,9 +117,10 @@ class Losses:
 
     @property
     def converged(self) -> bool:
-        """Whether the last steps gained next to nothing over those before."""
-        last, before = (sum(part) for part in (self.kept[-WINDOW:], self.kept[-2 * WINDOW : -WINDOW]))
-        return len(self.kept) >= 2 * WINDOW and len(self.kept) % WINDOW == 0 and last > (1 - GAIN) * before
+        """Whether the last windows' mean losses gained next to nothing on the best before them."""
+        means = [sum(self.kept[i : i + WINDOW]) / WINDOW for i in range(0, len(self.kept) - WINDOW + 1, WINDOW)]
+        last, before = means[-PATIENCE:], means[:-PATIENCE]
+        return bool(before) and min(last) > (1 - GAIN) * min(before)
 
 
 def unmodified(case: Case, on_step: OnStep | None = None) -> Made:
@@ -129,19 +136,23 @@ def asked(case: Case, on_step: OnStep | None = None, *, what: str) -> Made:
 def solved(case: Case, on_step: OnStep | None = None, *, rate: float = descent.RATE, **changed: Any) -> Made:
     """A rule by one of the solvers; `changed` are fields of the edit that are to be other."""
     edit, losses = case.edit.with_(**changed), Losses(on_step)
+    if edit.kind == "zero":
+        raise InputError("methods are compared on edits that replace or erase; this one zeroes what it points at")
     job, moment, bystanders, usual = prepare(case.generator, edit, statistics=case.statistics)
     started = time.perf_counter()
     directions = job.directions(moment)
     goal = job.goal(usual, moment, bystanders.unmatched(directions))
     rule = job.solve(goal, directions, bystanders, on_step=losses, rate=rate)
     said = {name: getattr(edit, name) for name in ("layer", "method", "rank", "smoothness", "spread", "units")}
-    said |= {"places": len(job.context), "steps": len(losses.kept), "rate": rate}
-    return of_rules([rule], said, losses, time.perf_counter() - started)
+    said |= {"places": len(job.context), "steps": len(losses.kept)}
+    if edit.method != "least-squares":
+        said |= {"rate": rate, "converged": losses.converged}
+    return of_rules([replace(rule, strength=edit.strength)], said, losses, time.perf_counter() - started)
 
 
 def of_rules(rules: Sequence[LowRank], settings: dict[str, Any], losses: Losses, seconds: float) -> Made:
     """What rules draw."""
-    tensors = {f"{i} {rule.layer} delta": rule.delta for i, rule in enumerate(rules)}
+    tensors = {f"{i} {rule.layer} delta": rule.scaled_delta() for i, rule in enumerate(rules)}
     tensors |= {f"{i} {rule.layer} directions": rule.directions for i, rule in enumerate(rules)}
     return Made("rules", tensors, settings, tuple(losses.kept), seconds)
 
@@ -151,38 +162,48 @@ def single_image(case: Case, on_step: OnStep | None = None) -> Made:
     edit = case.edit
     seed = edit.paste.seed if edit.paste else edit.context[0].seed
     own = tuple(region for region in edit.context if region.seed == seed)[:1]
-    return solved(case, on_step, method="projected", spread=False, rank=1, context=own)
+    return solved(case, on_step, method="projected", spread=False, context=own)
 
 
-def all_weights(case: Case, on_step: OnStep | None = None, *, steps: int = TUNING_STEPS) -> Made:
-    """Tune all weights until the pasted-on picture looks as its goal is rendered (Eq. 3; "overfit" in the original)."""
+def all_weights(
+    case: Case, on_step: OnStep | None = None, *, steps: int = TUNING_STEPS, rate: float = TUNING_RATE
+) -> Made:
+    """Tune all weights until the pasted-on picture looks as its goal is rendered (Eq. 3; "overfit" in the original).
+
+    Of all steps the weights of the one with the least loss are taken.
+    """
     job, moment, bystanders, usual = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
     goal = job.goal(usual, moment, bystanders.unmatched(job.directions(moment)))
     started, losses = time.perf_counter(), Losses(on_step)
-    twin = _tuned(case.generator, goal, job.target.seed, case.edit.truncation, steps, losses)
-    settings = {"rate": TUNING_RATE, "steps": len(losses.kept), "at most": steps}
-    return Made("weights", twin.state_dict(), settings, tuple(losses.kept), time.perf_counter() - started)
+    weights = _tuned(case.generator, goal, job.target.seed, case.edit.truncation, steps, rate, losses)
+    settings = {"rate": rate, "steps": len(losses.kept), "at most": steps, "converged": losses.converged}
+    return Made("weights", weights, settings, tuple(losses.kept), time.perf_counter() - started)
 
 
-def _tuned(generator: Generator, goal: Goal, seed: int, psi: float, steps: int, losses: Losses) -> Generator:
+def _tuned(
+    generator: Generator, goal: Goal, seed: int, psi: float, steps: int, rate: float, losses: Losses
+) -> dict[str, Tensor]:
     twin = copy.deepcopy(generator).requires_grad_(True)
     network = copy.deepcopy(segmenter.load()).to(generator.device)  # the shared one stays where it is
     with torch.no_grad():
         wanted = generator.picture(goal[:1].features, goal[:1].values, rules=[])
         like = network.features(wanted)
-    adam, z = torch.optim.Adam(twin.parameters(), lr=TUNING_RATE, fused=True), generator.latents([seed])
+    adam, z = torch.optim.Adam(twin.parameters(), lr=rate, fused=True), generator.latents([seed])
+    best: dict[str, Tensor] = {}
     for step in range(1, steps + 1):
         drawn = twin(z, truncation=psi, rules=[])
         seen = zip(network.features(drawn), like, strict=True)
         loss = F.l1_loss(drawn, wanted) + FEATURES * sum(F.mse_loss(a, b) for a, b in seen)
         adam.zero_grad()
         loss.backward()
-        adam.step()
         if losses(step, steps, float(loss.detach())) is False:
             raise CancelledError(f"cancelled at step {step} of {steps}; nothing was changed")
+        if step > 1 and losses.kept[-1] <= min(losses.kept[1:]):  # not the first: that is the generator as it is
+            best = {name: tensor.detach().clone() for name, tensor in twin.state_dict().items()}
+        adam.step()
         if losses.converged:
             break
-    return twin.requires_grad_(False)
+    return best
 
 
 def zeroed(case: Case, on_step: OnStep | None = None, *, share: float = 0.06) -> Made:
@@ -213,11 +234,13 @@ def pixels(case: Case, on_step: OnStep | None = None, *, blend: str = "copy") ->
 @torch.no_grad()
 def entering(generator: Generator, layer: str, z: Tensor, psi: float) -> Features:
     """The features that enter a layer, for pictures given by latents (n, zdim)."""
-    features = generator.start(z.to(generator.device), psi)
-    while features.layer != layer:
-        following = generator.step(features, generator.values(features, rules=[]))
-        assert not isinstance(following, Tensor)  # the layer exists, so the picture comes later
-        features = following
+    generator.layer(layer)
+    with exact(generator.device):
+        features = generator.start(z.to(generator.device), psi)
+        while features.layer != layer:
+            following = generator.step(features, generator.values(features, rules=[]))
+            assert not isinstance(following, Tensor)  # the layer exists, so the picture comes later
+            features = following
     return features
 
 

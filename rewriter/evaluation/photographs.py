@@ -12,9 +12,9 @@ import torch
 
 from rewriter.edit import Edit
 from rewriter.effect import difference
-from rewriter.evaluation.experiments import OURS, PAPER, Experiment
+from rewriter.evaluation.experiments import ONE_GOAL, OURS, PAPER, Experiment
 from rewriter.evaluation.judges import Perceptual, Segmenter
-from rewriter.evaluation.judging import Draw, Figure, Rows
+from rewriter.evaluation.judging import Draw, Figure, Rows, unchanged
 from rewriter.generators.latents import latents
 
 FIGURES = (
@@ -27,28 +27,30 @@ FIGURES = (
 
 @dataclass(frozen=True)
 class Photographs:
-    """Of the pixels named `was` before, the share named `becomes` after; and how much changes away from `was`."""
+    """Of the pixels named `was` before, the share named `becomes` after; and how much changes away from `was`.
+
+    Without a segmenter all of a picture counts as away; without LPIPS there is no perceptual distance.
+    """
 
     zdim: int
     was: str
     becomes: str
-    segmenter: Segmenter
-    lpips: Perceptual
+    segmenter: Segmenter | None
+    lpips: Perceptual | None
     figures: tuple[Figure, ...] = FIGURES
 
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """Columns named in `FIGURES`."""
         z = latents(list(seeds), self.zdim)
         x, y = before(z).clamp(-1, 1), after(z).clamp(-1, 1)
-        named = [self.segmenter(pictures, [self.was, self.becomes]) for pictures in (x, y)]
-        was = named[0] == 0
-        columns = {
-            "was": was,
-            "became": was & (named[1] == 1),
-            "away": ~was,
-            "damage": difference(x, y) * ~was,
-            "perceived": self.lpips(x, y) * ~was,
-        }
+        was = became = torch.zeros_like(x[:, 0], dtype=torch.bool)
+        if self.segmenter is not None:
+            named = [self.segmenter(pictures, [self.was, self.becomes]) for pictures in (x, y)]
+            was, became = named[0] == 0, (named[0] == 0) & (named[1] == 1)
+        columns = {"was": was, "became": became, "away": ~was, "damage": difference(x, y) * ~was}
+        columns["perceived"] = torch.full_like(x[:, 0], torch.nan)
+        if self.lpips is not None:
+            columns["perceived"] = self.lpips(x, unchanged(x, y, ~was)) * ~was
         rows = {name: pixels.flatten(1).double().sum(1).cpu() for name, pixels in columns.items()}
         rows["about"] = was.flatten(1).any(1).double().cpu()
         return rows | {"one": torch.ones(len(z), dtype=torch.float64)}
@@ -56,6 +58,6 @@ class Photographs:
 
 def experiment(name: str, edit: Edit, judge: Photographs) -> Experiment:
     """An edit by every method that makes a rule; tuning all weights and copying pixels are for the built-in world."""
-    methods = OURS | {name: method for name, method in PAPER.items() if name != "all-weights"}
+    methods = OURS | ONE_GOAL | {name: method for name, method in PAPER.items() if name != "all-weights"}
     title, shown = f"{judge.was} becomes {judge.becomes}", ("segmented", "side effect", "LPIPS")
     return Experiment(name, title, judge, methods, shown, ("segmented", "LPIPS"), lambda _: [edit])

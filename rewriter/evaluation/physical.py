@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from rewriter import masks
+from rewriter.errors import CancelledError
 from rewriter.evaluation.counterfactual import labelled
 from rewriter.evaluation.examples import plain, seeds_with
 from rewriter.evaluation.judging import towns
 from rewriter.evaluation.methods import Case, Losses, Made, OnStep, entering, of_rules
+from rewriter.generators.base import exact
 from rewriter.generators.layer import Features, LowRank
 from rewriter.memory import descent
 from rewriter.memory.directions import Directions
@@ -46,15 +48,25 @@ def inverted_by_svd(case: Case, on_step: OnStep | None = None, *, steps: int = S
     """As the paper does: descent on the whole weight, cut to rank one by SVD every tenth step."""
     generator, losses, started = case.generator, Losses(on_step), time.perf_counter()
     memory, goal = generator.memory(LAYER), swapped(case, LAYER)
-    with torch.no_grad():
+
+    def on_loss(step: int, loss: float) -> None:
+        if losses(step, steps, loss) is False:
+            raise CancelledError(f"cancelled at step {step} of {steps}; nothing was changed")
+
+    with torch.no_grad(), exact(generator.device):
         sites = goal_sites(memory, goal, None)
-        a = descent.descend(
-            memory, sites, rank=1, steps=steps, rate=SVD_RATE, on_step=lambda step, loss: losses(step, steps, loss)
-        )
+        a = descent.descend(memory, sites, rank=1, steps=steps, rate=SVD_RATE, on_step=on_loss)
         directions = descent.principal(memory, a, 1)
         delta = torch.einsum("oit,ri->ort", a.view(*memory.weight.shape[:2], -1), directions)
     rule = LowRank(LAYER, delta.reshape(len(delta), 1, *memory.weight.shape[2:]).contiguous(), directions)
-    settings = {"layer": LAYER, "pairs": PAIRS, "rank": 1, "steps": steps, "rate": SVD_RATE}
+    settings = {
+        "layer": LAYER,
+        "pairs": PAIRS,
+        "rank": 1,
+        "steps": steps,
+        "rate": SVD_RATE,
+        "converged": losses.converged,
+    }
     return of_rules([rule], settings, losses, time.perf_counter() - started)
 
 

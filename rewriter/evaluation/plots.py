@@ -1,6 +1,7 @@
 """Plots of an experiment's outcome (PNG): needs matplotlib, which the `eval` extra brings.
 
-Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart; markers differ as well.
+Colours are those of Okabe and Ito, which people with any kind of colour vision tell apart (their yellow, too light on
+white, is left out for a brown); markers and lines differ as well.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS = "os^Dv<>PX*"
+STYLES = ("-", "--", ":")
 UNITS = {"%": "", "1/255": " (1/255)", "": " (ratio)", "per 1,000": " (share of the pictures)"}
 BEST = {"more": ", higher is better", "less": ", lower is better", "": ""}
 
@@ -36,11 +38,11 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
         raise InputError("there are no plots without matplotlib: pip install 'rewriter[eval]'") from None
     matplotlib.use("Agg")
     plots: dict[str, Callable[[Outcome, Axes], None]] = {"": trade}
-    if any(len(made.losses) > 1 for made in outcome.made.values()):
-        plots["-losses"] = losses
     if outcome.experiment.name == "frontier":
         plots[""] = frontier
-    if any(name.startswith("zeroed") for name in outcome.made):
+    elif any(len(made.losses) > 1 for made in outcome.made.values()):
+        plots["-losses"] = losses
+    if sum(name.startswith("zeroed") for name in outcome.made) > 1:
         plots["-units"] = sweep
     return [_save(draw, outcome, folder / f"{outcome.experiment.name}{suffix}.png") for suffix, draw in plots.items()]
 
@@ -93,11 +95,11 @@ def frontier(outcome: Outcome, axes: Axes) -> None:
 
 def losses(outcome: Outcome, axes: Axes) -> None:
     """How the methods that iterate came down, each as a share of where it began."""
-    for i, (name, made) in enumerate(outcome.made.items()):
-        if len(made.losses) > 1 and made.losses[0] > 0:
-            steps = range(1, len(made.losses) + 1)
-            colour = COLOURS[i % len(COLOURS)]
-            axes.plot(steps, [loss / made.losses[0] for loss in made.losses], label=name, color=colour, lw=1)
+    iterating = {name: made for name, made in outcome.made.items() if len(made.losses) > 1 and made.losses[0] > 0}
+    for i, (name, made) in enumerate(iterating.items()):
+        style: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "ls": STYLES[i // len(COLOURS) % len(STYLES)]}
+        steps = range(1, len(made.losses) + 1)
+        axes.plot(steps, [loss / made.losses[0] for loss in made.losses], label=name, lw=1, **style)
     axes.set(xscale="log", yscale="log", xlabel="step", ylabel="loss, as a share of the first step's")
     axes.set_title(f"{outcome.experiment.title}: loss of the methods that iterate", fontsize=10)
     axes.legend(fontsize=8, frameon=False)

@@ -7,6 +7,7 @@ batches of seeds among them, and the outcome does not depend on how.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import re
@@ -14,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import rewriter
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.experiments import Experiment
 from rewriter.evaluation.judging import BATCH, Draw, Estimate, Rows, figures, frechet_estimate
@@ -30,9 +32,10 @@ from rewriter.generators.base import Generator
 from rewriter.memory.statistics import Statistics
 from rewriter.stats import processes, together
 
-VERSION = 1
-KEPT = 8  # batches of pictures remembered, so that all methods are compared with the same ones
+KEPT = 256 << 20  # bytes of pictures remembered, so that all methods are compared with the same ones
 
+UNITS = {"%": "share", "per 1,000": "share of the pictures", "1/255": "1/255", "": "ratio"}  # in files
+T = TypeVar("T")
 OnPart = Callable[[str, int, int], object]  # (what is being done, done, of); returning False stops
 
 
@@ -58,7 +61,7 @@ class Outcome:
             "seeds": [self.seeds[0], self.seeds[-1]],
             "quick": self.experiment.quick,
             "interval": "95 %, bootstrap over pictures",
-            "machine": {"device": self.device, "torch": torch.__version__, "system": platform.system()},
+            "machine": machine(self.device),
             "figures": units | {"fréchet": {"unit": "", "better": "less"}},
             "methods": {
                 name: {
@@ -90,8 +93,9 @@ def run(
     """
     job = _Job(experiment, generator, list(seeds), folder, processes(generator.device.type), on_part)
     made = job.all_made()
-    together(lambda: job.judge(made))
-    estimates = {name: _figures(experiment, job.rows(name)) for name in experiment.methods}
+    job.judge(made)
+    rows = job.rows()
+    estimates = {name: _figures(experiment, rows[name]) for name in experiment.methods}
     return Outcome(experiment, seeds, made, estimates, str(generator.device))
 
 
@@ -128,14 +132,15 @@ class _Job:
     def all_made(self) -> dict[str, Made]:
         """What every method makes, made together by all processes where it is missing."""
         together(self.check_folder)
-        together(self.make)
+        self.make()
         return {name: Made.load(self.made(name)) for name in self.experiment.methods}
 
     def check_folder(self) -> None:
         """Write down what is run here, or make sure that it is the same as before."""
         plan = {
-            "version": VERSION,
+            "code": code(),
             "experiment": self.experiment.name,
+            "title": self.experiment.title,
             "fingerprint": self.generator.fingerprint,
             "first": self.seeds[0],
             "quick": self.experiment.quick,
@@ -147,7 +152,10 @@ class _Job:
             return
         if path.exists():
             if read_json(path) != json.loads(json.dumps(plan)):
-                raise InputError(f"{self.folder} holds another run of {self.experiment.name}: choose an empty --out")
+                raise InputError(
+                    f"{self.folder} holds another run of {self.experiment.name}, with other settings or another "
+                    "version of rewriter: choose an empty --out"
+                )
             return
         check_writable(path)
         with replacing(path) as temporary:
@@ -159,19 +167,17 @@ class _Job:
 
     def make(self) -> None:
         """Make this process's share of what is missing; the edit's statistics are kept from method to method."""
-        missing = [name for name in self.experiment.methods if not self.made(name).exists()]
         edit, statistics = self.experiment.edits(self.generator)[0], Statistics(self.generator)
         case = Case(self.generator, edit, statistics, self.experiment.things)
-        for name in missing[self.state.process_index :: self.state.num_processes]:
+        for name in self._own([name for name in self.experiment.methods if not self.made(name).exists()]):
             self._tell(name, 0, 1)
             self.experiment.methods[name](case, partial(self._step, name)).save(self.made(name))
 
     def judge(self, made: Mapping[str, Made]) -> None:
         """Judge this process's share of what is missing."""
-        missing = [block for block in self.blocks if not self._judged(block)]
         psi = self.experiment.edits(self.generator)[0].truncation
         before = _Remembering(Made("model").draw(self.generator, truncation=psi))
-        own = missing[self.state.process_index :: self.state.num_processes]
+        own = self._own([block for block in self.blocks if not self._rows(block).exists()])
         for i, block in enumerate(own):
             self._tell("pictures", i * BATCH, len(own) * BATCH)
             columns: dict[str, Tensor] = {}
@@ -183,17 +189,22 @@ class _Job:
             with replacing(self._rows(block)) as temporary:
                 save_file(columns, temporary)
 
-    def rows(self, method: str) -> Rows:
-        """All columns of a method, in the order of the seeds."""
+    def rows(self) -> dict[str, Rows]:
+        """All columns of every method, in the order of the seeds."""
         parts = [load_file(self._rows(block)) for block in self.blocks]
-        names = [name for name in parts[0] if name.startswith(f"{method}/")]
-        return {name.removeprefix(f"{method}/"): torch.cat([part[name] for part in parts]) for name in names}
+        found: dict[str, Rows] = {name: {} for name in self.experiment.methods}
+        for key in parts[0]:
+            method, _, column = key.rpartition("/")
+            found[method][column] = torch.cat([part[key] for part in parts])
+        return found
 
     def _rows(self, block: Sequence[int]) -> Path:
         return self.folder / "rows" / f"{block[0]:06d}-{block[-1]:06d}.safetensors"
 
-    def _judged(self, block: Sequence[int]) -> bool:
-        return self._rows(block).exists()
+    def _own(self, missing: list[T]) -> list[T]:
+        """This process's share of what the main one found missing: others may have looked later."""
+        wanted: list[T] = together(lambda: missing)[0]
+        return wanted[self.state.process_index :: self.state.num_processes]
 
     def _step(self, name: str, step: int, of: int, loss: float) -> object:
         return self._going(name, step, of)
@@ -215,10 +226,32 @@ class _Remembering:
     def __call__(self, z: Tensor) -> Tensor:
         key = z.numpy().tobytes()
         if key not in self.kept:
-            while len(self.kept) >= KEPT:
+            drawn = self.draw(z)
+            while self.kept and (len(self.kept) + 1) * drawn.nbytes > KEPT:
                 self.kept.pop(next(iter(self.kept)))
-            self.kept[key] = self.draw(z)
+            self.kept[key] = drawn
         return self.kept[key]
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What was computed on."""
+    named = (
+        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
+    )
+    threads, processed = torch.get_num_threads(), processes().num_processes
+    versions = {"torch": torch.__version__, "system": platform.system()}
+    return {"device": device, "name": named, "threads": threads, "processes": processed} | versions
+
+
+def code() -> str:
+    """A digest of the library's own files: what another version found is not gone on with."""
+    digest, root = hashlib.sha256(), Path(rewriter.__file__).parent
+    for folder in ("", "evaluation", "generators", "memory", "townscape", "townscape/examples"):
+        for path in sorted(
+            path for path in (root / folder).iterdir() if path.suffix in (".py", ".json", ".safetensors")
+        ):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def slug(name: str) -> str:

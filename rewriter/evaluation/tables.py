@@ -35,7 +35,7 @@ def write(outcome: Outcome, folder: Path) -> list[Path]:
 
 
 def table_csv(report: dict[str, Any]) -> str:
-    """A line for each method and figure."""
+    """A line for each method and figure, in the unit that stands beside it."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
     out.writerow(["experiment", "method", "figure", "unit", "value", "low", "high", "n", "seconds"])

@@ -13,7 +13,7 @@ from torch import Tensor
 from rewriter.effect import difference
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import around, labelled
-from rewriter.evaluation.judging import BATCH, Draw, Figure, Rows, towns
+from rewriter.evaluation.judging import BATCH, Draw, Figure, Rows, towns, unchanged
 from rewriter.masks import grow
 from rewriter.townscape import scenes
 
@@ -70,7 +70,7 @@ def marked(u: Tensor) -> dict[str, Tensor]:
 
 
 FIGURES = (
-    *(Figure(kind, f"{kind} left", "one", "per 1,000", "less") for kind in KINDS),
+    *(Figure(kind, f"{kind} after", "one", "per 1,000", "less") for kind in KINDS),
     *(Figure(f"{kind} before", f"{kind} before", "one", "per 1,000") for kind in KINDS),
     *(Figure(f"{kind} gone", f"{kind} left", f"{kind} before", "%", "more", less_than_one=True) for kind in KINDS),
     *(Figure(f"{kind} new", f"{kind} new", "one", "per 1,000", "less") for kind in KINDS),
@@ -86,11 +86,11 @@ FIGURES = (
 class Watermarks:
     """A judge of rules that should take the marks away.
 
-    Of the figures, *middle* and *bottom* are the pictures that still show a mark seen there before, *new* those that
-    show one which was not; *gone* the share of the marks that went. *side effect* and *perceptual*: change away from
+    Of the figures, *middle* and *bottom* are the pictures that show a mark there afterwards, *new* those that showed
+    none before; *gone* is the share of the marks that went. *side effect* and *perceptual*: change away from
     the scene's marks and their surroundings; *distance*: mean difference of whole pictures from the scenes without
     marks, which counts what is left of marks as well as damage. *misses* and *alarms*: the detector's errors on the
-    generator's own pictures, asked for each scene with marks and for the same without any.
+    generator's own pictures, asked for each scene with this kind of mark and without.
     """
 
     figures: tuple[Figure, ...] = FIGURES
@@ -107,23 +107,26 @@ class Watermarks:
             for name, pixels in {
                 "damage_pixels": away,
                 "damage": difference(x, y) * away,
-                "perceived": network.distance(x, y) * away,
+                "perceived": network.distance(x, unchanged(x, y, away)) * away,
                 "pixels": torch.ones_like(away),
                 "near": difference(y, clean.picture),
             }.items()
         }
         for kind in KINDS:
             was, shows = (detector(kind, side).sees(pictures) for pictures in (x, y))
-            counts = {"before": was, "left": was & shows, "new": shows & ~was}
+            counts = {"before": was, "after": shows, "left": was & shows, "new": shows & ~was}
             rows |= {f"{kind} {name}": flags.double() for name, flags in counts.items()}
             rows |= self._errors(kind, u, z, before)
         rows["one"] = torch.ones(len(u), dtype=torch.float64)
         return rows | {"embedding": network.embedding(y), "wanted": network.embedding(clean.picture)}
 
     def _errors(self, kind: str, u: Tensor, z: Tensor, before: Draw) -> Rows:
-        """The detector's errors where the generator is asked for marks, and where it is asked for none."""
-        marked, bare = (scenes.latents_of(scenes.change(u, watermark=on, bar=on), z) for on in (True, False))
-        seen, alarm = (detector(kind, before(at).shape[-1]).sees(before(at).cpu()) for at in (marked, bare))
+        """The detector's errors where the generator is asked for this kind of mark, and where it is not."""
+        asked = [
+            scenes.change(u, watermark=on) if kind == "middle" else scenes.change(u, bar=on) for on in (True, False)
+        ]
+        pictures = [before(scenes.latents_of(each, z)).cpu() for each in asked]
+        seen, alarm = (detector(kind, each.shape[-1]).sees(each) for each in pictures)
         return {f"{kind} missed": (~seen).double(), f"{kind} alarm": alarm.double()}
 
 
