@@ -70,7 +70,8 @@ def trade(outcome: Outcome, axes: Axes) -> None:
     for i, name in enumerate(outcome.made):
         _point(axes, outcome, name, colour=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)])
     _label(axes, outcome)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    if axes.containers:  # nothing is drawn of figures that no judge could give
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 
 
 def frontier(outcome: Outcome, axes: Axes) -> None:

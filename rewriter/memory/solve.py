@@ -18,7 +18,7 @@ from rewriter.memory.goal import Goal
 from rewriter.memory.sites import Sites
 
 METHODS = ("least-squares", "projected", "direct", "unconstrained")
-SMOOTHNESS = 10.0  # chosen with rewriter/evaluation/smoothness.py, on seeds that no reported figure uses
+SMOOTHNESS = 10.0  # chosen with `rewriter evaluate frontier --first 50000`: those seeds are not reported
 
 OnStep = Callable[[int, int, float], object]  # (step, of, loss); returning False cancels
 
