@@ -121,6 +121,8 @@ def sweep(outcome: Outcome, axes: Axes) -> None:
         )
         axes.axhline(own.value / scale, color=COLOURS[i], ls=":", lw=1)
     axes.set(xscale="log", xlabel="share of the layer's units that is zeroed", ylabel="each as a share of its most")
+    axes.set_xticks(shares, [f"{share:.1%}" for share in shares])
+    axes.minorticks_off()
     axes.set_title(f"{outcome.experiment.title}: zeroing units; dotted: the rule by least squares", fontsize=10)
     axes.legend(fontsize=8, frameon=False)
 
