@@ -14,9 +14,10 @@ from rewriter import townscape
 from rewriter.edit import Edit, load_edits
 from rewriter.effect import difference
 from rewriter.evaluation import segmenter
-from rewriter.evaluation.judging import SURROUNDINGS, Draw, Figure, Rows, towns, unchanged
+from rewriter.evaluation.judging import Draw, Figure, Rows, towns, unchanged
 from rewriter.masks import grow, resize
 from rewriter.townscape import scenes
+from rewriter.yardstick import SURROUNDINGS
 
 DIFFER = 0.01  # squared distance of two colours from which on they are not the same
 

@@ -20,7 +20,6 @@ from rewriter.generators.latents import latents
 from rewriter.townscape import scenes
 
 JUDGED = 20_000  # the first seed of all reported figures; what is chosen is chosen on seeds from 50,000 on
-SURROUNDINGS = 6 / 64  # of the picture's side: how far around the place change is not counted as damage
 BATCH = 50
 RESAMPLES = 1000
 INTERVAL = 0.95

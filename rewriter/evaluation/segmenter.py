@@ -2,7 +2,7 @@
 
 It stands in for the learned judges of photographs (a segmenter, LPIPS): 340,000 weights, trained by us on our own
 scenes, whose labels are exact. `accuracy` says how far it can be trusted on generated pictures;
-`python -m rewriter.evaluation.lessons` trains it.
+`python -m rewriter.evaluation.train_segmenter` trains it.
 """
 
 from __future__ import annotations

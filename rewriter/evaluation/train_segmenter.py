@@ -1,4 +1,4 @@
-"""Train the segmenter: `python -m rewriter.evaluation.lessons OUT.safetensors --minutes 20`.
+"""Train the segmenter: `python -m rewriter.evaluation.train_segmenter OUT.safetensors --minutes 20`.
 
 A network that has only seen towns says "dome" where a tower ends, whatever stands there. So things are cut out of one
 scene and put anywhere into another, colours, sharpness and noise vary, and half of the pictures are the generator's
