@@ -77,7 +77,7 @@ def evaluate(
     ),
     n: Annotated[int | None, typer.Option("--n", help=f"Pictures: {USUAL:,} on a CPU, {MANY:,} on a GPU.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help=f"{QUICK} pictures; descents over all weights cut short.")
+        bool, typer.Option("--quick", help=f"{QUICK} pictures; the longest descents cut short, and named so.")
     ] = False,
     first: Annotated[int, typer.Option(help="First seed; what is chosen is chosen from 50,000 on.")] = JUDGED,
     generator: Annotated[str | None, typer.Option(help="Of EDIT.json. Default: the one that it names.")] = None,
@@ -196,9 +196,10 @@ def _judges(asked: Request) -> None:
         f"segmenter, on generated pictures: {thing}: {share:.1%} of {n:,} pixels" for thing, (share, n) in right.items()
     ]
     words += [
-        f"detector, on scenes: {kind}: {miss:.1%} misses, {alarm:.1%} alarms" for kind, (miss, alarm) in errors.items()
+        f"detector, on scenes: {kind}: {miss:.1%} misses, {alarm:.1%} alarms".replace("nan%", "none shown, no")
+        for kind, (miss, alarm) in errors.items()
     ]
-    data = {"n": asked.number, "segmenter": right, "detectors": errors}
+    data = tables.finite({"n": asked.number, "segmenter": right, "detectors": errors})
     with replacing(asked.out / "judges.json") as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     say(asked.as_json, data, "\n".join(words))

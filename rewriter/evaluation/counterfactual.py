@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -88,9 +88,8 @@ class Counterfactual:
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """Columns named in `FIGURES`, and the embeddings of what was drawn and what was wanted."""
         z, u = towns(seeds)
-        x, y = before(z).cpu(), after(z).cpu()
-        about = self.concerns(u)
-        wish = self.wishing(u, x.shape[-1]).only(about)
+        x, y, about = before(z).cpu(), after(z).cpu(), self.concerns(u)
+        wish, wanted = _wish(self, tuple(seeds), x.shape[-1])
         network, away = segmenter.load(), ~around(wish.place)
         should, fresh, turned = wish.should, wish.should & ~wish.fulfilled(x), wish.fulfilled(y)
         mine, rest = away & about[:, None, None], away & ~about[:, None, None]
@@ -125,7 +124,15 @@ class Counterfactual:
         rows = {name: pixels.flatten(1).double().sum(1) for name, pixels in columns.items()}
         drawn = (should & turned).flatten(1).sum(1) > should.flatten(1).sum(1) / 2
         rows |= {"about": about.double(), "drawn": drawn.double(), "one": torch.ones(len(about), dtype=torch.float64)}
-        return rows | {"embedding": network.embedding(y), "wanted": network.embedding(wish.then)}
+        return rows | {"embedding": network.embedding(y), "wanted": wanted}
+
+
+@lru_cache(maxsize=1)  # method after method is judged on the same seeds
+def _wish(judge: Counterfactual, seeds: tuple[int, ...], side: int) -> tuple[Wish, Tensor]:
+    """What is wanted of the seeds' scenes, and its embedding."""
+    _, u = towns(seeds)
+    wish = judge.wishing(u, side).only(judge.concerns(u))
+    return wish, segmenter.load().embedding(wish.then)
 
 
 def asked_for(what: str, u: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Light:
         lamps = [scenes.change(u, lit=on) for on in (True, False)]
         z_on, z_off = (scenes.latents_of(each, z) for each in lamps)
         x_on, x_off, y_on, y_off = (draw(at).cpu() for draw in (before, after) for at in (z_on, z_off))
-        lit, unlit = (scenes.draw(each, x_on.shape[-1]) for each in lamps)
+        lit, unlit, wanted = _scenes(tuple(seeds), x_on.shape[-1])
         light, windows = labelled(lit, "light"), labelled(lit, "window")
         bright = [brightness(p) for p in (x_on, x_off, y_on, y_off)]
         dark, away = brightness(unlit.picture), ~around(light) | windows
@@ -68,8 +69,15 @@ class Light:
         rows = {name: pixels.flatten(1).double().sum(1) for name, pixels in columns.items()}
         rows |= {"shone": shone, "shine": shine, "one": torch.ones_like(shone)}
         rows["steady"] = ((shine - shone).abs() <= STEADY * shone).double()
-        wanted = scenes.draw(lamps[0], x_on.shape[-1], without="light").picture
-        return rows | {"embedding": network.embedding(y_on), "wanted": network.embedding(wanted)}
+        return rows | {"embedding": network.embedding(y_on), "wanted": wanted}
+
+
+@lru_cache(maxsize=1)  # method after method is judged on the same seeds
+def _scenes(seeds: tuple[int, ...], side: int) -> tuple[scenes.Scene, scenes.Scene, Tensor]:
+    """Towns with their lights on and off, and the embedding of those that are lit without lighting the ground."""
+    lit, unlit = (scenes.change(towns(seeds)[1], lit=on) for on in (True, False))
+    wanted = scenes.draw(lit, side, without="light").picture
+    return scenes.draw(lit, side), scenes.draw(unlit, side), segmenter.load().embedding(wanted)
 
 
 def brightness(pictures: Tensor) -> Tensor:

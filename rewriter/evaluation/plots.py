@@ -76,6 +76,8 @@ def trade(outcome: Outcome, axes: Axes) -> None:
 
 def frontier(outcome: Outcome, axes: Axes) -> None:
     """The same, with a line for each rank, or learning rate; along it λ, or the steps."""
+    from matplotlib.ticker import StrMethodFormatter
+
     lines: dict[str, list[str]] = {}
     for name in outcome.made:
         lines.setdefault(name.rpartition(", ")[0], []).append(name)
@@ -85,13 +87,20 @@ def frontier(outcome: Outcome, axes: Axes) -> None:
         points = [outcome.figures[name] for name in names]
         style = "-" if line.startswith("least") else "--"
         axes.plot([p[across].value for p in points], [p[up].value for p in points], style, color=colour, lw=1)
+        told = names if "rank" not in line or line.endswith("rank 1") else names[:0]  # other ranks lie beside the first
         for j, name in enumerate(names):
             _point(axes, outcome, name, colour=colour, marker=marker, label=line if not j else None)
-            at = outcome.figures[name]
-            text = name.rpartition(", ")[2].removesuffix(" steps")
-            axes.annotate(text, (at[across].value, at[up].value), fontsize=6, xytext=(4, 3), textcoords="offset points")
+            if name in told:
+                at, text = outcome.figures[name], name.rpartition(", ")[2].removesuffix(" steps")
+                side = {"xytext": (6, -9)} if style == "-" else {"xytext": (-6, 4), "ha": "right"}
+                axes.annotate(
+                    text, (at[across].value, at[up].value), fontsize=7, color=colour, textcoords="offset points", **side
+                )
     _label(axes, outcome)
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_yscale("log")
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks(StrMethodFormatter("{x:g}"))
+    axes.legend(fontsize=8, frameon=False, loc="upper left", title="along a line: λ, or steps", title_fontsize=8)
 
 
 def losses(outcome: Outcome, axes: Axes) -> None:

@@ -185,7 +185,7 @@ class _Job:
                 after = before if each.kind == "model" else each.draw(self.generator, truncation=psi)
                 with torch.no_grad():
                     rows = self.experiment.judge(block, before, after)
-                columns |= {f"{name}/{column}": value.cpu().contiguous() for column, value in rows.items()}
+                columns |= {f"{name}/{column}": value.cpu().clone() for column, value in rows.items()}  # shared ones
             with replacing(self._rows(block)) as temporary:
                 save_file(columns, temporary)
 

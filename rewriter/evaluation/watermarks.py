@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ class Watermarks:
         z, u = towns(seeds)
         x, y = before(z).cpu(), after(z).cpu()
         side, network = x.shape[-1], segmenter.load()
-        now, clean = scenes.draw(u, side), scenes.draw(scenes.change(u, watermark=False, bar=False), side)
+        now, clean, wanted = _scenes(tuple(seeds), side)
         away = ~around(labelled(now, "watermark") | labelled(now, "bar"))
         rows = {
             name: pixels.flatten(1).double().sum(1)
@@ -118,7 +118,7 @@ class Watermarks:
             rows |= {f"{kind} {name}": flags.double() for name, flags in counts.items()}
             rows |= self._errors(kind, u, z, before)
         rows["one"] = torch.ones(len(u), dtype=torch.float64)
-        return rows | {"embedding": network.embedding(y), "wanted": network.embedding(clean.picture)}
+        return rows | {"embedding": network.embedding(y), "wanted": wanted}
 
     def _errors(self, kind: str, u: Tensor, z: Tensor, before: Draw) -> Rows:
         """The detector's errors where the generator is asked for this kind of mark, and where it is not."""
@@ -128,6 +128,14 @@ class Watermarks:
         pictures = [before(scenes.latents_of(each, z)).cpu() for each in asked]
         seen, alarm = (detector(kind, each.shape[-1]).sees(each) for each in pictures)
         return {f"{kind} missed": (~seen).double(), f"{kind} alarm": alarm.double()}
+
+
+@lru_cache(maxsize=1)  # method after method is judged on the same seeds
+def _scenes(seeds: tuple[int, ...], side: int) -> tuple[scenes.Scene, scenes.Scene, Tensor]:
+    """Towns as they are and without marks, and the embedding of the latter."""
+    _, u = towns(seeds)
+    clean = scenes.draw(scenes.change(u, watermark=False, bar=False), side)
+    return scenes.draw(u, side), clean, segmenter.load().embedding(clean.picture)
 
 
 def detector_errors(seeds: Sequence[int], side: int = 64) -> dict[str, tuple[float, float]]:
