@@ -14,6 +14,7 @@ from rewriter.hub import load_generator
 from rewriter.memory.directions import key_directions
 from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import solve
+from rewriter.publishing import publish
 from rewriter.rule import Effect, Rule
 from rewriter.session import Rewriter
 
@@ -31,6 +32,7 @@ __all__ = [
     "key_directions",
     "load_edits",
     "load_generator",
+    "publish",
     "replay",
     "save_edits",
     "solve",

@@ -14,15 +14,18 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from rewriter import townscape
+from rewriter import published, townscape
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import Entry, catalogue
 from rewriter.checkpoints.convert import convert
 from rewriter.checkpoints.download import fetch, hash_of, verify
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
+from rewriter.files import read_json
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
+from rewriter.remote import check_name
+from rewriter.rule import Rule
 
 BUILT_IN = "townscape"
 Module = TypeVar("Module", bound=nn.Module)
@@ -33,6 +36,7 @@ def load_generator(
     name: str,
     *,
     device: torch.device | str | None = None,
+    revision: str | None = None,
     conv_clamp: float | None = None,
     on_step: Callable[[int, int], Any] = lambda done, of: None,
 ) -> Generator:
@@ -40,7 +44,9 @@ def load_generator(
 
     Args:
         name: "townscape", the built-in world; another id of the catalogue (`rewriter generators` lists them), which is
-            downloaded once; the path of a checkpoint; or of a folder that `rewriter convert` wrote.
+            downloaded once; the path of a checkpoint; or of a folder that `rewriter convert` wrote; or USER/NAME on the
+            Hub, a generator that `publish` put there: it carries its rules.
+        revision: of one on the Hub: a branch, a tag or a commit; None: the newest.
         device: where to put it; None: what accelerate finds (CUDA, MPS or CPU).
         conv_clamp: for a file that cannot say at what its features are clamped, as StyleGAN2-ADA's are at 256.
         on_step: told how many bytes of a download are there, and of how many; what it raises stops it.
@@ -51,7 +57,10 @@ def load_generator(
     if conv_clamp is not None and not 0 < conv_clamp < math.inf:
         raise InputError(f"conv_clamp is {conv_clamp:g}, expected a number above 0, such as 256")
     known = catalogue()
-    if conv_clamp is not None and (name == BUILT_IN or os.path.isdir(name)):
+    on_hub = name not in known and not os.path.exists(name) and _may_be_on_hub(name)
+    if revision is not None and not on_hub:
+        raise InputError(f"{name} has no revisions: leave revision out")
+    if conv_clamp is not None and (name == BUILT_IN or on_hub or os.path.isdir(name)):
         raise InputError(f"{name} says itself whether its features are clamped: leave conv_clamp out")
     if name == BUILT_IN:
         generator: Generator = townscape.load()
@@ -61,7 +70,11 @@ def load_generator(
         generator = _read(known[name], path, conv_clamp)
         generator.origin = {**generator.origin, "sha256": verify(known[name], path)}  # all of it
     elif name and os.path.isfile(os.path.join(name, store.CONFIG)):
-        generator = store.load(name)
+        generator = _folder(Path(name), on_step)
+    elif on_hub:
+        folder, commit = published.fetch(name, revision, on_step=on_step)
+        generator = _folder(folder, on_step)
+        generator.origin = {**generator.origin, "published": f"{name}@{commit}"}
     elif os.path.isfile(name):
         path = Path(name)
         entry, found = _entry_of(path, known.values())
@@ -69,7 +82,41 @@ def load_generator(
         generator.origin = {**generator.origin, **({"sha256": found} if entry else {})}
     else:
         raise InputError(_unknown(name, known.keys()))
-    return placed(generator, device)
+    generator = placed(generator, device)
+    generator.rules = tuple(rule.to(generator.device) for rule in generator.rules if isinstance(rule, Rule))
+    return generator
+
+
+def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
+    """A generator from a folder of ours, with the rules that lie there."""
+    if not published.is_published(folder):
+        return store.load(folder)
+    about = published.read(folder)
+    if about.base is None:
+        generator = store.load(folder)
+    elif about.known is not None:
+        generator = load_generator(about.known, device="cpu", on_step=on_step)
+    else:
+        state, options = read_checkpoint(fetch(about.base, on_step=on_step))
+        generator = convert(state, name=about.base.id, **{**options, "conv_clamp": about.clamp})
+        store.describe(generator, read_json(folder / store.CONFIG))
+    if generator.fingerprint != about.fingerprint:
+        raise InputError(
+            f"the base {generator.name} is not the one that the rules in {folder} were made on: expected the "
+            f"fingerprint {about.fingerprint[:12]}, found {generator.fingerprint[:12]}"
+        )
+    generator.rules = published.rules_in(folder, about)
+    for rule in generator.rules:
+        rule.check(generator)
+    return generator
+
+
+def _may_be_on_hub(name: str) -> bool:
+    try:
+        check_name(name)
+    except InputError:
+        return False
+    return not name.endswith(SUFFIXES)
 
 
 def default_device() -> torch.device:

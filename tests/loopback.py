@@ -32,6 +32,7 @@ import yaml
 from huggingface_hub import constants, utils
 
 LARGE = 1 << 20  # bytes, above which a file goes by LFS
+LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-nc-4.0", "other", "unknown")
 WHEN = "2026-01-01T00:00:00.000Z"
 PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 
@@ -140,6 +141,7 @@ class LoopbackHub:
         self.accounts = dict(accounts or {})
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.uploads: dict[str, bytes] = {}
+        self.raw: dict[str, bytes] = {}  # files of other sites, at /raw/NAME
         self.requests: list[str] = []
         self.sent = 0  # bytes of bodies
         self.piece, self.pause = 1 << 16, 0.02  # bytes of a slow answer; seconds after each
@@ -218,6 +220,8 @@ ROUTES = (
     ("POST", rf"/api/{REPO}/preupload/(?P<revision>[^/]+)", "preupload"),
     ("POST", rf"/api/{REPO}/commit/(?P<revision>[^/]+)", "commit"),
     ("POST", rf"/api/{REPO}/hardware", "hardware"),
+    ("GET", r"/api/models", "list_models"),
+    ("GET", r"/raw/(?P<name>.+)", "raw"),
     ("GET", rf"/api/{REPO}/refs", "refs"),
     ("GET", rf"/api/{REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", "tree"),
     ("GET", rf"/api/{REPO}(?:/revision/(?P<revision>[^/]+))?", "info"),
@@ -226,6 +230,40 @@ ROUTES = (
     ("POST", r"/lfs/verify", "verify"),
     ("GET HEAD", rf"{WEB}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
 )
+
+
+def card(files: Mapping[str, bytes]) -> dict[str, Any]:
+    """The metadata at the head of a README.md."""
+    head = re.match(r"---\n(.*?)\n---(\n|$)", files.get("README.md", b"").decode(), re.DOTALL)
+    fields = yaml.safe_load(head[1]) if head else {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def tags_of(fields: Mapping[str, Any]) -> list[str]:
+    """What a repository can be found by."""
+    base = fields.get("base_model")
+    named = {"library_name": "{}", "pipeline_tag": "{}", "license": "license:{}", "base_model": "base_model:{}"}
+    more = [how.format(fields[name]) for name, how in named.items() if fields.get(name)]
+    relation = [f"base_model:{fields.get('base_model_relation', 'finetune')}:{base}"] if base else []
+    return [*fields.get("tags", []), *more, *relation]
+
+
+def faults(fields: Mapping[str, Any], kind: str) -> list[str]:
+    """What the Hub has against a card's metadata, as far as these tests go."""
+    if kind == "space":
+        return [] if "sdk" in fields else ['"sdk" is required']
+    found = []
+    if fields.get("license", "unknown") not in LICENCES:
+        found.append(f'"license" must be one of {LICENCES}')
+    if fields.get("license") == "other" and not re.fullmatch(r"[a-z0-9-.]+", str(fields.get("license_name", ""))):
+        found.append('"license_name" must be lower-case letters, digits, - and .')
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(fields.get("base_model", "a/b"))):
+        found.append('"base_model" must be an id on the Hub')
+    if fields.get("base_model_relation", "finetune") not in ("finetune", "adapter", "merge", "quantized"):
+        found.append('"base_model_relation" is odd')
+    if not all(isinstance(tag, str) for tag in fields.get("tags", [])):
+        found.append('"tags" must be strings')
+    return found
 
 
 class Calls:
@@ -304,7 +342,25 @@ class Calls:
         about = {"id": found.id, "author": found.id.split("/")[0], "sha": commit.oid, "private": found.private}
         more = {"sdk": found.sdk, "runtime": self.runtime(found)} if kind == "space" else {}
         times = {"createdAt": WHEN, "lastModified": WHEN}
-        return json_answer({**about, **times, "gated": found.gated, "tags": [], "siblings": siblings, **more})
+        tags = tags_of(card(commit.files))
+        return json_answer({**about, **times, "gated": found.gated, "tags": tags, "siblings": siblings, **more})
+
+    def list_models(self) -> Answer:
+        wanted = self.request.query.get("filter", [])
+        account = self.account() if self.request.headers.get("authorization") else None
+        listed = []
+        for (kind, repo), found in self.hub.repositories.items():
+            mine = account is not None and repo.split("/")[0] in (account.name, *account.organisations)
+            tags = tags_of(card(found.files()))
+            if kind == "model" and (mine or not found.private) and set(wanted) <= set(tags):
+                listed.append({"id": repo, "tags": tags, "private": found.private, "likes": 0, "lastModified": WHEN})
+        return json_answer(listed)
+
+    def raw(self, name: str) -> Answer:
+        """A file of some other site."""
+        if name not in self.hub.raw:
+            raise RefusedError(404, "Not Found")
+        return Answer(200, self.hub.raw[name], {"Content-Type": "text/plain"})
 
     def refs(self, kind: str, repo: str) -> Answer:
         listed = {"branches": [], "converts": [], "tags": [], "pullRequests": []}
@@ -353,16 +409,14 @@ class Calls:
 
     def validate(self) -> Answer:
         wanted = self.request.json()
-        head = re.match(r"---\n(.*?)\n---(\n|$)", wanted["content"], re.DOTALL)
         try:
-            card = yaml.safe_load(head[1]) if head else {}
+            fields = card({"README.md": wanted["content"].encode()})
         except yaml.YAMLError as error:
-            card, errors = {}, [{"message": str(error)}]
+            errors = [str(error)]
         else:
-            errors = [{"message": f'"{name}" is required'} for name in ("sdk",) if name not in card]
-        if wanted["repoType"] == "space" and errors:
-            return json_answer({"errors": errors, "warnings": []}, 400)
-        return json_answer({"errors": [], "warnings": []})
+            errors = faults(fields, wanted["repoType"])
+        said = {"errors": [{"message": error} for error in errors], "warnings": []}
+        return json_answer(said, 400 if errors else 200)
 
     def preupload(self, kind: str, repo: str, revision: str) -> Answer:
         found = self.find(kind, repo, writing=not self.request.flag("create_pr"))

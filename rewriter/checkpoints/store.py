@@ -7,13 +7,15 @@ they cannot: the clamp, the fingerprint, and whose they are.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from rewriter.checkpoints.catalogue import ADVICE, vouched
-from rewriter.checkpoints.convert import convert
+from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
@@ -22,7 +24,7 @@ from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FORMAT, VERSION = "rewriter-generator", 1
+FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules beside the weights, or no weights
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
@@ -41,12 +43,27 @@ def save(generator: Generator, folder: str | Path) -> None:
     folder = Path(folder)
     write_weights(generator, folder / WEIGHTS)
     with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config(generator), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(written(config(generator)), encoding="utf-8")
+
+
+def export(generator: Generator, path: str | Path, layout: str) -> None:
+    """Write a generator's weights as a .pt file that other people's tools read; read back, it is the same.
+
+    Raises:
+        InputError: a layout that this architecture does not have, or a place that cannot be written to.
+    """
+    state: dict[str, Any] = rewrite_as(generator, layout)
+    if layout == "rosinality":
+        clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
+        stated = {} if clamp is None else {"conv_clamp": clamp}
+        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
-    about: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": generator.name}
+    about: dict[str, Any] = {"format": FORMAT, "version": VERSIONS[0], "name": generator.name}
     about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
     about |= _clamps(generator)
     return {
@@ -57,32 +74,52 @@ def config(generator: Generator) -> dict[str, Any]:
     }
 
 
+def written(about: dict[str, Any]) -> str:
+    """A config as its file has it."""
+    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+
+
+def check(about: Any, path: Path) -> None:
+    """Raise InputError unless what a file holds is a config that we know how to read."""
+    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") not in VERSIONS:
+        raise InputError(f"{path} is not the config of a generator of version {VERSIONS[-1]}: update this package")
+
+
 def load(folder: str | Path) -> Generator:
-    """Read what `save` wrote.
+    """Read what `save` wrote: weights and config; rules that lie beside them are `published.rules_in`'s.
 
     Raises:
         InputError: no such folder, a file that is damaged, or weights that are not those that the config was made for.
     """
     folder = Path(folder)
     about = read_json(folder / CONFIG, limit=1 << 20)
-    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
-        raise InputError(
-            f"{folder / CONFIG} is not the config of a generator of version {VERSION}: update this package"
-        )
+    check(about, folder / CONFIG)
     state, options = read_checkpoint(folder / WEIGHTS)
-    name, origin, layers = about.get("name"), about.get("origin"), about.get("layers")
-    if not isinstance(name, str) or not isinstance(origin, dict) or not isinstance(layers, dict):
-        raise InputError(f"{folder / CONFIG} lacks name, origin or layers: save the generator again")
-    generator = convert(state, name="".join(filter(str.isprintable, name))[:80], **options)
+    generator = convert(state, name=_name(about), **options)
     if generator.fingerprint != about.get("fingerprint"):
         said = str(about.get("fingerprint"))[:12]
         raise InputError(
             f"{folder / WEIGHTS} is not what the config was made for: expected the fingerprint {said}, "
             f"found {generator.fingerprint[:12]}: fetch both again"
         )
+    describe(generator, about)
+    return generator
+
+
+def describe(generator: Generator, about: Mapping[str, Any]) -> None:
+    """Note what a config says of a generator's origin and of where to begin; InputError if it lacks them."""
+    origin, layers = about.get("origin"), about.get("layers")
+    if not isinstance(origin, dict) or not isinstance(layers, dict):
+        raise InputError(f"the {CONFIG} of {generator.name} lacks origin or layers: save the generator again")
     generator.origin = vouched(origin)
     generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}
-    return generator
+
+
+def _name(about: Mapping[str, Any]) -> str:
+    name = about.get("name")
+    if not isinstance(name, str):
+        raise InputError(f"{CONFIG} lacks name: save the generator again")
+    return "".join(filter(str.isprintable, name))[:80]
 
 
 def architecture(generator: Generator) -> str:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import Entry, catalogue
-from rewriter.checkpoints.convert import rewrite_as
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
 from rewriter.cli.common import Json, load, rule_for, say
 from rewriter.errors import InputError
-from rewriter.files import check_writable, replacing
+from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.hub import BUILT_IN, SUFFIXES
@@ -96,13 +94,8 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
     if layout is None:
         (store.write_weights if _is_file(out) else store.save)(model, out)
         return []
-    state: dict[str, Any] = rewrite_as(model, layout)
+    store.export(model, out, layout)
     clamp = model.config.conv_clamp if isinstance(model, StyleGAN2) else None
-    stated = {} if clamp is None else {"conv_clamp": clamp}
-    if layout == "rosinality":
-        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}  # read back, it is the same
-    with replacing(out) as temporary:
-        torch.save(state, temporary)
     if clamp is None:
         return []
     if layout == "nvidia":
