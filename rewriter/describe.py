@@ -135,6 +135,17 @@ def _edit(edit: Edit) -> tuple[dict[str, Any], str]:
     return data, "\n".join(words)
 
 
+def _in_short(rule: Rule) -> list[str]:
+    """A rule's title and place, and what it did."""
+    title = rule.edit.get("title") or rule.layer
+    off = "" if rule.on else ", switched off"
+    return [f"{title}: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}", *_measured(rule)]
+
+
+def _measured(rule: Rule) -> list[str]:
+    return effect_in_words("", rule).split("\n")[1:]
+
+
 def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
     weights = sum(p.numel() for p in generator.parameters())
     layers = [
@@ -150,6 +161,7 @@ def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
         "fingerprint": generator.fingerprint,
         "origin": dict(generator.origin),
         "start": dict(generator.advice),
+        "rules": [_rule(rule)[0] for rule in generator.rules if isinstance(rule, Rule)],
         "layers": layers,
     }
     lines = [f"{generator.name}: {data['architecture']}, {generator.resolution} px, {weights:,} weights"]
@@ -161,6 +173,8 @@ def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
         lines.append(f"  licence {origin['licence']['id']}, {origin['licence']['link']}")
     if "rules" in origin:
         lines.append(f"  rules in its weights: {', '.join(rule['title'] or rule['layer'] for rule in origin['rules'])}")
+    for rule in (rule for rule in generator.rules if isinstance(rule, Rule)):
+        lines += [f"  rewritten: {line}" if not i else f"  {line}" for i, line in enumerate(_in_short(rule))]
     if generator.advice:
         lines.append(f"  begin at {', '.join(f'{layer} for {good}' for good, layer in generator.advice.items())}")
     lines += [f"  {i['layer']:8} {i['in']:4} → {i['out']:4} channels, {i['keys']}² → {i['values']}²" for i in layers]

@@ -267,7 +267,7 @@ def _licensed(generator: Generator, licence: str) -> Generator:
         raise InputError(f"licence {licence!r} is none of {', '.join(licences.ON_HUB)}")
     stated = generator.rewritten([])
     stated.origin = {**generator.origin, "licence": {"id": licence, "link": f"https://spdx.org/licenses/{licence}"}}
-    stated.advice = generator.advice
+    stated.advice = dict(generator.advice)
     return stated
 
 
@@ -293,7 +293,7 @@ def _saved(rule: Rule) -> bytes:
 def _pictures(generator: Generator, rules: Sequence[Named], on_step: Callable[[int, int], object]) -> dict[str, bytes]:
     """Before and after: of all rules together, and of each with those before it on both sides."""
     slow = generator.device.type == "cpu" and generator.operations > SLOW
-    hits, limit = (4, 64) if slow else (12, 2000)
+    hits, limit = (4, 64) if slow else (12, 384)
     steps, made = len(rules) + 1, {}
     every = [one.rule.to(generator.device) for one in rules]
     psi = next((float(rule.edit["truncation"]) for rule in every if "truncation" in rule.edit), 1.0)

@@ -12,6 +12,7 @@ import typer
 from rewriter.checkpoints.catalogue import VARIABLE
 from rewriter.cli import draw, models, share, study
 from rewriter.cli.evaluate import EPILOG, evaluate
+from rewriter.cli.publish import publish
 from rewriter.errors import RewriterError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.command()(study.benchmark)
 app.command(epilog=EPILOG)(evaluate)
 app.command()(models.generators)
 app.command()(models.convert)
+app.command()(publish)
 app.command()(share.demo)
 app.command()(share.deploy)
 

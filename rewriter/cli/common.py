@@ -24,7 +24,7 @@ from rewriter.rule import Rule
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 GeneratorName = Annotated[
-    str, typer.Option(help="A name that `rewriter generators` lists, or the path of a checkpoint or of a folder.")
+    str, typer.Option(help="A name that `rewriter generators` lists, USER/NAME on the Hub, or a checkpoint's path.")
 ]
 EditGenerator = Annotated[str | None, typer.Option("--generator", help="Default: the one that the edit names.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: what accelerate finds.")]
@@ -86,6 +86,11 @@ def rule_for(path: Path, model: Generator) -> Rule:
     rule = Rule.load(path).to(model.device)
     rule.check(model)
     return rule
+
+
+def carried(model: Generator) -> list[Rule]:
+    """The rules that a published generator brings along."""
+    return [rule for rule in model.rules if isinstance(rule, Rule)]
 
 
 def check_truncation(truncation: float) -> None:

@@ -17,6 +17,7 @@ from rewriter.cli.common import (
     Job,
     Json,
     Truncation,
+    carried,
     check_truncation,
     edits_of,
     generator_of,
@@ -62,7 +63,7 @@ def sample(
     wanted = parse_seeds(seeds or "0-23", most=400)
     check_writable(target / collection.MANIFEST if count is not None else target)
     model = load(generator, device, as_json)
-    model.rules = tuple(rule_for(path, model) for path in rule or [])
+    model.rules = (*model.rules, *(rule_for(path, model) for path in rule or []))
     if count is not None:
         with progress(as_json) as job:
             plan = collection.Collection(target, first, count, truncation=truncation, pairs=pairs)
@@ -113,7 +114,8 @@ def apply(
     for _, edit in requests:
         check(model, edit)
     with progress(as_json) as job:
-        rules = _replay(model, requests, rule_files, job)
+        earlier = carried(model)
+        rules = _replay(model, requests, earlier, rule_files, job)
         if save_model is not None:
             write_weights(model.rewritten(rules), save_model)
         title, psi = " + ".join(edits), requests[0][1].truncation
@@ -121,11 +123,12 @@ def apply(
     session = Rewriter(model, truncation=psi, rules=rules)
     if save_session is not None:
         session.save(save_session)
-    results = [_result(name, model, rule, out) for (name, _), rule in zip(requests, rules, strict=True)]
+    made = [(name, rule) for (name, _), rule in zip(requests, rules[len(earlier) :], strict=True)]
+    results = [_result(name, model, rule, out) for name, rule in made]
     remarks = session.remarks()
     report: dict[str, Any] = {**results[-1], "remarks": remarks}
     report |= {"edits": results} if len(results) > 1 else {}
-    words = [describe.effect_in_words(name, rule) for (name, _), rule in zip(requests, rules, strict=True)]
+    words = [describe.effect_in_words(name, rule) for name, rule in made]
     say(as_json, report, "\n".join([*words, *remarks, f"{shown} pictures before and after: {out}"]))
 
 
@@ -174,9 +177,11 @@ def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:
         check_writable(path)
 
 
-def _replay(model: Generator, requests: Sequence[tuple[str, Edit]], files: Sequence[Path], job: Job) -> list[Rule]:
-    """The edits one after the other; each rule is written as soon as it is made."""
-    rules: list[Rule] = []
+def _replay(
+    model: Generator, requests: Sequence[tuple[str, Edit]], earlier: Sequence[Rule], files: Sequence[Path], job: Job
+) -> list[Rule]:
+    """The edits one after the other, on top of earlier rules; each rule is written as soon as it is made."""
+    rules = list(earlier)
     statistics = Statistics(model, truncation=requests[0][1].truncation)
     for i, (name, edit) in enumerate(requests):
         solving, measuring = job(f"{name}: solving"), job(f"{name}: statistics of {edit.layer}")

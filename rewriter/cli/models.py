@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,32 +12,56 @@ from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import Entry, catalogue
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
-from rewriter.cli.common import Json, load, rule_for, say
+from rewriter.cli.common import Json, carried, load, rule_for, say
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.hub import BUILT_IN, SUFFIXES
+from rewriter.published import listed
 from rewriter.rule import Rule
 
 OTHERS = (".pt", ".pth", ".bin")
 
 
-def generators(as_json: Json = False) -> None:
+def generators(
+    published: Annotated[
+        bool, typer.Option("--published", help="List rewritten ones on the Hub instead: those with our tag.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """List the generators that --generator takes by name: size, licence, whether they are on this machine.
 
     A catalogue of your own, in the form of checkpoints.json, adds to them: --catalogue FILE, or REWRITER_CATALOGUE.
     """
+    if published:
+        _published(as_json)
+        return
     rows = [_row(entry) for entry in catalogue().values()]
     columns = ("id", "title", "resolution", "size", "here", "licence")
-    shown = [[_cell(name, row[name]) for name in columns] for row in rows]
-    widths = [max(len(line[i]) for line in [columns, *shown]) for i in range(len(columns))]
-    lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in shown]
-    head = "  ".join(f"{name:{width}}" for name, width in zip(columns, widths, strict=True)).rstrip()
+    head, *lines = _table(columns, [[_cell(name, row[name]) for name in columns] for row in rows])
     notes = [f"  {row['id']}: {row['note']}" for row in rows if row["note"] and row["repository"]]
     own = "“yourself”: on no Hub repository; get the file from its authors and give its path"
     hint = "Draw with one:  rewriter sample --generator church   (downloads it once)"
     say(as_json, {"generators": rows}, "\n".join([head, *lines, "", *notes, f"  {own}", "", hint]))
+
+
+def _published(as_json: bool) -> None:
+    found = [vars(each) for each in listed()]
+    columns = ("repo_id", "base", "modified", "likes")
+    lines = _table(columns, [[str(row[name]) for name in columns] for row in found])
+    hint = "Draw with one:  rewriter sample --generator USER/NAME"
+    none = "Nobody has published one yet, or none for everybody: be the first, rewriter publish --help"
+    say(as_json, {"published": found}, "\n".join([*lines, "", hint]) if found else none)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of cells as wide as their columns."""
+    widths = [max(len(line[i]) for line in [columns, *rows]) for i in range(len(columns))]
+    return [
+        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [columns, *rows]
+    ]
 
 
 def convert(
@@ -61,7 +86,7 @@ def convert(
     model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
     if Path(source).is_file() and "sha256" not in model.origin:
         model.origin = {**model.origin, "sha256": hash_of(Path(source))}
-    rules = [rule_for(path, model) for path in rule or []]
+    rules = [*carried(model), *(rule_for(path, model) for path in rule or [])]
     made = model.rewritten(rules) if rules else model
     if rules:  # whoever passes it on has to say what was changed
         earlier = model.origin.get("rules")

@@ -1,0 +1,110 @@
+"""The command that publishes a rewritten generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from rewriter import publishing
+from rewriter.cli.common import Device, Json, carried, load, progress, say
+from rewriter.describe import kind_of
+from rewriter.errors import InputError
+from rewriter.history import FORMAT, History
+from rewriter.publishing import Draft
+from rewriter.remote import check_name, connect
+from rewriter.rule import Rule
+
+
+def publish(
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Your account or organisation, and a name.")],
+    rules: Annotated[list[Path], typer.Argument(metavar="RULES …", help="Rule files in order, or a saved session.")],
+    generator: Annotated[
+        str | None, typer.Option(help="The base; default: the one that the rules were made on.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the card; default: the rules' titles.")] = "",
+    description: Annotated[str, typer.Option(help="A paragraph for the card; plain text.")] = "",
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Who sees a new one. Private unless said otherwise."),
+    ] = None,
+    rules_only: Annotated[
+        bool, typer.Option("--rules-only", help="Tens of kilobytes; the base is fetched from where it lives.")
+    ] = False,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(help="Folded weights too: rosinality, nvidia, genforce or gandissect; repeatable."),
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Of a base whose licence is not known: its id on the Hub.")] = "",
+    pr: Annotated[bool, typer.Option("--pr", help="Propose it to a repository that you may not write to.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write it into this folder instead: to look at it first.")] = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a rewritten generator on Hugging Face, with a card and pictures; anybody loads it with one line.
+
+    Everything goes there in one commit: either all of it arrives, or nothing does, and running it again is always
+    safe. The base keeps its licence, which is on the card. Make rules with `rewriter apply … --save-rule FILE`; load
+    what you published with rewriter.load_generator("USER/NAME"), or name it wherever --generator takes a name.
+
+    Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your repositories.
+    """
+    check_name(name)
+    api = None if out else connect()
+    found = _rules(rules)
+    model = load(generator or _base_of(found), device, as_json)
+    with progress(as_json) as job:
+        made = publishing.draft(
+            model,
+            [*carried(model), *(rule.to(model.device) for rule in found)],
+            name,
+            title=title,
+            description=description,
+            weights=not rules_only,
+            export=export or (),
+            licence=licence,
+            on_step=job("pictures"),
+        )
+    total = sum(made.sizes.values())
+    listed = "\n".join(f"{size:12,}  {path}" for path, size in made.sizes.items())
+    if api is None:
+        assert out is not None
+        made.save(out)
+        words = f"{listed}\n{total:12,}  bytes in {out}; its card is {out / 'README.md'}"
+        say(as_json, {"name": name, "out": str(out), "files": dict(made.sizes)}, words)
+        return
+    disable_progress_bars()
+    logging.set_verbosity_error()  # its retries are many lines
+    done = publishing.send(
+        made, api, private=private, create_pr=pr, on_step=lambda words: typer.echo(f"{words} …", err=True)
+    )
+    data = {"name": name, **vars(done), "files": dict(made.sizes)}
+    say(as_json, data, f"{listed}\n{_said(made, done)}:\n{done.url}")
+
+
+def _said(made: Draft, done: publishing.Published) -> str:
+    if done.proposed:
+        return f"{made.repo_id}: proposed"
+    return f"{made.repo_id} is {'published' if done.created or done.changed else 'as it was: nothing is new'}"
+
+
+def _rules(files: list[Path]) -> list[Rule]:
+    found: list[Rule] = []
+    for path in files:
+        if path.suffix == ".safetensors" and path.is_file() and kind_of(path) == FORMAT:
+            found += History.load(path).present.rules
+        else:
+            found.append(Rule.load(path))
+    if not found:
+        raise InputError("there is no rule in this: execute an edit first (rewriter apply EDIT --save-rule FILE)")
+    return found
+
+
+def _base_of(rules: list[Rule]) -> str:
+    named = next((str(rule.edit["generator"]) for rule in rules if rule.edit.get("generator")), "")
+    if not named:
+        raise InputError("the rules do not say which generator they were made on: name it with --generator")
+    return named

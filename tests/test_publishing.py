@@ -1,0 +1,547 @@
+"""Published generators, against a loopback Hub with the unmodified client: there, back again, and every trouble."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import count
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants, utils
+from loopback import Account, Answer, LoopbackHub
+from markdown_it import MarkdownIt
+
+import rewriter
+from rewriter import card, licences, published, publishing, townscape
+from rewriter.checkpoints import store
+from rewriter.checkpoints.convert import convert
+from rewriter.cli import main
+from rewriter.errors import InputError
+from rewriter.licences import Text
+from rewriter.rule import Effect, Rule
+
+TOKEN, READER, BOB = "hf_ada_may_write", "hf_ada_may_read", "hf_bob"
+NAME, KEY = "ada/spires", ("model", "ada/spires")
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own, at each upload
+ACCOUNTS = {TOKEN: Account("ada", ("guild",)), READER: Account("ada", write=False), BOB: Account("bob")}
+NASTY = "a]( b) <script>alert(1)</script> ![x](http://e.org/x.png) www.e.org\u202e | # `{{x}}` --- &amp; @ada **b**"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with LoopbackHub(ACCOUNTS) as hub:
+        hub.adopt(monkeypatch, tmp_path, TOKEN)
+        yield hub
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command in this process: its status, its output, its errors; the token is in neither."""
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        said = capsys.readouterr()
+        assert TOKEN not in said.out + said.err and "Traceback" not in said.err
+        return status, said.out, said.err
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def town(untouched):
+    """The built-in generator, with its origin."""
+    return untouched(rewriter.load_generator("townscape", device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def rules(town, change):
+    """Two rules of the built-in generator: a strong one, and a weak one that is switched off."""
+    edit = json.loads(townscape.examples()["dome-to-spire"].read_text())
+    effect = Effect(0.3, 0.75, 0.66, 0.38, 48, 1122, 2.4, 0.53, 0.7)
+    made = []
+    for layer, title in (("layer8", "dome to spire"), ("layer5", "Trees & more")):
+        low = change(town, layer)
+        own = {"edit": {**edit, "title": title, "layer": layer}, "fingerprint": town.fingerprint, "effect": effect}
+        made.append(Rule(layer, low.delta, low.directions, **own))
+    return [made[0].at(0.8), Rule(**{**vars(made[1]), "on": False})]
+
+
+@pytest.fixture(scope="session")
+def drafted(town, rules):
+    return publishing.draft(town, rules, NAME, description="Spires.\n\nEverywhere.")
+
+
+def sent(hub, drafted, token=TOKEN, **options):
+    return publishing.send(drafted, publishing.connect(token, endpoint=hub.url), **options)
+
+
+def complete(repository, drafted):
+    """Whether all of the draft is there, and nothing else in our folders."""
+    files = {path: data for path, data in repository.files().items() if path not in (".gitattributes", store.WEIGHTS)}
+    return files == dict(drafted.files) and (store.WEIGHTS in repository.files()) == bool(drafted.later)
+
+
+# --- what goes there ---
+
+
+def test_one_commit_of_card_licence_config_rules_edits_and_pictures(hub, drafted):
+    done = sent(hub, drafted)
+    made = hub.repositories[KEY]
+    assert complete(made, drafted) and made.private and done.created and done.changed
+    assert len(made.commits) == 2 and done.commit == made.at().oid and done.url == f"{hub.url}/{NAME}"
+    assert set(drafted.files) == {
+        *("README.md", "LICENSE", "config.json", "comparison.png"),
+        *(f"rules/{slug}.safetensors" for slug in ("1-dome-to-spire", "2-trees-more")),
+        *(f"edits/{slug}.json" for slug in ("1-dome-to-spire", "2-trees-more")),
+        *(f"pictures/{slug}.png" for slug in ("1-dome-to-spire", "2-trees-more")),
+    }
+    assert all(drafted.files[path][:4] == b"\x89PNG" for path in drafted.files if path.endswith(".png"))
+    assert drafted.sizes[store.WEIGHTS] == pytest.approx(len(made.files()[store.WEIGHTS]), rel=0.01)
+
+
+def test_loaded_in_a_fresh_process_it_draws_the_same_to_the_bit(hub, town, rules, drafted, tmp_path):
+    sent(hub, drafted, private=False)
+    lines = re.search(r"```python\n(.*?)```", drafted.card, re.DOTALL)[1]
+    code = f"{lines}\nimport torch\ntorch.save([pictures, [(r.on, r.strength) for r in generator.rules]], 'drawn.pt')"
+    environment = {**os.environ, **hub.environment(), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, check=True)
+    pictures, states = torch.load(tmp_path / "drawn.pt", weights_only=True)
+    assert states == [(True, 0.8), (False, 1.0)]
+    assert torch.equal(pictures, town.sample(range(8), rules=rules))
+    assert not torch.equal(pictures, town.sample(range(8)))
+
+
+def test_rules_alone_are_small_and_find_their_base(hub, town, rules):
+    made = publishing.draft(town, rules[:1], NAME, weights=False)
+    assert sum(made.sizes[path] for path in made.sizes if not path.endswith(".png")) < 60_000 and not made.later
+    sent(hub, made)
+    loaded = rewriter.load_generator(NAME, device="cpu")
+    assert torch.equal(loaded.sample([3]), town.sample([3], rules=rules[:1])) and loaded.origin["id"] == "townscape"
+    assert not any("model.safetensors" in request for request in hub.requests)
+
+
+@pytest.mark.parametrize("kind", ["stylegan", "proggan"])
+def test_both_kinds_come_back_folded_layouts_too(hub, request, kind, change, tmp_path):
+    base = convert(dict(request.getfixturevalue(kind).state_dict()), name=kind)
+    layers = list(base.layers)[1:4:2]
+    rules = [Rule(layer, *vars_of(change(base, layer)), fingerprint=base.fingerprint) for layer in layers]
+    layouts = ("rosinality", "nvidia") if kind == "stylegan" else ("gandissect", "genforce")
+    made = publishing.draft(base, rules, NAME, export=layouts, licence="mit")
+    sent(hub, made)
+    loaded = rewriter.load_generator(NAME, device="cpu")
+    wanted = base.sample(range(3), rules=rules)
+    assert torch.equal(loaded.sample(range(3)), wanted)
+    assert torch.equal(loaded.sample(range(3), rules=[]), base.sample(range(3)))
+    for layout in layouts:
+        file = tmp_path / f"{layout}.pt"
+        file.write_bytes(hub.repositories[KEY].files()[f"exported/{layout}.pt"])
+        folded = rewriter.load_generator(str(file), device="cpu").sample(range(3))
+        seen = [pictures.clamp(-1, 1) for pictures in (folded, wanted)]  # some layouts cut at white, as screens do
+        assert (seen[0] - seen[1]).abs().max() < 1e-5
+    assert "licence: [mit]" in made.card and ModelCard(made.card).data.license == "mit"
+
+
+def vars_of(low):
+    return low.delta, low.directions
+
+
+def test_a_base_of_the_catalogue_is_named_fetched_and_keeps_its_licence(shelf, change, monkeypatch):
+    shelf.accounts[TOKEN] = Account("ada")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    base = rewriter.load_generator("small", device="cpu")
+    low = change(base, "layer4")
+    rule = Rule("layer4", *vars_of(low), fingerprint=base.fingerprint)
+    made = publishing.draft(base, [rule], "ada/rewritten", weights=False)
+    data = ModelCard(made.card).data.to_dict()
+    assert data["base_model"] == "ada/small" and data["base_model_relation"] == "finetune"
+    assert data["license"] == "cc-by-4.0" and card.TAG in data["tags"] and b"cc-by-4.0" in made.files["LICENSE"]
+    assert base.origin["revision"] in made.card and base.fingerprint in made.card and "Ada" in made.card
+    sent(shelf, made, private=False)
+    wanted = base.sample([1, 2], rules=[rule])
+    assert torch.equal(rewriter.load_generator("ada/rewritten", device="cpu").sample([1, 2]), wanted)
+    monkeypatch.delenv("REWRITER_CATALOGUE")  # whose catalogue has no such entry, finds it where the config says
+    other = rewriter.load_generator("ada/rewritten", device="cpu")
+    assert torch.equal(other.sample([1, 2]), wanted) and other.origin["licence"]["id"] == "cc-by-4.0"
+
+
+# --- the card ---
+
+
+def test_the_card_says_what_was_changed_and_the_hub_takes_it(drafted):
+    data = ModelCard(drafted.card).data.to_dict()
+    assert data["license"] == "apache-2.0" and data["library_name"] == "rewriter" and "base_model" not in data
+    assert data["pipeline_tag"] == "unconditional-image-generation" and card.TAG in data["tags"]
+    text = drafted.card
+    for said in (
+        "# dome to spire",
+        "Spires&#46;\n\nEverywhere",
+        "switched off",
+        "strength 0.8",
+        "75% of 1122",
+        "0.66/255",
+    ):
+        assert said in text
+    files = re.findall(r"`((?:rules|edits)/[^`]+?)(?:`|\s)", text) + re.findall(r"\]\(([\w/.-]+\.png)\)", text)
+    assert {re.sub(r"^rewriter apply ", "", file) for file in files} >= {"comparison.png", "pictures/2-trees-more.png"}
+    assert all(file in drafted.files for file in files if "/" in file and " " not in file)
+
+
+@pytest.mark.parametrize("where", ["title", "description", "rule"])
+def test_words_of_strangers_are_words_and_nothing_else(town, rules, where):
+    typed = NASTY.replace("\u202e", "") if where != "rule" else NASTY
+    odd = Rule(**{**vars(rules[0]), "edit": {"title": typed, "truncation": 1.0}})
+    named = card.named([odd if where == "rule" else rules[0]])
+    words = {"title": "t", "description": "d", **({where: typed} if where != "rule" else {})}
+    text = card.write(town, named, NAME, **words, weights=True, exported={}, version="1")
+    plain = card.write(
+        town, card.named([rules[0]]), NAME, title="t", description="d", weights=True, exported={}, version="1"
+    )
+    assert ModelCard(text).data.to_dict() == ModelCard(plain).data.to_dict()
+    assert structure(text) == structure(plain)
+    shown = "".join(token.content for token in flat(text) if token.type == "text")
+    assert "<script>alert(1)</script>" in shown and "http://e.org" in shown and "\u202e" not in text
+
+
+def flat(text):
+    """Every piece of a card's Markdown, as GitHub's flavour reads it."""
+    body = text.split("\n---\n", 1)[1]
+    for token in MarkdownIt("gfm-like", {"linkify": False, "html": True}).parse(body):
+        yield token
+        yield from token.children or ()
+
+
+def structure(text):
+    """What a card has beside words: kinds of its pieces, and where links and pictures lead; ours have any name."""
+    ours = re.compile(r"pictures/1-[a-z0-9-]+\.png")
+    return [
+        (token.type, token.attrs.get("href"), ours.sub("ours", token.attrs.get("src", "")))
+        for token in flat(text)
+        if token.type not in ("text", "softbreak")
+    ]
+
+
+def test_names_of_files_come_from_titles_and_lead_nowhere(rules):
+    titles = ["../../etc/passwd", "", "…", "A" * 300, "x\x00y", "CON", "rules/../../x"]
+    named = card.named([Rule(**{**vars(rules[0]), "edit": {"title": title}}) for title in titles])
+    assert all(published.RULE.fullmatch(f"rules/{each.slug}.safetensors") for each in named)
+    assert len({each.slug for each in named}) == len(titles)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"title": "x" * 81}, "80 characters"),
+        ({"title": "a\nb"}, "one line"),
+        ({"description": "x\x1b[31m"}, "plain text"),
+        ({"description": "x" * 2001}, "2,000"),
+        ({"export": ["pickle"]}, "rosinality"),
+        ({"export": ["gandissect"]}, "rosinality"),
+        ({"licence": "mit"}, "cannot be changed"),
+    ],
+)
+def test_what_cannot_be_drafted_is_said_before_any_work(town, rules, given, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        publishing.draft(town, rules, NAME, **given)
+
+
+def test_no_rules_rules_of_another_and_a_base_nobody_could_fetch(town, stylegan, rules, change):
+    with pytest.raises(InputError, match="no rule"):
+        publishing.draft(town, [], NAME)
+    with pytest.raises(InputError, match="fingerprint"):
+        publishing.draft(stylegan, rules, NAME)
+    own = Rule("layer4", *vars_of(change(stylegan, "layer4")), fingerprint=stylegan.fingerprint)
+    with pytest.raises(InputError, match="with its weights"):
+        publishing.draft(stylegan, [own], NAME, weights=False)
+    unknown = publishing.draft(stylegan, [own], NAME)
+    assert ModelCard(unknown.card).data.license == "unknown" and b"not known" in unknown.files["LICENSE"]
+
+
+# --- licences ---
+
+
+NVIDIA = {"id": "nvidia-source-code-license-nc", "link": "https://nvlabs.github.io/stylegan2/license.html"}
+
+
+def test_a_non_commercial_licence_stays_one_and_its_text_goes_along(hub, town, rules, monkeypatch):
+    text = b"Nvidia Source Code License-NC\n"
+    hub.raw["LICENSE.txt"] = text
+    sha = hashlib.sha256(text).hexdigest()
+    monkeypatch.setitem(licences.TEXTS, NVIDIA["link"], Text(f"{hub.url}/raw/LICENSE.txt", sha))
+    base = town.rewritten([])
+    base.origin = {**town.origin, "id": "church", "licence": NVIDIA, "repository": "a/b", "attribution": "Karras"}
+    for _ in range(2):  # the second time from what was kept
+        made = publishing.draft(base, rules[:1], NAME)
+        assert made.files["LICENSE"] == text
+    assert hub.requests.count("GET /raw/LICENSE.txt") == 1
+    data = ModelCard(made.card).data.to_dict()
+    assert (data["license"], data["license_name"], data["license_link"]) == ("other", NVIDIA["id"], "LICENSE")
+    assert "non-commercial use only" in made.card and data["base_model"] == "a/b"
+
+
+@pytest.mark.parametrize(("text", "said"), [(b"another text", "not the licence's text"), (None, "404")])
+def test_a_licence_that_is_not_what_it_was(hub, monkeypatch, text, said, tmp_path):
+    monkeypatch.setenv("REWRITER_CACHE", str(tmp_path))
+    hub.raw |= {"LICENSE.txt": text} if text else {}
+    monkeypatch.setitem(licences.TEXTS, NVIDIA["link"], Text(f"{hub.url}/raw/LICENSE.txt", "0" * 64))
+    with pytest.raises(InputError, match=said):
+        licences.text_of({"licence": NVIDIA})
+    assert list(tmp_path.rglob("*.txt")) == []
+
+
+def test_the_built_in_generators_licence_is_the_projects():
+    assert b"Apache License" in licences.own()
+
+
+# --- again, elsewhere, with others ---
+
+
+def test_again_is_another_commit_without_what_is_gone(hub, town, rules, drafted):
+    sent(hub, drafted)
+    made = hub.repositories[KEY]
+    assert not sent(hub, drafted).changed and len(made.commits) == 2
+    made.commit({**made.files(), "notes.md": b"mine"}, "by hand")
+    less = publishing.draft(town, rules[1:], NAME, weights=False)
+    done = sent(hub, less)
+    assert done.changed and not done.created and len(made.commits) == 4
+    assert made.files()["notes.md"] == b"mine" and store.WEIGHTS not in made.files()
+    assert {path for path in made.files() if "/" in path} == {path for path in less.files if "/" in path}
+
+
+def test_a_revision_stays_what_it_was(hub, town, rules, drafted):
+    first = sent(hub, drafted)
+    second = sent(hub, publishing.draft(town, [rules[0].at(2.0)], NAME))
+    assert rewriter.load_generator(NAME, revision=first.commit, device="cpu").rules[0].strength == 0.8
+    asked = len(hub.requests)
+    assert len(rewriter.load_generator(NAME, revision=first.commit, device="cpu").rules) == 2
+    assert len(hub.requests) == asked  # a commit that is here is asked for nowhere
+    newest = rewriter.load_generator(NAME, device="cpu")
+    assert newest.rules[0].strength == 2.0 and newest.origin["published"] == f"{NAME}@{second.commit}"
+    with pytest.raises(InputError, match="check the name"):
+        rewriter.load_generator(NAME, revision="nowhere", device="cpu")
+
+
+def test_offline_it_is_what_was_fetched_last(hub, monkeypatch, drafted):
+    sent(hub, drafted)
+    rewriter.load_generator(NAME, device="cpu")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    utils.close_session()
+    assert len(rewriter.load_generator(NAME, device="cpu").rules) == 2
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE"):
+        rewriter.load_generator("ada/never", device="cpu")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    utils.close_session()
+
+
+def test_to_somebody_elses_it_is_a_proposal(hub, drafted):
+    sent(hub, drafted, private=False)
+    made = hub.repositories[KEY]
+    before = made.at().oid
+    other = publishing.Draft(NAME, "other", {**drafted.files, "README.md": b"# mine\n"}, drafted.later, drafted.sizes)
+    with pytest.raises(InputError, match="propose"):
+        sent(hub, other, BOB)
+    done = sent(hub, other, BOB, create_pr=True)
+    assert done.proposed and done.url.endswith("/discussions/1") and made.at().oid == before
+    assert made.files("refs/pr/1")["README.md"] == b"# mine\n"
+    with pytest.raises(InputError, match="without create_pr"):
+        sent(hub, publishing.Draft("ada/none", "x", {}), create_pr=True)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "said"),
+    [
+        ({"model.bin": b"x"}, {}, "taken by another model"),
+        ({"config.json": b"{}", "pytorch_model.bin": b""}, {}, "taken by another model"),
+        ({"config.json": b"{}", "rules/1-x.safetensors": b""}, {"private": True}, "is public"),
+    ],
+)
+def test_a_name_that_is_taken_is_not_written_over(hub, drafted, files, options, said):
+    there = hub.add(*KEY, files)
+    with pytest.raises(InputError, match=said):
+        sent(hub, drafted, **options)
+    assert len(there.commits) == 1
+
+
+@pytest.mark.parametrize("name", ["spires", "../x", "ada/../bob", "ada/x/y", "ada/sp ires", "ada/<b>", "https://x/y"])
+def test_a_name_that_is_none(hub, town, rules, name):
+    with pytest.raises(InputError, match="USER/NAME"):
+        rewriter.publish(town, rules, name)
+    with pytest.raises(InputError):
+        rewriter.load_generator(name)
+    assert hub.requests == []
+
+
+# --- every trouble ---
+
+
+@pytest.mark.parametrize(
+    ("path", "fault", "said"),
+    [
+        ("/create", 402, "paid plan"),
+        ("/create", 403, "of your own account"),
+        ("/validate-yaml", Answer(400, b'{"errors": [{"message": "license is odd"}]}'), "license is odd"),
+        ("/lfs/", 403, "may not write"),
+        ("/commit/", 413, "rules only"),
+        ("/commit/", 409, "try again"),
+        ("/commit/", Answer(403, b'{"error": "not with hf_ada_may_write"}'), "not with ***"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_clear_line(hub, drafted, path, fault, said):
+    hub.fault = lambda n, request: fault if path in request.path else None
+    with pytest.raises(InputError, match=re.escape(said)) as raised:
+        sent(hub, drafted)
+    assert TOKEN not in str(raised.value)
+    assert KEY not in hub.repositories or len(hub.repositories[KEY].commits) == 1
+
+
+@pytest.mark.parametrize(("times", "ended"), [(2, "published"), (3, "412")])
+def test_a_race_is_tried_again_on_top_and_then_reported(hub, drafted, times, ended):
+    there, raced = hub.add(*KEY, {"config.json": b"{}", "rules/1-old.safetensors": b""}), []
+
+    def race(n, request):
+        if "/commit/" in request.path and len(raced) < times:
+            raced.append(there.commit({**there.files(), "notes.md": b"%d" % len(raced)}, "theirs"))
+
+    hub.fault = race
+    if ended == "412":
+        with pytest.raises(InputError, match="412"):
+            sent(hub, drafted)
+        assert there.at() == raced[-1]
+    else:
+        assert sent(hub, drafted).changed and there.files()["notes.md"] == b"1"
+        assert len(there.commits) == 4 and there.files()["config.json"] == drafted.files["config.json"]
+
+
+@pytest.mark.parametrize("fault", [500, "cut", "lost", "always"])
+def test_trouble_at_any_request_leaves_all_or_nothing_and_is_made_good_by_trying_again(hub, drafted, fault):
+    for first in count(1):
+        hub.repositories.clear(), hub.uploads.clear(), hub.requests.clear()
+        hub.fault = lambda n, request, first=first: (
+            "cut" if fault == "always" and n >= first else fault if n == first else None
+        )
+        try:
+            done = sent(hub, drafted)
+        except InputError as error:
+            done = None
+            assert TOKEN not in str(error) and "again" in str(error)
+        there = hub.repositories.get(KEY)
+        if len(hub.requests) < first:
+            break
+        assert there is None or len(there.commits) == 1 or (len(there.commits) == 2 and complete(there, drafted))
+        assert done is None or complete(there, drafted)
+        hub.fault = lambda n, request: None
+        sent(hub, drafted)
+        assert complete(hub.repositories[KEY], drafted) and len(hub.repositories[KEY].commits) == 2
+    assert first == 10  # the nine requests of a first time, each of them in trouble once
+
+
+# --- repositories of strangers ---
+
+
+def hostile(drafted, **config):
+    about = json.loads(drafted.files["config.json"])
+    return {**drafted.files, "config.json": json.dumps({**about, **config}).encode()}
+
+
+BASE = {"id": "x", "repository": "e/vil", "file": "x.pt", "revision": "0" * 40, "size": None, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"rules": ["../../../x.safetensors"]}, "no file of rules"),
+        ({"rules": ["/etc/passwd"]}, "no file of rules"),
+        ({"rules": [{"file": "x"}]}, "no file of rules"),
+        ({"rules": []}, "1 to 64"),
+        ({"rules": ["rules/1-dome-to-spire.safetensors"] * 65}, "1 to 64"),
+        ({"rules": ["rules/9-none.safetensors"]}, "not there any more"),
+        ({"format": "other"}, "update this package"),
+        ({"version": 3}, "update this package"),
+        ({"fingerprint": "0" * 64}, "fetch both again"),
+        ({"fingerprint": None}, "no fingerprint"),
+        ({"base": {**BASE, "clamp": None, "repository": None}}, "no repository"),
+        ({"base": {**BASE, "clamp": None, "file": "../../x"}}, "below its repository"),
+        ({"base": {**BASE, "clamp": None, "revision": "main"}}, "40 hexadecimal"),
+        ({"base": {**BASE, "clamp": None, "sha256": None}}, "lacks revision or sha256"),
+        ({"base": "townscape"}, "not an object"),
+    ],
+)
+def test_a_config_of_a_stranger_is_refused_by_name(hub, town, drafted, config, said):
+    weights = {store.WEIGHTS: townscape.WEIGHTS.read_bytes()}
+    hub.add("model", "eve/odd", {**hostile(drafted, **config), **weights})
+    with pytest.raises(InputError, match=said):
+        rewriter.load_generator("eve/odd", device="cpu")
+
+
+def test_files_too_large_rules_of_another_base_and_what_is_no_generator(hub, drafted, town):
+    hub.add("model", "eve/large", {"config.json": b" " * (published.CONFIG_LIMIT + 1)})
+    with pytest.raises(InputError, match="at most 1 MB"):
+        rewriter.load_generator("eve/large", device="cpu")
+    about = {"base": {**BASE, "id": "townscape", "repository": None, "revision": None, "sha256": None, "clamp": None}}
+    rule = drafted.files["rules/1-dome-to-spire.safetensors"].replace(town.fingerprint.encode(), b"0" * 64)
+    hub.add("model", "eve/rule", {**hostile(drafted, **about), "rules/1-dome-to-spire.safetensors": rule})
+    with pytest.raises(InputError, match="another generator"):
+        rewriter.load_generator("eve/rule", device="cpu")
+    hub.add("model", "eve/other", {"README.md": b"# x"})
+    with pytest.raises(InputError, match="no generator of ours"):
+        rewriter.load_generator("eve/other", device="cpu")
+    hub.add("model", "eve/secret", dict(drafted.files), private=True)
+    with pytest.raises(InputError, match="check the name"):
+        rewriter.load_generator("eve/secret", device="cpu")
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def rule_file(rules, tmp_path):
+    rules[0].save(tmp_path / "spire.safetensors")
+    return tmp_path / "spire.safetensors"
+
+
+def test_published_listed_drawn_inspected_and_published_further(hub, run, rule_file, rules, tmp_path, town):
+    status, out, err = run("publish", NAME, rule_file, "--public", "--json", "--rules-only")
+    assert status == 0 and json.loads(out)["url"] == f"{hub.url}/{NAME}" and "sending" in err
+    assert not hub.repositories[KEY].private
+    assert f"{NAME}" in run("generators", "--published")[1]
+    assert json.loads(run("generators", "--published", "--json")[1])["published"][0]["base"] == "townscape"
+    assert run("sample", "--generator", NAME, "--seeds", "0-1", "--out", tmp_path / "drawn.png")[0] == 0
+    assert "dome to spire" in run("inspect", NAME)[1]
+    rules[1].save(tmp_path / "more.safetensors")
+    status, out, _ = run("publish", "ada/more", tmp_path / "more.safetensors", "--generator", NAME)
+    assert status == 0 and hub.repositories["model", "ada/more"].private
+    loaded = rewriter.load_generator("ada/more", device="cpu")
+    assert [rule.strength for rule in loaded.rules] == [0.8, 1.0]
+    folder = tmp_path / "folded"
+    assert run("convert", NAME, folder)[0] == 0
+    folded = rewriter.load_generator(str(folder), device="cpu")
+    assert (folded.sample([1]) - town.sample([1], rules=rules[:1])).abs().max() < 1e-4
+
+
+def test_a_session_goes_too_and_a_folder_can_be_looked_at_first(hub, run, rules, town, tmp_path):
+    session = rewriter.Rewriter(town, rules=rules)
+    session.save(tmp_path / "work.safetensors")
+    status, out, _ = run("publish", NAME, tmp_path / "work.safetensors", "--out", tmp_path / "look", "--title", "Mine")
+    assert status == 0 and hub.requests == [] and (tmp_path / "look" / "README.md").read_text().count("# Mine") == 1
+    there = rewriter.load_generator(str(tmp_path / "look"), device="cpu")
+    assert torch.equal(there.sample([2]), town.sample([2], rules=rules))
+
+
+def test_bad_arguments_are_one_line(hub, run, rule_file, tmp_path, monkeypatch):
+    for arguments, said in (
+        (["nobody", rule_file], "USER/NAME"),
+        ([NAME, tmp_path / "none.safetensors"], "cannot read"),
+        (["bob/x", rule_file], "403"),
+        ([NAME, rule_file, "--licence", "mit"], "cannot be changed"),
+    ):
+        status, out, err = run("publish", *arguments)
+        assert status == 2 and said in err.splitlines()[-1] and out == ""
+    monkeypatch.setenv("HF_TOKEN", "")
+    assert "hf auth login" in run("publish", NAME, rule_file)[2]
