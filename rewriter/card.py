@@ -23,6 +23,7 @@ from rewriter.rule import Rule
 LIBRARY = "rewriter"
 INSTALL = "pip install rewriter"
 PAPER = "[Rewriting a Deep Generative Model](https://rewriting.csail.mit.edu/) (Bau, Liu, Wang, Zhu, Torralba, 2020)"
+JOINER, ADDRESS = "\u2060", re.compile(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)")
 ARXIV = "arxiv:2007.15646"
 
 
@@ -50,12 +51,16 @@ def slug(text: str) -> str:
 
 
 def words_only(text: str) -> str:
-    """Somebody's words as Markdown that says just them: all but letters, digits and the plainest marks as entities."""
+    """Somebody's words as Markdown that says just them: all but letters, digits and the plainest marks as entities.
 
-    def plain(c: str) -> str:
-        return c if c.isalnum() or c in " ,;'()" else f"&#{ord(c)};" if c.isprintable() else ""
+    Some readers of Markdown make links of what looks like an address even so: an invisible joiner keeps them from it.
+    """
+    lines = ("".join(filter(str.isprintable, line)).strip() for line in text.split("\n"))
+    return "\n".join("".join(map(_plain, ADDRESS.sub(JOINER, line))) for line in lines)
 
-    return "\n".join("".join(map(plain, line)).strip() for line in text.split("\n"))
+
+def _plain(c: str) -> str:
+    return c if c.isalnum() or c in " ,;'()" else f"&#{ord(c)};"
 
 
 def metadata(generator: Generator) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rewriter.errors import InputError
 from rewriter.files import read_json
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
-from rewriter.remote import check_name
+from rewriter.remote import is_name
 from rewriter.rule import Rule
 
 BUILT_IN = "townscape"
@@ -57,7 +57,7 @@ def load_generator(
     if conv_clamp is not None and not 0 < conv_clamp < math.inf:
         raise InputError(f"conv_clamp is {conv_clamp:g}, expected a number above 0, such as 256")
     known = catalogue()
-    on_hub = name not in known and not os.path.exists(name) and _may_be_on_hub(name)
+    on_hub = name not in known and not os.path.exists(name) and is_name(name) and not name.endswith(SUFFIXES)
     if revision is not None and not on_hub:
         raise InputError(f"{name} has no revisions: leave revision out")
     if conv_clamp is not None and (name == BUILT_IN or on_hub or os.path.isdir(name)):
@@ -92,11 +92,12 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     if not published.is_published(folder):
         return store.load(folder)
     about = published.read(folder)
-    if about.base is None:
+    if about.weights:
         generator = store.load(folder)
     elif about.known is not None:
         generator = load_generator(about.known, device="cpu", on_step=on_step)
     else:
+        assert about.base is not None  # it has been looked for
         state, options = read_checkpoint(fetch(about.base, on_step=on_step))
         generator = convert(state, name=about.base.id, **{**options, "conv_clamp": about.clamp})
         store.describe(generator, read_json(folder / store.CONFIG))
@@ -109,14 +110,6 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     for rule in generator.rules:
         rule.check(generator)
     return generator
-
-
-def _may_be_on_hub(name: str) -> bool:
-    try:
-        check_name(name)
-    except InputError:
-        return False
-    return not name.endswith(SUFFIXES)
 
 
 def default_device() -> torch.device:

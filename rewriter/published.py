@@ -20,6 +20,7 @@ from rewriter.checkpoints.catalogue import CHECKS, Source, catalogue
 from rewriter.checkpoints.download import fetch as fetch_file
 from rewriter.edit import Edit
 from rewriter.errors import InputError
+from rewriter.fields import flag
 from rewriter.files import read_json
 from rewriter.generators.base import Generator
 from rewriter.history import RULES
@@ -43,13 +44,14 @@ OnStep = Callable[[int, int], Any]
 class Config:
     """What config.json says of a published generator.
 
-    rules: files, in order. base: where the weights come from; None: they lie beside it. clamp: of the base's features.
-    fingerprint: of the base.
+    fingerprint: of the base. rules: files, in order. weights: whether the base's weights lie beside them. base: where
+    else these are; None: nowhere. clamp: of the base's features.
     """
 
     name: str
     fingerprint: str
     rules: tuple[str, ...]
+    weights: bool
     base: Source | None = None
     clamp: float | None = None
 
@@ -65,22 +67,19 @@ class Config:
         return next((id for id, each in entries if (each.repository, each.file, each.revision) == place), None)
 
 
-def config(generator: Generator, rules: Sequence[str], base: Mapping[str, Any] | None) -> bytes:
-    """config.json of a generator published with these files of rules; base: of `source_of`, if without weights."""
-    about = store.config(generator) | {"version": store.VERSIONS[1], "rules": list(rules), "base": base}
-    return store.written(about).encode()
-
-
-def source_of(generator: Generator) -> dict[str, Any]:
-    """Where others get a base from.
+def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> bytes:
+    """config.json of a generator published with these files of rules, with its weights or without.
 
     Raises:
-        InputError: nowhere.
+        InputError: without them others could not have it.
     """
     origin = generator.origin
-    if origin.get("id") != BUILT_IN and not (origin.get("repository") and origin.get("sha256")):
+    elsewhere = origin.get("id") == BUILT_IN or (origin.get("repository") and origin.get("sha256"))
+    if not weights and not elsewhere:
         raise InputError(f"others could not fetch {generator.name} from anywhere: publish it with its weights")
-    return {name: origin.get(name) for name in SOURCE}
+    base = {name: origin.get(name) for name in SOURCE} if elsewhere else None
+    about = store.config(generator) | {"version": store.VERSIONS[1], "rules": list(rules)}
+    return store.written({**about, "weights": weights, "base": base}).encode()
 
 
 def is_published(folder: str | Path) -> bool:
@@ -107,7 +106,10 @@ def read(folder: Path) -> Config:
         if not re.fullmatch(r"[0-9a-f]{64}", str(about.get("fingerprint"))):
             raise InputError("it has no fingerprint")
         source, clamp = (None, None) if base is None else _source(base)
-        return Config(str(about.get("name"))[:80], about["fingerprint"], tuple(rules), source, clamp)
+        weights = flag("weights", about.get("weights"))
+        if not weights and source is None:
+            raise InputError("it has neither weights nor base")
+        return Config(str(about.get("name"))[:80], about["fingerprint"], tuple(rules), weights, source, clamp)
     except InputError as error:
         raise InputError(f"{path} cannot be used: {error}") from error
 
@@ -169,7 +171,7 @@ def fetch(
         about = read(folder) if is_published(folder) else None
         for file in about.rules if about else ():
             _get(repo_id, file, commit, RULE_LIMIT, token)
-        if weights and (about is None or about.base is None):
+        if weights and (about is None or about.weights):
             source = Source(id=repo_id, repository=repo_id, file=store.WEIGHTS, revision=commit, size=None, sha256=None)
             fetch_file(source, on_step=on_step)
     return folder, commit

@@ -168,16 +168,15 @@ def draft(
     each = card.named(own)
     title = title.strip() or ", ".join(one.title for one in each)[:TITLE]
     layouts = _layouts(generator, export)
-    source = None if weights else published.source_of(base)
-    files: dict[str, bytes] = {"LICENSE": licences.text_of(base.origin)}
+    listed = [f"rules/{one.slug}.safetensors" for one in each]
+    config = published.config(base, listed, weights=weights)
+    files: dict[str, bytes] = {store.CONFIG: config, "LICENSE": licences.text_of(base.origin)}
     files |= _pictures(base, each, on_step)
     for one in each:
         files[f"rules/{one.slug}.safetensors"] = _saved(one.rule)
         if one.rule.edit:
             edit = Edit.from_json(one.rule.edit).to_json()
             files[f"edits/{one.slug}.json"] = (json.dumps(edit, indent=1, ensure_ascii=False) + "\n").encode()
-    listed = [f"rules/{one.slug}.safetensors" for one in each]
-    files[store.CONFIG] = published.config(base, listed, source)
     text = card.write(
         base,
         each,

@@ -34,9 +34,15 @@ NAME = re.compile(r"(?=.{3,96}$)\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 SAID = 300  # characters of what others say that fit into one clear line
 
 
+def is_name(repo_id: str) -> bool:
+    """Whether this can be the whole name of a repository: USER/NAME or ORGANISATION/NAME."""
+    good = NAME.fullmatch(repo_id) and "--" not in repo_id and ".." not in repo_id
+    return bool(good) and not repo_id.endswith(".git")
+
+
 def check_name(repo_id: str) -> None:
-    """Raise InputError unless `repo_id` can be the whole name of a repository: USER/NAME or ORGANISATION/NAME."""
-    if not NAME.fullmatch(repo_id) or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
+    """Raise InputError unless `repo_id` can be the whole name of a repository."""
+    if not is_name(repo_id):
         raise InputError(
             f"{_line(repo_id)!r} is no name on the Hub: write USER/NAME, such as ada/rewriter, of at most 96 letters, "
             "digits, '-', '_' and '.'"

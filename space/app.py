@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from board import SHOW, TRIED, Board, Cards, Download, RuleList
 from handlers import MARKS, SETTINGS, Handlers
 from lane import ZERO, Lane
 from painter import Painted, Painter
+from publisher import LOGIN, Publisher
 from rewriter import townscape
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.errors import InputError
 from rewriter.memory.solve import METHODS, SMOOTHNESS
+from rewriter.remote import is_name
 from studio import BUILT_IN, Studio, Visitor
 from view import Shown, data_url, offers
 
@@ -72,7 +75,7 @@ LAUNCH: dict[str, Any] = {
 }
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
-    *("next", "execute", "cancel", "rules", "suggested", "download"),
+    *("next", "execute", "cancel", "rules", "suggested", "download", "proposal"),
     *SETTINGS,
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -84,7 +87,7 @@ PULSE = 0.2  # seconds between two pieces of news
 class Page:
     """The page on one studio: layout first, then what each part does. `demo` is the Gradio app."""
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, *, login: bool = LOGIN) -> None:
         self.studio, self.lane, self.running = studio, Lane(Handlers(studio)), []
         first = {} if ZERO else self.lane.call("open", Visitor())  # drawn already when the page arrives
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(600, 3600)) as self.demo:
@@ -96,6 +99,7 @@ class Page:
                 self._painter(first)
                 self._edit(first)
                 self._rules()
+            self.proposal = Publisher(self.demo, self.lane, self.visitor, login=login).name
             self._wire_opening()
             self._wire_pictures()
             self._wire_edit()
@@ -201,6 +205,8 @@ class Page:
                 return self.execute, gr.Button(interactive=value)
             case "busy":
                 return self.cancel, gr.Button(interactive=value)
+            case "proposal":
+                return self.proposal, gr.Textbox(placeholder=value)
             case "layer" | "generator":
                 return getattr(self, name), gr.Dropdown(**value)
             case _:
@@ -241,6 +247,7 @@ class Page:
     ) -> None:
         """As `_on`, for what takes longer: with its news on the way, and to be cancelled."""
         choosing = name == "choose"
+        follow = self.lane.linked if name == "linked" else partial(self.lane.follow, name)
 
         def told(visitor: Visitor, event: gr.EventData, progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
             yield from run(visitor, progress, *(event._data.get(key) for key in said))
@@ -251,7 +258,7 @@ class Page:
                 yield gr.skip()
                 return
             try:
-                for news in self.lane.follow(name, visitor, *_unfolded(values)):
+                for news in follow(visitor, *_unfolded(values)):
                     if isinstance(news, dict):
                         yield self._show(news)
                     elif time.monotonic() > last + PULSE:
@@ -355,18 +362,20 @@ def _card(name: str) -> dict[str, str]:
     return {"key": name, "caption": name.replace("-", " ") + resists, "title": f"Rewrite: {name}", "image": image}
 
 
-def main(generators: Sequence[str] = (), *, mcp: bool = False, **options: Any) -> None:
+def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOGIN, **options: Any) -> None:
     """Serve the page; the catalogue and those named are on offer, options are those of Gradio's launch.
 
     Raises:
-        InputError: a file that is not there, a port that is taken, or MCP without its package.
+        InputError: a file that is not there, a port that is taken, or MCP or a login without its package.
     """
+    if login and find_spec("authlib") is None:
+        raise InputError("a login needs a package more: pip install 'gradio[oauth]'")
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs a package more: pip install 'gradio[mcp]'")
     known = [entry.id for entry in catalogue().values() if entry.repository or entry.local.is_file()]
-    if absent := [name for name in generators if name not in known and not Path(name).exists()]:
+    if absent := [each for each in generators if each not in known and not Path(each).exists() and not is_name(each)]:
         raise InputError(f"there is no file {absent[0]}: name a checkpoint, or one that `rewriter generators` lists")
-    page = Page(Studio(dict.fromkeys([BUILT_IN, *generators, *known])))
+    page = Page(Studio(dict.fromkeys([BUILT_IN, *generators, *known])), login=login)
     try:
         page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)
     except OSError as error:

@@ -19,7 +19,7 @@ from typing import Any
 from PIL.Image import Image
 from torch import Tensor
 
-from rewriter import Edit, Rewriter, Rule, load_edits, save_edits, townscape
+from rewriter import Edit, Rewriter, Rule, load_edits, published, publishing, save_edits, townscape
 from rewriter import history as sessions
 from rewriter.describe import kind_of
 from rewriter.errors import CancelledError, InputError
@@ -27,6 +27,7 @@ from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
 from rewriter.pictures import animation, save_png, stacked
 from rewriter.provenance import at_home, default_layer
+from rewriter.remote import is_name
 from studio import BUILT_IN, Studio, Visitor
 from view import (
     EVERYTHING,
@@ -38,6 +39,7 @@ from view import (
     bearable,
     bearable_edit,
     data_url,
+    proposed,
     restored,
     tiles,
 )
@@ -64,7 +66,7 @@ class Handlers:
     # --- what there is to see ---
 
     def open(self, visitor: Visitor, kept: Any = None, link: Mapping[str, str] | None = None) -> Shown:
-        """The page as it was left in this browser, with what a link asks for (edit, seed); nonsense is passed over."""
+        """The page as it was left in this browser, with what a link asks for: edit, model, seed; not nonsense."""
         link, trouble = link or {}, ""
         if kept is not None:
             try:
@@ -78,8 +80,9 @@ class Handlers:
             count = self.studio.page(self.studio.model(visitor.generator))
             first = min(seed - seed % count, SEEDS - count)
             visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
-        wanted = link.get("edit", "")
-        new = wanted in townscape.examples() and wanted != visitor.link  # reloading the page does not do it again
+        wanted = link.get("model", "") or link.get("edit", "")
+        known = wanted in townscape.examples() or ("model" in link and is_name(wanted))
+        new = known and wanted != visitor.link  # reloading the page does not do it again
         shown = {**self.view.show(visitor, *EVERYTHING), "pending": wanted if new else ""}
         del shown["kept"]  # until there is something new to keep
         return shown if not trouble else {**shown, "next": f"{shown['next']} *{trouble}*"}
@@ -210,6 +213,39 @@ class Handlers:
     def linked(self, visitor: Visitor, name: str, tell: Tell = silent) -> Shown:
         """The shipped edit that a link asked for, if it did."""
         return {**self.example(replace(visitor, link=name), name, tell), "pending": ""} if name else {}
+
+    def adopt(self, visitor: Visitor, base: str, folder: str, link: str, tell: Tell = silent) -> Shown:
+        """The rules of a published generator, in place of those on its base; one step back undoes it."""
+        visitor = replace(visitor, generator=base, link=link, matches=False)
+        session = self.studio.session(visitor)
+        about = published.read(Path(folder))
+        if about.fingerprint != session.generator.fingerprint:
+            raise InputError(f"{link} was made on another generator than {base} is here")
+        fresh = Rewriter(session.generator, rules=published.rules_in(Path(folder), about))
+        session.history = session.history.then(bearable(fresh.history).present)
+        return {**self._after(visitor, session, "about", "board", "picture"), "pending": ""}
+
+    def draft(
+        self, visitor: Visitor, account: str, name: str, description: str, weights: bool, tell: Tell = silent
+    ) -> Shown:
+        """What would be published in an account, under this name or the one proposed; less its weights."""
+        session, name = self.studio.session(visitor), name.strip()
+        if "/" in name:
+            raise InputError(f"{name!r} is more than a name: it goes into your own account, {account}; leave that out")
+
+        def on_step(done: int, of: int) -> None:
+            if not tell(done, of, "Drawing the pictures of its card"):
+                raise CancelledError("nothing was published")
+
+        made = publishing.draft(
+            session.generator,
+            session.rules,
+            f"{account}/{name or proposed(session)}",
+            description=description,
+            weights=weights,
+            on_step=on_step,
+        )
+        return {"draft": replace(made, later={})}
 
     def step(self, visitor: Visitor, what: str) -> Shown:
         """Undo, redo, begin the next edit, revert all, or let the layer forget the context."""

@@ -12,7 +12,8 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
@@ -21,7 +22,9 @@ import gradio as gr
 
 from downloads import Downloads
 from handlers import Handlers
-from rewriter.errors import CancelledError, RewriterError
+from rewriter import published
+from rewriter.errors import CancelledError, InputError, RewriterError
+from studio import Visitor
 from view import Shown
 
 try:
@@ -66,16 +69,28 @@ class Lane:
     def fetch(self, name: str) -> Iterator[News]:
         """Bring a generator to this machine, aside from the lane; the news of it; gr.Error if that fails."""
         studio = self._handlers.studio
-        try:
+        with failing(f"fetching {name}"):
             if entry := studio.absent(name):
                 yield from self._downloads.follow(entry)
             if ZERO:
                 studio.model(name)  # here, because what a worker loads is gone with it
-        except RewriterError as error:
-            _accepted({REFUSED: str(error)})
-        except Exception:
-            logging.exception("fetching %s failed", name)
-            _accepted({REFUSED: f"something went wrong in fetching {name}: try again, or choose another"})
+
+    def linked(self, visitor: Visitor, link: str) -> Iterator[News | Shown]:
+        """The news of what a link asks for, and what it leads to: a shipped edit, or USER/NAME that was published."""
+        if "/" not in link:
+            yield from self.follow("linked", visitor, link)
+            return
+        yield 0.0, f"Looking for {link}"
+        with failing(f"opening {link}"):
+            folder, about = opened(link)
+            base = about.known
+            if base not in self._handlers.studio.names:
+                raise InputError(
+                    f"the base of {link} is not on offer here: open it on your own machine, with "
+                    f"rewriter demo --generator {link}"
+                )
+        yield from self.fetch(base)
+        yield from self.follow("adopt", visitor, base, str(folder), link)
 
     def _do(self, name: str, *arguments: Any, **tell: Any) -> Shown:
         try:
@@ -117,6 +132,30 @@ class Lane:
             stop.set()
             if worker:
                 worker.join()  # the GPU is somebody else's as soon as this returns
+
+
+def opened(repo_id: str) -> tuple[Path, published.Config]:
+    """The rules of a published generator that is there for everybody, on this machine.
+
+    Raises:
+        InputError: there is none, or it cannot be used.
+    """
+    folder, _ = published.fetch(repo_id, token=False, weights=False)  # nobody's private ones: the cache is all people's
+    return folder, published.read(folder)
+
+
+@contextmanager
+def failing(doing: str) -> Iterator[None]:
+    """Errors outside of the lane, as messages on the page."""
+    try:
+        yield
+    except RewriterError as error:
+        _accepted({REFUSED: str(error)})
+    except gr.Error:
+        raise
+    except Exception:
+        logging.exception("%s failed", doing)
+        _accepted({REFUSED: f"something went wrong in {doing}: try again"})
 
 
 def _accepted(news: Any) -> Any:

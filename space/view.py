@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewriter import Rewriter, Rule
+from rewriter.card import named, slug
 from rewriter.describe import effect_in_words
 from rewriter.edit import Edit, Region
 from rewriter.effect import advice
@@ -140,7 +141,8 @@ class View:
             }
             for rule in session.rules
         ]
-        return {"rules": {"rules": rules, "remarks": [words for words in session.remarks() if words not in own]}}
+        remarks = [words for words in session.remarks() if words not in own]
+        return {"rules": {"rules": rules, "remarks": remarks}, "proposal": proposed(session)}
 
     def _settings(self, visitor: Visitor, session: Rewriter) -> Shown:
         edit, generator, names = session.edit, session.generator, ("rank", "method", "truncation", "title")
@@ -193,7 +195,7 @@ def restored(studio: Studio, kept: Any) -> Visitor:
             left if left in studio.names and not studio.absent(left) else BUILT_IN,
             seeds=tuple(parse_seeds(kept["seeds"], most=MOST)),
             selected=parse_seeds(kept["selected"], most=1)[0],
-            link=f"{kept['link']}"[:40],
+            link=f"{kept['link']}"[:96],
         )
         works = {
             name: bearable(History.from_bytes(base64.b64decode(work[: 2 * KEEPABLE], validate=True)))
@@ -229,6 +231,11 @@ def offers(studio: Studio) -> list[tuple[str, str]]:
         if studio.absent(name):
             titles[name] += f" ↓ {entry.size / 1e6:.0f} MB" if entry.size else " ↓"
     return [(titles.get(name, name), name) for name in studio.names]
+
+
+def proposed(session: Rewriter) -> str:
+    """A name on the Hub for the generator with these rules."""
+    return slug("-".join([session.generator.name, *(each.title for each in named(session.rules))]))
 
 
 def plain(text: str) -> str:

@@ -300,7 +300,8 @@ class Calls:
         role = "write" if account.write else "read"
         organisations = [{"name": name, "type": "org"} for name in account.organisations]
         auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
-        return json_answer({"type": "user", "name": account.name, "orgs": organisations, "auth": auth})
+        page = {"fullname": account.name.title(), "avatarUrl": f"{self.hub.url}/avatar.png", "isPro": False}
+        return json_answer({"type": "user", "name": account.name, **page, "orgs": organisations, "auth": auth})
 
     # --- repositories ---
 

@@ -250,7 +250,7 @@ def test_a_tampered_clamp_is_refused(folder, clamp):
     ("changed", "words"),
     [
         ({"format": "other"}, "not the config of a generator"),
-        ({"version": 2}, "update this package"),
+        ({"version": 3}, "update this package"),
         ({"fingerprint": "0" * 64}, "expected the fingerprint 000000000000"),
         ({"fingerprint": None}, "fingerprint"),
         ({"fingerprint": ["x"] * 1000}, "fingerprint"),

@@ -24,6 +24,7 @@ from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+LACKING = f"{CONFIG} lacks name, origin or layers: save the generator again"
 FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules beside the weights, or no weights
 
 
@@ -110,7 +111,7 @@ def describe(generator: Generator, about: Mapping[str, Any]) -> None:
     """Note what a config says of a generator's origin and of where to begin; InputError if it lacks them."""
     origin, layers = about.get("origin"), about.get("layers")
     if not isinstance(origin, dict) or not isinstance(layers, dict):
-        raise InputError(f"the {CONFIG} of {generator.name} lacks origin or layers: save the generator again")
+        raise InputError(LACKING)
     generator.origin = vouched(origin)
     generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}
 
@@ -118,7 +119,7 @@ def describe(generator: Generator, about: Mapping[str, Any]) -> None:
 def _name(about: Mapping[str, Any]) -> str:
     name = about.get("name")
     if not isinstance(name, str):
-        raise InputError(f"{CONFIG} lacks name: save the generator again")
+        raise InputError(LACKING)
     return "".join(filter(str.isprintable, name))[:80]
 
 

@@ -21,13 +21,16 @@ def demo(
     generator: Annotated[
         list[str] | None, typer.Option(help="A checkpoint to be chosen there too; repeatable.")
     ] = None,
+    login: Annotated[
+        bool, typer.Option("--login", help="Show the login that a Space has; it logs in as this machine's account.")
+    ] = False,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the steps as MCP tools too, in one session that all MCP clients share.")
     ] = False,
 ) -> None:
     """Open the page in which rules are rewritten with a brush; stop it with Ctrl-C."""
     sys.path.insert(0, str(space.page_folder()))
-    import_module("app").main(generator or [], mcp=mcp, server_port=port, server_name=host)
+    import_module("app").main(generator or [], mcp=mcp, login=login, server_port=port, server_name=host)
 
 
 def deploy(

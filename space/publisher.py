@@ -1,0 +1,205 @@
+"""The part of the page where rewritten generators are published, found and opened.
+
+A visitor publishes with their own token and no other: on a Space the one of their login; on one's own machine, opened
+from there, that of `hf auth login`. It is passed on to the Hub's client and kept nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from huggingface_hub import get_token
+from huggingface_hub.utils.tqdm import disable_progress_bars
+
+from lane import SHARED, failing
+from rewriter import load_generator, published, publishing
+from rewriter.checkpoints import store
+from rewriter.errors import InputError
+from rewriter.publishing import Draft
+from rewriter.remote import connect, in_words
+from studio import Visitor
+from view import data_url, plain
+
+if TYPE_CHECKING:
+    from lane import Lane
+
+LOGIN = bool(os.environ.get("OAUTH_CLIENT_ID"))  # a Space that lets people log in
+HERE = ("localhost", "127.0.0.1", "[::1]")
+OTHERWISE = "*Save* keeps the work as a file, which `rewriter publish USER/NAME FILE` publishes from your own machine."
+LOG_IN = f"Log in first, with the button above. {OTHERWISE}"
+NOBODY = (
+    f"Nobody can log in on this page. {OTHERWISE} Or open the page on your own machine, where `hf auth login` is "
+    "enough: `rewriter demo`."
+)
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+HOW: dict[str, Any] = {**PRIVATE, "concurrency_id": "publish", "concurrency_limit": 4}
+PROGRESS = gr.Progress()  # Gradio wants it as a default
+
+
+class Publisher:
+    """Layout, then what its buttons do; `login`: whether people can log in here."""
+
+    def __init__(self, demo: gr.Blocks, lane: Lane, visitor: gr.State, *, login: bool = LOGIN) -> None:
+        disable_progress_bars()  # they would fill the log
+        self.demo, self.lane, self.visitor, self.login = demo, lane, visitor, login
+        with gr.Accordion("Publish it, or open what others published", open=False, elem_id="publisher") as self.panel:
+            gr.Markdown(
+                "A published generator has a page of its own on Hugging Face; anybody loads it with one line of Python "
+                "or opens it here. It keeps the licence of its base."
+            )
+            with gr.Row():
+                if login:
+                    gr.LoginButton(elem_id="login", size="md")
+                if os.environ.get("SPACE_ID"):
+                    gr.DuplicateButton("Duplicate this Space", size="md")
+            with gr.Row():
+                self.name = gr.Textbox(label="Name, in your account", max_length=80, elem_id="publish-name")
+                self.description = gr.Textbox(
+                    label="Description", lines=2, max_length=publishing.DESCRIPTION, elem_id="publish-description"
+                )
+            with gr.Row():
+                self.private = gr.Checkbox(True, label="Private: only you see it", elem_id="publish-private")
+                self.rules_only = gr.Checkbox(
+                    label="Rules only: the base is fetched from where it lives", elem_id="publish-rules-only"
+                )
+            with gr.Row():
+                self.look = gr.Button("Preview", size="md", elem_id="publish-preview")
+                self.send = gr.Button("Publish", size="md", variant="primary", elem_id="publish")
+            self.said = gr.Markdown(elem_id="published")
+            with gr.Accordion("What is sent", open=False, visible=False) as self.preview:
+                self.files, self.card = gr.Markdown(elem_id="publish-files"), gr.Markdown(elem_id="publish-card")
+            with gr.Row():
+                self.list = gr.Button("What others published", size="sm", elem_id="list-published")
+            self.listed = gr.Markdown(elem_id="listed")
+        self._wire()
+
+    def _wire(self) -> None:
+        if self.login:  # who comes back from logging in goes on where they were
+            self.demo.load(self.returned, None, self.panel, show_progress="hidden", **PRIVATE)
+        given = [self.visitor, self.name, self.description, self.rules_only]
+        shown = [self.preview, self.files, self.card, self.said]
+        self.look.click(self.previewed, given, shown, show_progress_on=self.said, **HOW)
+        self.send.click(self.publish, [*given, self.private], self.said, **HOW)
+        self.list.click(self.published, None, self.listed, **HOW)
+
+    def returned(self, profile: gr.OAuthProfile | None) -> Any:
+        """The panel, open for people who are logged in."""
+        return gr.Accordion(open=True) if profile else gr.skip()
+
+    def previewed(
+        self,
+        visitor: Visitor,
+        name: str,
+        description: str,
+        rules_only: bool,
+        profile: gr.OAuthProfile | None,
+        progress: gr.Progress = PROGRESS,
+    ) -> Iterator[list[Any]]:
+        """The card and the files with their sizes; nothing is sent."""
+        account = profile.username if profile else "you"
+        made = self._draft(visitor, account, name, description, rules_only, progress)
+        total = sum(made.sizes.values())
+        rows = "\n".join(f"| `{path}` | {size / 1000:,.1f} kB |" for path, size in made.sizes.items())
+        files = f"**{made.repo_id}**, {total / 1e6:.1f} MB\n\n| file | size |\n| --- | ---: |\n{rows}"
+        text = made.card.split("\n---\n", 1)[1]
+        for path, data in made.files.items():
+            if path.endswith(".png"):
+                text = text.replace(f"]({path})", f"]({data_url(data, 'image/png')})")
+        yield [gr.Accordion(visible=True, open=True), files, text, "Nothing is sent until you press *Publish*."]
+
+    def publish(
+        self,
+        visitor: Visitor,
+        name: str,
+        description: str,
+        rules_only: bool,
+        private: bool,
+        request: gr.Request,
+        profile: gr.OAuthProfile | None,
+        token: gr.OAuthToken | None,
+        progress: gr.Progress = PROGRESS,
+    ) -> Iterator[str]:
+        """Publish in the visitor's account; says where it is."""
+        with failing("publishing"):
+            secret = self._token(request, token)
+            api = connect(secret)
+            with in_words("see whose token this is", api):
+                account = profile.username if profile and not _mocked(token) else api.whoami()["name"]
+        made = self._draft(visitor, account, name, description, rules_only, progress)
+        with failing("publishing"):
+            if not rules_only:
+                base = visitor.generator
+                made = replace(made, later={store.WEIGHTS: lambda path: _write_weights(base, path)})
+            done = publishing.send(made, api, private=private, on_step=lambda words: progress(0.9, desc=words))
+        seen = "only you see it" if private else "everybody can open it"
+        what = "Published" if done.changed else "It was there already"
+        yield (
+            f"**{what}**: [{made.repo_id}]({done.url}), {seen}.\n\n"
+            f'```python\nimport rewriter\ngenerator = rewriter.load_generator("{made.repo_id}")\n```'
+        )
+
+    def published(self) -> str:
+        """What everybody may open, as links that open it here."""
+        with failing("listing"):
+            found = published.listed(token=False)
+        lines = [
+            f"- [{plain(one.repo_id)}](?model={one.repo_id}): of {plain(one.base)}, {one.modified}" for one in found
+        ]
+        return "\n".join(lines) or "Nobody has published one for everybody yet."
+
+    def _draft(
+        self,
+        visitor: Visitor,
+        account: str,
+        name: str,
+        description: str,
+        rules_only: bool,
+        progress: Callable[..., Any],
+    ) -> Draft:
+        """Drawn and written in turn with everybody's work."""
+        shown: dict[str, Any] = {}
+        for news in self.lane.follow("draft", visitor, account, name, description, not rules_only):
+            if isinstance(news, dict):
+                shown = news
+            else:
+                progress(0.8 * news[0], desc=news[1])
+        made: Draft = shown["draft"]
+        return made
+
+    def _token(self, request: gr.Request, token: gr.OAuthToken | None) -> str:
+        """The visitor's own; InputError, with what else they can do, if there is none."""
+        if token is not None and not _mocked(token):
+            return token.token
+        if not SHARED and _here(request) and (own := get_token()):
+            return own
+        if self.login:
+            raise InputError(LOG_IN)
+        if not SHARED and _here(request):
+            raise InputError(f"log in first, on this machine: `hf auth login`, or set HF_TOKEN. {OTHERWISE}")
+        raise InputError(NOBODY)
+
+
+def _mocked(token: gr.OAuthToken | None) -> bool:
+    """Gradio's login outside a Space gives everybody the same token, which is none."""
+    return not SHARED and token is not None and token.token.startswith("mock-oauth-token")
+
+
+def _here(request: gr.Request) -> bool:
+    """Whether the page is open on the machine that serves it, and under its own name: a tunnel has another."""
+    host = (request.headers.get("host") or "").rsplit(":", 1)[0]
+    client = request.client.host if request.client else ""
+    try:
+        return host in HERE and ip_address(client).is_loopback
+    except ValueError:
+        return False
+
+
+def _write_weights(base: str, path: Path) -> None:
+    """On the CPU and anew: what is on the GPU belongs to its worker."""
+    store.write_weights(load_generator(base, device="cpu"), path)

@@ -1,0 +1,222 @@
+"""The page's part that publishes: in a real browser, against a loopback Hub, by the unmodified client."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+
+import pytest
+import torch
+from browser import HINT, Visit, chromium, find
+from loopback import Account, LoopbackHub
+from playwright.sync_api import Error
+
+import rewriter
+from rewriter import townscape
+
+TOKEN, MOCK = "hf_ada_may_write_0123456789", "mock-oauth-token-for-local-dev"
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = find() or pytest.skip(HINT)
+    with chromium(path) as running:
+        yield running
+
+
+@contextmanager
+def served(hub, folder, token=TOKEN, *arguments):
+    """`rewriter demo` in a process of its own, that talks with this Hub; its address, and where it logs."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    places = {"HF_HOME": folder / "home", "REWRITER_CACHE": folder / "cache", "TMPDIR": temporary}
+    environment = {**os.environ, **hub.environment(token), **{name: str(at) for name, at in places.items()}}
+    environment |= {"OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(temporary / "gradio")}
+    command = [sys.executable, "-m", "rewriter", "demo", "--port", str(port), *arguments]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(300):
+                assert server.poll() is None, (folder / "log").read_text()
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/config", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/"
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@pytest.fixture
+def hub():
+    with LoopbackHub({TOKEN: Account("ada"), MOCK: Account("eve", write=False)}) as hub:
+        yield hub
+
+
+def publish(visit, **fields):
+    """Fill in the panel, press Publish, and wait for what it says."""
+    page = visit.page
+    if not page.is_visible("#publish"):
+        visit.press("#publisher > button")
+    for name, value in fields.items():
+        box = page.locator(f"#publish-{name} :is(input, textarea)")
+        box.set_checked(value) if isinstance(value, bool) else box.fill(value)
+    visit.press("#publish")
+
+
+def done(visit):
+    visit.page.wait_for_selector("#published a", timeout=60_000)
+    return visit.page.text_content("#published")
+
+
+def trouble(visit):
+    visit.page.wait_for_selector(".toast-body", timeout=60_000)
+    said = visit.page.text_content(".toast-body")
+    visit.page.click(".toast-close")
+    return said
+
+
+def test_log_in_edit_look_publish_load_and_open_again(browser, hub, tmp_path):
+    """And afterwards the token is nowhere: not in logs, files, the page, its storage, or what was committed."""
+    heard = []
+    with served(hub, tmp_path / "server", TOKEN, "--login") as url:
+        v = Visit(browser, url)
+        v.page.on("requestfinished", lambda request: heard.append(request))
+        v.press("#publisher > button")
+        publish(v)
+        assert "execute an edit first" in trouble(v)
+        v.press("#login")
+        v.page.wait_for_selector('#login:has-text("Logout (ada)")', timeout=20_000)
+        v.ready()
+        v.hat()
+        v.execute()
+        v.page.wait_for_selector('#publish-name :is(input, textarea)[placeholder="townscape-replace-at-layer8"]')
+        v.page.fill("#publish-name :is(input, textarea)", "hats")
+        v.page.fill("#publish-description textarea", "<b>Hats</b> for [towers](http://e.org)")
+        v.press("#publish-preview")
+        v.page.wait_for_selector("#publish-card h1", timeout=60_000)
+        assert "model.safetensors" in v.page.text_content("#publish-files") and not hub.repositories
+        assert "<b>Hats</b>" in v.page.text_content("#publish-card")
+        assert v.page.locator('#publish-card a[href*="/e.org"]').count() == 0
+        assert v.page.eval_on_selector_all("#publish-card img", "all => all.every(i => i.naturalWidth > 100)")
+        publish(v, private=False)
+        assert "ada/hats" in done(v)
+        pictures = v.sources()
+        state = v.page.evaluate("JSON.stringify([localStorage, sessionStorage, document.documentElement.outerHTML])")
+        said = bodies(heard)
+        v.close()
+        other = Visit(browser, f"{url}?model=ada/hats")
+        other.wait_for_rules(1)
+        other.wait_for_board(pictures)
+        other.press("#publisher > button")
+        other.press("#list-published")
+        other.page.wait_for_selector('#listed a[href="?model=ada/hats"]')
+        other.press("#undo")
+        other.wait_for_rules(0)
+        other.close()
+    made = hub.repositories["model", "ada/hats"]
+    assert not made.private and len(made.commits) == 2 and "model.safetensors" in made.files()
+    committed = [
+        f"{path}{commit.message}".encode() + data
+        for commit in made.commits.values()
+        for path, data in commit.files.items()
+    ]
+    files = [path.read_bytes() for path in (tmp_path / "server").rglob("*") if path.is_file()]
+    for token in (TOKEN, MOCK):
+        assert token not in state and not any(token in text for text in said)
+        assert not any(token.encode() in data for data in [*committed, *files])
+    code = "import rewriter, torch; g = rewriter.load_generator('ada/hats'); torch.save(g.sample(range(4)), 'drawn.pt')"
+    environment = {**os.environ, **hub.environment(), "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    rule = rewriter.Rule.load(_kept(made, tmp_path))
+    here = townscape.load().sample(range(4), rules=[rule])
+    assert torch.equal(torch.load(tmp_path / "drawn.pt", weights_only=True), here)
+
+
+def bodies(requests):
+    """What the server said; of pages that were left it is gone."""
+    found = []
+    for request in requests:
+        with suppress(Error):
+            found.append(request.response().text())
+    assert len(found) > 10
+    return found
+
+
+def _kept(made, folder):
+    path = folder / "rule.safetensors"
+    path.write_bytes(next(data for name, data in made.files().items() if name.startswith("rules/")))
+    return path
+
+
+def test_every_trouble_is_said_and_the_work_is_still_there(browser, hub, tmp_path):
+    with served(hub, tmp_path / "server") as url:
+        v = Visit(browser, url)
+        publish(v)
+        assert "execute an edit first" in trouble(v)
+        v.press('#cards [data-key="dome-to-spire"]')
+        v.wait_for_rules(1)
+        publish(v, name="../bob/x")
+        assert "more than a name" in trouble(v)
+        publish(v, name="a b<img src=x>")
+        assert "is no name on the Hub" in trouble(v)
+        hub.add("model", "ada/taken", {"model.bin": b"x"})
+        publish(v, name="taken")
+        assert "taken by another model" in trouble(v)
+        for path, fault, said in (
+            ("/create", 403, "may not write"),
+            ("/commit/", 413, "storage"),
+            ("/", "cut", "again"),
+        ):
+            hub.fault = lambda n, request, path=path, fault=fault: fault if path in request.path else None
+            publish(v, name="mine")
+            assert said in trouble(v)
+            assert v.page.locator("#rules .rule").count() == 1
+        hub.fault = lambda n, request: None
+        v.download("#save-session", tmp_path)
+        publish(v, name="mine", **{"rules-only": True})
+        assert "only you see it" in done(v)
+        v.close()
+    made = hub.repositories["model", "ada/mine"]
+    assert made.private and "model.safetensors" not in made.files() and len(made.commits) == 2
+
+
+def test_a_tab_that_is_closed_leaves_all_or_nothing(browser, hub, tmp_path):
+    with served(hub, tmp_path / "server") as url:
+        v = Visit(browser, url)
+        v.press('#cards [data-key="dome-to-spire"]')
+        v.wait_for_rules(1)
+        publish(v, name="left")
+        v.page.wait_for_timeout(300)
+        v.page.close(run_before_unload=False)
+        v.close()
+        other = Visit(browser, url)
+        other.press('#cards [data-key="dome-to-spire"]')
+        other.wait_for_rules(1)
+        publish(other, name="left")
+        done(other)
+        other.close()
+    for commit in list(hub.repositories["model", "ada/left"].commits.values())[1:]:  # of one tab, or of each
+        assert {"README.md", "LICENSE", "config.json", "model.safetensors", "comparison.png"} <= set(commit.files)
+
+
+def test_where_nobody_can_log_in_it_says_what_to_do_instead(browser, hub, tmp_path):
+    with served(hub, tmp_path / "server", "") as url:
+        v = Visit(browser, url)
+        v.press('#cards [data-key="dome-to-spire"]')
+        v.wait_for_rules(1)
+        publish(v, name="x")
+        said = trouble(v)
+        assert "hf auth login" in said and "rewriter publish" in said and not v.page.locator("#login").count()
+        v.close()
+    assert hub.repositories == {}
