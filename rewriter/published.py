@@ -109,7 +109,7 @@ def read(folder: Path) -> Config:
         weights = flag("weights", about.get("weights"))
         if not weights and source is None:
             raise InputError("it has neither weights nor base")
-        return Config(str(about.get("name"))[:80], about["fingerprint"], tuple(rules), weights, source, clamp)
+        return Config(about["name"][:80], about["fingerprint"], tuple(rules), weights, source, clamp)
     except InputError as error:
         raise InputError(f"{path} cannot be used: {error}") from error
 

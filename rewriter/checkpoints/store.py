@@ -24,7 +24,6 @@ from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-LACKING = f"{CONFIG} lacks name, origin or layers: save the generator again"
 FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules beside the weights, or no weights
 
 
@@ -84,6 +83,9 @@ def check(about: Any, path: Path) -> None:
     """Raise InputError unless what a file holds is a config that we know how to read."""
     if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") not in VERSIONS:
         raise InputError(f"{path} is not the config of a generator of version {VERSIONS[-1]}: update this package")
+    kinds = {"name": str, "origin": dict, "layers": dict}
+    if not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
+        raise InputError(f"{path} lacks name, origin or layers: save the generator again")
 
 
 def load(folder: str | Path) -> Generator:
@@ -108,19 +110,14 @@ def load(folder: str | Path) -> Generator:
 
 
 def describe(generator: Generator, about: Mapping[str, Any]) -> None:
-    """Note what a config says of a generator's origin and of where to begin; InputError if it lacks them."""
-    origin, layers = about.get("origin"), about.get("layers")
-    if not isinstance(origin, dict) or not isinstance(layers, dict):
-        raise InputError(LACKING)
+    """Note what a config, checked, says of a generator's origin and of where to begin."""
+    origin, layers = about["origin"], about["layers"]
     generator.origin = vouched(origin)
     generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}
 
 
 def _name(about: Mapping[str, Any]) -> str:
-    name = about.get("name")
-    if not isinstance(name, str):
-        raise InputError(LACKING)
-    return "".join(filter(str.isprintable, name))[:80]
+    return "".join(filter(str.isprintable, about["name"]))[:80]
 
 
 def architecture(generator: Generator) -> str:
