@@ -14,10 +14,11 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from rewriter import licences
+from rewriter.checkpoints import store
 from rewriter.describe import effect_in_words
 from rewriter.effect import advice
 from rewriter.generators.base import Generator
-from rewriter.published import TAG
+from rewriter.published import TAG, is_built_in
 from rewriter.rule import Rule
 
 LIBRARY = "rewriter"
@@ -68,13 +69,12 @@ def metadata(generator: Generator) -> dict[str, Any]:
     origin = generator.origin
     repository = origin.get("repository")
     base = {"base_model": repository, "base_model_relation": "finetune"} if repository else {}
-    kind = type(generator).__name__.lower()
     return {
         **licences.metadata(origin.get("licence")),
         **base,
         "library_name": LIBRARY,
         "pipeline_tag": "unconditional-image-generation",
-        "tags": [TAG, "model-editing", "image-generation", kind, ARXIV],
+        "tags": [TAG, "model-editing", "image-generation", store.architecture(generator), ARXIV],
     }
 
 
@@ -163,7 +163,7 @@ def _rule(each: Named) -> str:
     _, *measured = effect_in_words("", rule).split("\n")
     lines = [
         f"## {words_only(each.title)}",
-        f"![Before above after, this rule alone](pictures/{each.slug}.png)",
+        *([f"![Before above after, this rule alone](pictures/{each.slug}.png)"] if rule.active else []),
         f"`rules/{each.slug}.safetensors`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}.",
     ]
     if rule.effect is not None:
@@ -178,9 +178,9 @@ def _base(generator: Generator, repo_id: str, weights: bool) -> str:
     lines = ["## The base"]
     where = origin.get("repository")
     if where:
-        file, revision = origin.get("file", ""), origin.get("revision", "")
-        lines.append(f"- from `{where}`, file `{file}`, revision `{revision}`")
-    elif origin.get("id") == "townscape":
+        file, revision = (words_only(str(origin.get(name, ""))) for name in ("file", "revision"))
+        lines.append(f"- from {words_only(where)}, file {file}, revision {revision}")
+    elif is_built_in(generator):
         lines.append("- the generator that is built into `rewriter`")
     if origin.get("attribution"):
         lines.append(f"- {words_only(origin['attribution'])}")
@@ -188,7 +188,9 @@ def _base(generator: Generator, repo_id: str, weights: bool) -> str:
         said = f"- licence: [{licence['id']}]({licence['link']})"
         if licence["id"] in licences.NON_COMMERCIAL:
             said += ", **for non-commercial use only**: that goes with whatever is made of it, this generator too"
-        lines.append(f"{said}; its text is in `LICENSE`")
+        stated = " (as its publisher states it)" if "published" in origin else ""
+        text = "its text is in `LICENSE`" if licences.has_text(licence) else "`LICENSE` says where its text is"
+        lines.append(f"{said}{stated}; {text}")
     else:
         lines.append("- licence: not known; ask whoever made the weights before you use them")
     lines.append(f"- fingerprint `{generator.fingerprint}`")
@@ -210,6 +212,8 @@ def _provenance(generator: Generator, rules: Sequence[Named], version: str) -> s
             "`edits/` holds what was asked for, so that it can be done again: "
             f"`rewriter apply edits/{replayed.slug}.json` on the base."
         )
+    if "published" in generator.origin:
+        lines.append(f"Made on top of the published generator {words_only(generator.origin['published'])}.")
     seconds = sum(each.rule.effect.seconds for each in rules if each.rule.effect)
     if seconds and math.isfinite(seconds):
         lines.append(f"Solving took {seconds:.1f} s.")

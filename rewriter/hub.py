@@ -57,10 +57,10 @@ def load_generator(
     if conv_clamp is not None and not 0 < conv_clamp < math.inf:
         raise InputError(f"conv_clamp is {conv_clamp:g}, expected a number above 0, such as 256")
     known = catalogue()
-    on_hub = name not in known and not os.path.exists(name) and is_name(name) and not name.endswith(SUFFIXES)
-    if revision is not None and not on_hub:
+    remote = name not in known and on_hub(name)
+    if revision is not None and not remote:
         raise InputError(f"{name} has no revisions: leave revision out")
-    if conv_clamp is not None and (name == BUILT_IN or on_hub or os.path.isdir(name)):
+    if conv_clamp is not None and (name == BUILT_IN or remote or os.path.isdir(name)):
         raise InputError(f"{name} says itself whether its features are clamped: leave conv_clamp out")
     if name == BUILT_IN:
         generator: Generator = townscape.load()
@@ -71,7 +71,7 @@ def load_generator(
         generator.origin = {**generator.origin, "sha256": verify(known[name], path)}  # all of it
     elif name and os.path.isfile(os.path.join(name, store.CONFIG)):
         generator = _folder(Path(name), on_step)
-    elif on_hub:
+    elif remote:
         folder, commit = published.fetch(name, revision, on_step=on_step)
         generator = _folder(folder, on_step)
         generator.origin = {**generator.origin, "published": f"{name}@{commit}"}
@@ -94,6 +94,8 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     about = published.read(folder)
     if about.weights:
         generator = store.load(folder)
+        if about.known is not None:  # whose it is, and under which licence, is not the repository's to say
+            generator.origin = {**generator.origin, **catalogue()[about.known].origin}
     elif about.known is not None:
         generator = load_generator(about.known, device="cpu", on_step=on_step)
     else:
@@ -110,6 +112,11 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     for rule in generator.rules:
         rule.check(generator)
     return generator
+
+
+def on_hub(name: str) -> bool:
+    """Whether this can only be a repository on the Hub: USER/NAME, and no path here."""
+    return is_name(name) and not os.path.exists(name) and not name.endswith(SUFFIXES)
 
 
 def default_device() -> torch.device:

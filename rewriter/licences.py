@@ -24,7 +24,13 @@ from rewriter.remote import in_words
 LARGEST = 1 << 18
 GITHUB = "https://raw.githubusercontent.com/NVlabs"
 CREATIVE = "https://creativecommons.org/licenses"
-ON_HUB = ("apache-2.0", "mit", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
+APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
+ON_HUB = {  # the Hub's own ids, and where each licence is
+    "apache-2.0": APACHE,
+    "mit": "https://opensource.org/license/mit",
+    "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    **{f"cc-{kind}-4.0": f"{CREATIVE}/{kind}/4.0/" for kind in ("by", "by-sa", "by-nc", "by-nc-sa")},
+}
 NON_COMMERCIAL = ("nvidia-source-code-license-nc", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
 
 
@@ -46,7 +52,10 @@ TEXTS: dict[str, Text] = {  # by the link that says which licence it is
         f"{GITHUB}/stylegan2-ada-pytorch/d72cc7d041b42ec8e806021a205ed9349f87c6a4/LICENSE.txt",
         "d782a1e765f4848609352fd9d74cc36b103ef6f51900baed06fb1c995188b95f",
     ),
-    f"{CREATIVE}/by-nc/4.0/": Text(f"{CREATIVE}/by-nc/4.0/legalcode.txt", holds="Attribution-NonCommercial 4.0"),
+    **{
+        f"{CREATIVE}/{kind}/4.0/": Text(f"{CREATIVE}/{kind}/4.0/legalcode.txt", holds=f"{words} 4.0")
+        for kind, words in (("by", "Attribution"), ("by-nc", "Attribution-NonCommercial"))
+    },
 }
 
 
@@ -68,7 +77,7 @@ def text_of(origin: Mapping[str, Any]) -> bytes:
     licence = origin.get("licence")
     if licence is None:
         return b"The licence of this generator's weights is not known. Ask whoever made them before you use them.\n"
-    if origin.get("id") == "townscape":
+    if licence["link"] == APACHE:
         return own()
     known = TEXTS.get(licence["link"])
     if known is None:
@@ -83,8 +92,13 @@ def text_of(origin: Mapping[str, Any]) -> bytes:
     return found
 
 
+def has_text(licence: Mapping[str, str]) -> bool:
+    """Whether LICENSE holds the licence's text, and not only where it is."""
+    return licence["link"] == APACHE or licence["link"] in TEXTS
+
+
 def own() -> bytes:
-    """The text of this package's licence, which is that of its built-in generator."""
+    """The text of the Apache licence, under which this package is too."""
     try:
         places = [Path(str(file.locate())) for file in files("rewriter") or [] if file.name == "LICENSE"]
     except PackageNotFoundError:

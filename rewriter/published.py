@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from rewriter import townscape
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import CHECKS, Source, catalogue
 from rewriter.checkpoints.download import fetch as fetch_file
@@ -24,7 +25,7 @@ from rewriter.fields import flag
 from rewriter.files import read_json
 from rewriter.generators.base import Generator
 from rewriter.history import RULES
-from rewriter.remote import LOG_IN, TRANSPORT, check_name, in_words
+from rewriter.remote import LOG_IN, TRANSPORT, check_name, in_words, is_name
 from rewriter.rule import Rule
 
 BUILT_IN, TAG = "townscape", "rewritten-generator"
@@ -48,7 +49,6 @@ class Config:
     else these are; None: nowhere. clamp: of the base's features.
     """
 
-    name: str
     fingerprint: str
     rules: tuple[str, ...]
     weights: bool
@@ -73,13 +73,21 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
     Raises:
         InputError: without them others could not have it.
     """
-    origin = generator.origin
-    elsewhere = origin.get("id") == BUILT_IN or (origin.get("repository") and origin.get("sha256"))
+    base = {name: generator.origin.get(name) for name in SOURCE}
+    try:
+        source, _ = _source(base)
+        elsewhere = is_built_in(generator) if source.repository is None else not generator.origin.get("rules")
+    except InputError:
+        elsewhere = False
     if not weights and not elsewhere:
         raise InputError(f"others could not fetch {generator.name} from anywhere: publish it with its weights")
-    base = {name: origin.get(name) for name in SOURCE} if elsewhere else None
     about = store.config(generator) | {"version": store.VERSIONS[1], "rules": list(rules)}
-    return store.written({**about, "weights": weights, "base": base}).encode()
+    return store.written({**about, "weights": weights, "base": base if elsewhere else None}).encode()
+
+
+def is_built_in(generator: Generator) -> bool:
+    """Whether this is the built-in generator, rather than something that says so."""
+    return generator.origin.get("id") == BUILT_IN and generator.fingerprint == townscape.load().fingerprint
 
 
 def is_published(folder: str | Path) -> bool:
@@ -96,8 +104,8 @@ def read(folder: Path) -> Config:
     """
     path = folder / store.CONFIG
     about = read_json(path, limit=CONFIG_LIMIT)
+    store.check(about, path)
     try:
-        store.check(about, path)
         rules, base = about.get("rules"), about.get("base")
         if not isinstance(rules, list) or not 0 < len(rules) <= RULES:
             raise InputError(f"rules is not a list of 1 to {RULES} files")
@@ -109,7 +117,7 @@ def read(folder: Path) -> Config:
         weights = flag("weights", about.get("weights"))
         if not weights and source is None:
             raise InputError("it has neither weights nor base")
-        return Config(about["name"][:80], about["fingerprint"], tuple(rules), weights, source, clamp)
+        return Config(about["fingerprint"], tuple(rules), weights, source, clamp)
     except InputError as error:
         raise InputError(f"{path} cannot be used: {error}") from error
 
@@ -144,42 +152,41 @@ def rules_in(folder: Path, about: Config) -> tuple[Rule, ...]:
 
 
 def fetch(
-    repo_id: str,
-    revision: str | None = None,
-    *,
-    token: str | bool | None = None,
-    weights: bool = True,
-    on_step: OnStep = lambda done, of: None,
+    repo_id: str, revision: str | None = None, *, public: bool = False, on_step: OnStep = lambda done, of: None
 ) -> tuple[Path, str]:
     """A published generator's files on this machine: the folder, and the commit that it is.
 
     Args:
         repo_id: USER/NAME.
         revision: branch, tag or commit; None: the newest.
-        token: None: the one in HF_TOKEN, or of `hf auth login`; False: nobody's.
-        weights: whether to fetch the weights too, where it has them.
+        public: ask as nobody, whose token this machine may have, and for the rules alone, which may not be large; else
+            with the token in HF_TOKEN, or of `hf auth login`, and for the weights too.
         on_step: told how many bytes of the weights are there, and of how many.
 
     Raises:
         InputError: no such repository or revision, not allowed, no network, or files that cannot be used.
     """
     check_name(repo_id)
-    who = HfApi(token=token)
-    with in_words(f"open {repo_id} on the Hub (it is no path here)", who, ADVICE):
+    token = False if public else None
+    left = RULE_LIMIT if public else RULE_LIMIT * RULES
+    with in_words(f"open {repo_id} on the Hub (it is no path here)", HfApi(token=token), ADVICE):
         path = _get(repo_id, store.CONFIG, revision, CONFIG_LIMIT, token)
         folder, commit = path.parent, path.parent.name
         about = read(folder) if is_published(folder) else None
         for file in about.rules if about else ():
-            _get(repo_id, file, commit, RULE_LIMIT, token)
-        if weights and (about is None or about.weights):
+            left -= _get(repo_id, file, commit, min(RULE_LIMIT, left), token).stat().st_size
+        if not public and (about is None or about.weights):
             source = Source(id=repo_id, repository=repo_id, file=store.WEIGHTS, revision=commit, size=None, sha256=None)
             fetch_file(source, on_step=on_step)
     return folder, commit
 
 
-def _get(repo_id: str, file: str, revision: str | None, most: int, token: str | bool | None) -> Path:
-    """A small file in the cache: what a commit holds never changes; of a branch the newest, the last one if offline."""
-    kept = try_to_load_from_cache(repo_id, file, revision=revision)
+def _get(repo_id: str, file: str, revision: str | None, most: int, token: bool | None) -> Path:
+    """A small file in the cache: what a commit holds never changes; of a branch the newest, the last one if offline.
+
+    Nobody gets what is in the cache without asking: it may have been fetched by somebody.
+    """
+    kept = None if token is False else try_to_load_from_cache(repo_id, file, revision=revision)
     if isinstance(kept, str) and COMMIT.fullmatch(revision or ""):
         return Path(kept)
     try:
@@ -218,7 +225,8 @@ def listed(*, most: int = 100, token: str | bool | None = None, endpoint: str | 
         for info in api.list_models(filter=TAG, sort="last_modified", limit=most, full=True):
             with suppress(InputError):
                 check_name(info.id)
-                base = next((tag[11:] for tag in info.tags or [] if re.fullmatch(r"base_model:[^:]+", tag)), BUILT_IN)
+                bases = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
+                base = next((name for name in bases if is_name(name)), "its own, or the built-in one")
                 when = f"{info.last_modified:%Y-%m-%d}" if info.last_modified else ""
                 found.append(Listed(info.id, base, info.likes or 0, when, bool(info.private)))
     return found

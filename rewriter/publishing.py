@@ -23,6 +23,7 @@ from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
 from rewriter.edit import Edit
 from rewriter.effect import firing
 from rewriter.errors import InputError
+from rewriter.files import replacing
 from rewriter.generators.base import Generator
 from rewriter.history import RULES
 from rewriter.pictures import before_after
@@ -65,8 +66,8 @@ class Draft:
         """Write all of it into a folder, which `load_generator` takes."""
         folder = Path(folder)
         for path, data in self.files.items():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
+            with replacing(folder / path) as temporary:
+                temporary.write_bytes(data)
         for path, write in self.later.items():
             write(folder / path)
 
@@ -204,9 +205,19 @@ def send(
     *,
     private: bool | None = None,
     create_pr: bool = False,
+    advice: Mapping[int, str] = ADVICE,
     on_step: OnStep = lambda words: None,
 ) -> Published:
-    """Bring a draft to the Hub in one commit; `api` is a client of `remote.connect`; see `publish`."""
+    """Bring a draft to the Hub in one commit; see `publish`.
+
+    Args:
+        made: what is to be there.
+        api: a client of `remote.connect`.
+        private: see `publish`.
+        create_pr: likewise.
+        advice: what to do next where the Hub refuses, by status.
+        on_step: called with words on what is done next.
+    """
     on_step(f"looking for {made.repo_id}")
     found = _look(api, made.repo_id)
     created = found is None
@@ -214,19 +225,18 @@ def send(
         if create_pr:
             raise InputError(f"there is no {made.repo_id} to propose this to: publish it without create_pr")
         on_step(f"making {made.repo_id}")
-        found = _create(api, made.repo_id, private is None or private)
+        found = _create(api, made.repo_id, private is None or private, advice)
     with TemporaryDirectory() as folder:
-        operations: list[CommitOperationAdd] = []
+        content: dict[str, str | bytes] = dict(made.files)
         for path, write in made.later.items():
             on_step(f"writing {path}")
             write(Path(folder) / path)
-            operations.append(CommitOperationAdd(path, str(Path(folder) / path)))
-        operations += [CommitOperationAdd(path, data) for path, data in made.files.items()]
-        on_step(f"sending what is new of {len(operations)} files ({sum(made.sizes.values()) / 1e6:.1f} MB)")
+            content[path] = str(Path(folder) / path)
+        on_step(f"sending what is new of {len(content)} files ({sum(made.sizes.values()) / 1e6:.1f} MB)")
         for left in reversed(range(TRIES)):
-            _check_there(found, made.repo_id, private)
+            _check_there(found, made.repo_id, (private is None or private) if created else private)
             try:
-                return _commit(api, made, found, operations, created=created, create_pr=create_pr)
+                return _commit(api, made, found, content, advice, created=created, create_pr=create_pr)
             except InputError as error:
                 if not left or _status(error) != 412:
                     raise
@@ -248,6 +258,8 @@ def _check(generator: Generator, rules: Sequence[Rule], title: str, description:
         raise InputError(f"at most {RULES} rules go into one repository, not {len(rules)}")
     for rule in rules:
         rule.check(generator)
+        if rule.edit:
+            Edit.from_json(rule.edit)
     if len(title) > TITLE or not title.isprintable():
         raise InputError(f"the title is one line of at most {TITLE} characters")
     printable = all(line.isprintable() for line in description.replace("\r\n", "\n").split("\n"))
@@ -265,14 +277,14 @@ def _licensed(generator: Generator, licence: str) -> Generator:
     if licence not in licences.ON_HUB:
         raise InputError(f"licence {licence!r} is none of {', '.join(licences.ON_HUB)}")
     stated = generator.rewritten([])
-    stated.origin = {**generator.origin, "licence": {"id": licence, "link": f"https://spdx.org/licenses/{licence}"}}
+    stated.origin = {**generator.origin, "licence": {"id": licence, "link": licences.ON_HUB[licence]}}
     stated.advice = dict(generator.advice)
     return stated
 
 
 def _layouts(generator: Generator, export: Sequence[str]) -> dict[str, str]:
     """Layouts and the files that they go into."""
-    there = STYLEGAN2 if type(generator).__name__ == "StyleGAN2" else PROGGAN
+    there = STYLEGAN2 if store.architecture(generator) == "stylegan2" else PROGGAN
     if unknown := [layout for layout in export if layout not in there]:
         raise InputError(f"{generator.name} cannot be written as {unknown[0]!r}: choose {' or '.join(there)}")
     return {layout: f"exported/{layout}.pt" for layout in export}
@@ -297,15 +309,16 @@ def _pictures(generator: Generator, rules: Sequence[Named], on_step: Callable[[i
     every = [one.rule.to(generator.device) for one in rules]
     psi = next((float(rule.edit["truncation"]) for rule in every if "truncation" in rule.edit), 1.0)
     jobs: list[tuple[str, list[Rule], list[Rule]]] = [("comparison.png", [], every)]
-    jobs += [(f"pictures/{one.slug}.png", every[:i], every[: i + 1]) for i, one in enumerate(rules)]
+    jobs += [(f"pictures/{one.slug}.png", every[:i], every[: i + 1]) for i, one in enumerate(rules) if every[i].active]
     for done, (path, before, after) in enumerate(jobs):
         on_step(done, steps)
         new = after[len(before) :]
         wanted = (hits, hits // 3) if not done else (hits // 2, 0)
         seeds, others = firing(generator, new, hits=wanted[0], misses=wanted[1], truncation=psi, limit=limit)
-        seeds += others or [seed for seed in range(hits // 2) if not seeds]  # a context that nothing answers to
+        fire = len(seeds)
+        seeds += others or [*range(0 if seeds else hits // 2)]  # of a context that nothing answers to, any
         then, now = (generator.sample(seeds, truncation=psi, rules=own) for own in (before, after))
-        made[path] = _png(before_after(then, now, seeds, firing=len(seeds) - len(others), columns=hits // 2))
+        made[path] = _png(before_after(then, now, seeds, firing=fire, columns=hits // 2))
     on_step(steps, steps)
     return made
 
@@ -329,8 +342,8 @@ def _look(api: HfApi, repo_id: str) -> ModelInfo | None:
     return None
 
 
-def _create(api: HfApi, repo_id: str, private: bool) -> ModelInfo:
-    with in_words(f"make {repo_id}", api, ADVICE):
+def _create(api: HfApi, repo_id: str, private: bool, advice: Mapping[int, str]) -> ModelInfo:
+    with in_words(f"make {repo_id}", api, advice):
         api.create_repo(repo_id, private=private, exist_ok=True)
     found = _look(api, repo_id)
     if found is None:
@@ -364,14 +377,16 @@ def _commit(
     api: HfApi,
     made: Draft,
     found: ModelInfo,
-    operations: Sequence[CommitOperationAdd],
+    content: Mapping[str, str | bytes],
+    advice: Mapping[int, str],
     *,
     created: bool,
     create_pr: bool,
 ) -> Published:
-    """Commit on top of what was found and nothing else."""
+    """Commit on top of what was found and nothing else; operations are new for each try: they remember the last."""
+    operations = [CommitOperationAdd(path, data) for path, data in content.items()]
     gone = [CommitOperationDelete(path, is_folder=False) for path in _stale(_paths(found), made)]
-    with in_words(f"publish {made.repo_id}", api, ADVICE):
+    with in_words(f"publish {made.repo_id}", api, advice):
         done = api.create_commit(
             made.repo_id,
             [*operations, *gone],
@@ -379,8 +394,8 @@ def _commit(
             parent_commit=found.sha,
             create_pr=create_pr,
         )
-    url = done.pr_url if create_pr and done.pr_url else f"{api.endpoint}/{made.repo_id}"
-    return Published(url, done.oid, created, done.oid != found.sha, create_pr)
+    url = done.pr_url or f"{api.endpoint}/{made.repo_id}"
+    return Published(url, done.oid, created, done.oid != found.sha, bool(done.pr_url))
 
 
 def _status(error: BaseException) -> int | None:

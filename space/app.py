@@ -20,8 +20,9 @@ from publisher import LOGIN, Publisher
 from rewriter import townscape
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.errors import InputError
+from rewriter.hub import on_hub
 from rewriter.memory.solve import METHODS, SMOOTHNESS
-from rewriter.remote import is_name
+from rewriter.remote import connect, in_words
 from studio import BUILT_IN, Studio, Visitor
 from view import Shown, data_url, offers
 
@@ -370,10 +371,14 @@ def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOG
     """
     if login and find_spec("authlib") is None:
         raise InputError("a login needs a package more: pip install 'gradio[oauth]'")
+    if login and not LOGIN:  # Gradio asks that too, and says less when it fails
+        api = connect()
+        with in_words("log in", api):
+            api.whoami()
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs a package more: pip install 'gradio[mcp]'")
     known = [entry.id for entry in catalogue().values() if entry.repository or entry.local.is_file()]
-    if absent := [each for each in generators if each not in known and not Path(each).exists() and not is_name(each)]:
+    if absent := [each for each in generators if each not in known and not Path(each).exists() and not on_hub(each)]:
         raise InputError(f"there is no file {absent[0]}: name a checkpoint, or one that `rewriter generators` lists")
     page = Page(Studio(dict.fromkeys([BUILT_IN, *generators, *known])), login=login)
     try:

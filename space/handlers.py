@@ -82,7 +82,8 @@ class Handlers:
             visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
         wanted = link.get("model", "") or link.get("edit", "")
         known = wanted in townscape.examples() or ("model" in link and is_name(wanted))
-        new = known and wanted != visitor.link  # reloading the page does not do it again
+        did = wanted == visitor.link and visitor.work is not None and visitor.work.present.rules
+        new = known and not did  # reloading the page does not do it again
         shown = {**self.view.show(visitor, *EVERYTHING), "pending": wanted if new else ""}
         del shown["kept"]  # until there is something new to keep
         return shown if not trouble else {**shown, "next": f"{shown['next']} *{trouble}*"}

@@ -140,7 +140,7 @@ def opened(repo_id: str) -> tuple[Path, published.Config]:
     Raises:
         InputError: there is none, or it cannot be used.
     """
-    folder, _ = published.fetch(repo_id, token=False, weights=False)  # nobody's private ones: the cache is all people's
+    folder, _ = published.fetch(repo_id, public=True)
     return folder, published.read(folder)
 
 

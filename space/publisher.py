@@ -6,15 +6,18 @@ from there, that of `hf auth login`. It is passed on to the Hub's client and kep
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from huggingface_hub import get_token
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from lane import SHARED, failing
@@ -30,7 +33,13 @@ if TYPE_CHECKING:
     from lane import Lane
 
 LOGIN = bool(os.environ.get("OAUTH_CLIENT_ID"))  # a Space that lets people log in
-HERE = ("localhost", "127.0.0.1", "[::1]")
+HERE = ("localhost", "127.0.0.1")
+PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "via")  # by a proxy or a tunnel
+ADVICE = {
+    **publishing.ADVICE,
+    401: "the login has ended: log out and in again",
+    403: "this page may write only to what it made itself, in your own account: choose a new name",
+}
 OTHERWISE = "*Save* keeps the work as a file, which `rewriter publish USER/NAME FILE` publishes from your own machine."
 LOG_IN = f"Log in first, with the button above. {OTHERWISE}"
 NOBODY = (
@@ -98,11 +107,15 @@ class Publisher:
         name: str,
         description: str,
         rules_only: bool,
+        request: gr.Request,
         profile: gr.OAuthProfile | None,
+        token: gr.OAuthToken | None,
         progress: gr.Progress = PROGRESS,
     ) -> Iterator[list[Any]]:
         """The card and the files with their sizes; nothing is sent."""
-        account = profile.username if profile else "you"
+        account = "you"
+        with suppress(InputError):
+            account = self._client(request, profile, token)[0]
         made = self._draft(visitor, account, name, description, rules_only, progress)
         total = sum(made.sizes.values())
         rows = "\n".join(f"| `{path}` | {size / 1000:,.1f} kB |" for path, size in made.sizes.items())
@@ -127,16 +140,15 @@ class Publisher:
     ) -> Iterator[str]:
         """Publish in the visitor's account; says where it is."""
         with failing("publishing"):
-            secret = self._token(request, token)
-            api = connect(secret)
-            with in_words("see whose token this is", api):
-                account = profile.username if profile and not _mocked(token) else api.whoami()["name"]
+            account, api = self._client(request, profile, token)
         made = self._draft(visitor, account, name, description, rules_only, progress)
         with failing("publishing"):
             if not rules_only:
-                base = visitor.generator
-                made = replace(made, later={store.WEIGHTS: lambda path: _write_weights(base, path)})
-            done = publishing.send(made, api, private=private, on_step=lambda words: progress(0.9, desc=words))
+                wanted = json.loads(made.files[store.CONFIG])["fingerprint"]
+                write = partial(_write_weights, visitor.generator, wanted)
+                made = replace(made, later={store.WEIGHTS: write})
+            told = partial(progress, 0.9)
+            done = publishing.send(made, api, private=private, advice=ADVICE, on_step=lambda words: told(desc=words))
         seen = "only you see it" if private else "everybody can open it"
         what = "Published" if done.changed else "It was there already"
         yield (
@@ -172,9 +184,19 @@ class Publisher:
         made: Draft = shown["draft"]
         return made
 
+    def _client(
+        self, request: gr.Request, profile: gr.OAuthProfile | None, token: gr.OAuthToken | None
+    ) -> tuple[str, HfApi]:
+        """The visitor's account, and a client that acts for them."""
+        api = connect(self._token(request, token))
+        if profile is not None and not _mocked(token):
+            return profile.username, api
+        with in_words("see whose token this is", api):
+            return str(api.whoami()["name"]), api
+
     def _token(self, request: gr.Request, token: gr.OAuthToken | None) -> str:
         """The visitor's own; InputError, with what else they can do, if there is none."""
-        if token is not None and not _mocked(token):
+        if token is not None and token.token and not _mocked(token):
             return token.token
         if not SHARED and _here(request) and (own := get_token()):
             return own
@@ -191,15 +213,20 @@ def _mocked(token: gr.OAuthToken | None) -> bool:
 
 
 def _here(request: gr.Request) -> bool:
-    """Whether the page is open on the machine that serves it, and under its own name: a tunnel has another."""
-    host = (request.headers.get("host") or "").rsplit(":", 1)[0]
+    """Whether the page itself is open on the machine that serves it: no tunnel, and no script of another site."""
+    host, origin = request.headers.get("host") or "", request.headers.get("origin")
     client = request.client.host if request.client else ""
+    if any(name in request.headers for name in PASSED_ON) or origin != f"http://{host}":
+        return False
     try:
-        return host in HERE and ip_address(client).is_loopback
+        return host.rsplit(":", 1)[0] in HERE and ip_address(client).is_loopback
     except ValueError:
         return False
 
 
-def _write_weights(base: str, path: Path) -> None:
-    """On the CPU and anew: what is on the GPU belongs to its worker."""
-    store.write_weights(load_generator(base, device="cpu"), path)
+def _write_weights(base: str, fingerprint: str, path: Path) -> None:
+    """On the CPU and anew: what is on the GPU belongs to its worker. InputError if it has changed meanwhile."""
+    generator = load_generator(base, device="cpu")
+    if generator.fingerprint != fingerprint:
+        raise InputError(f"{base} is not what it was when the page was opened: load the page again")
+    store.write_weights(generator, path)

@@ -207,7 +207,7 @@ def test_every_trouble_is_said_and_the_work_is_still_there(visit, hub, tmp_path)
     hub.add("model", "ada/taken", {"model.bin": b"x"})
     publish(v, name="taken")
     assert "taken by another model" in trouble(v)
-    troubles = ("/create", 403, "may not write"), ("/commit/", 413, "storage"), ("/", "cut", "again")
+    troubles = ("/create", 403, "choose a new name"), ("/commit/", 413, "storage"), ("/", "cut", "again")
     for path, fault, said in troubles:
         hub.fault = lambda n, request, path=path, fault=fault: fault if path in request.path else None
         publish(v, name="mine")
@@ -243,19 +243,22 @@ def test_where_nobody_is_logged_in_it_says_what_to_do_instead(visit, hub, monkey
 
 
 @pytest.mark.parametrize(
-    ("host", "client", "here"),
+    ("headers", "client", "here"),
     [
-        ("127.0.0.1:7860", "127.0.0.1", True),
-        ("localhost:7860", "::1", True),
-        ("tunnel.gradio.live", "127.0.0.1", False),
-        ("127.0.0.1:7860", "192.0.2.7", False),
-        ("evil.example:7860", "127.0.0.1", False),
-        ("", "", False),
+        ({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"}, "127.0.0.1", True),
+        ({"host": "localhost:7860", "origin": "http://localhost:7860"}, "::1", True),
+        ({"host": "localhost:7860", "origin": "http://evil.example"}, "127.0.0.1", False),
+        ({"host": "localhost:7860", "origin": "http://localhost:9000"}, "127.0.0.1", False),
+        ({"host": "localhost:7860"}, "127.0.0.1", False),
+        ({"host": "localhost", "origin": "http://localhost", "x-forwarded-for": "192.0.2.7"}, "127.0.0.1", False),
+        ({"host": "tunnel.gradio.live", "origin": "http://tunnel.gradio.live"}, "127.0.0.1", False),
+        ({"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"}, "192.0.2.7", False),
+        ({}, "", False),
     ],
 )
-def test_this_machines_token_serves_whoever_sits_at_it_and_nobody_else(monkeypatch, host, client, here):
+def test_this_machines_token_serves_whoever_sits_at_it_and_nobody_else(monkeypatch, headers, client, here):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    asked = gr.Request(request=SimpleNamespace(headers={"host": host}, client=SimpleNamespace(host=client)))
+    asked = gr.Request(request=SimpleNamespace(headers=headers, client=SimpleNamespace(host=client)))
     publisher = object.__new__(Publisher)
     publisher.login = False
     if here:

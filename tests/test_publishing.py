@@ -101,7 +101,7 @@ def test_one_commit_of_card_licence_config_rules_edits_and_pictures(hub, drafted
         *("README.md", "LICENSE", "config.json", "comparison.png"),
         *(f"rules/{slug}.safetensors" for slug in ("1-dome-to-spire", "2-trees-more")),
         *(f"edits/{slug}.json" for slug in ("1-dome-to-spire", "2-trees-more")),
-        *(f"pictures/{slug}.png" for slug in ("1-dome-to-spire", "2-trees-more")),
+        "pictures/1-dome-to-spire.png",  # the other rule is switched off
     }
     assert all(drafted.files[path][:4] == b"\x89PNG" for path in drafted.files if path.endswith(".png"))
     assert drafted.sizes[store.WEIGHTS] == pytest.approx(len(made.files()[store.WEIGHTS]), rel=0.01)
@@ -190,7 +190,7 @@ def test_the_card_says_what_was_changed_and_the_hub_takes_it(drafted):
     ):
         assert said in text
     files = re.findall(r"`((?:rules|edits)/[^`]+?)(?:`|\s)", text) + re.findall(r"\]\(([\w/.-]+\.png)\)", text)
-    assert {re.sub(r"^rewriter apply ", "", file) for file in files} >= {"comparison.png", "pictures/2-trees-more.png"}
+    assert {re.sub(r"^rewriter apply ", "", file) for file in files} >= {"comparison.png", "pictures/1-dome-to-spire.png"}
     assert all(file in drafted.files for file in files if "/" in file and " " not in file)
 
 
@@ -284,6 +284,29 @@ def test_a_non_commercial_licence_stays_one_and_its_text_goes_along(hub, town, r
     data = ModelCard(made.card).data.to_dict()
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", NVIDIA["id"], "LICENSE")
     assert "non-commercial use only" in made.card and data["base_model"] == "a/b"
+
+
+def test_whose_it_is_is_not_a_strangers_to_say(hub, town, rules, drafted):
+    about = json.loads(drafted.files["config.json"])
+    mit = {"id": "mit", "link": "https://opensource.org/license/mit"}
+    odd = {**about["origin"], "licence": mit, "attribution": "Eve", "file": "a` <img src=//e.org/x.png>"}
+    weights = townscape.WEIGHTS.read_bytes()
+    hub.add("model", "eve/mine", {**hostile(drafted, origin=odd), store.WEIGHTS: weights})
+    loaded = rewriter.load_generator("eve/mine", device="cpu")
+    assert loaded.origin["licence"]["id"] == "apache-2.0" and "Eve" not in loaded.origin["attribution"]
+    base = town.rewritten([])
+    base.origin = {**odd, "id": "townscape", "repository": "e/vil", "licence": NVIDIA}
+    text = card.write(base, card.named(rules), NAME, title="t", description="", weights=True, exported={}, version="1")
+    assert "<img" not in text and "built into" not in text and "non-commercial use only" in text
+
+
+def test_a_base_with_rules_in_its_weights_is_nowhere_else(town, rules):
+    folded = town.rewritten([])
+    folded.origin = {**town.origin, "repository": "a/b", "revision": "0" * 40, "sha256": "0" * 64}
+    folded.origin |= {"rules": [{"title": "x", "layer": "layer2", "rank": 1, "strength": 1.0}]}
+    with pytest.raises(InputError, match="with its weights"):
+        publishing.draft(folded, rules, NAME, weights=False)
+    assert json.loads(publishing.draft(folded, rules, NAME).files["config.json"])["base"] is None
 
 
 @pytest.mark.parametrize(("text", "said"), [(b"another text", "not the licence's text"), (None, "404")])
@@ -403,11 +426,12 @@ def test_what_the_hub_refuses_is_one_clear_line(hub, drafted, path, fault, said)
 
 @pytest.mark.parametrize(("times", "ended"), [(2, "published"), (3, "412")])
 def test_a_race_is_tried_again_on_top_and_then_reported(hub, drafted, times, ended):
-    there, raced = hub.add(*KEY, {"config.json": b"{}", "rules/1-old.safetensors": b""}), []
+    there, raced = hub.add(*KEY, {**drafted.files, "rules/1-old.safetensors": b"", "notes.md": b""}), []
 
     def race(n, request):
         if "/commit/" in request.path and len(raced) < times:
-            raced.append(there.commit({**there.files(), "notes.md": b"%d" % len(raced)}, "theirs"))
+            theirs = {"notes.md": b"%d" % len(raced), "config.json": b"{ }", "LICENSE": b"theirs"}
+            raced.append(there.commit({**there.files(), **theirs}, "theirs"))
 
     hub.fault = race
     if ended == "412":
@@ -416,7 +440,11 @@ def test_a_race_is_tried_again_on_top_and_then_reported(hub, drafted, times, end
         assert there.at() == raced[-1]
     else:
         assert sent(hub, drafted).changed and there.files()["notes.md"] == b"1"
-        assert len(there.commits) == 4 and there.files()["config.json"] == drafted.files["config.json"]
+        assert len(there.commits) == 4 and complete_but_notes(there, drafted)
+
+
+def complete_but_notes(there, drafted):
+    return {**drafted.files, "notes.md": b"1"}.items() <= there.files().items() and store.WEIGHTS in there.files()
 
 
 @pytest.mark.parametrize("fault", [500, "cut", "lost", "always"])
@@ -512,7 +540,7 @@ def test_published_listed_drawn_inspected_and_published_further(hub, run, rule_f
     assert status == 0 and json.loads(out)["url"] == f"{hub.url}/{NAME}" and "sending" in err
     assert not hub.repositories[KEY].private
     assert f"{NAME}" in run("generators", "--published")[1]
-    assert json.loads(run("generators", "--published", "--json")[1])["published"][0]["base"] == "townscape"
+    assert json.loads(run("generators", "--published", "--json")[1])["published"][0]["repo_id"] == NAME
     assert run("sample", "--generator", NAME, "--seeds", "0-1", "--out", tmp_path / "drawn.png")[0] == 0
     assert "dome to spire" in run("inspect", NAME)[1]
     rules[1].save(tmp_path / "more.safetensors")

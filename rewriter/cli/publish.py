@@ -10,9 +10,11 @@ from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from rewriter import publishing
+from rewriter.checkpoints import store
 from rewriter.cli.common import Device, Json, carried, load, progress, say
 from rewriter.describe import kind_of
 from rewriter.errors import InputError
+from rewriter.files import check_writable
 from rewriter.history import FORMAT, History
 from rewriter.publishing import Draft
 from rewriter.remote import check_name, connect
@@ -54,12 +56,15 @@ def publish(
     """
     check_name(name)
     api = None if out else connect()
-    found = _rules(rules)
+    if out is not None:
+        check_writable(out / store.CONFIG)
+    found, whole = _rules(rules)
     model = load(generator or _base_of(found), device, as_json)
+    earlier = [] if whole else carried(model)
     with progress(as_json) as job:
         made = publishing.draft(
             model,
-            [*carried(model), *(rule.to(model.device) for rule in found)],
+            [*earlier, *(rule.to(model.device) for rule in found)],
             name,
             title=title,
             description=description,
@@ -91,16 +96,19 @@ def _said(made: Draft, done: publishing.Published) -> str:
     return f"{made.repo_id} is {'published' if done.created or done.changed else 'as it was: nothing is new'}"
 
 
-def _rules(files: list[Path]) -> list[Rule]:
+def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
+    """The rules in files, and whether a session is among them: that has those that its generator carried."""
     found: list[Rule] = []
+    whole = False
     for path in files:
         if path.suffix == ".safetensors" and path.is_file() and kind_of(path) == FORMAT:
             found += History.load(path).present.rules
+            whole = True
         else:
             found.append(Rule.load(path))
     if not found:
         raise InputError("there is no rule in this: execute an edit first (rewriter apply EDIT --save-rule FILE)")
-    return found
+    return found, whole
 
 
 def _base_of(rules: list[Rule]) -> str:

@@ -19,7 +19,8 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
     generator: Annotated[
-        list[str] | None, typer.Option(help="A checkpoint to be chosen there too; repeatable.")
+        list[str] | None,
+        typer.Option(help="A checkpoint, or USER/NAME, to be chosen there too; repeatable."),
     ] = None,
     login: Annotated[
         bool, typer.Option("--login", help="Show the login that a Space has; it logs in as this machine's account.")
