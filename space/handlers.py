@@ -19,9 +19,10 @@ from typing import Any
 from PIL.Image import Image
 from torch import Tensor
 
-from rewriter import Edit, Rewriter, Rule, load_edits, published, publishing, save_edits, townscape
+from rewriter import Edit, Rewriter, Rule, load_edits, published, save_edits, townscape
 from rewriter import history as sessions
 from rewriter.describe import kind_of
+from rewriter.draft import draft
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
@@ -238,7 +239,7 @@ class Handlers:
             if not tell(done, of, "Drawing the pictures of its card"):
                 raise CancelledError("nothing was published")
 
-        made = publishing.draft(
+        made = draft(
             session.generator,
             session.rules,
             f"{account}/{name or proposed(session)}",

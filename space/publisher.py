@@ -23,8 +23,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from lane import SHARED, failing
 from rewriter import load_generator, published, publishing
 from rewriter.checkpoints import store
+from rewriter.draft import DESCRIPTION, Draft
 from rewriter.errors import InputError
-from rewriter.publishing import Draft
 from rewriter.remote import connect, in_words
 from studio import Visitor
 from view import data_url, plain
@@ -70,7 +70,7 @@ class Publisher:
             with gr.Row():
                 self.name = gr.Textbox(label="Name, in your account", max_length=80, elem_id="publish-name")
                 self.description = gr.Textbox(
-                    label="Description", lines=2, max_length=publishing.DESCRIPTION, elem_id="publish-description"
+                    label="Description", lines=2, max_length=DESCRIPTION, elem_id="publish-description"
                 )
             with gr.Row():
                 self.private = gr.Checkbox(True, label="Private: only you see it", elem_id="publish-private")

@@ -19,6 +19,7 @@ from rewriter import card, licences, published, publishing, townscape
 from rewriter.checkpoints import store
 from rewriter.checkpoints.convert import convert
 from rewriter.cli import main
+from rewriter.draft import Draft, draft
 from rewriter.errors import InputError
 from rewriter.licences import Text
 from rewriter.rule import Effect, Rule
@@ -76,7 +77,7 @@ def rules(town, change):
 
 @pytest.fixture(scope="session")
 def drafted(town, rules):
-    return publishing.draft(town, rules, NAME, description="Spires.\n\nEverywhere.")
+    return draft(town, rules, NAME, description="Spires.\n\nEverywhere.")
 
 
 def sent(hub, drafted, token=TOKEN, **options):
@@ -120,7 +121,7 @@ def test_loaded_in_a_fresh_process_it_draws_the_same_to_the_bit(hub, town, rules
 
 
 def test_rules_alone_are_small_and_find_their_base(hub, town, rules):
-    made = publishing.draft(town, rules[:1], NAME, weights=False)
+    made = draft(town, rules[:1], NAME, weights=False)
     assert sum(made.sizes[path] for path in made.sizes if not path.endswith(".png")) < 60_000 and not made.later
     sent(hub, made)
     loaded = rewriter.load_generator(NAME, device="cpu")
@@ -134,7 +135,7 @@ def test_both_kinds_come_back_folded_layouts_too(hub, request, kind, change, tmp
     layers = list(base.layers)[1:4:2]
     rules = [Rule(layer, *vars_of(change(base, layer)), fingerprint=base.fingerprint) for layer in layers]
     layouts = ("rosinality", "nvidia") if kind == "stylegan" else ("gandissect", "genforce")
-    made = publishing.draft(base, rules, NAME, export=layouts, licence="mit")
+    made = draft(base, rules, NAME, export=layouts, licence="mit")
     sent(hub, made)
     loaded = rewriter.load_generator(NAME, device="cpu")
     wanted = base.sample(range(3), rules=rules)
@@ -159,7 +160,7 @@ def test_a_base_of_the_catalogue_is_named_fetched_and_keeps_its_licence(shelf, c
     base = rewriter.load_generator("small", device="cpu")
     low = change(base, "layer4")
     rule = Rule("layer4", *vars_of(low), fingerprint=base.fingerprint)
-    made = publishing.draft(base, [rule], "ada/rewritten", weights=False)
+    made = draft(base, [rule], "ada/rewritten", weights=False)
     data = ModelCard(made.card).data.to_dict()
     assert data["base_model"] == "ada/small" and data["base_model_relation"] == "finetune"
     assert data["license"] == "cc-by-4.0" and card.TAG in data["tags"] and b"cc-by-4.0" in made.files["LICENSE"]
@@ -190,7 +191,10 @@ def test_the_card_says_what_was_changed_and_the_hub_takes_it(drafted):
     ):
         assert said in text
     files = re.findall(r"`((?:rules|edits)/[^`]+?)(?:`|\s)", text) + re.findall(r"\]\(([\w/.-]+\.png)\)", text)
-    assert {re.sub(r"^rewriter apply ", "", file) for file in files} >= {"comparison.png", "pictures/1-dome-to-spire.png"}
+    assert {re.sub(r"^rewriter apply ", "", file) for file in files} >= {
+        "comparison.png",
+        "pictures/1-dome-to-spire.png",
+    }
     assert all(file in drafted.files for file in files if "/" in file and " " not in file)
 
 
@@ -249,18 +253,18 @@ def test_names_of_files_come_from_titles_and_lead_nowhere(rules):
 )
 def test_what_cannot_be_drafted_is_said_before_any_work(town, rules, given, said):
     with pytest.raises(InputError, match=re.escape(said)):
-        publishing.draft(town, rules, NAME, **given)
+        draft(town, rules, NAME, **given)
 
 
 def test_no_rules_rules_of_another_and_a_base_nobody_could_fetch(town, stylegan, rules, change):
     with pytest.raises(InputError, match="no rule"):
-        publishing.draft(town, [], NAME)
+        draft(town, [], NAME)
     with pytest.raises(InputError, match="fingerprint"):
-        publishing.draft(stylegan, rules, NAME)
+        draft(stylegan, rules, NAME)
     own = Rule("layer4", *vars_of(change(stylegan, "layer4")), fingerprint=stylegan.fingerprint)
     with pytest.raises(InputError, match="with its weights"):
-        publishing.draft(stylegan, [own], NAME, weights=False)
-    unknown = publishing.draft(stylegan, [own], NAME)
+        draft(stylegan, [own], NAME, weights=False)
+    unknown = draft(stylegan, [own], NAME)
     assert ModelCard(unknown.card).data.license == "unknown" and b"not known" in unknown.files["LICENSE"]
 
 
@@ -278,7 +282,7 @@ def test_a_non_commercial_licence_stays_one_and_its_text_goes_along(hub, town, r
     base = town.rewritten([])
     base.origin = {**town.origin, "id": "church", "licence": NVIDIA, "repository": "a/b", "attribution": "Karras"}
     for _ in range(2):  # the second time from what was kept
-        made = publishing.draft(base, rules[:1], NAME)
+        made = draft(base, rules[:1], NAME)
         assert made.files["LICENSE"] == text
     assert hub.requests.count("GET /raw/LICENSE.txt") == 1
     data = ModelCard(made.card).data.to_dict()
@@ -305,8 +309,8 @@ def test_a_base_with_rules_in_its_weights_is_nowhere_else(town, rules):
     folded.origin = {**town.origin, "repository": "a/b", "revision": "0" * 40, "sha256": "0" * 64}
     folded.origin |= {"rules": [{"title": "x", "layer": "layer2", "rank": 1, "strength": 1.0}]}
     with pytest.raises(InputError, match="with its weights"):
-        publishing.draft(folded, rules, NAME, weights=False)
-    assert json.loads(publishing.draft(folded, rules, NAME).files["config.json"])["base"] is None
+        draft(folded, rules, NAME, weights=False)
+    assert json.loads(draft(folded, rules, NAME).files["config.json"])["base"] is None
 
 
 @pytest.mark.parametrize(("text", "said"), [(b"another text", "not the licence's text"), (None, "404")])
@@ -331,7 +335,7 @@ def test_again_is_another_commit_without_what_is_gone(hub, town, rules, drafted)
     made = hub.repositories[KEY]
     assert not sent(hub, drafted).changed and len(made.commits) == 2
     made.commit({**made.files(), "notes.md": b"mine"}, "by hand")
-    less = publishing.draft(town, rules[1:], NAME, weights=False)
+    less = draft(town, rules[1:], NAME, weights=False)
     done = sent(hub, less)
     assert done.changed and not done.created and len(made.commits) == 4
     assert made.files()["notes.md"] == b"mine" and store.WEIGHTS not in made.files()
@@ -340,7 +344,7 @@ def test_again_is_another_commit_without_what_is_gone(hub, town, rules, drafted)
 
 def test_a_revision_stays_what_it_was(hub, town, rules, drafted):
     first = sent(hub, drafted)
-    second = sent(hub, publishing.draft(town, [rules[0].at(2.0)], NAME))
+    second = sent(hub, draft(town, [rules[0].at(2.0)], NAME))
     assert rewriter.load_generator(NAME, revision=first.commit, device="cpu").rules[0].strength == 0.8
     asked = len(hub.requests)
     assert len(rewriter.load_generator(NAME, revision=first.commit, device="cpu").rules) == 2
@@ -367,14 +371,14 @@ def test_to_somebody_elses_it_is_a_proposal(hub, drafted):
     sent(hub, drafted, private=False)
     made = hub.repositories[KEY]
     before = made.at().oid
-    other = publishing.Draft(NAME, "other", {**drafted.files, "README.md": b"# mine\n"}, drafted.later, drafted.sizes)
+    other = Draft(NAME, "other", {**drafted.files, "README.md": b"# mine\n"}, drafted.later, drafted.sizes)
     with pytest.raises(InputError, match="propose"):
         sent(hub, other, BOB)
     done = sent(hub, other, BOB, create_pr=True)
     assert done.proposed and done.url.endswith("/discussions/1") and made.at().oid == before
     assert made.files("refs/pr/1")["README.md"] == b"# mine\n"
     with pytest.raises(InputError, match="without create_pr"):
-        sent(hub, publishing.Draft("ada/none", "x", {}), create_pr=True)
+        sent(hub, Draft("ada/none", "x", {}), create_pr=True)
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from rewriter import publishing
 from rewriter.checkpoints import store
 from rewriter.cli.common import Device, Json, carried, load, progress, say
 from rewriter.describe import kind_of
+from rewriter.draft import Draft, draft
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.history import FORMAT, History
-from rewriter.publishing import Draft
 from rewriter.remote import check_name, connect
 from rewriter.rule import Rule
 
@@ -62,7 +62,7 @@ def publish(
     model = load(generator or _base_of(found), device, as_json)
     earlier = [] if whole else carried(model)
     with progress(as_json) as job:
-        made = publishing.draft(
+        made = draft(
             model,
             [*earlier, *(rule.to(model.device) for rule in found)],
             name,
