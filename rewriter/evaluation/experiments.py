@@ -36,7 +36,7 @@ from rewriter.generators.base import Generator
 from rewriter.rule import Rule
 
 HANDS = range(1, 11)
-QUICK_STEPS = 300  # of descents over all weights
+QUICK_STEPS = 100  # of descents over all weights
 EARLY, SVD_EARLY = 100, 2000  # steps after which the paper's descents are near their best, on the tuning seeds
 SHARES = (0.01, 0.03, 0.06, 0.12, 0.25, 0.5)  # of a layer's units, to be zeroed
 RANKS, SMOOTHNESS = (1, 2, 3), (1.0, 3.0, 10.0, 30.0, 100.0)
