@@ -80,6 +80,9 @@ class Lane:
         if "/" not in link:
             yield from self.follow("linked", visitor, link)
             return
+        if link in self._handlers.studio.names:
+            yield from self.follow("choose", visitor, link)
+            return
         yield 0.0, f"Looking for {link}"
         with failing(f"opening {link}"):
             folder, about = opened(link)

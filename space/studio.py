@@ -34,7 +34,8 @@ BUILT_IN = "townscape"
 class Visitor:
     """One person's work: the generator's name, the work on each, the pictures on screen and in the painter.
 
-    matches: whether the pictures on screen show where the context fires. link: the shipped edit that an address opened.
+    matches: whether the pictures on screen show where the context fires. link: the shipped edit, or the published
+    generator, that an address opened.
     """
 
     generator: str = BUILT_IN
