@@ -212,7 +212,7 @@ def test_another_run_in_the_folder_is_refused(generator, tmp_path):
 def launched(folder, count):
     """The command, by so many processes of one thread each."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m"]
-    command = ["rewriter", "evaluate", "add-tree", "--n", "230", "--device", "cpu", "--out", str(folder)]
+    command = ["rewriter", "evaluate", "add-tree", "-n", "230", "--device", "cpu", "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen([*launcher, *command], env=environment, stdout=subprocess.DEVNULL)
 
@@ -331,6 +331,7 @@ def test_an_edit_of_photographs_is_judged_by_words_and_lpips(generator, case_of,
     assert not torch.isnan(torch.tensor(value["least-squares"]["pictures"]))
 
 
+@pytest.mark.slow
 def test_a_study_is_opened_and_summed_up(tmp_path):
     command = [sys.executable, "-m", "rewriter", "evaluate", "realism", "--of", "add-tree", "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}

@@ -221,6 +221,7 @@ def test_every_trouble_is_said_and_the_work_is_still_there(visit, hub, tmp_path)
     assert made.private and "model.safetensors" not in made.files() and len(made.commits) == 2
 
 
+@pytest.mark.slow
 def test_a_tab_that_is_closed_leaves_all_or_nothing(visit, hub):
     v = visit()
     publish(v, name="left")

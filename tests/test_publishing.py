@@ -451,7 +451,7 @@ def complete_but_notes(there, drafted):
     return {**drafted.files, "notes.md": b"1"}.items() <= there.files().items() and store.WEIGHTS in there.files()
 
 
-@pytest.mark.parametrize("fault", [500, "cut", "lost", "always"])
+@pytest.mark.parametrize("fault", ["cut", "lost", *(pytest.param(f, marks=pytest.mark.slow) for f in (500, "always"))])
 def test_trouble_at_any_request_leaves_all_or_nothing_and_is_made_good_by_trying_again(hub, drafted, fault):
     for first in count(1):
         hub.repositories.clear(), hub.uploads.clear(), hub.requests.clear()

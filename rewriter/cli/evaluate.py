@@ -54,6 +54,7 @@ EPILOG = (
     "  realism                  which looks more real? With --page people judge blind; without, what they said\n"
     "\n\b\nOver several GPUs: accelerate launch --num_processes 2 -m rewriter evaluate all\n"
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter evaluate all --device cpu\n"
+    "Behind a launcher write -n for --n, which it would take for an option of its own. "
     "Several hosts share the folder --out."
 )
 
@@ -75,7 +76,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Where tables, plots, and what it takes to go on are kept.")] = Path(
         "evaluation"
     ),
-    n: Annotated[int | None, typer.Option("--n", help=f"Pictures: {USUAL:,} on a CPU, {MANY:,} on a GPU.")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "-n", help=f"Pictures: {USUAL:,} on a CPU, {MANY:,} on a GPU.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help=f"{QUICK} pictures; the longest descents cut short, and named so.")
     ] = False,
