@@ -102,11 +102,17 @@ def visit(browser, page, hub, monkeypatch, tmp_path):
         assert one.errors == []
 
 
+def unfold(visit):
+    """Open the panel, if it is not open."""
+    if not visit.page.is_visible("#publish"):
+        visit.press("#publisher > button")
+        visit.page.wait_for_selector("#publish", state="visible")
+
+
 def publish(visit, **fields):
     """Fill in the panel, press Publish, and wait for what it says."""
     page = visit.page
-    if not page.is_visible("#publish"):
-        visit.press("#publisher > button")
+    unfold(visit)
     for name, value in fields.items():
         box = page.locator(f"#publish-{name} :is(input, textarea)")
         box.set_checked(value) if isinstance(value, bool) else box.fill(value)
@@ -122,6 +128,7 @@ def trouble(visit):
     visit.page.wait_for_selector(".toast-body", timeout=60_000)
     said = visit.page.text_content(".toast-body")
     visit.page.click(".toast-close")
+    visit.page.wait_for_selector(".toast-body", state="detached")
     return said
 
 
@@ -131,7 +138,6 @@ def test_log_in_edit_look_publish_load_and_open_again(browser, hub, tmp_path):
     with served(hub, tmp_path / "server", TOKEN, "--login") as url:
         v = Visit(browser, url)
         v.page.on("requestfinished", lambda request: heard.append(request))
-        v.press("#publisher > button")
         publish(v)
         assert "execute an edit first" in trouble(v)
         v.press("#login")
@@ -157,7 +163,7 @@ def test_log_in_edit_look_publish_load_and_open_again(browser, hub, tmp_path):
         other = Visit(browser, f"{url}?model=ada/hats")
         other.wait_for_rules(1)
         other.wait_for_board(pictures)
-        other.press("#publisher > button")
+        unfold(other)
         other.press("#list-published")
         other.page.wait_for_selector('#listed a[href="?model=ada/hats"]')
         other.press("#undo")

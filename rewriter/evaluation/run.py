@@ -93,7 +93,7 @@ def run(
     """
     job = _Job(experiment, generator, list(seeds), folder, processes(generator.device.type), on_part)
     made = job.all_made()
-    job.judge(made)
+    together(partial(job.judge, made))
     rows = job.rows()
     estimates = {name: _figures(experiment, rows[name]) for name in experiment.methods}
     return Outcome(experiment, seeds, made, estimates, str(generator.device))
@@ -132,7 +132,7 @@ class _Job:
     def all_made(self) -> dict[str, Made]:
         """What every method makes, made together by all processes where it is missing."""
         together(self.check_folder)
-        self.make()
+        together(self.make)  # nobody reads before all have written
         return {name: Made.load(self.made(name)) for name in self.experiment.methods}
 
     def check_folder(self) -> None:
