@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceInfo
-from huggingface_hub.errors import RepositoryNotFoundError
 
 from rewriter.checkpoints.catalogue import shipped
 from rewriter.errors import InputError
-from rewriter.remote import check_name, connect, in_words
+from rewriter.remote import check_name, check_private, connect, in_words, look
 
 PACKAGE = Path(__file__).parent
 PAGE = ("*.py", "README.md", "requirements.txt")
@@ -98,7 +97,7 @@ def deploy(
     ours = files()
     api = connect(token, endpoint=endpoint)
     on_step(f"looking for {repo_id}")
-    space = _look(api, repo_id)
+    space = look(api.space_info, api, repo_id)
     created = space is None
     if space is None:
         on_step(f"making the Space {repo_id}")
@@ -127,16 +126,6 @@ def _matching(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
             yield path
 
 
-def _look(api: HfApi, repo_id: str) -> SpaceInfo | None:
-    with in_words(f"look at the Space {repo_id}", api):
-        try:
-            return api.space_info(repo_id)
-        except RepositoryNotFoundError as error:
-            if error.response.status_code != 404:
-                raise
-    return None
-
-
 def _create(api: HfApi, repo_id: str, private: bool, hardware: str | None) -> SpaceInfo:
     with in_words(f"make the Space {repo_id}", api, ADVICE):
         api.create_repo(
@@ -147,7 +136,7 @@ def _create(api: HfApi, repo_id: str, private: bool, hardware: str | None) -> Sp
             space_hardware=hardware,  # type: ignore[arg-type]  # any new kind may be asked for
             exist_ok=True,
         )
-    space = _look(api, repo_id)
+    space = look(api.space_info, api, repo_id)
     if space is None:
         raise InputError(f"the name {repo_id} is taken by something that is no Space: choose another")
     return space
@@ -165,9 +154,7 @@ def _check(space: SpaceInfo, repo_id: str, private: bool | None) -> None:
         raise InputError(f"{repo_id} is a Space of another kind ({space.sdk}): choose another name")
     if code and "rewriter/__init__.py" not in paths:
         raise InputError(f"{repo_id} holds another app ({', '.join(code)}): choose another name, or delete these first")
-    if private is not None and space.private is not None and space.private != private:
-        now, wanted = ("private", "public") if space.private else ("public", "private")
-        raise InputError(f"{repo_id} is {now}: make it {wanted} in its settings on the Hub, and run the same again")
+    check_private(repo_id, space.private, private)
 
 
 def _commit(api: HfApi, repo_id: str, ours: Mapping[str, Path], removed: Iterable[str], parent: str | None) -> str:

@@ -24,10 +24,10 @@ from rewriter.errors import InputError
 from rewriter.files import read_json
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
+from rewriter.published import BUILT_IN
 from rewriter.remote import is_name
 from rewriter.rule import Rule
 
-BUILT_IN = "townscape"
 Module = TypeVar("Module", bound=nn.Module)
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".pkl")
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from rewriter import card
 from rewriter.checkpoints import store
 from rewriter.draft import Draft, draft
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.remote import check_name, connect, in_words
+from rewriter.remote import check_name, check_private, connect, in_words, look
 from rewriter.rule import Rule
 
 OURS = ("rules", "edits", "pictures", "exported")  # folders of a repository that are ours to keep in order
@@ -111,7 +110,7 @@ def send(
         on_step: called with words on what is done next.
     """
     on_step(f"looking for {made.repo_id}")
-    found = _look(api, made.repo_id)
+    found = look(api.model_info, api, made.repo_id)
     created = found is None
     if found is None:
         if create_pr:
@@ -133,27 +132,17 @@ def send(
                 if not left or _status(error) != 412:
                     raise
             on_step("somebody committed in the meantime; trying again on top of that")
-            again = _look(api, made.repo_id)
+            again = look(api.model_info, api, made.repo_id)
             if again is None:
                 raise InputError(f"{made.repo_id} was deleted in the meantime: publish it again")
             found = again
     raise AssertionError("unreachable")
 
 
-def _look(api: HfApi, repo_id: str) -> ModelInfo | None:
-    with in_words(f"look at {repo_id}", api):
-        try:
-            return api.model_info(repo_id)
-        except RepositoryNotFoundError as error:
-            if error.response.status_code != 404:
-                raise
-    return None
-
-
 def _create(api: HfApi, repo_id: str, private: bool, advice: Mapping[int, str]) -> ModelInfo:
     with in_words(f"make {repo_id}", api, advice):
         api.create_repo(repo_id, private=private, exist_ok=True)
-    found = _look(api, repo_id)
+    found = look(api.model_info, api, repo_id)
     if found is None:
         raise InputError(f"the name {repo_id} is taken by something else: choose another")
     return found
@@ -169,9 +158,7 @@ def _check_there(found: ModelInfo, repo_id: str, private: bool | None) -> None:
     ours = store.CONFIG in paths and any(path.startswith("rules/") for path in paths)
     if paths and not ours:
         raise InputError(f"the name {repo_id} is taken by another model ({', '.join(paths[:3])} …): choose another")
-    if private is not None and found.private is not None and found.private != private:
-        now, wanted = ("private", "public") if found.private else ("public", "private")
-        raise InputError(f"{repo_id} is {now}: make it {wanted} in its settings on the Hub, or choose another name")
+    check_private(repo_id, found.private, private)
 
 
 def _stale(there: Iterable[str], made: Draft) -> list[str]:
@@ -207,8 +194,5 @@ def _commit(
 
 
 def _status(error: BaseException) -> int | None:
-    cause = error.__cause__
-    with suppress(AttributeError):
-        if isinstance(cause, HfHubHTTPError):
-            return int(cause.response.status_code)
-    return None
+    """Of the Hub's answer that an error tells of."""
+    return error.__cause__.response.status_code if isinstance(error.__cause__, HfHubHTTPError) else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from rewriter.errors import InputError, RewriterError
 
@@ -16,6 +17,7 @@ try:
 except ImportError:  # before 2.0
     import httpx  # type: ignore[no-redef]
 
+Info = TypeVar("Info")
 TRANSPORT: type[Exception] = httpx.TransportError  # a connection that is not made, breaks off or takes too long
 LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write (https://huggingface.co/settings/tokens)"
 AGAIN = "then run the same again: what has arrived is not sent twice"
@@ -93,6 +95,28 @@ def in_words(doing: str, api: HfApi, advice: Mapping[int, str] | None = None) ->
         said = f"cannot {doing}: {_reason(error, api.endpoint, {**NEXT, **(advice or {})})}"
         secret = api.token if isinstance(api.token, str) else ""
         raise InputError(said.replace(secret, "***") if secret else said) from error
+
+
+def look(ask: Callable[[str], Info], api: HfApi, repo_id: str) -> Info | None:
+    """What the Hub says of a repository, asked by a method of the client; None if there is none.
+
+    Raises:
+        InputError: whatever else goes wrong.
+    """
+    with in_words(f"look at {repo_id}", api):
+        try:
+            return ask(repo_id)
+        except RepositoryNotFoundError as error:
+            if error.response.status_code != 404:
+                raise
+    return None
+
+
+def check_private(repo_id: str, now: bool | None, wanted: bool | None) -> None:
+    """Raise InputError where a repository is for other eyes than is wanted; None: not known, or all the same."""
+    if None not in (now, wanted) and now != wanted:
+        is_now, should = ("private", "public") if now else ("public", "private")
+        raise InputError(f"{repo_id} is {is_now}: make it {should} in its settings on the Hub, and run the same again")
 
 
 def _reason(error: BaseException, endpoint: str, advice: Mapping[int, str]) -> str:

@@ -21,13 +21,13 @@ from rewriter.generators.layer import Features
 from rewriter.history import History
 from rewriter.memory.cache import Cache
 from rewriter.memory.statistics import Statistics
+from rewriter.published import BUILT_IN
 from rewriter.search import KEPT
 
 PAGE = 12
 MODELS = 4 << 30  # bytes of generators in memory
 KNOWN = 6  # generators at some truncation whose statistics are: each at most half a gigabyte
 SLOW = 10e9  # operations of a picture that takes a CPU a noticeable time
-BUILT_IN = "townscape"
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.stylegan2 import StyleGAN2
-from rewriter.hub import BUILT_IN, SUFFIXES
-from rewriter.published import listed
+from rewriter.hub import SUFFIXES
+from rewriter.published import BUILT_IN, listed
 from rewriter.rule import Rule
 
 OTHERS = (".pt", ".pth", ".bin")
