@@ -160,10 +160,12 @@ rules=[generator.rules[0].at(0.5)])`. To go on rewriting: `rewriter demo --gener
 def _rule(each: Named) -> str:
     rule = each.rule
     off = "" if rule.on else ", switched off"
+    alone = "Before above after, this rule alone" if rule.active else "What it would do"
     _, *measured = effect_in_words("", rule).split("\n")
     lines = [
         f"## {words_only(each.title)}",
-        *([f"![Before above after, this rule alone](pictures/{each.slug}.png)"] if rule.active else []),
+        f"![{alone}](pictures/{each.slug}.png)",
+        *([] if rule.active else ["*It is not in force: the picture shows what it would do.*"]),
         f"`rules/{each.slug}.safetensors`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}.",
     ]
     if rule.effect is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,6 +50,12 @@ class Draft:
         """README.md."""
         return self.files["README.md"].decode()
 
+    def having(self, more: Mapping[str, bytes]) -> Draft:
+        """The same with more files."""
+        sizes = {**self.sizes, **{path: len(data) for path, data in more.items()}}
+        files = dict(sorted({**self.files, **more}.items()))
+        return replace(self, files=files, sizes=dict(sorted(sizes.items())))
+
     def save(self, folder: str | Path) -> None:
         """Write all of it into a folder, which `load_generator` takes."""
         folder = Path(folder)
@@ -70,6 +76,7 @@ def draft(
     weights: bool = True,
     export: Sequence[str] = (),
     licence: str = "",
+    pictures: bool = True,
     on_step: Callable[[int, int], object] = lambda done, of: None,
 ) -> Draft:
     """What `publish` would send; asks the network for nothing but a licence's text.
@@ -83,6 +90,7 @@ def draft(
         weights: whether the base's weights go along; without them they are fetched from where the base lives.
         export: layouts in which folded weights go along too, for other people's tools: see `rewriter convert`.
         licence: of a base whose licence is not known: its id on the Hub.
+        pictures: whether to draw the `comparisons`, which takes longest; else they are to be added.
         on_step: called with (pictures done, of).
 
     Raises:
@@ -99,7 +107,6 @@ def draft(
     listed = [f"rules/{one.slug}.safetensors" for one in each]
     config = published.config(base, listed, weights=weights)
     files: dict[str, bytes] = {store.CONFIG: config, "LICENSE": licences.text_of(base.origin)}
-    files |= _pictures(base, each, on_step)
     for one in each:
         files[f"rules/{one.slug}.safetensors"] = _saved(one.rule)
         if one.rule.edit:
@@ -122,8 +129,8 @@ def draft(
     for layout, file in layouts.items():
         later[file] = partial(_export, base, own, layout)
     size = sum(tensor.nbytes for tensor in base.state_dict().values())
-    sizes = {path: len(data) for path, data in files.items()} | dict.fromkeys(later, size)
-    return Draft(repo_id, title, dict(sorted(files.items())), later, dict(sorted(sizes.items())))
+    made = Draft(repo_id, title, {}, later, dict.fromkeys(later, size))
+    return made.having({**files, **(_drawn(base, each, on_step) if pictures else {})})
 
 
 def _check(generator: Generator, rules: Sequence[Rule], title: str, description: str) -> None:
@@ -176,26 +183,43 @@ def _saved(rule: Rule) -> bytes:
         return path.read_bytes()
 
 
-def _pictures(generator: Generator, rules: Sequence[Named], on_step: Callable[[int, int], object]) -> dict[str, bytes]:
-    """Before and after: of all rules together, and of each with those before it on both sides."""
+def comparisons(rules: Sequence[Named]) -> list[str]:
+    """The pictures that a repository shows: of all rules together, then of each."""
+    return ["comparison.png", *(f"pictures/{one.slug}.png" for one in rules)]
+
+
+def _drawn(generator: Generator, rules: Sequence[Named], on_step: Callable[[int, int], object]) -> dict[str, bytes]:
+    paths, made = comparisons(rules), {}
+    for which, path in enumerate(paths):
+        on_step(which, len(paths))
+        made[path] = compare(generator, rules, which)
+    on_step(len(paths), len(paths))
+    return made
+
+
+def compare(generator: Generator, rules: Sequence[Named], which: int) -> bytes:
+    """One of the `comparisons` as PNG: before above after, where the rules' contexts fire and where they do not.
+
+    Of a single rule, those before it are in force on both sides; one that is off is shown as it would be.
+    """
     slow = generator.device.type == "cpu" and generator.operations > SLOW
-    hits, limit = (4, 64) if slow else (12, 384)
-    steps, made = len(rules) + 1, {}
+    most, limit = (4, 64) if slow else (12, 384)
+    columns = most // 2
+    hits, misses = (columns, 0) if which else (most, most // 3)
     every = [one.rule.to(generator.device) for one in rules]
     psi = next((float(rule.edit["truncation"]) for rule in every if "truncation" in rule.edit), 1.0)
-    jobs: list[tuple[str, list[Rule], list[Rule]]] = [("comparison.png", [], every)]
-    jobs += [(f"pictures/{one.slug}.png", every[:i], every[: i + 1]) for i, one in enumerate(rules) if every[i].active]
-    for done, (path, before, after) in enumerate(jobs):
-        on_step(done, steps)
-        new = after[len(before) :]
-        wanted = (hits, hits // 3) if not done else (hits // 2, 0)
-        seeds, others = firing(generator, new, hits=wanted[0], misses=wanted[1], truncation=psi, limit=limit)
-        fire = len(seeds)
-        seeds += others or [*range(0 if seeds else hits // 2)]  # of a context that nothing answers to, any
-        then, now = (generator.sample(seeds, truncation=psi, rules=own) for own in (before, after))
-        made[path] = _png(before_after(then, now, seeds, firing=fire, columns=hits // 2))
-    on_step(steps, steps)
-    return made
+    before: list[Rule] = every[: which - 1] if which else []
+    new = [_as_shown(every[which - 1])] if which else [rule for rule in every if rule.active] or every
+    seeds, others = firing(generator, new, hits=hits, misses=misses, earlier=before, truncation=psi, limit=limit)
+    fire = len(seeds)
+    seeds += others or [*range(0 if seeds else columns)]  # of a context that nothing answers to, any
+    then, now = (generator.sample(seeds, truncation=psi, rules=own) for own in (before, [*before, *new]))
+    return _png(before_after(then, now, seeds, firing=fire, columns=columns))
+
+
+def _as_shown(rule: Rule) -> Rule:
+    """A rule as its picture shows it: one that is off, or at strength 0, as if it were neither."""
+    return rule if rule.active else replace(rule, on=True, strength=rule.strength or 1.0)
 
 
 def _png(image: Image.Image) -> bytes:

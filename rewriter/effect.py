@@ -80,13 +80,15 @@ def firing(
     *,
     hits: int,
     misses: int,
+    earlier: Sequence[Rule] = (),
     truncation: float = 1.0,
     limit: int = 2000,
     on_step: Callable[[int, int], object] | None = None,
 ) -> tuple[list[int], list[int]]:
     """The first unseen seeds on which the context of any of the rules fires, and the first on which none does.
 
-    Fewer than asked for if the first `limit` unseen seeds do not hold so many.
+    Rules that come `earlier` are in force already. Fewer than asked for if the first `limit` unseen seeds do not hold
+    so many.
     """
     found: dict[bool, list[int]] = {True: [], False: []}
     wanted = {True: hits, False: misses}
@@ -96,7 +98,7 @@ def firing(
             on_step(first - UNSEEN, limit)
         seeds, fires = list(range(first, first + BATCH)), torch.zeros(BATCH, dtype=torch.bool)
         for i, rule in enumerate(rules):
-            features = generator.keys(seeds, rule.layer, truncation=truncation, rules=rules[:i])
+            features = generator.keys(seeds, rule.layer, truncation=truncation, rules=[*earlier, *rules[:i]])
             fires |= matching(rule, features).flatten(1).any(1).cpu()
         for seed, fired in zip(seeds, fires.tolist(), strict=True):
             if len(found[fired]) < wanted[fired] and seed not in own:

@@ -6,11 +6,13 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from rewriter.errors import InputError
 
@@ -38,6 +40,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path} ({getattr(error, 'strerror', error)}): nothing was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file. The same content gives the same bytes, which are not sent to the Hub a second time."""
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
+        with temporary.open("r+b") as file:  # the library orders the metadata by chance
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            file.seek(8)
+            file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
 
 
 def check_writable(path: str | Path) -> None:

@@ -114,6 +114,28 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     return generator
 
 
+def download(name: str, *, on_step: Callable[[int, int], Any] = lambda done, of: None) -> None:
+    """Bring to this machine what `load_generator` reads for this name, without loading it.
+
+    Args:
+        name: see `load_generator`; for what is a file or a folder there is nothing to do.
+        on_step: told how many bytes of a download are there, and of how many; what it raises stops it.
+
+    Raises:
+        InputError: a download that failed, or a repository that holds no generator.
+    """
+    known = catalogue()
+    if name in known and name != BUILT_IN:
+        fetch(known[name], on_step=on_step)
+    elif name not in known and on_hub(name):
+        folder, _ = published.fetch(name, on_step=on_step)
+        about = published.read(folder) if published.is_published(folder) else None
+        if about and about.known and not about.weights:
+            download(about.known, on_step=on_step)
+        elif about and about.base and not about.weights:
+            fetch(about.base, on_step=on_step)
+
+
 def on_hub(name: str) -> bool:
     """Whether this can only be a repository on the Hub: USER/NAME, and no path here."""
     return is_name(name) and not os.path.exists(name) and not name.endswith(SUFFIXES)
@@ -144,6 +166,7 @@ def _read(entry: Entry | None, path: Path, conv_clamp: float | None) -> Generato
         generator.origin = {"file": path.name}
     else:
         _belongs_to(generator, entry)
+        generator.origin = {**generator.origin, "clamp": conv_clamp or entry.clamp}
     return generator
 
 

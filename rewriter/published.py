@@ -57,14 +57,14 @@ class Config:
 
     @property
     def known(self) -> str | None:
-        """The id of the base where it is built in or in our catalogue, and in exactly that version."""
+        """The id of the base where it is built in or in our catalogue, in that version and with that clamp."""
         if self.base is None:
             return None
         if self.base.repository is None:
             return BUILT_IN
-        place = self.base.repository, self.base.file, self.base.revision
+        own = self.base.repository, self.base.file, self.base.revision, self.clamp
         entries = catalogue().items()
-        return next((id for id, each in entries if (each.repository, each.file, each.revision) == place), None)
+        return next((id for id, e in entries if (e.repository, e.file, e.revision, e.clamp) == own), None)
 
 
 def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> bytes:

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from rewriter.errors import InputError
-from rewriter.files import replacing
+from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import LowRank
 
@@ -136,9 +135,8 @@ class Rule(LowRank):
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, exact to the bit."""
-        tensors = {"delta": self.delta.cpu().contiguous(), "directions": self.directions.cpu().contiguous()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"format": FORMAT, "rule": json.dumps(self.about())})
+        tensors = {"delta": self.delta.cpu(), "directions": self.directions.cpu()}
+        write_tensors(tensors, path, {"format": FORMAT, "rule": json.dumps(self.about())})
 
     @staticmethod
     def load(path: str | Path) -> Rule:

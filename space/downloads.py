@@ -1,4 +1,4 @@
-"""Files that are on their way: each is fetched once, however many wait for it, and no longer than somebody does."""
+"""Generators on their way: each is fetched once, however many wait for it, and no longer than somebody does."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
-from rewriter.checkpoints.catalogue import Entry
-from rewriter.checkpoints.download import fetch
 from rewriter.errors import CancelledError
+from rewriter.hub import download
 
 AT_ONCE = 2
 BEAT = 0.2  # seconds between two pieces of news
 
 
 class Download:
-    """One file on its way."""
+    """One generator on its way."""
 
-    def __init__(self, entry: Entry, pool: ThreadPoolExecutor) -> None:
-        self.there, self.of, self.waiting, self.stop = 0, entry.size or 0, 0, Event()
-        self.done: Future[object] = pool.submit(fetch, entry, on_step=self._tell)
+    def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
+        self.there, self.of, self.waiting, self.stop = 0, 0, 0, Event()
+        self.done: Future[None] = pool.submit(download, name, on_step=self._tell)
 
     def _tell(self, there: int, of: int) -> None:
         self.there, self.of = there, of
@@ -34,21 +33,21 @@ class Downloads:
         self._pool, self._lock = ThreadPoolExecutor(AT_ONCE, "download"), Lock()
         self._running: dict[str, Download] = {}
 
-    def follow(self, entry: Entry) -> Iterator[tuple[float, str]]:
+    def follow(self, name: str, title: str) -> Iterator[tuple[float, str]]:
         """The share that is there, and words, until all of it is; what closes the iterator stops waiting.
 
         Raises:
             InputError: the download failed; says what to do next.
         """
         with self._lock:
-            mine = self._running.get(entry.id)
+            mine = self._running.get(name)
             if mine is None or mine.stop.is_set() or mine.done.done():
-                mine = self._running[entry.id] = Download(entry, self._pool)
+                mine = self._running[name] = Download(name, self._pool)
             mine.waiting += 1
         try:
             while not mine.done.done():
                 share = mine.there / mine.of if mine.of else 0.0
-                amount = f"Downloading {entry.title}: {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB"
+                amount = f"Downloading {title}: {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB"
                 yield share, amount if mine.done.running() else "Waiting for other downloads"
                 wait([mine.done], BEAT)
             mine.done.result()

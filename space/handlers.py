@@ -21,8 +21,9 @@ from torch import Tensor
 
 from rewriter import Edit, Rewriter, Rule, load_edits, published, save_edits, townscape
 from rewriter import history as sessions
+from rewriter.card import named
 from rewriter.describe import kind_of
-from rewriter.draft import draft
+from rewriter.draft import compare, comparisons, draft
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
@@ -40,6 +41,7 @@ from view import (
     bearable,
     bearable_edit,
     data_url,
+    plain,
     proposed,
     restored,
     tiles,
@@ -82,7 +84,9 @@ class Handlers:
             first = min(seed - seed % count, SEEDS - count)
             visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
         wanted = link.get("model", "") or link.get("edit", "")
-        known = wanted in townscape.examples() or ("model" in link and is_name(wanted))
+        known = wanted in townscape.examples() or ("model" in link and (is_name(wanted) or wanted in self.studio.names))
+        if "model" in link and not known:
+            trouble = f"{plain(wanted[:96])!r} is no generator: a link to a published one ends in ?model=USER/NAME."
         did = wanted == visitor.link and visitor.work is not None and visitor.work.present.rules
         new = known and not did  # reloading the page does not do it again
         shown = {**self.view.show(visitor, *EVERYTHING), "pending": wanted if new else ""}
@@ -227,27 +231,19 @@ class Handlers:
         session.history = session.history.then(bearable(fresh.history).present)
         return {**self._after(visitor, session, "about", "board", "picture"), "pending": ""}
 
-    def draft(
-        self, visitor: Visitor, account: str, name: str, description: str, weights: bool, tell: Tell = silent
-    ) -> Shown:
-        """What would be published in an account, under this name or the one proposed; less its weights."""
+    def draft(self, visitor: Visitor, account: str, name: str, description: str, weights: bool) -> Shown:
+        """What would be published in an account, under this name or the one proposed; less weights and pictures."""
         session, name = self.studio.session(visitor), name.strip()
         if "/" in name:
             raise InputError(f"{name!r} is more than a name: it goes into your own account, {account}; leave that out")
+        name = f"{account}/{name or proposed(session)}"
+        made = draft(session.generator, session.rules, name, description=description, weights=weights, pictures=False)
+        return {"draft": replace(made, later={}), "pictures": comparisons(named(session.rules))}
 
-        def on_step(done: int, of: int) -> None:
-            if not tell(done, of, "Drawing the pictures of its card"):
-                raise CancelledError("nothing was published")
-
-        made = draft(
-            session.generator,
-            session.rules,
-            f"{account}/{name or proposed(session)}",
-            description=description,
-            weights=weights,
-            on_step=on_step,
-        )
-        return {"draft": replace(made, later={})}
+    def compare(self, visitor: Visitor, which: int, tell: Tell = silent) -> Shown:
+        """One of a draft's pictures."""
+        session = self.studio.session(visitor)
+        return {"picture": compare(session.generator, named(session.rules), which)}
 
     def step(self, visitor: Visitor, what: str) -> Shown:
         """Undo, redo, begin the next edit, revert all, or let the layer forget the context."""

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -70,18 +71,21 @@ class Lane:
         """Bring a generator to this machine, aside from the lane; the news of it; gr.Error if that fails."""
         studio = self._handlers.studio
         with failing(f"fetching {name}"):
-            if entry := studio.absent(name):
-                yield from self._downloads.follow(entry)
+            if studio.absent(name):
+                known = studio.catalogue.get(name)
+                yield from self._downloads.follow(name, known.title if known else name)
+                studio.brought.add(name)
             if ZERO:
                 studio.model(name)  # here, because what a worker loads is gone with it
 
     def linked(self, visitor: Visitor, link: str) -> Iterator[News | Shown]:
-        """The news of what a link asks for, and what it leads to: a shipped edit, or USER/NAME that was published."""
+        """The news of what a link asks for, and what it leads to: a generator on offer, or one published; an edit."""
+        if link in self._handlers.studio.names:
+            yield from self.fetch(link)
+            yield from self.follow("choose", replace(visitor, link=link), link)
+            return
         if "/" not in link:
             yield from self.follow("linked", visitor, link)
-            return
-        if link in self._handlers.studio.names:
-            yield from self.follow("choose", visitor, link)
             return
         yield 0.0, f"Looking for {link}"
         with failing(f"opening {link}"):

@@ -6,6 +6,7 @@ from there, that of `hf auth login`. It is passed on to the Hub's client and kep
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -21,10 +22,12 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from lane import SHARED, failing
-from rewriter import load_generator, published, publishing
+from rewriter import licences, load_generator, published, publishing
 from rewriter.checkpoints import store
+from rewriter.checkpoints.catalogue import catalogue
 from rewriter.draft import DESCRIPTION, Draft
 from rewriter.errors import InputError
+from rewriter.memory.cache import Cache
 from rewriter.remote import connect, in_words
 from studio import Visitor
 from view import data_url, plain
@@ -48,6 +51,7 @@ NOBODY = (
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 HOW: dict[str, Any] = {**PRIVATE, "concurrency_id": "publish", "concurrency_limit": 4}
+DRAWN = 64 << 20  # bytes of pictures that need not be drawn again
 PROGRESS = gr.Progress()  # Gradio wants it as a default
 
 
@@ -57,6 +61,7 @@ class Publisher:
     def __init__(self, demo: gr.Blocks, lane: Lane, visitor: gr.State, *, login: bool = LOGIN) -> None:
         disable_progress_bars()  # they would fill the log
         self.demo, self.lane, self.visitor, self.login = demo, lane, visitor, login
+        self.drawn = Cache(DRAWN)
         with gr.Accordion("Publish it, or open what others published", open=False, elem_id="publisher") as self.panel:
             gr.Markdown(
                 "A published generator has a page of its own on Hugging Face; anybody loads it with one line of Python "
@@ -174,15 +179,26 @@ class Publisher:
         rules_only: bool,
         progress: Callable[..., Any],
     ) -> Draft:
-        """Drawn and written in turn with everybody's work."""
-        shown: dict[str, Any] = {}
-        for news in self.lane.follow("draft", visitor, account, name, description, not rules_only):
-            if isinstance(news, dict):
-                shown = news
-            else:
-                progress(0.8 * news[0], desc=news[1])
-        made: Draft = shown["draft"]
-        return made
+        """Written and drawn in turn with everybody's work; pictures one by one, and once for preview and publishing."""
+        if known := catalogue().get(visitor.generator):
+            with failing("fetching the licence"):
+                licences.text_of(known.origin)  # here, so that nobody waits for the network in the lane
+        shown = self.lane.call("draft", visitor, account, name, description, not rules_only)
+        made, paths = shown["draft"], shown["pictures"]
+        own = hashlib.sha256(b"".join(data for path, data in made.files.items() if path.startswith("rules/")))
+        pictures = {}
+        for which, path in enumerate(paths):
+            progress(0.8 * which / len(paths), desc="Drawing the pictures of its card")
+            key = own.digest(), path
+            pictures[path] = self.drawn.peek(key) or self._compare(visitor, which)
+            self.drawn.put(key, pictures[path])
+        drafted: Draft = made.having(pictures)
+        return drafted
+
+    def _compare(self, visitor: Visitor, which: int) -> bytes:
+        *_, shown = self.lane.follow("compare", visitor, which)
+        picture: bytes = shown["picture"]  # type: ignore[index,call-overload]  # the last of the news
+        return picture
 
     def _client(
         self, request: gr.Request, profile: gr.OAuthProfile | None, token: gr.OAuthToken | None

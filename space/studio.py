@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from rewriter import Rewriter, Rule, load_generator
-from rewriter.checkpoints.catalogue import Entry, catalogue
+from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.download import cached
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
 from rewriter.history import History
+from rewriter.hub import on_hub
 from rewriter.memory.cache import Cache
 from rewriter.memory.statistics import Statistics
 from rewriter.published import BUILT_IN
@@ -61,18 +62,20 @@ class Studio:
     def __init__(self, names: Sequence[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.models, self.keys, self.screens = Cache(MODELS), Cache(KEPT), Cache(KEPT // 2)
+        self.brought: set[str] = set()  # of those on the Hub
         self.known: OrderedDict[tuple[str, float], Statistics] = OrderedDict()
 
-    def absent(self, name: str) -> Entry | None:
-        """The entry of a generator that has to be downloaded first; None if it is here.
+    def absent(self, name: str) -> bool:
+        """Whether a generator has to be downloaded first.
 
         Raises:
             InputError: a name that is not on offer.
         """
         if name not in self.names:
             raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
-        entry = self.catalogue.get(name)
-        return None if entry is None or name == BUILT_IN or cached(entry) else entry
+        if entry := self.catalogue.get(name):
+            return name != BUILT_IN and cached(entry) is None
+        return on_hub(name) and name not in self.brought
 
     def model(self, name: str) -> Generator:
         """A generator that is here, loaded when first asked for.

@@ -227,9 +227,9 @@ def offers(studio: Studio) -> list[tuple[str, str]]:
     """The generators to choose from: how they are called, and their names."""
     known = {name: studio.catalogue[name] for name in studio.names if name in studio.catalogue}
     titles = {name: f"{entry.title}, {entry.resolution} px" for name, entry in known.items()}
-    for name, entry in known.items():
-        if studio.absent(name):
-            titles[name] += f" ↓ {entry.size / 1e6:.0f} MB" if entry.size else " ↓"
+    for name in filter(studio.absent, studio.names):
+        size = known[name].size if name in known else None
+        titles[name] = f"{titles.get(name, name)} ↓{size / 1e6: .0f} MB" if size else f"{titles.get(name, name)} ↓"
     return [(titles.get(name, name), name) for name in studio.names]
 
 

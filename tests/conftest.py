@@ -2,10 +2,13 @@
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
 
@@ -112,6 +115,30 @@ def shelf(monkeypatch, tmp_path):
         catalogue.write_text(json.dumps({"version": 1, "generators": [entry]}))
         monkeypatch.setenv("REWRITER_CATALOGUE", str(catalogue))
         yield hub
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command in this process: its status, its output, its errors; nobody's token is in them."""
+    from rewriter.cli import main
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said, token = capsys.readouterr(), os.environ.get("HF_TOKEN") or "Traceback"
+        assert "Traceback" not in said.err and token not in said.out + said.err
+        return ended.value.code or 0, said.out, said.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, running."""
+    path = find() or pytest.skip(HINT)
+    with chromium(path) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from browser import HINT, Visit, chromium, find, picture
+from browser import Visit, picture
 
 from rewriter import Rule, townscape
 from rewriter.edit import Edit
@@ -21,13 +21,6 @@ from app import LAUNCH, Page  # noqa: E402 (the Space's files lie beside each ot
 from studio import Studio  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = find() or pytest.skip(HINT)
-    with chromium(path) as running:
-        yield running
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from loopback import Account, Answer, LoopbackHub
 from PIL import Image
 
 from rewriter import deploy, townscape
-from rewriter.cli import main
 from rewriter.errors import InputError
 
 TOKEN, READER = "hf_ada_may_write", "hf_ada_may_read"
@@ -39,29 +38,11 @@ def hub(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """The command in this process: its status, its output, its errors; the token is in neither."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rewriter", "deploy", *arguments])
-        try:
-            main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        said = capsys.readouterr()
-        assert TOKEN not in said.out + said.err and "Traceback" not in said.err
-        return status, said.out, said.err
-
-    return command
-
-
-@pytest.fixture
 def refused(run):
     """The one clear line of a command that must fail."""
 
     def command(*arguments):
-        status, out, err = run(*(arguments or [NAME]))
+        status, out, err = run("deploy", *(arguments or [NAME]))
         lines = [line for line in err.splitlines() if not line.endswith(" …")]
         assert status == 2 and out == "" and len(lines) == 1 and lines[0].startswith("rewriter: ")
         return lines[0]
@@ -105,11 +86,11 @@ def test_the_card_is_one_that_the_hub_takes():
 
 def test_a_dry_run_lists_it_and_asks_nobody(hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "")
-    status, out, _ = run(NAME, "--dry-run", "--json")
+    status, out, _ = run("deploy", NAME, "--dry-run", "--json")
     sizes = {path: len(data) for path, data in ours().items()}
     assert status == 0 and hub.requests == []
     assert json.loads(out) == {"space": NAME, "files": sizes, "bytes": sum(sizes.values())}
-    _, listed, _ = run(NAME, "--dry-run")
+    _, listed, _ = run("deploy", NAME, "--dry-run")
     assert [line.split()[-1] for line in listed.splitlines()[:-1]] == list(sizes)
     assert f"{sum(sizes.values()):,}" in listed.splitlines()[-1]
 
@@ -159,26 +140,26 @@ def test_an_update_leaves_no_stale_module_and_keeps_what_others_put_there(hub, r
     kept = {"notes.md": b"mine", "data/own.py": b"mine", ".gitignore": b"*.log"}
     theirs = {**stale, **kept, "rewriter/__init__.py": b"old", "app.py": b"old"}
     there = hub.add(*SPACE, theirs, sdk="gradio")
-    status, out, _ = run(NAME, "--json")
+    status, out, _ = run("deploy", NAME, "--json")
     assert status == 0 and set(json.loads(out)["removed"]) == set(stale) and not json.loads(out)["created"]
     assert there.files() == {**ours(), **kept, ".gitattributes": there.files()[".gitattributes"]}
     assert len(there.commits) == 2
 
 
 def test_again_with_nothing_new_is_no_commit(hub, run):
-    run(NAME)
+    run("deploy", NAME)
     before = list(hub.repositories[SPACE].commits)
-    status, out, _ = run(NAME)
+    status, out, _ = run("deploy", NAME)
     assert status == 0 and "up to date already" in out and f"{hub.url}/spaces/{NAME}" in out
     assert list(hub.repositories[SPACE].commits) == before
 
 
 def test_for_an_organisation_in_private_on_other_hardware(hub, run):
     hub.add("model", "guild/demo")  # a model of that name is in nobody's way
-    assert run("guild/demo", "--private", "--hardware", "zero-a10g")[0] == 0
+    assert run("deploy", "guild/demo", "--private", "--hardware", "zero-a10g")[0] == 0
     made = hub.repositories["space", "guild/demo"]
     assert made.private and made.hardware == "zero-a10g" and complete(made)
-    assert run("guild/demo", "--hardware", "cpu-upgrade")[0] == 0
+    assert run("deploy", "guild/demo", "--hardware", "cpu-upgrade")[0] == 0
     assert made.hardware == "cpu-upgrade" and made.private and len(made.commits) == 2
 
 
@@ -259,7 +240,7 @@ def test_somebody_elses_commit_in_between_is_kept(hub, refused, run):
 
     hub.fault = race
     assert "412" in refused() and len(there.commits) == 2
-    assert run(NAME)[0] == 0 and there.files()["notes.md"] == b"theirs" and there.files()["app.py"]
+    assert run("deploy", NAME)[0] == 0 and there.files()["notes.md"] == b"theirs" and there.files()["app.py"]
 
 
 def test_no_network_and_offline_mode(hub, refused, monkeypatch):
@@ -279,7 +260,7 @@ def test_trouble_at_any_request_leaves_all_or_nothing_and_is_made_good_by_trying
         hub.fault = lambda n, request, first=first: (
             "cut" if fault == "always" and n >= first else fault if n == first else None
         )
-        status, _, err = run(NAME)
+        status, _, err = run("deploy", NAME)
         there = hub.repositories.get(SPACE)
         if len(hub.requests) < first:
             break
@@ -287,7 +268,7 @@ def test_trouble_at_any_request_leaves_all_or_nothing_and_is_made_good_by_trying
         assert there is None or len(there.commits) == 1 or (len(there.commits) == 2 and complete(there))
         assert status == 2 or complete(there)
         hub.fault = lambda n, request: None
-        assert run(NAME)[0] == 0
+        assert run("deploy", NAME)[0] == 0
         assert complete(hub.repositories[SPACE]) and len(hub.repositories[SPACE].commits) == 2
     assert first == 10  # the nine requests of a first time, each of them in trouble once
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import sys
 
 import pytest
 import torch
@@ -12,12 +11,11 @@ from huggingface_hub import constants
 from loopback import LoopbackHub
 from safetensors.torch import load_file, save_file
 
-from rewriter import load_generator
+from rewriter import files, load_generator
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import VARIABLE
 from rewriter.checkpoints.download import fetch
 from rewriter.checkpoints.read import read_checkpoint
-from rewriter.cli import main
 from rewriter.errors import CancelledError, InputError
 from rewriter.rule import Rule
 
@@ -55,21 +53,6 @@ def faces(hub, tmp_path, monkeypatch):
         monkeypatch.setenv(VARIABLE, str(path))
 
     return add
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command in this process: its status, its output, its errors."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return ended.value.code or 0, said.out, said.err
-
-    return command
 
 
 @pytest.fixture
@@ -417,7 +400,7 @@ def test_a_rule_of_another_generator_is_refused(refused, rules, tmp_path):
 def test_an_interrupted_conversion_leaves_the_old_one(convert, run, tmp_path, monkeypatch):
     convert(PLAIN, tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    monkeypatch.setattr(store, "save_file", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(files, "save_file", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left")))
     status, _, err = run("convert", CLAMPED, tmp_path / "out")
     assert status == 2 and "nothing was changed" in err
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

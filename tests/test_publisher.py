@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 import torch
-from browser import HINT, Visit, chromium, find
+from browser import Visit
 from loopback import Account, LoopbackHub
 from playwright.sync_api import Error
 
@@ -29,13 +29,6 @@ from studio import Studio  # noqa: E402
 
 TOKEN, MOCK = "hf_ada_may_write_0123456789", "mock-oauth-token-for-local-dev"
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = find() or pytest.skip(HINT)
-    with chromium(path) as running:
-        yield running
 
 
 def answers(port):

@@ -18,7 +18,6 @@ import rewriter
 from rewriter import card, licences, published, publishing, townscape
 from rewriter.checkpoints import store
 from rewriter.checkpoints.convert import convert
-from rewriter.cli import main
 from rewriter.draft import Draft, draft
 from rewriter.errors import InputError
 from rewriter.licences import Text
@@ -36,24 +35,6 @@ def hub(monkeypatch, tmp_path):
     with LoopbackHub(ACCOUNTS) as hub:
         hub.adopt(monkeypatch, tmp_path, TOKEN)
         yield hub
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command in this process: its status, its output, its errors; the token is in neither."""
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as ended:
-            status = ended.code or 0
-        said = capsys.readouterr()
-        assert TOKEN not in said.out + said.err and "Traceback" not in said.err
-        return status, said.out, said.err
-
-    return command
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +83,7 @@ def test_one_commit_of_card_licence_config_rules_edits_and_pictures(hub, drafted
         *("README.md", "LICENSE", "config.json", "comparison.png"),
         *(f"rules/{slug}.safetensors" for slug in ("1-dome-to-spire", "2-trees-more")),
         *(f"edits/{slug}.json" for slug in ("1-dome-to-spire", "2-trees-more")),
-        "pictures/1-dome-to-spire.png",  # the other rule is switched off
+        *(f"pictures/{slug}.png" for slug in ("1-dome-to-spire", "2-trees-more")),
     }
     assert all(drafted.files[path][:4] == b"\x89PNG" for path in drafted.files if path.endswith(".png"))
     assert drafted.sizes[store.WEIGHTS] == pytest.approx(len(made.files()[store.WEIGHTS]), rel=0.01)

@@ -13,7 +13,6 @@ from dataclasses import replace
 import httpx
 import numpy as np
 import pytest
-from browser import HINT, chromium, find
 from PIL import Image
 
 from rewriter.errors import InputError
@@ -312,13 +311,6 @@ def test_metadata_of_a_picture_stay_where_they_are():
     image = draw("walrus", 0, side=300)
     image.info.update(icc_profile=b"walrus", dpi=(3, 3), comment="walrus")
     assert pixels(data_url(image)).size == (300, 300) and pixels(data_url(image)).info == {}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = find() or pytest.skip(HINT)
-    with chromium(path) as running:
-        yield running
 
 
 class Tap:

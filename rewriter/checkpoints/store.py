@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from rewriter.checkpoints.catalogue import ADVICE, vouched
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
-from rewriter.files import read_json, replacing
+from rewriter.files import read_json, replacing, write_tensors
 from rewriter.generators.base import Generator
 from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
@@ -30,8 +29,7 @@ FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules bes
 def write_weights(generator: Generator, path: str | Path) -> None:
     """Write a generator's weights as safetensors, with the clamp in the metadata; its rules are not among them."""
     metadata = {"format": "pt", **{key: str(value) for key, value in _clamps(generator).items()}}
-    with replacing(path) as temporary:
-        save_file({k: v.contiguous() for k, v in generator.state_dict().items()}, temporary, metadata=metadata)
+    write_tensors(generator.state_dict(), path, metadata)
 
 
 def save(generator: Generator, folder: str | Path) -> None:
@@ -57,8 +55,8 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
         clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
         stated = {} if clamp is None else {"conv_clamp": clamp}
         state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:  # a path's name would be in it
+        torch.save(state, file)
 
 
 def config(generator: Generator) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -85,12 +86,21 @@ def rule_for(path: Path, model: Generator) -> Rule:
     """A rule from a file, checked against the generator."""
     rule = Rule.load(path).to(model.device)
     rule.check(model)
+    check_new([rule], model)
     return rule
 
 
 def carried(model: Generator) -> list[Rule]:
     """The rules that a published generator brings along."""
     return [rule for rule in model.rules if isinstance(rule, Rule)]
+
+
+def check_new(rules: Sequence[Rule], model: Generator) -> None:
+    """Refuse rules that the generator brings along: they would count twice."""
+    for rule in rules:
+        if any(torch.equal(rule.delta.cpu(), own.delta.cpu()) for own in carried(model)):
+            title = rule.edit.get("title") or f"at {rule.layer}"
+            raise InputError(f"{model.name} carries the rule {title!r} already: leave it out")
 
 
 def check_truncation(truncation: float) -> None:

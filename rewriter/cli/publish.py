@@ -11,7 +11,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from rewriter import publishing
 from rewriter.checkpoints import store
-from rewriter.cli.common import Device, Json, carried, load, progress, say
+from rewriter.cli.common import Device, Json, carried, check_new, load, progress, say
 from rewriter.describe import kind_of
 from rewriter.draft import Draft, draft
 from rewriter.errors import InputError
@@ -61,6 +61,7 @@ def publish(
     found, whole = _rules(rules)
     model = load(generator or _base_of(found), device, as_json)
     earlier = [] if whole else carried(model)
+    check_new(found if earlier else [], model)
     with progress(as_json) as job:
         made = draft(
             model,

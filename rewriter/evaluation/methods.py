@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from rewriter import masks
@@ -31,7 +30,7 @@ from rewriter.evaluation.dissection import Ranking, dissect
 from rewriter.evaluation.judging import Draw
 from rewriter.evaluation.propagation import Edited, paste, propagate
 from rewriter.execute import prepare
-from rewriter.files import replacing
+from rewriter.files import write_tensors
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.layer import Features, LowRank
 from rewriter.memory import descent
@@ -90,9 +89,9 @@ class Made:
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
         plain = {"kind": self.kind, "settings": self.settings, "losses": self.losses, "seconds": self.seconds}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, {"made": json.dumps(plain)})
+        write_tensors(
+            {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}, path, {"made": json.dumps(plain)}
+        )
 
     @staticmethod
     def load(path: Path) -> Made:

@@ -49,11 +49,13 @@ class Cache:
 
 
 def _bytes(value: object) -> int:
-    """Bytes of the tensors in a value: a tensor, a network, a collection, or an object with some."""
+    """Bytes of what is large in a value: a tensor, a file's content, a network, a collection, an object."""
     if isinstance(value, Tensor):
         return value.nbytes
     if isinstance(value, nn.Module):
         return sum(part.nbytes for part in value.state_dict().values())
+    if isinstance(value, bytes):
+        return len(value)
     if isinstance(value, (tuple, list)):
         return sum(map(_bytes, value))
     return sum(_bytes(part) for part in vars(value).values()) if hasattr(value, "__dict__") else 0
