@@ -110,7 +110,7 @@ def send(
         on_step: called with words on what is done next.
     """
     on_step(f"looking for {made.repo_id}")
-    found = look(api.model_info, api, made.repo_id)
+    found = look(api.model_info, api, made.repo_id, advice)
     created = found is None
     if found is None:
         if create_pr:
@@ -132,7 +132,7 @@ def send(
                 if not left or _status(error) != 412:
                     raise
             on_step("somebody committed in the meantime; trying again on top of that")
-            again = look(api.model_info, api, made.repo_id)
+            again = look(api.model_info, api, made.repo_id, advice)
             if again is None:
                 raise InputError(f"{made.repo_id} was deleted in the meantime: publish it again")
             found = again
@@ -142,7 +142,7 @@ def send(
 def _create(api: HfApi, repo_id: str, private: bool, advice: Mapping[int, str]) -> ModelInfo:
     with in_words(f"make {repo_id}", api, advice):
         api.create_repo(repo_id, private=private, exist_ok=True)
-    found = look(api.model_info, api, repo_id)
+    found = look(api.model_info, api, repo_id, advice)
     if found is None:
         raise InputError(f"the name {repo_id} is taken by something else: choose another")
     return found

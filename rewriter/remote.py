@@ -97,13 +97,13 @@ def in_words(doing: str, api: HfApi, advice: Mapping[int, str] | None = None) ->
         raise InputError(said.replace(secret, "***") if secret else said) from error
 
 
-def look(ask: Callable[[str], Info], api: HfApi, repo_id: str) -> Info | None:
+def look(ask: Callable[[str], Info], api: HfApi, repo_id: str, advice: Mapping[int, str] | None = None) -> Info | None:
     """What the Hub says of a repository, asked by a method of the client; None if there is none.
 
     Raises:
-        InputError: whatever else goes wrong.
+        InputError: whatever else goes wrong; see `in_words`.
     """
-    with in_words(f"look at {repo_id}", api):
+    with in_words(f"look at {repo_id}", api, advice):
         try:
             return ask(repo_id)
         except RepositoryNotFoundError as error:

@@ -456,8 +456,9 @@ class Calls:
         found = self.find(kind, repo, writing=not proposed)
         lines = [json.loads(line) for line in self.request.body.splitlines() if line]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        now = found.at(revision)
-        if header.get("parentCommit") not in (None, now.oid) and not proposed:
+        parent = header.get("parentCommit")
+        now = found.at(parent if proposed and parent else revision)  # a proposal starts where it says
+        if parent not in (None, now.oid):
             raise RefusedError(412, "The expected parent commit is not the current one: the branch has moved")
         files = dict(now.files)  # all or nothing: the repository is touched when every line has been understood
         for line in lines:

@@ -1,11 +1,13 @@
 """Published generators, against a loopback Hub with the unmodified client: there, back again, and every trouble."""
 
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import count
 
 import pytest
@@ -13,14 +15,16 @@ import torch
 from huggingface_hub import ModelCard, constants, utils
 from loopback import Account, Answer, LoopbackHub
 from markdown_it import MarkdownIt
+from PIL import Image
 
 import rewriter
 from rewriter import card, licences, published, publishing, townscape
 from rewriter.checkpoints import store
 from rewriter.checkpoints.convert import convert
-from rewriter.draft import Draft, draft
+from rewriter.draft import Draft, compare, comparisons, draft
 from rewriter.errors import InputError
 from rewriter.licences import Text
+from rewriter.pictures import GAP, to_image
 from rewriter.rule import Effect, Rule
 
 TOKEN, READER, BOB = "hf_ada_may_write", "hf_ada_may_read", "hf_bob"
@@ -152,6 +156,42 @@ def test_a_base_of_the_catalogue_is_named_fetched_and_keeps_its_licence(shelf, c
     monkeypatch.delenv("REWRITER_CATALOGUE")  # whose catalogue has no such entry, finds it where the config says
     other = rewriter.load_generator("ada/rewritten", device="cpu")
     assert torch.equal(other.sample([1, 2]), wanted) and other.origin["licence"]["id"] == "cc-by-4.0"
+
+
+def test_a_clamp_given_by_hand_goes_along(shelf, change, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    shelf.accounts[TOKEN] = Account("ada")
+    base = rewriter.load_generator("small", device="cpu", conv_clamp=0.5)
+    rule = Rule("layer4", *vars_of(change(base, "layer4")), fingerprint=base.fingerprint)
+    sent(shelf, draft(base, [rule], "ada/clamped", weights=False))
+    loaded = rewriter.load_generator("ada/clamped", device="cpu")
+    assert torch.equal(loaded.sample([1]), base.sample([1], rules=[rule]))
+    plain = rewriter.load_generator("small", device="cpu")
+    assert plain.fingerprint != base.fingerprint and not torch.equal(plain.sample([1]), base.sample([1]))
+
+
+def test_a_rules_picture_is_of_that_rule_on_top_of_those_before(town, rules):
+    on = [rules[0], Rule(**{**vars(rules[1]), "on": True})]
+    for second in (rules[1], on[1], on[1].at(0.0)):  # one that is not in force is shown as it would be
+        each = card.named([rules[0], second])
+        assert comparisons(each) == ["comparison.png", *(f"pictures/{one.slug}.png" for one in each)]
+        assert first_pair(compare(town, each, 2), town) in pairs(town, rules[:1], on)
+    assert first_pair(compare(town, card.named(rules), 0), town) in pairs(town, [], rules)
+
+
+def first_pair(png, town):
+    """The bytes of the two pictures at the top left of a sheet, before and after."""
+    side, zoom = town.resolution, max(1, 128 // town.resolution)
+    boxes = [(GAP, GAP + i * side * zoom, GAP + side * zoom, GAP + (i + 1) * side * zoom) for i in range(2)]
+    sheet = Image.open(io.BytesIO(png))
+    return tuple(sheet.crop(box).resize((side, side), Image.Resampling.NEAREST).tobytes() for box in boxes)
+
+
+def pairs(town, before, after):
+    """The same of the first unseen pictures, where they differ."""
+    drawn = (town.sample(range(10_000, 10_064), rules=own) for own in (before, after))
+    both = [tuple(to_image(picture).tobytes() for picture in pair) for pair in zip(*drawn, strict=True)]
+    return [(then, now) for then, now in both if then != now]
 
 
 # --- the card ---
@@ -314,7 +354,8 @@ def test_the_built_in_generators_licence_is_the_projects():
 def test_again_is_another_commit_without_what_is_gone(hub, town, rules, drafted):
     sent(hub, drafted)
     made = hub.repositories[KEY]
-    assert not sent(hub, drafted).changed and len(made.commits) == 2
+    anew = draft(town, rules, NAME, description="Spires.\n\nEverywhere.")
+    assert anew.files == drafted.files and not sent(hub, anew).changed and len(made.commits) == 2
     made.commit({**made.files(), "notes.md": b"mine"}, "by hand")
     less = draft(town, rules[1:], NAME, weights=False)
     done = sent(hub, less)
@@ -355,6 +396,8 @@ def test_to_somebody_elses_it_is_a_proposal(hub, drafted):
     other = Draft(NAME, "other", {**drafted.files, "README.md": b"# mine\n"}, drafted.later, drafted.sizes)
     with pytest.raises(InputError, match="propose"):
         sent(hub, other, BOB)
+    same = sent(hub, drafted, BOB, create_pr=True)
+    assert not same.proposed and not same.changed and len(made.commits) == 2
     done = sent(hub, other, BOB, create_pr=True)
     assert done.proposed and done.url.endswith("/discussions/1") and made.at().oid == before
     assert made.files("refs/pr/1")["README.md"] == b"# mine\n"
@@ -455,6 +498,33 @@ def test_trouble_at_any_request_leaves_all_or_nothing_and_is_made_good_by_trying
     assert first == 10  # the nine requests of a first time, each of them in trouble once
 
 
+@pytest.mark.parametrize("fault", ["cut", pytest.param("lost", marks=pytest.mark.slow)])
+def test_trouble_at_any_request_of_another_time_leaves_the_old_or_the_new(hub, town, rules, drafted, fault):
+    newer = draft(town, [rules[0].at(2.0)], NAME)
+    for first in count(1):
+        hub.repositories.clear(), hub.uploads.clear()
+        hub.fault = lambda n, request: None
+        sent(hub, drafted)
+        hub.requests.clear()
+        hub.fault = lambda n, request, first=first: fault if n == first else None
+        with suppress(InputError):
+            sent(hub, newer)
+        there = hub.repositories[KEY]
+        assert complete(there, drafted) != complete(there, newer)
+        if len(hub.requests) < first:
+            break
+        hub.fault = lambda n, request: None
+        sent(hub, newer)
+        assert complete(there, newer) and len(there.commits) == 3
+    assert first > 5
+
+
+def test_a_login_that_has_ended_is_said_at_once_in_the_callers_words(hub, drafted):
+    with pytest.raises(InputError, match=r"401 .*log out and in"):
+        sent(hub, drafted, "hf_expired", advice={401: "log out and in again"})
+    assert len(hub.requests) == 1 and hub.repositories == {}
+
+
 # --- repositories of strangers ---
 
 
@@ -547,6 +617,46 @@ def test_a_session_goes_too_and_a_folder_can_be_looked_at_first(hub, run, rules,
     assert status == 0 and hub.requests == [] and (tmp_path / "look" / "README.md").read_text().count("# Mine") == 1
     there = rewriter.load_generator(str(tmp_path / "look"), device="cpu")
     assert torch.equal(there.sample([2]), town.sample([2], rules=rules))
+
+
+def test_on_top_of_a_published_one_its_rules_stay_and_count_once(hub, run, rule_file, drafted, rules, town, tmp_path):
+    sent(hub, drafted)
+    carrying = rewriter.load_generator(NAME, device="cpu")
+    session = rewriter.Rewriter(carrying)
+    assert [rule.strength for rule in session.rules] == [0.8, 1.0]
+    session.remove(1)
+    session.save(tmp_path / "work.safetensors")
+    assert run("publish", "ada/less", tmp_path / "work.safetensors", "--generator", NAME)[0] == 0
+    less = rewriter.load_generator("ada/less", device="cpu")
+    assert len(less.rules) == 1 and torch.equal(less.sample([4]), town.sample([4], rules=rules[:1]))
+    for command in (
+        ("sample", "--generator", NAME, "--rule", rule_file, "--out", tmp_path / "x.png"),
+        ("convert", NAME, tmp_path / "x", "--rule", rule_file),
+        ("publish", "ada/more", rule_file, "--generator", NAME),
+    ):
+        status, _, err = run(*command)
+        assert status == 2 and "carries the rule 'dome to spire' already" in err
+    made = tmp_path / "light.safetensors"
+    status, *_ = run(
+        "apply", "no-light-on-ground", "--generator", NAME, "--out", tmp_path / "l.png", "--save-rule", made
+    )
+    assert status == 0
+    assert run("publish", "ada/more", made, "--generator", NAME)[0] == 0
+    more = rewriter.load_generator("ada/more", device="cpu")
+    assert [rule.layer for rule in more.rules][:2] == ["layer8", "layer5"] and len(more.rules) == 3
+
+
+def test_rules_alone_of_what_has_rules_in_its_weights_are_refused(hub, run, town, rules, change, tmp_path):
+    sent(hub, draft(town, rules[:1], NAME))
+    assert run("convert", NAME, tmp_path / "folded")[0] == 0
+    folded = rewriter.load_generator(str(tmp_path / "folded"), device="cpu")
+    Rule("layer4", *vars_of(change(folded, "layer4")), fingerprint=folded.fingerprint).save(tmp_path / "r.safetensors")
+    arguments = "publish", "ada/folded", tmp_path / "r.safetensors", "--generator", tmp_path / "folded"
+    status, _, err = run(*arguments, "--rules-only")
+    assert status == 2 and "publish it with its weights" in err
+    assert run(*arguments)[0] == 0
+    loaded = rewriter.load_generator("ada/folded", device="cpu")
+    assert loaded.fingerprint == folded.fingerprint and "dome to spire" in loaded.origin["rules"][0]["title"]
 
 
 def test_bad_arguments_are_one_line(hub, run, rule_file, tmp_path, monkeypatch):

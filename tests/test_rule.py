@@ -48,6 +48,15 @@ def test_a_rule_comes_back_to_the_bit(rule, tmp_path):
     assert (tmp_path / "rule.safetensors").stat().st_size < 20_000
 
 
+def test_the_same_rule_is_the_same_file(rule, tmp_path):
+    odd = Rule(**{**vars(rule), "edit": {**rule.edit, "title": "“é”\x7f\u2028\\\x01"}})
+    for each in (rule, odd):
+        files = [tmp_path / f"{i}.safetensors" for i in range(12)]
+        for file in files:
+            each.save(file)
+        assert len({file.read_bytes() for file in files}) == 1 and Rule.load(files[0]).edit == each.edit
+
+
 def test_a_loaded_rule_draws_the_same_pictures(rule, stylegan, tmp_path):
     rule.save(tmp_path / "rule.safetensors")
     loaded = Rule.load(tmp_path / "rule.safetensors")
