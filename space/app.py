@@ -76,7 +76,7 @@ LAUNCH: dict[str, Any] = {
 }
 PARTS = (
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
-    *("next", "execute", "cancel", "rules", "suggested", "download", "proposal"),
+    *("next", "execute", "cancel", "rules", "suggested", "download"),
     *SETTINGS,
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
@@ -100,7 +100,7 @@ class Page:
                 self._painter(first)
                 self._edit(first)
                 self._rules()
-            self.proposal = Publisher(self.demo, self.lane, self.visitor, login=login).name
+            self.publisher = Publisher(self.demo, self.lane, self.visitor, login=login)
             self._wire_opening()
             self._wire_pictures()
             self._wire_edit()
@@ -207,7 +207,7 @@ class Page:
             case "busy":
                 return self.cancel, gr.Button(interactive=value)
             case "proposal":
-                return self.proposal, gr.Textbox(placeholder=value)
+                return self.publisher.name, gr.Textbox(placeholder=value)
             case "layer" | "generator":
                 return getattr(self, name), gr.Dropdown(**value)
             case _:
@@ -215,7 +215,7 @@ class Page:
 
     @property
     def _everything(self) -> list[Any]:
-        return [getattr(self, name) for name in PARTS]
+        return [self.publisher.name, *(getattr(self, name) for name in PARTS)]
 
     # --- what is done ---
 

@@ -12,7 +12,7 @@ from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
 
-from rewriter import townscape
+from rewriter import load_generator
 from rewriter.checkpoints.convert import convert
 from rewriter.generators.layer import LowRank
 from rewriter.memory.statistics import Statistics
@@ -86,7 +86,7 @@ def proggan(untouched):
 
 @pytest.fixture(scope="session")
 def town(untouched):
-    return untouched(townscape.load())
+    return untouched(load_generator("townscape", device="cpu"))
 
 
 @pytest.fixture(params=["stylegan", "proggan", "town"])

@@ -24,8 +24,11 @@ from rewriter.errors import InputError
 sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 
 from app import LAUNCH, Page  # noqa: E402 (the Space's files lie beside each other)
+from handlers import Handlers  # noqa: E402
+from lane import Lane  # noqa: E402
 from publisher import Publisher  # noqa: E402
-from studio import Studio  # noqa: E402
+from studio import Studio, Visitor  # noqa: E402
+from view import offers  # noqa: E402
 
 TOKEN, MOCK = "hf_ada_may_write_0123456789", "mock-oauth-token-for-local-dev"
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -70,17 +73,34 @@ def hub():
 
 
 @pytest.fixture(scope="module")
-def page():
-    """The page in this process; its address."""
-    made = Page(Studio(["townscape"], device="cpu"))
+def made():
+    """The page in this process."""
+    return Page(Studio(["townscape"], device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    """Its address."""
     yield made.demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **LAUNCH)[1]
     made.demo.close()
 
 
 @pytest.fixture
-def visit(browser, page, hub, monkeypatch, tmp_path):
-    """Open a tab with a rule made; the machine is logged in as ada."""
+def adopted(hub, monkeypatch, tmp_path):
+    """The Hub that this process talks with, as ada."""
     hub.adopt(monkeypatch, tmp_path, TOKEN)
+    return hub
+
+
+@pytest.fixture(scope="module")
+def rule(town, change):
+    low = change(town, "layer8")
+    return rewriter.Rule("layer8", low.delta, low.directions, fingerprint=town.fingerprint)
+
+
+@pytest.fixture
+def visit(browser, page, adopted):
+    """Open a tab with a rule made; the machine is logged in as ada."""
     visits = []
 
     def opened():
@@ -226,11 +246,88 @@ def test_a_tab_that_is_closed_leaves_all_or_nothing(visit, hub):
     publish(v, name="left")
     v.page.wait_for_timeout(300)
     v.page.close(run_before_unload=False)
+    asked = -1
+    while asked < len(hub.requests):  # until nothing goes on any more
+        asked = len(hub.requests)
+        time.sleep(3)
+    if left := hub.repositories.get(("model", "ada/left")):
+        assert len(left.commits) == 1 or "model.safetensors" in left.files()
     other = visit()
     publish(other, name="left")
     done(other)
     for commit in list(hub.repositories["model", "ada/left"].commits.values())[1:]:  # of one tab, or of each
         assert {"README.md", "LICENSE", "config.json", "model.safetensors", "comparison.png"} <= set(commit.files)
+
+
+# --- the panel and links without a browser ---
+
+
+ADA = SimpleNamespace(username="ada"), SimpleNamespace(token=TOKEN)
+
+
+def pressed(method, visitor, *given, who=ADA):
+    """What a button of the panel leads to in the end."""
+    asked = gr.Request(request=SimpleNamespace(headers={}, client=None))
+    *_, shown = method(visitor, *given, asked, *who, lambda *news, **words: None)
+    return shown
+
+
+def test_what_was_previewed_is_not_drawn_again(made, adopted, rule, monkeypatch):
+    visitor = Visitor(works={"townscape": rewriter.Rewriter(townscape.load(), rules=[rule]).history})
+    *_, files, card, _ = pressed(made.publisher.previewed, visitor, "hats", "", True)
+    assert "config.json" in files and card.count("data:image/png") == 2
+    monkeypatch.setattr(made.lane, "follow", None)
+    assert "ada/hats" in pressed(made.publisher.publish, visitor, "hats", "Hats.", True, True)
+    assert set(adopted.repositories["model", "ada/hats"].files()) >= {"comparison.png", "pictures/1-rule-at-layer8.png"}
+
+
+def test_a_login_that_has_ended_is_said(made, adopted, rule):
+    visitor = Visitor(works={"townscape": rewriter.Rewriter(townscape.load(), rules=[rule]).history})
+    with pytest.raises(gr.Error, match="log out and in again"):
+        pressed(made.publisher.publish, visitor, "x", "", True, True, who=(ADA[0], SimpleNamespace(token="hf_old")))
+    assert adopted.repositories == {}
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_one_on_offer_is_fetched_aside_and_brings_its_rules(town, rule, adopted, weights):
+    rewriter.publish(town, [rule], "ada/hats", private=False, weights=weights)
+    lane = Lane(Handlers(Studio(["townscape", "ada/hats"], device="cpu")))
+    assert ("ada/hats ↓", "ada/hats") in offers(lane._handlers.studio)
+    with pytest.raises(gr.Error, match="choose it again"):
+        lane.call("choose", Visitor(), "ada/hats")
+    adopted.fault = lambda n, request: "slow" if request.method == "GET" and "/resolve/" in request.path else None
+    *news, shown = lane.linked(Visitor(), "ada/hats")
+    assert shown["visitor"].generator == "ada/hats" and len(shown["rules"]["rules"]) == 1
+    assert weights == any(words.startswith("Downloading ada/hats") and share > 0 for share, words in news[:-1])
+    adopted.requests.clear()
+    *_, again = lane.linked(shown["visitor"], "ada/hats")
+    assert again["board"] == shown["board"] and adopted.requests == []
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ("ada/none", "check the name"),
+        ("ada/secret", "check the name"),
+        ("ada/other", "no generator of ours"),
+        ("ada/odd", "not on offer here.* rewriter demo --generator ada/odd"),
+    ],
+)
+def test_a_link_that_cannot_be_followed_says_why(made, town, proggan, rule, adopted, change, link, said):
+    rewriter.publish(town, [rule], "ada/secret", weights=False)
+    adopted.add("model", "ada/other", {"README.md": b"# x"})
+    low = change(proggan, "layer2")
+    own = rewriter.Rule("layer2", low.delta, low.directions, fingerprint=proggan.fingerprint)
+    rewriter.publish(proggan, [own], "ada/odd", private=False)
+    with pytest.raises(gr.Error, match=said):
+        list(made.lane.linked(Visitor(), link))
+
+
+def test_a_link_to_what_can_be_no_generator_is_said_in_words(made):
+    shown = made.lane.call("open", Visitor(), None, {"model": "<b>x</b>"})
+    assert shown["pending"] == "" and "?model=USER/NAME" in shown["next"] and "<b>" not in shown["next"]
+    assert made.lane.call("open", Visitor(), None, {"model": "townscape"})["pending"] == "townscape"
+    assert made.lane.call("open", Visitor(), None, {"model": "ada/hats"})["pending"] == "ada/hats"
 
 
 def test_where_nobody_is_logged_in_it_says_what_to_do_instead(visit, hub, monkeypatch):

@@ -42,12 +42,6 @@ def hub(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def town(untouched):
-    """The built-in generator, with its origin."""
-    return untouched(rewriter.load_generator("townscape", device="cpu"))
-
-
-@pytest.fixture(scope="session")
 def rules(town, change):
     """Two rules of the built-in generator: a strong one, and a weak one that is switched off."""
     edit = json.loads(townscape.examples()["dome-to-spire"].read_text())
