@@ -132,7 +132,7 @@ def _changed(generator: Generator, rules: Sequence[Named]) -> str:
     return (
         f"{count} of the generator **{words_only(title)}** ({generator.resolution} px) rewritten: {listed}. Not single "
         "pictures were edited but the model, so every picture that it draws follows. The method is that of "
-        f"{PAPER}, by least squares: each rule is a low-rank change of one layer's weights."
+        f"{PAPER}: each rule is a low-rank change of one layer's weights."
     )
 
 
@@ -161,12 +161,13 @@ def _rule(each: Named) -> str:
     rule = each.rule
     off = "" if rule.on else ", switched off"
     alone = "Before above after, this rule alone" if rule.active else "What it would do"
+    how = f", by {words_only(str(rule.edit['method']))}" if "method" in rule.edit else ""
     _, *measured = effect_in_words("", rule).split("\n")
     lines = [
         f"## {words_only(each.title)}",
         f"![{alone}](pictures/{each.slug}.png)",
         *([] if rule.active else ["*It is not in force: the picture shows what it would do.*"]),
-        f"`rules/{each.slug}.safetensors`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}.",
+        f"`rules/{each.slug}.safetensors`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}{how}.",
     ]
     if rule.effect is not None:
         lines.append("\n".join(f"- {line.strip()}" for line in measured))
@@ -185,7 +186,7 @@ def _base(generator: Generator, repo_id: str, weights: bool) -> str:
     elif is_built_in(generator):
         lines.append("- the generator that is built into `rewriter`")
     if origin.get("attribution"):
-        lines.append(f"- {words_only(origin['attribution'])}")
+        lines.append(f"- made by: {words_only(origin['attribution'])}")
     if licence:
         said = f"- licence: [{licence['id']}]({licence['link']})"
         if licence["id"] in licences.NON_COMMERCIAL:

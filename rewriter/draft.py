@@ -103,6 +103,7 @@ def draft(
     base = _licensed(generator, licence)
     each = card.named(own)
     title = title.strip() or ", ".join(one.title for one in each)[:TITLE]
+    title = title[:1].upper() + title[1:]
     layouts = _layouts(generator, export)
     listed = [f"rules/{one.slug}.safetensors" for one in each]
     config = published.config(base, listed, weights=weights)

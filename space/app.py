@@ -44,6 +44,7 @@ CSS = """
 .gradio-container label:has(:focus-visible), .gradio-container :is(input, textarea):focus-visible {
   outline: 2px solid var(--color-accent); outline-offset: 1px; }
 #painting button { padding-inline: 6px; white-space: nowrap; }
+#publish-files td:last-child { white-space: nowrap; }
 #work { display: grid; gap: 24px; align-items: start;
   grid: "pictures painter edit" auto "rules rules edit" 1fr / 1fr 1fr 1fr; }
 #work > * { min-width: 0 !important; }

@@ -156,8 +156,9 @@ class Publisher:
             done = publishing.send(made, api, private=private, advice=ADVICE, on_step=lambda words: told(desc=words))
         seen = "only you see it" if private else "everybody can open it"
         what = "Published" if done.changed else "It was there already"
+        here = "" if private else f" [This link](?model={made.repo_id}) opens it here."
         yield (
-            f"**{what}**: [{made.repo_id}]({done.url}), {seen}.\n\n"
+            f"**{what}**: [{made.repo_id}]({done.url}), {seen}.{here}\n\n"
             f'```python\nimport rewriter\ngenerator = rewriter.load_generator("{made.repo_id}")\n```'
         )
 

@@ -197,10 +197,10 @@ def test_the_card_says_what_was_changed_and_the_hub_takes_it(drafted):
     assert data["pipeline_tag"] == "unconditional-image-generation" and card.TAG in data["tags"]
     text = drafted.card
     for said in (
-        "# dome to spire",
+        "# Dome to spire",
         "Spires&#46;\n\nEverywhere",
         "switched off",
-        "strength 0.8",
+        "strength 0.8, by least&#45;squares",
         "75% of 1122",
         "0.66/255",
     ):
