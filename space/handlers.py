@@ -6,20 +6,16 @@ takes long also takes a Tell, which gets the news and says whether to go on.
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL.Image import Image
 from torch import Tensor
 
-from rewriter import Edit, Rewriter, Rule, load_edits, published, save_edits, townscape
+from rewriter import Edit, Rewriter, Rule, load_edits, published, townscape
 from rewriter import history as sessions
 from rewriter.card import named
 from rewriter.describe import kind_of
@@ -27,9 +23,9 @@ from rewriter.draft import compare, comparisons, draft
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
-from rewriter.pictures import animation, save_png, stacked
 from rewriter.provenance import at_home, default_layer
 from rewriter.remote import is_name
+from saving import Work, saved
 from studio import BUILT_IN, Studio, Visitor
 from view import (
     EVERYTHING,
@@ -40,7 +36,7 @@ from view import (
     View,
     bearable,
     bearable_edit,
-    data_url,
+    chosen,
     plain,
     proposed,
     restored,
@@ -163,7 +159,7 @@ class Handlers:
         if made and what in ("copy", "erase"):  # another thing: another rule
             session.begin(default_layer(session.generator))
         acts = (session.copy, session.paste, session.add_context, session.keep, session.erase)
-        _named(what, dict(zip(MARKS, acts, strict=True)))(visitor.selected if seed is None else seed, mask)
+        chosen(what, dict(zip(MARKS, acts, strict=True)))(visitor.selected if seed is None else seed, mask)
         session.history = before.then(session.history.present)  # one step back undoes it
         return {**self._after(visitor, session), "mask": None}
 
@@ -171,13 +167,13 @@ class Handlers:
         """Take back a place of the context, or one that was to be kept."""
         session = self.studio.session(visitor)
         acts = {"context": session.remove_context, "keep": session.remove_keep}
-        _named(what, acts)(parse_seeds(key, most=1)[0])
+        chosen(what, acts)(parse_seeds(key, most=1)[0])
         return self._after(visitor, session)
 
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
         session = self.studio.session(visitor)
-        if _named(name, {each: getattr(session.edit, each) for each in SETTINGS}) == value:
+        if chosen(name, {each: getattr(session.edit, each) for each in SETTINGS}) == value:
             return self._after(visitor, session)
         new = {name: round(value, 1) if name == "truncation" and isinstance(value, float) else value}
         if name == "method":
@@ -250,7 +246,7 @@ class Handlers:
         session = self.studio.session(visitor)
         begin = partial(session.begin, default_layer(session.generator))
         acts = (session.zero, session.undo, session.redo, begin, session.revert)
-        _named(what, dict(zip(STEPS, acts, strict=True)))()
+        chosen(what, dict(zip(STEPS, acts, strict=True)))()
         return self._after(visitor, session, "board", "picture")
 
     def rule(self, visitor: Visitor, do: str, index: int, value: Any = None) -> Shown:
@@ -262,7 +258,7 @@ class Handlers:
             "move": lambda: session.move(index, value),
             "remove": lambda: session.remove(index),
         }
-        _named("strength" if do == "try" else do, acts)()
+        chosen("strength" if do == "try" else do, acts)()
         if do == "try":
             return {"board": self.view.board(visitor, session)}
         return self._after(visitor, session, "board", "picture")
@@ -271,22 +267,7 @@ class Handlers:
 
     def save(self, visitor: Visitor, what: str, index: int = 0) -> Shown:
         """A file to keep: the edits, the session, a rule, or the pictures on screen as a sheet or an animation."""
-        session = self.studio.session(visitor)
-        writers: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-            "edit": (".json", "application/json", lambda path: save_edits(_edits(session), path)),
-            "session": (".session.safetensors", "application/octet-stream", session.save),
-            "rule": (".rule.safetensors", "application/octet-stream", lambda path: _rule(session, index).save(path)),
-            "sheet": (".png", "image/png", lambda path: save_png(self._sheet(visitor, session), path)),
-            "animation": (".webp", "image/webp", lambda path: path.write_bytes(self._animation(visitor, session))),
-        }
-        suffix, kind, write = _named(what, writers)
-        titles = [rule.edit.get("title") or "rule" for rule in session.rules] or ["edit"]
-        name = re.sub(r"[^A-Za-z0-9-]+", "-", "-and-".join(titles))[:60].strip("-") or "rules"
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / f"{name}{suffix}"
-            write(path)
-            url, whole = data_url(path.read_bytes(), kind), what in ("edit", "session")
-            return {"download": {"name": path.name, "url": url, "whole": whole, "at": time.time_ns()}}
+        return {"download": saved(Work(self.studio, visitor, index), what)}
 
     def load(self, visitor: Visitor, file: str, tell: Tell = silent) -> Shown:
         """An edit, several, a recording of the original implementation, a rule or a session from a file."""
@@ -344,34 +325,3 @@ class Handlers:
                 self._execute(visitor, session, tell)
         session.history = before.then(session.history.present)  # one step back undoes it all
         return self._after(visitor, session, "about", "settings", "board", "picture")
-
-    def _pair(self, visitor: Visitor, session: Rewriter) -> tuple[Tensor, Tensor]:
-        before, after = (self.studio.pictures(session, visitor.seeds, rules) for rules in ([], None))
-        return before, after
-
-    def _animation(self, visitor: Visitor, session: Rewriter) -> bytes:
-        return animation(*self._pair(visitor, session))
-
-    def _sheet(self, visitor: Visitor, session: Rewriter) -> Image:
-        captions = [f"{seed}" for seed in visitor.seeds]
-        return stacked(self._pair(visitor, session), captions, columns=6, title="before above after")
-
-
-def _named(what: str, things: Mapping[str, Any]) -> Any:
-    """The thing of that name; names come from the network."""
-    if not isinstance(what, str) or what not in things:
-        raise InputError(f"there is no {what!r}: choose one of {', '.join(things)}")
-    return things[what]
-
-
-def _rule(session: Rewriter, index: int) -> Rule:
-    if not isinstance(index, int) or not 0 <= index < len(session.rules):
-        raise InputError(f"there is no rule {index!r}: there are {len(session.rules)}, numbered from 0")
-    return session.rules[index]
-
-
-def _edits(session: Rewriter) -> list[Edit]:
-    """The requests behind the rules, then the one in progress if it has led to none; at least one."""
-    edit, edits = session.edit, list(session.edits)
-    started = session.history.present.made is None and (edit.copy or edit.paste or edit.context)
-    return [*edits, *([edit] if started or not edits else [])]

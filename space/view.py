@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -29,6 +29,7 @@ from rewriter.pictures import to_image
 from rewriter.provenance import default_layer
 from studio import BUILT_IN, Studio, Visitor
 
+T = TypeVar("T")
 THUMB, FULL = 256, 1024  # pixels a side, on boards and in the painter
 MOST = 48  # pictures on screen
 SLOW = 500  # steps that a method of many small steps gets on the page
@@ -241,6 +242,13 @@ def proposed(session: Rewriter) -> str:
 def plain(text: str) -> str:
     """Somebody's words, as Markdown that says just them."""
     return re.sub(r"([\\`*_\[\]()!<>&#|~])", lambda found: f"&#{ord(found[0])};", text)
+
+
+def chosen(what: str, things: Mapping[str, T]) -> T:
+    """The thing of that name; names come from the network."""
+    if not isinstance(what, str) or what not in things:
+        raise InputError(f"there is no {what!r}: choose one of {', '.join(things)}")
+    return things[what]
 
 
 def in_short(seeds: Sequence[int]) -> str:
