@@ -348,8 +348,6 @@ def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOG
         page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)
     except OSError as error:
         raise InputError(f"the page cannot be served ({error}): choose another port or host") from error
-    except ValueError as error:  # Gradio looks whether the page answers within seconds
-        raise InputError(f"the page did not answer in time ({error}): start it again") from error
 
 
 if __name__ == "__main__":

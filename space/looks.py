@@ -44,4 +44,5 @@ THEME = gr.themes.Soft(
 LAUNCH: dict[str, Any] = {
     **{"css": CSS, "theme": THEME, "max_file_size": "64mb", "show_error": True, "ssr_mode": False},
     "state_session_capacity": 2000,
+    "_frontend": False,  # Gradio would give up on its own page where a busy machine takes three seconds for it
 }

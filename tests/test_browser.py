@@ -203,7 +203,7 @@ def test_a_generator_is_chosen_its_download_cancelled_and_chosen_again(visit, sh
         before = v.sources()
         other = visit(at=address)
         other.hat()
-        shelf.pause = 2
+        shelf.pause = 5
         v.choose("Small things")
         v.page.wait_for_selector('#about :text("Downloading Small things")')
         other.execute()  # nobody waits for another's download

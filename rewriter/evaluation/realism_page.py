@@ -25,7 +25,10 @@ SIDE = 384  # px: about as large as small pictures are shown
 THEME = gr.themes.Soft(primary_hue="emerald", neutral_hue="stone", font=("system-ui", "sans-serif")).set(
     body_text_color_subdued="*neutral_600", border_color_primary="*neutral_300"
 )
-LAUNCH: dict[str, Any] = {"theme": THEME, "footer_links": [], "run_history": False, "ssr_mode": False}
+LAUNCH: dict[str, Any] = {
+    **{"theme": THEME, "footer_links": [], "run_history": False, "ssr_mode": False},
+    "_frontend": False,  # Gradio would give up on its own page where a busy machine takes three seconds for it
+}
 INTRO = """# Which looks more real?
 Look at both pictures, then say which one looks more real to you. Go by your own eye: there is no trick, and you cannot
 be wrong. If you really see no difference, say that you cannot tell. You may stop at any time: every answer is saved at
