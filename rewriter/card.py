@@ -61,7 +61,7 @@ def words_only(text: str) -> str:
 
 
 def _plain(c: str) -> str:
-    return c if c.isalnum() or c in " ,;'()" else f"&#{ord(c)};"
+    return c if c.isalnum() or c in " ,;'(" else f"&#{ord(c)};"
 
 
 def metadata(generator: Generator) -> dict[str, Any]:
@@ -154,6 +154,9 @@ rules=[generator.rules[0].at(0.5)])`. To go on rewriting: `rewriter demo --gener
     if exported:
         files = ", ".join(f"`{file}` ({layout})" for layout, file in exported.items())
         text += f"\n\nFor other people's tools, the rules folded into plain weights: {files}."
+        text += "".join(
+            f" In {layout}, {remark}." for layout in exported for remark in store.remarks(generator, layout)
+        )
     return text
 
 
@@ -189,9 +192,9 @@ def _base(generator: Generator, repo_id: str, weights: bool) -> str:
         lines.append(f"- made by: {words_only(origin['attribution'])}")
     if licence:
         said = f"- licence: [{licence['id']}]({licence['link']})"
-        if licence["id"] in licences.NON_COMMERCIAL:
+        if licences.non_commercial(licence):
             said += ", **for non-commercial use only**: that goes with whatever is made of it, this generator too"
-        stated = " (as its publisher states it)" if "published" in origin else ""
+        stated = " (as its publisher states it)" if "published" in origin or "stated" in origin else ""
         text = "its text is in `LICENSE`" if licences.has_text(licence) else "`LICENSE` says where its text is"
         lines.append(f"{said}{stated}; {text}")
     else:

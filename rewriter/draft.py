@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import torch.nn.functional as F
 from PIL import Image
 
 import rewriter
@@ -28,6 +30,7 @@ from rewriter.remote import check_name
 from rewriter.rule import Rule
 
 TITLE, DESCRIPTION = 80, 2000  # characters
+SIDE = 256  # pixels of a picture on a card
 SLOW = 10e9  # operations of a picture, from where on fewer are drawn without a GPU
 
 
@@ -141,8 +144,7 @@ def _check(generator: Generator, rules: Sequence[Rule], title: str, description:
         raise InputError(f"at most {RULES} rules go into one repository, not {len(rules)}")
     for rule in rules:
         rule.check(generator)
-        if rule.edit:
-            Edit.from_json(rule.edit)
+    published.check_edits(rules)
     if len(title) > TITLE or not title.isprintable():
         raise InputError(f"the title is one line of at most {TITLE} characters")
     printable = all(line.isprintable() for line in description.replace("\r\n", "\n").split("\n"))
@@ -157,10 +159,10 @@ def _licensed(generator: Generator, licence: str) -> Generator:
         return generator
     if known:
         raise InputError(f"{generator.name} is under {known['id']}, which cannot be changed to {licence!r}: leave it")
-    if licence not in licences.ON_HUB:
-        raise InputError(f"licence {licence!r} is none of {', '.join(licences.ON_HUB)}")
+    if licence not in licences.KNOWN:
+        raise InputError(f"licence {licence!r} is none of {', '.join(licences.KNOWN)}")
     stated = generator.rewritten([])
-    stated.origin = {**generator.origin, "licence": {"id": licence, "link": licences.ON_HUB[licence]}}
+    stated.origin = {**generator.origin, "stated": True, "licence": {"id": licence, "link": licences.KNOWN[licence]}}
     stated.advice = dict(generator.advice)
     return stated
 
@@ -198,10 +200,16 @@ def _drawn(generator: Generator, rules: Sequence[Named], on_step: Callable[[int,
     return made
 
 
-def compare(generator: Generator, rules: Sequence[Named], which: int) -> bytes:
+def compare(
+    generator: Generator,
+    rules: Sequence[Named],
+    which: int,
+    on_step: Callable[[int, int], object] = lambda done, of: None,
+) -> bytes:
     """One of the `comparisons` as PNG: before above after, where the rules' contexts fire and where they do not.
 
-    Of a single rule, those before it are in force on both sides; one that is off is shown as it would be.
+    Of a single rule, those before it are in force on both sides; one that is off is shown as it would be. `on_step` is
+    told how many pictures were looked at, and of how many at most; what it raises stops it.
     """
     slow = generator.device.type == "cpu" and generator.operations > SLOW
     most, limit = (4, 64) if slow else (12, 384)
@@ -210,11 +218,14 @@ def compare(generator: Generator, rules: Sequence[Named], which: int) -> bytes:
     every = [one.rule.to(generator.device) for one in rules]
     psi = next((float(rule.edit["truncation"]) for rule in every if "truncation" in rule.edit), 1.0)
     before: list[Rule] = every[: which - 1] if which else []
-    new = [_as_shown(every[which - 1])] if which else [rule for rule in every if rule.active] or every
-    seeds, others = firing(generator, new, hits=hits, misses=misses, earlier=before, truncation=psi, limit=limit)
+    on = [rule for rule in every if rule.active] or [_as_shown(rule) for rule in every]
+    new = [_as_shown(every[which - 1])] if which else on
+    how: dict[str, Any] = {"earlier": before, "truncation": psi, "limit": limit, "on_step": on_step}
+    seeds, others = firing(generator, new, hits=hits, misses=misses, **how)
     fire = len(seeds)
     seeds += others or [*range(0 if seeds else columns)]  # of a context that nothing answers to, any
-    then, now = (generator.sample(seeds, truncation=psi, rules=own) for own in (before, [*before, *new]))
+    drawn = (generator.sample(seeds, truncation=psi, rules=own, batch=4) for own in (before, [*before, *new]))
+    then, now = (F.adaptive_avg_pool2d(each, min(generator.resolution, SIDE)) for each in drawn)
     return _png(before_after(then, now, seeds, firing=fire, columns=columns))
 
 

@@ -67,6 +67,11 @@ class Edit:
         wanted += [("mark the context on at least one picture", not self.context and self.paste is None)]
         return [step for step, lacking in wanted if lacking]
 
+    @property
+    def cells(self) -> int:
+        """How many values its masks have in all."""
+        return sum(place.mask.numel() for place in (self.copy, self.paste, *self.context, *self.keep) if place)
+
     def to_json(self) -> dict[str, Any]:
         """JSON object; the inverse of `from_json`, to the bit (masks in steps of 1/255)."""
         plain = {name: getattr(self, name) for name in _FIELDS if name not in _REGIONS}

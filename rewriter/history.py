@@ -27,7 +27,7 @@ LIMIT = 200  # states to go back to
 RULES = 64  # in one session
 _SIZE = 64 << 20
 FINEST = 256  # cells of a mask on each side
-_CELLS = 1 << 25  # of all masks together, 128 MB: a small file could hold some that fill the memory
+CELLS = 1 << 25  # of all masks together, 128 MB: a small file could hold some that fill the memory
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MASKED = ("copy", "paste", "context", "keep")
 
@@ -144,7 +144,7 @@ def _fits(states: Sequence[State]) -> bool:
         if region
     }
     deltas = {id(rule.delta): rule.delta.nbytes for state in states for rule in state.rules}
-    return sum(regions.values()) <= _CELLS and sum(deltas.values()) <= _SIZE // 2
+    return sum(regions.values()) <= CELLS and sum(deltas.values()) <= _SIZE // 2
 
 
 @dataclass
@@ -226,8 +226,8 @@ class _Decoded:
             if max(self._masks[row].shape) > FINEST:
                 raise InputError(f"the session has a mask of more than {FINEST} cells a side: no session saves such")
             self.cells += self._masks[row].numel()
-            if self.cells > _CELLS:
-                raise InputError(f"the session's masks have more than {_CELLS >> 20} million cells in all")
+            if self.cells > CELLS:
+                raise InputError(f"the session's masks have more than {CELLS >> 20} million cells in all")
         return self._masks[row]
 
 

@@ -94,14 +94,17 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     about = published.read(folder)
     if about.weights:
         generator = store.load(folder)
-        if about.known is not None:  # whose it is, and under which licence, is not the repository's to say
-            generator.origin = {**generator.origin, **catalogue()[about.known].origin}
+        if about.known is not None:  # under which licence that is, is not the repository's to say
+            generator.origin = {**generator.origin, **catalogue()[about.known].origin, "sha256": None}
+        if about.known == BUILT_IN and not published.is_built_in(generator):
+            raise InputError(f"{folder / store.CONFIG} says that its base is {BUILT_IN}, and its weights are others")
     elif about.known is not None:
         generator = load_generator(about.known, device="cpu", on_step=on_step)
     else:
         assert about.base is not None  # it has been looked for
         state, options = read_checkpoint(fetch(about.base, on_step=on_step))
-        generator = convert(state, name=about.base.id, **{**options, "conv_clamp": about.clamp})
+        clamp = about.clamp or options.get("conv_clamp")
+        generator = convert(state, name=about.base.id, **{**options, "conv_clamp": clamp})
         store.describe(generator, read_json(folder / store.CONFIG))
     if generator.fingerprint != about.fingerprint:
         raise InputError(
@@ -114,8 +117,10 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     return generator
 
 
-def download(name: str, *, on_step: Callable[[int, int], Any] = lambda done, of: None) -> None:
+def download(name: str, *, on_step: Callable[[int, int], Any] = lambda done, of: None) -> str | None:
     """Bring to this machine what `load_generator` reads for this name, without loading it.
+
+    Returns the revision, for `load_generator`, of what is on the Hub under this name; None for all else.
 
     Args:
         name: see `load_generator`; for what is a file or a folder there is nothing to do.
@@ -128,12 +133,14 @@ def download(name: str, *, on_step: Callable[[int, int], Any] = lambda done, of:
     if name in known and name != BUILT_IN:
         fetch(known[name], on_step=on_step)
     elif name not in known and on_hub(name):
-        folder, _ = published.fetch(name, on_step=on_step)
+        folder, commit = published.fetch(name, on_step=on_step)
         about = published.read(folder) if published.is_published(folder) else None
         if about and about.known and not about.weights:
             download(about.known, on_step=on_step)
         elif about and about.base and not about.weights:
             fetch(about.base, on_step=on_step)
+        return commit
+    return None
 
 
 def on_hub(name: str) -> bool:

@@ -31,7 +31,7 @@ ON_HUB = {  # the Hub's own ids, and where each licence is
     "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
     **{f"cc-{kind}-4.0": f"{CREATIVE}/{kind}/4.0/" for kind in ("by", "by-sa", "by-nc", "by-nc-sa")},
 }
-NON_COMMERCIAL = ("nvidia-source-code-license-nc", "cc-by-nc-4.0", "cc-by-nc-sa-4.0")
+KNOWN = {**ON_HUB, "nvidia-source-code-license-nc": "https://nvlabs.github.io/stylegan2/license.html"}
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ def text_of(origin: Mapping[str, Any]) -> bytes:
     with replacing(kept) as temporary:
         temporary.write_bytes(found)
     return found
+
+
+def non_commercial(licence: Mapping[str, str]) -> bool:
+    """Whether a licence forbids commercial use: all that do, here, have NC in their names."""
+    return "nc" in licence["id"].lower().split("-")
 
 
 def has_text(licence: Mapping[str, str]) -> bool:

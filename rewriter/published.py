@@ -24,7 +24,7 @@ from rewriter.errors import InputError
 from rewriter.fields import flag
 from rewriter.files import read_json
 from rewriter.generators.base import Generator
-from rewriter.history import RULES
+from rewriter.history import CELLS, RULES
 from rewriter.remote import LOG_IN, TRANSPORT, check_name, in_words, is_name
 from rewriter.rule import Rule
 
@@ -38,6 +38,9 @@ ADVICE = {
     403: f"its owner asks for an agreement first: accept it on its page, then {LOG_IN}",
     404: "it is no generator of ours, or has no such revision, or is not there any more: check the name",
 }
+_PRIVATE = "there is no such repository, or it is not for everybody: make it public, or open it on your own machine"
+NO_PATH = " (it is no path here)"
+PUBLIC = {**ADVICE, 401: _PRIVATE, 403: _PRIVATE}
 OnStep = Callable[[int, int], Any]
 
 
@@ -142,25 +145,33 @@ def rules_in(folder: Path, about: Config) -> tuple[Rule, ...]:
         rule = Rule.load(folder / file)
         if rule.fingerprint != about.fingerprint:
             raise InputError(f"{folder / file} belongs to another generator than {store.CONFIG} says: fetch both again")
-        if rule.edit:
-            Edit.from_json(rule.edit)
         found.append(rule)
+    check_edits(found)
     return tuple(found)
+
+
+def check_edits(rules: Sequence[Rule]) -> None:
+    """Raise InputError for an edit behind a rule that is damaged, or masks that take long to look at all together."""
+    cells = 0
+    for rule in rules:
+        cells += Edit.from_json(rule.edit).cells if rule.edit else 0
+        if cells > CELLS:
+            raise InputError(f"the masks of all rules together have more than {CELLS >> 20} million cells")
 
 
 # --- the network ---
 
 
 def fetch(
-    repo_id: str, revision: str | None = None, *, public: bool = False, on_step: OnStep = lambda done, of: None
+    repo_id: str, revision: str | None = None, *, public: Path | None = None, on_step: OnStep = lambda done, of: None
 ) -> tuple[Path, str]:
     """A published generator's files on this machine: the folder, and the commit that it is.
 
     Args:
         repo_id: USER/NAME.
         revision: branch, tag or commit; None: the newest.
-        public: ask as nobody, whose token this machine may have, and for the rules alone, which may not be large; else
-            with the token in HF_TOKEN, or of `hf auth login`, and for the weights too.
+        public: a folder for the rules alone, which may not be large, asked for as nobody; None: with the token in
+            HF_TOKEN, or of `hf auth login`, into the Hugging Face cache, and the weights too.
         on_step: told how many bytes of the weights are there, and of how many.
 
     Raises:
@@ -169,24 +180,29 @@ def fetch(
     check_name(repo_id)
     token = False if public else None
     left = RULE_LIMIT if public else RULE_LIMIT * RULES
-    with in_words(f"open {repo_id} on the Hub (it is no path here)", HfApi(token=token), ADVICE):
-        path = _get(repo_id, store.CONFIG, revision, CONFIG_LIMIT, token)
+    doing, advice = (
+        (f"open {repo_id} on the Hub", PUBLIC) if public else (f"open {repo_id} on the Hub{NO_PATH}", ADVICE)
+    )
+    with in_words(doing, HfApi(token=token), advice):
+        path = _get(repo_id, store.CONFIG, revision, CONFIG_LIMIT, public)
         folder, commit = path.parent, path.parent.name
+        store.check(read_json(path, limit=CONFIG_LIMIT), path)
         about = read(folder) if is_published(folder) else None
         for file in about.rules if about else ():
-            left -= _get(repo_id, file, commit, min(RULE_LIMIT, left), token).stat().st_size
+            left -= _get(repo_id, file, commit, min(RULE_LIMIT, left), public).stat().st_size
         if not public and (about is None or about.weights):
             source = Source(id=repo_id, repository=repo_id, file=store.WEIGHTS, revision=commit, size=None, sha256=None)
             fetch_file(source, on_step=on_step)
     return folder, commit
 
 
-def _get(repo_id: str, file: str, revision: str | None, most: int, token: bool | None) -> Path:
+def _get(repo_id: str, file: str, revision: str | None, most: int, public: Path | None) -> Path:
     """A small file in the cache: what a commit holds never changes; of a branch the newest, the last one if offline.
 
-    Nobody gets what is in the cache without asking: it may have been fetched by somebody.
+    What is for the public goes into a folder of its own: in the cache may be what somebody may see, and not everybody.
     """
-    kept = None if token is False else try_to_load_from_cache(repo_id, file, revision=revision)
+    kept = None if public else try_to_load_from_cache(repo_id, file, revision=revision)
+    token = False if public else None
     if isinstance(kept, str) and COMMIT.fullmatch(revision or ""):
         return Path(kept)
     try:
@@ -195,7 +211,7 @@ def _get(repo_id: str, file: str, revision: str | None, most: int, token: bool |
             raise InputError(
                 f"cannot open {repo_id}: {file} should have at most {most >> 20} MB, and has {size or '?'}"
             )
-        return Path(hf_hub_download(repo_id, file, revision=revision, token=token))
+        return Path(hf_hub_download(repo_id, file, revision=revision, token=token, cache_dir=public))
     except (OfflineModeIsEnabled, TRANSPORT):
         if not isinstance(kept, str):
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -83,6 +83,8 @@ def publish(
     """
     check_name(repo_id)
     api = connect(token, endpoint=endpoint)
+    on_step(f"looking for {repo_id}")
+    find(repo_id, api, private=private, create_pr=create_pr)
     on_step("drawing the pictures")
     made = draft(
         generator, rules, repo_id, title=title, description=description, weights=weights, export=export, licence=licence
@@ -109,14 +111,49 @@ def send(
         advice: what to do next where the Hub refuses, by status.
         on_step: called with words on what is done next.
     """
-    on_step(f"looking for {made.repo_id}")
-    found = look(api.model_info, api, made.repo_id, advice)
-    created = found is None
-    if found is None:
-        if create_pr:
-            raise InputError(f"there is no {made.repo_id} to propose this to: publish it without create_pr")
-        on_step(f"making {made.repo_id}")
-        found = _create(api, made.repo_id, private is None or private, advice)
+    found = find(made.repo_id, api, private=private, create_pr=create_pr, advice=advice)
+    if found is not None:
+        return _send(made, api, found, private, create_pr, advice, on_step)
+    on_step(f"making {made.repo_id}")
+    private = private is None or private
+    found = _create(api, made.repo_id, private, advice)
+    try:
+        return replace(_send(made, api, found, private, create_pr, advice, on_step), created=True)
+    except InputError as error:
+        raise InputError(f"{error} ({made.repo_id} was made, and is empty)") from error.__cause__
+
+
+def find(
+    repo_id: str,
+    api: HfApi,
+    *,
+    private: bool | None = None,
+    create_pr: bool = False,
+    advice: Mapping[int, str] = ADVICE,
+) -> ModelInfo | None:
+    """What there is under a name, if one may publish there; None: it is free.
+
+    Raises:
+        InputError: it holds something else, is for other eyes than is wanted, or cannot be looked at.
+    """
+    found = look(api.model_info, api, repo_id, advice)
+    if found is None and create_pr:
+        raise InputError(f"there is no {repo_id} to propose this to: publish it without create_pr")
+    if found is not None:
+        _check_there(found, repo_id, private)
+    return found
+
+
+def _send(
+    made: Draft,
+    api: HfApi,
+    found: ModelInfo,
+    private: bool | None,
+    create_pr: bool,
+    advice: Mapping[int, str],
+    on_step: OnStep,
+) -> Published:
+    """Write what is large, and commit on top of what was found, or of what others commit meanwhile."""
     with TemporaryDirectory() as folder:
         content: dict[str, str | bytes] = dict(made.files)
         for path, write in made.later.items():
@@ -125,9 +162,9 @@ def send(
             content[path] = str(Path(folder) / path)
         on_step(f"sending what is new of {len(content)} files ({sum(made.sizes.values()) / 1e6:.1f} MB)")
         for left in reversed(range(TRIES)):
-            _check_there(found, made.repo_id, (private is None or private) if created else private)
+            _check_there(found, made.repo_id, private)
             try:
-                return _commit(api, made, found, content, advice, created=created, create_pr=create_pr)
+                return _commit(api, made, found, content, advice, create_pr=create_pr)
             except InputError as error:
                 if not left or _status(error) != 412:
                     raise
@@ -175,7 +212,6 @@ def _commit(
     content: Mapping[str, str | bytes],
     advice: Mapping[int, str],
     *,
-    created: bool,
     create_pr: bool,
 ) -> Published:
     """Commit on top of what was found and nothing else; operations are new for each try: they remember the last."""
@@ -190,7 +226,7 @@ def _commit(
             create_pr=create_pr,
         )
     url = done.pr_url or f"{api.endpoint}/{made.repo_id}"
-    return Published(url, done.oid, created, done.oid != found.sha, bool(done.pr_url))
+    return Published(url, done.oid, False, done.oid != found.sha, bool(done.pr_url))
 
 
 def _status(error: BaseException) -> int | None:

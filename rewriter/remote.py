@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from huggingface_hub import HfApi, get_token
@@ -93,8 +93,17 @@ def in_words(doing: str, api: HfApi, advice: Mapping[int, str] | None = None) ->
         raise
     except Exception as error:  # HTTP, JSON, the file system, threads of uploads: the client lets all of it through
         said = f"cannot {doing}: {_reason(error, api.endpoint, {**NEXT, **(advice or {})})}"
-        secret = api.token if isinstance(api.token, str) else ""
+        secret = _secret(api)
         raise InputError(said.replace(secret, "***") if secret else said) from error
+
+
+def _secret(api: HfApi) -> str:
+    """The token that a client sends."""
+    if isinstance(api.token, str) or api.token is False:
+        return api.token or ""
+    with suppress(OSError, ValueError):
+        return get_token() or ""
+    return ""
 
 
 def look(ask: Callable[[str], Info], api: HfApi, repo_id: str, advice: Mapping[int, str] | None = None) -> Info | None:
@@ -124,9 +133,11 @@ def _reason(error: BaseException, endpoint: str, advice: Mapping[int, str]) -> s
     answer = next((each for each in chain if isinstance(each, HfHubHTTPError)), None)
     if answer is not None:
         status, said = answer.response.status_code, _line(answer.server_message or "")
+        if status == 403 and "storage" in said.lower():  # how it says that there is no room
+            status = 413
         trouble = f"the Hub has trouble of its own: wait some minutes, {AGAIN}"
         what_next = advice.get(status, trouble if status >= 500 else "see what it says")
-        return f"the Hub answered {status}{said and f' ({said})'}; {what_next}"
+        return f"the Hub answered {answer.response.status_code}{said and f' ({said})'}; {what_next}"
     if any(isinstance(each, OfflineModeIsEnabled) for each in chain):
         return "HF_HUB_OFFLINE is set, and keeps the client from the network: unset it"
     if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):

@@ -55,7 +55,7 @@ class Page:
         self.studio, self.lane, self.running = studio, Lane(Handlers(studio)), []
         first = {} if ZERO else self.lane.call("open", Visitor())  # drawn already when the page arrives
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(600, 3600)) as self.demo:
-            self.visitor, self.pending = gr.State(Visitor()), gr.State("")
+            self.visitor, self.pending, self.brought = gr.State(Visitor()), gr.State(""), gr.State()
             self.kept = gr.BrowserState(storage_key="rewriter-work", secret="rewriter")
             self._head(first)
             with gr.Row(equal_height=False, elem_id="work"):
@@ -210,17 +210,14 @@ class Page:
         self, event: Callable[..., Any], name: str, *, given: Sequence[Any] = (), said: Sequence[str] = ()
     ) -> None:
         """As `_on`, for what takes longer: with its news on the way, and to be cancelled."""
-        choosing = name == "choose"
-        follow = self.lane.linked if name == "linked" else partial(self.lane.follow, name)
+        arriving = name == "arrived"
+        follow = self.lane.arrived if arriving else partial(self.lane.follow, name)
 
         def told(visitor: Visitor, event: gr.EventData, progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
             yield from run(visitor, progress, *(event._data.get(key) for key in said))
 
         def run(visitor: Visitor, progress: gr.Progress = PROGRESS, *values: Any) -> Iterator[dict[Any, Any]]:
             last = time.monotonic()
-            if choosing and values[0] == visitor.generator:  # the page has set it back itself
-                yield gr.skip()
-                return
             try:
                 for news in follow(visitor, *_unfolded(values)):
                     if isinstance(news, dict):
@@ -234,7 +231,7 @@ class Page:
                 raise
             yield self._show({"busy": False})
 
-        how = {**QUIET, "show_progress": "full", "show_progress_on": self.about if choosing else self.next}
+        how = {**QUIET, "show_progress": "full", "show_progress_on": self.about if arriving else self.next}
         self.running.append(event(told if said else run, [self.visitor, *given], self._everything, **how))
 
     def _wire_opening(self) -> None:
@@ -243,37 +240,42 @@ class Page:
             return self._show(self.lane.call("open", visitor, kept, link)) if kept or link or ZERO else gr.skip()
 
         self.demo.load(opened, [self.visitor, self.kept], self._everything, **QUIET)
-        self._on_long(self.pending.change, "linked", given=[self.pending])
         self._on_long(self.cards.pick, "example", said=["key"])
         self._wire_chooser()
 
     def _wire_chooser(self) -> None:
-        """A generator that is chosen is fetched first, aside from everybody's work, and then drawn with."""
-        parts = [self.stop, self.generator]
+        """What the chooser or a link asks for is brought first, aside from everybody's work, and then drawn with."""
+        parts = [self.stop, self.generator, self.brought]
 
         def free(visitor: Visitor) -> list[Any]:
-            return [gr.Button(visible=False), gr.Dropdown(value=visitor.generator, interactive=True)]
+            return [gr.Button(visible=False), gr.Dropdown(value=visitor.generator, interactive=True), None]
 
-        def fetch(visitor: Visitor, name: str, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
-            last = 0.0
+        def bring(visitor: Visitor, asked: str, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
+            last, brought = 0.0, None
+            if not asked or asked == visitor.generator:  # the page has set it back itself
+                yield free(visitor)
+                return
             try:
-                for share, words in self.lane.fetch(name):
-                    if time.monotonic() > last + PULSE:
+                for news in self.lane.bring(asked):
+                    if isinstance(news, dict):
+                        brought = news["brought"]
+                    elif time.monotonic() > last + PULSE:
                         last = time.monotonic()
-                        progress(share, desc=words)
-                        yield [gr.Button(visible=True), gr.Dropdown(interactive=False)]
+                        progress(news[0], desc=news[1])
+                        yield [gr.Button(visible=True), gr.Dropdown(interactive=False), None]
             except gr.Error:
                 yield free(visitor)
                 raise
-            yield [gr.Button(visible=False), gr.Dropdown(interactive=True)]
+            yield [gr.Button(visible=False), gr.Dropdown(interactive=True), brought]
 
         how = {**PRIVATE, **api.DOWNLOADS}
+        seen = {"show_progress": "full", "show_progress_on": self.about}
         # Gradio's `input` comes a second time when the chooser is left
-        fetched = self.generator.select(
-            fetch, [self.visitor, self.generator], parts, show_progress="full", show_progress_on=self.about, **how
-        )
-        self._on_long(fetched.success, "choose", given=[self.generator])
-        self.stop.click(None, cancels=[fetched], **PRIVATE)
+        asked = [(self.generator.select, self.generator), (self.pending.change, self.pending)]
+        bringing = [event(bring, [self.visitor, given], parts, **seen, **how) for event, given in asked]
+        for one in bringing:
+            self._on_long(one.success, "arrived", given=[self.brought])
+        self.stop.click(None, cancels=bringing, **PRIVATE)
         self.stop.click(free, self.visitor, parts, show_progress="hidden", **how)
 
     def _wire_pictures(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
@@ -18,7 +18,7 @@ class Download:
 
     def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
         self.there, self.of, self.waiting, self.stop = 0, 0, 0, Event()
-        self.done: Future[None] = pool.submit(download, name, on_step=self._tell)
+        self.done: Future[str | None] = pool.submit(download, name, on_step=self._tell)
 
     def _tell(self, there: int, of: int) -> None:
         self.there, self.of = there, of
@@ -33,8 +33,10 @@ class Downloads:
         self._pool, self._lock = ThreadPoolExecutor(AT_ONCE, "download"), Lock()
         self._running: dict[str, Download] = {}
 
-    def follow(self, name: str, title: str) -> Iterator[tuple[float, str]]:
+    def follow(self, name: str, title: str) -> Generator[tuple[float, str], None, str | None]:
         """The share that is there, and words, until all of it is; what closes the iterator stops waiting.
+
+        Returns the revision, for `load_generator`, of what has some.
 
         Raises:
             InputError: the download failed; says what to do next.
@@ -50,7 +52,7 @@ class Downloads:
                 amount = f"Downloading {title}: {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB"
                 yield share, amount if mine.done.running() else "Waiting for other downloads"
                 wait([mine.done], BEAT)
-            mine.done.result()
+            return mine.done.result()
         finally:
             with self._lock:
                 mine.waiting -= 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rewriter import Edit, Rewriter, Rule, load_edits, published, townscape
+from rewriter import Edit, Rewriter, Rule, load_edits, townscape
 from rewriter import history as sessions
 from rewriter.card import named
 from rewriter.describe import kind_of
@@ -216,15 +216,11 @@ class Handlers:
         """The shipped edit that a link asked for, if it did."""
         return {**self.example(replace(visitor, link=name), name, tell), "pending": ""} if name else {}
 
-    def adopt(self, visitor: Visitor, base: str, folder: str, link: str, tell: Tell = silent) -> Shown:
+    def adopt(self, visitor: Visitor, base: str, rules: Sequence[Rule], link: str, tell: Tell = silent) -> Shown:
         """The rules of a published generator, in place of those on its base; one step back undoes it."""
         visitor = replace(visitor, generator=base, link=link, matches=False)
         session = self.studio.session(visitor)
-        about = published.read(Path(folder))
-        if about.fingerprint != session.generator.fingerprint:
-            raise InputError(f"{link} was made on another generator than {base} is here")
-        fresh = Rewriter(session.generator, rules=published.rules_in(Path(folder), about))
-        session.history = session.history.then(bearable(fresh.history).present)
+        session.history = session.history.then(Rewriter(session.generator, rules=rules).history.present)
         return {**self._after(visitor, session, "about", "board", "picture"), "pending": ""}
 
     def draft(self, visitor: Visitor, account: str, name: str, description: str, weights: bool) -> Shown:
@@ -239,7 +235,12 @@ class Handlers:
     def compare(self, visitor: Visitor, which: int, tell: Tell = silent) -> Shown:
         """One of a draft's pictures."""
         session = self.studio.session(visitor)
-        return {"picture": compare(session.generator, named(session.rules), which)}
+
+        def on_step(done: int, of: int) -> None:
+            if not tell(done, of, "Drawing the pictures of its card"):
+                raise CancelledError("nothing was published")
+
+        return {"picture": compare(session.generator, named(session.rules), which, on_step)}
 
     def step(self, visitor: Visitor, what: str) -> Shown:
         """Undo, redo, begin the next edit, revert all, or let the layer forget the context."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import html
 import logging
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -23,7 +24,7 @@ import gradio as gr
 
 from downloads import Downloads
 from handlers import Handlers
-from rewriter import published
+from rewriter import Rule, published
 from rewriter.errors import CancelledError, InputError, RewriterError
 from studio import Visitor
 from view import Shown
@@ -73,31 +74,42 @@ class Lane:
         with failing(f"fetching {name}"):
             if studio.absent(name):
                 known = studio.catalogue.get(name)
-                yield from self._downloads.follow(name, known.title if known else name)
-                studio.brought.add(name)
+                studio.brought[name] = yield from self._downloads.follow(name, known.title if known else name)
             if ZERO:
                 studio.model(name)  # here, because what a worker loads is gone with it
 
-    def linked(self, visitor: Visitor, link: str) -> Iterator[News | Shown]:
-        """The news of what a link asks for, and what it leads to: a generator on offer, or one published; an edit."""
-        if link in self._handlers.studio.names:
-            yield from self.fetch(link)
-            yield from self.follow("choose", replace(visitor, link=link), link)
-            return
-        if "/" not in link:
-            yield from self.follow("linked", visitor, link)
-            return
-        yield 0.0, f"Looking for {link}"
-        with failing(f"opening {link}"):
-            folder, about = opened(link)
-            base = about.known
-            if base not in self._handlers.studio.names:
-                raise InputError(
-                    f"the base of {link} is not on offer here: open it on your own machine, with "
-                    f"rewriter demo --generator {link}"
-                )
-        yield from self.fetch(base)
-        yield from self.follow("adopt", visitor, base, str(folder), link)
+    def bring(self, asked: str) -> Iterator[News | Shown]:
+        """Bring what the chooser or a link asks for, aside from the lane: the news, then what `arrived` goes on with.
+
+        That is a generator on offer; or one that was published, for everybody, on such a base; or a shipped edit.
+        """
+        if asked in self._handlers.studio.names:
+            yield from self.fetch(asked)
+            yield {"brought": ("choose", asked)}
+        elif "/" not in asked:
+            yield {"brought": ("linked", asked)}
+        else:
+            yield 0.0, f"Looking for {asked}"
+            with failing(f"opening {asked}"):
+                base, rules = opened(asked)
+                if base not in self._handlers.studio.names:
+                    raise InputError(
+                        f"the base of {asked} is not on offer here: open it on your own machine, with "
+                        f"rewriter demo --generator {asked}"
+                    )
+            yield from self.fetch(base)
+            yield {"brought": ("adopt", base, rules, asked)}
+
+    def arrived(self, visitor: Visitor, brought: tuple[Any, ...] | None) -> Iterator[News | Shown]:
+        """The news of what is done with what was brought, and what that leads to."""
+        if brought:
+            yield from self.follow(brought[0], visitor, *brought[1:])
+
+    def origin(self, name: str) -> Mapping[str, Any]:
+        """Where a generator on offer comes from, as far as that is known without loading it."""
+        studio = self._handlers.studio
+        loaded, known = studio.models.peek(name), studio.catalogue.get(name)
+        return loaded.origin if loaded else known.origin if known else {}
 
     def _do(self, name: str, *arguments: Any, **tell: Any) -> Shown:
         try:
@@ -141,14 +153,19 @@ class Lane:
                 worker.join()  # the GPU is somebody else's as soon as this returns
 
 
-def opened(repo_id: str) -> tuple[Path, published.Config]:
-    """The rules of a published generator that is there for everybody, on this machine.
+def opened(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
+    """The base, where it is known here, and the rules of a published generator that is there for everybody.
 
     Raises:
         InputError: there is none, or it cannot be used.
     """
-    folder, _ = published.fetch(repo_id, public=True)
-    return folder, published.read(folder)
+    with TemporaryDirectory() as place:
+        try:
+            folder, _ = published.fetch(repo_id, public=Path(place))
+            about = published.read(folder)
+            return about.known, published.rules_in(folder, about)
+        except InputError as error:  # whose messages name files, which are nobody's business
+            raise InputError(re.sub(rf"{re.escape(place)}\S*/snapshots/\w+", repo_id, str(error))) from error
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 from huggingface_hub import HfApi, get_token
@@ -24,7 +25,6 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 from lane import SHARED, failing
 from rewriter import licences, load_generator, published, publishing
 from rewriter.checkpoints import store
-from rewriter.checkpoints.catalogue import catalogue
 from rewriter.draft import DESCRIPTION, Draft
 from rewriter.errors import InputError
 from rewriter.memory.cache import Cache
@@ -116,12 +116,13 @@ class Publisher:
         profile: gr.OAuthProfile | None,
         token: gr.OAuthToken | None,
         progress: gr.Progress = PROGRESS,
-    ) -> Iterator[list[Any]]:
+    ) -> Iterator[Any]:
         """The card and the files with their sizes; nothing is sent."""
         account = "you"
         with suppress(InputError):
             account = self._client(request, profile, token)[0]
-        made = self._draft(visitor, account, name, description, rules_only, progress)
+        made, paths = self._written(visitor, account, name, description, rules_only)
+        made = yield from self._drawn(visitor, made, paths, progress)
         total = sum(made.sizes.values())
         rows = "\n".join(f"| `{path}` | {size / 1000:,.1f} kB |" for path, size in made.sizes.items())
         files = f"**{made.repo_id}**, {total / 1e6:.1f} MB\n\n| file | size |\n| --- | ---: |\n{rows}"
@@ -142,11 +143,14 @@ class Publisher:
         profile: gr.OAuthProfile | None,
         token: gr.OAuthToken | None,
         progress: gr.Progress = PROGRESS,
-    ) -> Iterator[str]:
+    ) -> Iterator[Any]:
         """Publish in the visitor's account; says where it is."""
         with failing("publishing"):
             account, api = self._client(request, profile, token)
-        made = self._draft(visitor, account, name, description, rules_only, progress)
+        made, paths = self._written(visitor, account, name, description, rules_only)
+        with failing("publishing"):
+            publishing.find(made.repo_id, api, private=private, advice=ADVICE)
+        made = yield from self._drawn(visitor, made, paths, progress)
         with failing("publishing"):
             if not rules_only:
                 wanted = json.loads(made.files[store.CONFIG])["fingerprint"]
@@ -171,35 +175,33 @@ class Publisher:
         ]
         return "\n".join(lines) or "Nobody has published one for everybody yet."
 
-    def _draft(
-        self,
-        visitor: Visitor,
-        account: str,
-        name: str,
-        description: str,
-        rules_only: bool,
-        progress: Callable[..., Any],
-    ) -> Draft:
-        """Written and drawn in turn with everybody's work; pictures one by one, and once for preview and publishing."""
-        if known := catalogue().get(visitor.generator):
-            with failing("fetching the licence"):
-                licences.text_of(known.origin)  # here, so that nobody waits for the network in the lane
+    def _written(
+        self, visitor: Visitor, account: str, name: str, description: str, rules_only: bool
+    ) -> tuple[Draft, list[str]]:
+        """The draft less its weights and pictures, and the paths of these."""
+        with failing("fetching the licence"):
+            licences.text_of(self.lane.origin(visitor.generator))  # so that nobody waits for the network in the lane
         shown = self.lane.call("draft", visitor, account, name, description, not rules_only)
-        made, paths = shown["draft"], shown["pictures"]
-        own = hashlib.sha256(b"".join(data for path, data in made.files.items() if path.startswith("rules/")))
-        pictures = {}
-        for which, path in enumerate(paths):
-            progress(0.8 * which / len(paths), desc="Drawing the pictures of its card")
-            key = own.digest(), path
-            pictures[path] = self.drawn.peek(key) or self._compare(visitor, which)
-            self.drawn.put(key, pictures[path])
-        drafted: Draft = made.having(pictures)
-        return drafted
+        return shown["draft"], shown["pictures"]
 
-    def _compare(self, visitor: Visitor, which: int) -> bytes:
-        *_, shown = self.lane.follow("compare", visitor, which)
-        picture: bytes = shown["picture"]  # type: ignore[index,call-overload]  # the last of the news
-        return picture
+    def _drawn(
+        self, visitor: Visitor, made: Draft, paths: Sequence[str], progress: Callable[..., Any]
+    ) -> Generator[Any, None, Draft]:
+        """The draft with its pictures: one by one, in turn with everybody's work; once for preview and publishing."""
+        rules = hashlib.sha256(b"".join(data for path, data in made.files.items() if path.startswith("rules/")))
+        pictures: dict[str, bytes] = {}
+        for which, path in enumerate(paths):
+            key = rules.digest(), path
+            if (found := self.drawn.peek(key)) is None:
+                for news in self.lane.follow("compare", visitor, which):
+                    if isinstance(news, dict):
+                        found = news["picture"]
+                    else:
+                        progress(0.8 * (which + news[0]) / len(paths), desc=news[1])
+                    yield gr.skip()  # here whoever has left is noticed
+                self.drawn.put(key, found)
+            pictures[path] = found
+        return made.having(pictures)
 
     def _client(
         self, request: gr.Request, profile: gr.OAuthProfile | None, token: gr.OAuthToken | None
@@ -214,6 +216,8 @@ class Publisher:
     def _token(self, request: gr.Request, token: gr.OAuthToken | None) -> str:
         """The visitor's own; InputError, with what else they can do, if there is none."""
         if token is not None and token.token and not _mocked(token):
+            if not _from_here(request):
+                raise InputError("another page than this one asked for it: nothing was published")
             return token.token
         if not SHARED and _here(request) and (own := get_token()):
             return own
@@ -227,6 +231,12 @@ class Publisher:
 def _mocked(token: gr.OAuthToken | None) -> bool:
     """Gradio's login outside a Space gives everybody the same token, which is none."""
     return not SHARED and token is not None and token.token.startswith("mock-oauth-token")
+
+
+def _from_here(request: gr.Request) -> bool:
+    """Whether it is this page that asks, and not another site with the visitor's cookies."""
+    asking = urlsplit(request.headers.get("origin") or "").netloc
+    return bool(asking) and asking in (request.headers.get("host"), os.environ.get("SPACE_HOST"))
 
 
 def _here(request: gr.Request) -> bool:

@@ -62,7 +62,7 @@ class Studio:
     def __init__(self, names: Sequence[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.models, self.keys, self.screens = Cache(MODELS), Cache(KEPT), Cache(KEPT // 2)
-        self.brought: set[str] = set()  # of those on the Hub
+        self.brought: dict[str, str | None] = {}  # name → revision, of those on the Hub
         self.known: OrderedDict[tuple[str, float], Statistics] = OrderedDict()
 
     def absent(self, name: str) -> bool:
@@ -87,7 +87,7 @@ class Studio:
             return loaded  # type: ignore[no-any-return]
         if self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again, and it will be downloaded")
-        return self.models.get(name, lambda: load_generator(name, device=self.device))
+        return self.models.get(name, lambda: load_generator(name, device=self.device, revision=self.brought.get(name)))
 
     def page(self, generator: Generator) -> int:
         """How many pictures one looks at: fewer where each takes seconds."""

@@ -236,7 +236,7 @@ def offers(studio: Studio) -> list[tuple[str, str]]:
 
 def proposed(session: Rewriter) -> str:
     """A name on the Hub for the generator with these rules."""
-    return slug("-".join([session.generator.name, *(each.title for each in named(session.rules))]))
+    return slug("-".join([session.generator.name, *(each.title for each in named(session.rules))])) or "rewritten"
 
 
 def plain(text: str) -> str:

@@ -529,7 +529,7 @@ def test_a_mask_named_many_times_is_unpacked_once(stylegan, small, monkeypatch):
 
 
 def test_masks_that_would_fill_the_memory_are_refused(stylegan, small, monkeypatch):
-    monkeypatch.setattr(history, "_CELLS", 3 * 256**2)
+    monkeypatch.setattr(history, "CELLS", 3 * 256**2)
 
     def damage(about):
         about["masks"] = [masks.encode(sketch(n)) for n in range(5)]

@@ -263,9 +263,10 @@ def test_a_tab_that_is_closed_leaves_all_or_nothing(visit, hub):
 ADA = SimpleNamespace(username="ada"), SimpleNamespace(token=TOKEN)
 
 
-def pressed(method, visitor, *given, who=ADA):
+def pressed(method, visitor, *given, who=ADA, origin="https://ada-page.hf.space"):
     """What a button of the panel leads to in the end."""
-    asked = gr.Request(request=SimpleNamespace(headers={}, client=None))
+    headers = {"host": "ada-page.hf.space", "origin": origin}
+    asked = gr.Request(request=SimpleNamespace(headers=headers, client=None))
     *_, shown = method(visitor, *given, asked, *who, lambda *news, **words: None)
     return shown
 
@@ -286,6 +287,24 @@ def test_a_login_that_has_ended_is_said(made, adopted, rule):
     assert adopted.repositories == {}
 
 
+def test_another_site_with_the_visitors_cookies_publishes_nothing(made, adopted, rule, monkeypatch):
+    visitor = Visitor(works={"townscape": rewriter.Rewriter(townscape.load(), rules=[rule]).history})
+    for origin in ("https://evil.example", "null", "", None):
+        with pytest.raises(gr.Error, match="another page than this one"):
+            pressed(made.publisher.publish, visitor, "x", "", True, False, origin=origin)
+    assert adopted.requests == []
+    monkeypatch.setenv("SPACE_HOST", "ada-page.example")  # what a Space is called, whatever a proxy makes of it
+    asked = pressed(made.publisher.publish, visitor, "x", "", True, False, origin="https://ada-page.example")
+    assert "ada/x" in asked and not adopted.repositories["model", "ada/x"].private
+
+
+def followed(lane, visitor, link):
+    """As the page does: bring what is asked for, then go on with it."""
+    *news, brought = lane.bring(link)
+    yield from news
+    yield from lane.arrived(visitor, brought["brought"])
+
+
 @pytest.mark.parametrize("weights", [True, False])
 def test_one_on_offer_is_fetched_aside_and_brings_its_rules(town, rule, adopted, weights):
     rewriter.publish(town, [rule], "ada/hats", private=False, weights=weights)
@@ -294,19 +313,19 @@ def test_one_on_offer_is_fetched_aside_and_brings_its_rules(town, rule, adopted,
     with pytest.raises(gr.Error, match="choose it again"):
         lane.call("choose", Visitor(), "ada/hats")
     adopted.fault = lambda n, request: "slow" if request.method == "GET" and "/resolve/" in request.path else None
-    *news, shown = lane.linked(Visitor(), "ada/hats")
+    *news, shown = followed(lane, Visitor(), "ada/hats")
     assert shown["visitor"].generator == "ada/hats" and len(shown["rules"]["rules"]) == 1
     assert weights == any(words.startswith("Downloading ada/hats") and share > 0 for share, words in news[:-1])
     adopted.requests.clear()
-    *_, again = lane.linked(shown["visitor"], "ada/hats")
+    *_, again = followed(lane, shown["visitor"], "ada/hats")
     assert again["board"] == shown["board"] and adopted.requests == []
 
 
 @pytest.mark.parametrize(
     ("link", "said"),
     [
-        ("ada/none", "check the name"),
-        ("ada/secret", "check the name"),
+        ("ada/none", "cannot open ada/none on the Hub: .*not for everybody"),
+        ("ada/secret", "not for everybody"),
         ("ada/other", "no generator of ours"),
         ("ada/odd", "not on offer here.* rewriter demo --generator ada/odd"),
     ],
@@ -318,7 +337,7 @@ def test_a_link_that_cannot_be_followed_says_why(made, town, proggan, rule, adop
     own = rewriter.Rule("layer2", low.delta, low.directions, fingerprint=proggan.fingerprint)
     rewriter.publish(proggan, [own], "ada/odd", private=False)
     with pytest.raises(gr.Error, match=said):
-        list(made.lane.linked(Visitor(), link))
+        list(followed(made.lane, Visitor(), link))
 
 
 def test_a_link_to_what_can_be_no_generator_is_said_in_words(made):
@@ -364,4 +383,9 @@ def test_this_machines_token_serves_whoever_sits_at_it_and_nobody_else(monkeypat
     monkeypatch.setattr("publisher.SHARED", True)  # on a Space, only the visitor's own
     with pytest.raises(InputError):
         publisher._token(asked, None)
-    assert publisher._token(asked, SimpleNamespace(token="hf_theirs")) == "hf_theirs"
+    same = bool(headers) and headers.get("origin", "").endswith(f"//{headers['host']}")
+    if same:
+        assert publisher._token(asked, SimpleNamespace(token="hf_theirs")) == "hf_theirs"
+    else:
+        with pytest.raises(InputError, match="another page"):
+            publisher._token(asked, SimpleNamespace(token="hf_theirs"))

@@ -539,7 +539,7 @@ BASE = {"id": "x", "repository": "e/vil", "file": "x.pt", "revision": "0" * 40, 
         ({"rules": []}, "1 to 64"),
         ({"rules": ["rules/1-dome-to-spire.safetensors"] * 65}, "1 to 64"),
         ({"rules": ["rules/9-none.safetensors"]}, "not there any more"),
-        ({"format": "other"}, "update this package"),
+        ({"format": "other"}, "rewriter convert"),
         ({"version": 3}, "update this package"),
         ({"fingerprint": "0" * 64}, "fetch both again"),
         ({"fingerprint": None}, "no fingerprint"),
@@ -629,7 +629,7 @@ def test_on_top_of_a_published_one_its_rules_stay_and_count_once(hub, run, rule_
         ("publish", "ada/more", rule_file, "--generator", NAME),
     ):
         status, _, err = run(*command)
-        assert status == 2 and "carries the rule 'dome to spire' already" in err
+        assert status == 2 and "the rule 'dome to spire' is there already" in err
     made = tmp_path / "light.safetensors"
     status, *_ = run(
         "apply", "no-light-on-ground", "--generator", NAME, "--out", tmp_path / "l.png", "--save-rule", made

@@ -319,11 +319,11 @@ def test_fine_masks_are_kept_no_finer_than_a_session_needs(session, stylegan):
 
 def test_what_a_session_cannot_hold_is_refused_and_the_past_makes_room(session, monkeypatch):
     before = len(session.history.states)
-    monkeypatch.setattr(history, "_CELLS", 5 * 256)
+    monkeypatch.setattr(history, "CELLS", 5 * 256)
     session.paste(1, square(6, 4, 12, 12))
     assert 1 <= len(session.history.states) < before + 1
     kept = session.history
-    monkeypatch.setattr(history, "_CELLS", 10)
+    monkeypatch.setattr(history, "CELLS", 10)
     with pytest.raises(InputError, match="more than a session can hold"):
         session.paste(1, square(6, 4, 12, 12))
     assert session.history is kept

@@ -31,6 +31,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from rewriter.checkpoints.catalogue import Source
+from rewriter.checkpoints.read import SIZE
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
 from rewriter.memory.statistics import default_cache
@@ -174,6 +175,8 @@ def _download(entry: Source) -> Generator[Step, None, None]:
         size, etag = about.size or entry.size, about.etag or ""
         if not size or not re.fullmatch(r"\w[\w.-]{7,127}", etag, re.ASCII):
             raise InputError(f"cannot {doing}: it does not say how large {entry.file} is, or of what version; {ASK}")
+        if size > SIZE:
+            raise InputError(f"cannot {doing}: {entry.file} is larger than {SIZE >> 30} GB, the most that is read")
         if entry.size not in (None, size):
             raise InputError(f"cannot {doing}: expected {entry.size:,} bytes, found {size:,}; {ASK}")
         folder = _cache() / f"models--{entry.repository.replace('/', '--')}" / "blobs"

@@ -59,6 +59,19 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
         torch.save(state, file)
 
 
+def remarks(generator: Generator, layout: str) -> list[str]:
+    """What a file in this layout cannot say of the generator."""
+    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
+    if clamp is None:
+        return []
+    if layout == "nvidia":
+        return [f"its features are clamped at {clamp:g}: tell NVIDIA's code conv_clamp={clamp:g}, and us --conv-clamp"]
+    return [
+        f"{layout}'s code knows no clamp, and this generator's features are clamped at {clamp:g}: where they "
+        "reach that, pictures differ there"
+    ]
+
+
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
     about: dict[str, Any] = {"format": FORMAT, "version": VERSIONS[0], "name": generator.name}
@@ -79,8 +92,10 @@ def written(about: dict[str, Any]) -> str:
 
 def check(about: Any, path: Path) -> None:
     """Raise InputError unless what a file holds is a config that we know how to read."""
-    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") not in VERSIONS:
-        raise InputError(f"{path} is not the config of a generator of version {VERSIONS[-1]}: update this package")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise InputError(f"{path} is not the config of a generator that this package wrote: see `rewriter convert`")
+    if about.get("version") not in VERSIONS:
+        raise InputError(f"{path} is of a later version than {VERSIONS[-1]}: update this package")
     kinds = {"name": str, "origin": dict, "layers": dict}
     if not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
         raise InputError(f"{path} lacks name, origin or layers: save the generator again")

@@ -86,7 +86,7 @@ def rule_for(path: Path, model: Generator) -> Rule:
     """A rule from a file, checked against the generator."""
     rule = Rule.load(path).to(model.device)
     rule.check(model)
-    check_new([rule], model)
+    check_new([rule], carried(model))
     return rule
 
 
@@ -95,12 +95,12 @@ def carried(model: Generator) -> list[Rule]:
     return [rule for rule in model.rules if isinstance(rule, Rule)]
 
 
-def check_new(rules: Sequence[Rule], model: Generator) -> None:
-    """Refuse rules that the generator brings along: they would count twice."""
-    for rule in rules:
-        if any(torch.equal(rule.delta.cpu(), own.delta.cpu()) for own in carried(model)):
+def check_new(rules: Sequence[Rule], carried: Sequence[Rule]) -> None:
+    """Refuse a rule that is given twice, or that the generator brings along: it would count twice."""
+    for i, rule in enumerate(rules):
+        if any(torch.equal(rule.delta.cpu(), other.delta.cpu()) for other in [*carried, *rules[:i]]):
             title = rule.edit.get("title") or f"at {rule.layer}"
-            raise InputError(f"{model.name} carries the rule {title!r} already: leave it out")
+            raise InputError(f"the rule {title!r} is there already, or given twice: leave it out")
 
 
 def check_truncation(truncation: float) -> None:

@@ -16,7 +16,6 @@ from rewriter.cli.common import Json, carried, load, rule_for, say
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
-from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.hub import SUFFIXES
 from rewriter.published import BUILT_IN, listed
 from rewriter.rule import Rule
@@ -120,15 +119,7 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
         (store.write_weights if _is_file(out) else store.save)(model, out)
         return []
     store.export(model, out, layout)
-    clamp = model.config.conv_clamp if isinstance(model, StyleGAN2) else None
-    if clamp is None:
-        return []
-    if layout == "nvidia":
-        return [f"its features are clamped at {clamp:g}: tell NVIDIA's code conv_clamp={clamp:g}, and us --conv-clamp"]
-    return [
-        f"{layout}'s code knows no clamp, and this generator's features are clamped at {clamp:g}: where they "
-        "reach that, pictures differ there"
-    ]
+    return store.remarks(model, layout)
 
 
 def _told(rule: Rule) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from rewriter.draft import Draft, draft
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.history import FORMAT, History
+from rewriter.provenance import requests
 from rewriter.remote import check_name, connect
 from rewriter.rule import Rule
 
@@ -55,13 +57,15 @@ def publish(
     Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your repositories.
     """
     check_name(name)
-    api = None if out else connect()
+    found, whole = _rules(rules)
     if out is not None:
         check_writable(out / store.CONFIG)
-    found, whole = _rules(rules)
+    else:
+        api = connect()
+        publishing.find(name, api, private=private, create_pr=pr)
     model = load(generator or _base_of(found), device, as_json)
     earlier = [] if whole else carried(model)
-    check_new(found if earlier else [], model)
+    check_new(found, earlier)
     with progress(as_json) as job:
         made = draft(
             model,
@@ -76,8 +80,7 @@ def publish(
         )
     total = sum(made.sizes.values())
     listed = "\n".join(f"{size:12,}  {path}" for path, size in made.sizes.items())
-    if api is None:
-        assert out is not None
+    if out is not None:
         made.save(out)
         words = f"{listed}\n{total:12,}  bytes in {out}; its card is {out / 'README.md'}"
         say(as_json, {"name": name, "out": str(out), "files": dict(made.sizes)}, words)
@@ -113,6 +116,14 @@ def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
 
 
 def _base_of(rules: list[Rule]) -> str:
+    asked = {request.partition("@")[0] for request in requests([replace(rule, on=True).at(1) for rule in rules])}
+    lost = [rule for rule in rules if {before.partition("@")[0] for before in rule.edit.get("after", ())} - asked]
+    if lost:
+        title = lost[0].edit.get("title") or f"at {lost[0].layer}"
+        raise InputError(
+            f"the rule {title!r} was made after others, which are not given: give them too, before it; or name the "
+            "generator that carries them, or that is to do without them, with --generator"
+        )
     named = next((str(rule.edit["generator"]) for rule in rules if rule.edit.get("generator")), "")
     if not named:
         raise InputError("the rules do not say which generator they were made on: name it with --generator")
