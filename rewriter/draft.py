@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,6 +29,7 @@ from rewriter.pictures import before_after
 from rewriter.remote import check_name
 from rewriter.rule import Rule
 
+OURS = ("rules", "edits", "pictures", "exported")  # folders of a repository that are ours to keep in order
 TITLE, DESCRIPTION = 80, 2000  # characters
 SIDE = 256  # pixels of a picture on a card
 SLOW = 10e9  # operations of a picture, from where on fewer are drawn without a GPU
@@ -60,13 +61,24 @@ class Draft:
         return replace(self, files=files, sizes=dict(sorted(sizes.items())))
 
     def save(self, folder: str | Path) -> None:
-        """Write all of it into a folder, which `load_generator` takes."""
+        """Write all of it into a folder, which `load_generator` takes; what an earlier draft left there goes."""
         folder = Path(folder)
+        if (folder / store.CONFIG).is_file() and published.is_published(folder):
+            there = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            for path in stale(there, self):
+                (folder / path).unlink()
         for path, data in self.files.items():
             with replacing(folder / path) as temporary:
                 temporary.write_bytes(data)
         for path, write in self.later.items():
             write(folder / path)
+
+
+def stale(there: Iterable[str], made: Draft) -> list[str]:
+    """What an earlier version left: in our folders, and weights that do not go along any more."""
+    wanted = {*made.files, *made.later}
+    gone = [path for path in there if path not in wanted]
+    return [path for path in gone if PurePosixPath(path).parts[0] in OURS or path == store.WEIGHTS]
 
 
 def draft(
@@ -103,7 +115,7 @@ def draft(
     check_name(repo_id)
     own = [rule for rule in generator.rules if isinstance(rule, Rule)] if rules is None else list(rules)
     _check(generator, own, title, description)
-    base = _licensed(generator, licence)
+    base = licensed(generator, licence)
     each = card.named(own)
     title = title.strip() or ", ".join(one.title for one in each)[:TITLE]
     title = title[:1].upper() + title[1:]
@@ -152,7 +164,7 @@ def _check(generator: Generator, rules: Sequence[Rule], title: str, description:
         raise InputError(f"the description is plain text of at most {DESCRIPTION:,} characters")
 
 
-def _licensed(generator: Generator, licence: str) -> Generator:
+def licensed(generator: Generator, licence: str) -> Generator:
     """The generator, with the licence that somebody stated where none is known."""
     known = generator.origin.get("licence")
     if not licence or known and known["id"] == licence:

@@ -58,7 +58,7 @@ def load_generator(
         raise InputError(f"conv_clamp is {conv_clamp:g}, expected a number above 0, such as 256")
     known = catalogue()
     remote = name not in known and on_hub(name)
-    if revision is not None and not remote:
+    if revision and not remote and (name in known or os.path.exists(name)):
         raise InputError(f"{name} has no revisions: leave revision out")
     if conv_clamp is not None and (name == BUILT_IN or remote or os.path.isdir(name)):
         raise InputError(f"{name} says itself whether its features are clamped: leave conv_clamp out")
@@ -72,7 +72,7 @@ def load_generator(
     elif name and os.path.isfile(os.path.join(name, store.CONFIG)):
         generator = _folder(Path(name), on_step)
     elif remote:
-        folder, commit = published.fetch(name, revision, on_step=on_step)
+        folder, commit = published.fetch(name, revision or None, on_step=on_step)
         generator = _folder(folder, on_step)
         generator.origin = {**generator.origin, "published": f"{name}@{commit}"}
     elif os.path.isfile(name):

@@ -38,8 +38,10 @@ ADVICE = {
     403: f"its owner asks for an agreement first: accept it on its page, then {LOG_IN}",
     404: "it is no generator of ours, or has no such revision, or is not there any more: check the name",
 }
-_PRIVATE = "there is no such repository, or it is not for everybody: make it public, or open it on your own machine"
-NO_PATH = " (it is no path here)"
+_PRIVATE = (
+    "there is no such repository, or it is not for everybody: check the name; one of your own you can make public, or "
+    "open on your own machine (rewriter demo --generator USER/NAME)"
+)
 PUBLIC = {**ADVICE, 401: _PRIVATE, 403: _PRIVATE}
 OnStep = Callable[[int, int], Any]
 
@@ -180,10 +182,8 @@ def fetch(
     check_name(repo_id)
     token = False if public else None
     left = RULE_LIMIT if public else RULE_LIMIT * RULES
-    doing, advice = (
-        (f"open {repo_id} on the Hub", PUBLIC) if public else (f"open {repo_id} on the Hub{NO_PATH}", ADVICE)
-    )
-    with in_words(doing, HfApi(token=token), advice):
+    doing = f"open {repo_id} on the Hub{'' if public else ' (it is no path here)'}"
+    with in_words(doing, HfApi(token=token), PUBLIC if public else ADVICE):
         path = _get(repo_id, store.CONFIG, revision, CONFIG_LIMIT, public)
         folder, commit = path.parent, path.parent.name
         store.check(read_json(path, limit=CONFIG_LIMIT), path)

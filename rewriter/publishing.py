@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
@@ -12,13 +12,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from rewriter import card
 from rewriter.checkpoints import store
-from rewriter.draft import Draft, draft
+from rewriter.draft import Draft, draft, stale
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.remote import check_name, check_private, connect, in_words, look
 from rewriter.rule import Rule
 
-OURS = ("rules", "edits", "pictures", "exported")  # folders of a repository that are ours to keep in order
 TRIES = 3  # to commit on top of what others commit meanwhile
 ADVICE = {
     402: "this needs a paid plan, or make it public: private storage has its limits",
@@ -34,13 +33,16 @@ class Published:
     """What became of it.
 
     url, commit: where it is, and what it now is; of a proposal, the pull request's page.
-    created: whether the repository is new. changed: whether anything had to be sent. proposed: as a pull request.
+    created: whether the repository is new. changed: whether anything had to be sent. private: whether only its owner
+    sees it. removed: what an earlier version had left there. proposed: as a pull request.
     """
 
     url: str
     commit: str
     created: bool
     changed: bool
+    private: bool
+    removed: tuple[str, ...] = ()
     proposed: bool = False
 
 
@@ -138,7 +140,7 @@ def find(
     """
     found = look(api.model_info, api, repo_id, advice)
     if found is None and create_pr:
-        raise InputError(f"there is no {repo_id} to propose this to: publish it without create_pr")
+        raise InputError(f"there is no {repo_id} to propose this to: publish it without create_pr (--pr)")
     if found is not None:
         _check_there(found, repo_id, private)
     return found
@@ -198,13 +200,6 @@ def _check_there(found: ModelInfo, repo_id: str, private: bool | None) -> None:
     check_private(repo_id, found.private, private)
 
 
-def _stale(there: Iterable[str], made: Draft) -> list[str]:
-    """What an earlier version left: in our folders, and weights that are not published any more."""
-    wanted = {*made.files, *made.later}
-    gone = [path for path in there if path not in wanted]
-    return [path for path in gone if PurePosixPath(path).parts[0] in OURS or path == store.WEIGHTS]
-
-
 def _commit(
     api: HfApi,
     made: Draft,
@@ -216,7 +211,7 @@ def _commit(
 ) -> Published:
     """Commit on top of what was found and nothing else; operations are new for each try: they remember the last."""
     operations = [CommitOperationAdd(path, data) for path, data in content.items()]
-    gone = [CommitOperationDelete(path, is_folder=False) for path in _stale(_paths(found), made)]
+    gone = [CommitOperationDelete(path, is_folder=False) for path in stale(_paths(found), made)]
     with in_words(f"publish {made.repo_id}", api, advice):
         done = api.create_commit(
             made.repo_id,
@@ -226,7 +221,8 @@ def _commit(
             create_pr=create_pr,
         )
     url = done.pr_url or f"{api.endpoint}/{made.repo_id}"
-    return Published(url, done.oid, False, done.oid != found.sha, bool(done.pr_url))
+    changed, removed = done.oid != found.sha, tuple(sorted(stale(_paths(found), made)))
+    return Published(url, done.oid, False, changed, bool(found.private), removed, bool(done.pr_url))
 
 
 def _status(error: BaseException) -> int | None:

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.utils import logging
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from rewriter.errors import InputError, RewriterError
 
@@ -20,7 +22,7 @@ except ImportError:  # before 2.0
 Info = TypeVar("Info")
 TRANSPORT: type[Exception] = httpx.TransportError  # a connection that is not made, breaks off or takes too long
 LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write (https://huggingface.co/settings/tokens)"
-AGAIN = "then run the same again: what has arrived is not sent twice"
+AGAIN = "then run the same again: nothing that has arrived is sent twice"
 NEXT = {
     400: "it takes no such request: change what it names",
     401: f"the token is not valid, or not any more: {LOG_IN}",
@@ -104,6 +106,12 @@ def _secret(api: HfApi) -> str:
     with suppress(OSError, ValueError):
         return get_token() or ""
     return ""
+
+
+def quiet() -> None:
+    """Keep the client's progress bars and warnings, of many lines for each attempt, from the terminal and the log."""
+    disable_progress_bars()
+    logging.set_verbosity_error()
 
 
 def look(ask: Callable[[str], Info], api: HfApi, repo_id: str, advice: Mapping[int, str] | None = None) -> Info | None:

@@ -65,7 +65,7 @@ class Effect:
         return Effect(**{**values, **whole})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rule(LowRank):
     """A change of one layer, whom it belongs to and where it came from.
 
@@ -77,6 +77,10 @@ class Rule(LowRank):
     level: float = 1.0
     edit: Mapping[str, Any] = field(default_factory=dict)
     effect: Effect | None = None
+
+    def __repr__(self) -> str:
+        title, off = self.edit.get("title") or "untitled", "" if self.on else ", off"
+        return f"<Rule {title!r}: {self.layer}, rank {self.rank}, strength {self.strength:g}{off}>"
 
     def at(self, strength: float) -> Rule:
         """The same rule at another strength: 0 is the base, 1 the rule, to the bit.
@@ -160,7 +164,8 @@ class Rule(LowRank):
         except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path} is damaged ({error}): fetch or save it again") from error
+            hint = "fetch or save it again; edits become rules by `rewriter apply EDIT --save-rule FILE`"
+            raise InputError(f"{path} is damaged, or no rule ({error}): {hint}") from error
 
 
 def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Rule:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
 from torch import Tensor
 
 from rewriter import Edit, Rewriter, Rule, load_edits, townscape
@@ -221,15 +222,20 @@ class Handlers:
         visitor = replace(visitor, generator=base, link=link, matches=False)
         session = self.studio.session(visitor)
         session.history = session.history.then(Rewriter(session.generator, rules=rules).history.present)
-        return {**self._after(visitor, session, "about", "board", "picture"), "pending": ""}
+        shown = self._after(visitor, session, "about", "board", "picture")
+        there = f"[{link}]({constants.ENDPOINT}/{link})"
+        said = f"**{there} is open**, its rules in the place of yours; *Undo* brings those back."
+        return {**shown, "next": f"{said} {shown['next']}", "pending": ""}
 
     def draft(self, visitor: Visitor, account: str, name: str, description: str, weights: bool) -> Shown:
         """What would be published in an account, under this name or the one proposed; less weights and pictures."""
-        session, name = self.studio.session(visitor), name.strip()
+        session = self.studio.session(visitor)
+        name = name.strip().removeprefix(f"{account}/")
         if "/" in name:
             raise InputError(f"{name!r} is more than a name: it goes into your own account, {account}; leave that out")
-        name = f"{account}/{name or proposed(session)}"
-        made = draft(session.generator, session.rules, name, description=description, weights=weights, pictures=False)
+        if not is_name(whole := f"{account}/{name or proposed(session)}"):
+            raise InputError(f"{name!r} cannot be a name: use letters, digits, '-', '_' and '.', singly and within it")
+        made = draft(session.generator, session.rules, whole, description=description, weights=weights, pictures=False)
         return {"draft": replace(made, later={}), "pictures": comparisons(named(session.rules))}
 
     def compare(self, visitor: Visitor, which: int, tell: Tell = silent) -> Shown:

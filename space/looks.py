@@ -9,7 +9,8 @@ import gradio as gr
 CSS = """
 .gradio-container { max-width: 1400px !important; }
 #next { min-height: 1.6em; }
-#next :is(.error, .clear-status) { display: none; }
+#published { min-height: 3em; }
+:is(#next, #published) :is(.error, .clear-status) { display: none; }
 .html-container { padding: 0 !important; }
 .gradio-container label:has(:focus-visible), .gradio-container :is(input, textarea):focus-visible {
   outline: 2px solid var(--color-accent); outline-offset: 1px; }
@@ -34,6 +35,8 @@ THEME = gr.themes.Soft(
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_hover="*primary_600",
     checkbox_label_background_fill_selected="*primary_700",
+    checkbox_border_color="*neutral_500",
+    checkbox_border_color_dark="*neutral_400",
     block_title_text_color="*primary_800",
     block_title_text_color_dark="white",
     input_border_width="1px",

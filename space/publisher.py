@@ -20,7 +20,6 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from lane import SHARED, failing
 from rewriter import licences, load_generator, published, publishing
@@ -28,7 +27,7 @@ from rewriter.checkpoints import store
 from rewriter.draft import DESCRIPTION, Draft
 from rewriter.errors import InputError
 from rewriter.memory.cache import Cache
-from rewriter.remote import connect, in_words
+from rewriter.remote import connect, in_words, quiet
 from studio import Visitor
 from view import data_url, plain
 
@@ -59,7 +58,7 @@ class Publisher:
     """Layout, then what its buttons do; `login`: whether people can log in here."""
 
     def __init__(self, demo: gr.Blocks, lane: Lane, visitor: gr.State, *, login: bool = LOGIN) -> None:
-        disable_progress_bars()  # they would fill the log
+        quiet()
         self.demo, self.lane, self.visitor, self.login = demo, lane, visitor, login
         self.drawn = Cache(DRAWN)
         with gr.Accordion("Publish it, or open what others published", open=False, elem_id="publisher") as self.panel:
@@ -89,7 +88,7 @@ class Publisher:
             with gr.Accordion("What is sent", open=False, visible=False) as self.preview:
                 self.files, self.card = gr.Markdown(elem_id="publish-files"), gr.Markdown(elem_id="publish-card")
             with gr.Row():
-                self.list = gr.Button("What others published", size="sm", elem_id="list-published")
+                self.list = gr.Button("What was published for everybody", size="sm", elem_id="list-published")
             self.listed = gr.Markdown(elem_id="listed")
         self._wire()
 
@@ -99,7 +98,9 @@ class Publisher:
         given = [self.visitor, self.name, self.description, self.rules_only]
         shown = [self.preview, self.files, self.card, self.said]
         self.look.click(self.previewed, given, shown, show_progress_on=self.said, **HOW)
-        self.send.click(self.publish, [*given, self.private], self.said, **HOW)
+        self.send.click(
+            self.publish, [*given, self.private], [self.said, self.preview], show_progress_on=self.said, **HOW
+        )
         self.list.click(self.published, None, self.listed, **HOW)
 
     def returned(self, profile: gr.OAuthProfile | None) -> Any:
@@ -118,11 +119,16 @@ class Publisher:
         progress: gr.Progress = PROGRESS,
     ) -> Iterator[Any]:
         """The card and the files with their sizes; nothing is sent."""
+        yield [gr.Accordion(visible=False), "", "", "Looking at what would be sent …"]
         account = "you"
         with suppress(InputError):
             account = self._client(request, profile, token)[0]
-        made, paths = self._written(visitor, account, name, description, rules_only)
-        made = yield from self._drawn(visitor, made, paths, progress)
+        try:
+            made, paths = self._written(visitor, account, name, description, rules_only)
+            made = yield from self._drawn(visitor, made, paths, progress)
+        except gr.Error as error:
+            yield [gr.skip(), "", "", error.message]
+            raise
         total = sum(made.sizes.values())
         rows = "\n".join(f"| `{path}` | {size / 1000:,.1f} kB |" for path, size in made.sizes.items())
         files = f"**{made.repo_id}**, {total / 1e6:.1f} MB\n\n| file | size |\n| --- | ---: |\n{rows}"
@@ -144,25 +150,36 @@ class Publisher:
         token: gr.OAuthToken | None,
         progress: gr.Progress = PROGRESS,
     ) -> Iterator[Any]:
-        """Publish in the visitor's account; says where it is."""
-        with failing("publishing"):
-            account, api = self._client(request, profile, token)
-        made, paths = self._written(visitor, account, name, description, rules_only)
-        with failing("publishing"):
-            publishing.find(made.repo_id, api, private=private, advice=ADVICE)
-        made = yield from self._drawn(visitor, made, paths, progress)
+        """Publish in the visitor's account; says where it is, or why it is not there."""
+        yield ["Publishing …", gr.Accordion(visible=False)]
+        try:
+            with failing("publishing"):
+                account, api = self._client(request, profile, token)
+            made, paths = self._written(visitor, account, name, description, rules_only)
+            with failing("publishing"):
+                publishing.find(made.repo_id, api, private=private, advice=ADVICE)
+            made = yield from self._drawn(visitor, made, paths, progress)
+            yield [self._sent(visitor, made, api, private, rules_only, partial(progress, 0.9)), gr.skip()]
+        except gr.Error as error:
+            yield [f"**Not published**: {error.message}", gr.skip()]
+            raise
+
+    def _sent(
+        self, visitor: Visitor, made: Draft, api: HfApi, private: bool, rules_only: bool, tell: Callable[..., Any]
+    ) -> str:
+        """What became of it, for the page."""
         with failing("publishing"):
             if not rules_only:
                 wanted = json.loads(made.files[store.CONFIG])["fingerprint"]
                 write = partial(_write_weights, visitor.generator, wanted)
                 made = replace(made, later={store.WEIGHTS: write})
-            told = partial(progress, 0.9)
-            done = publishing.send(made, api, private=private, advice=ADVICE, on_step=lambda words: told(desc=words))
-        seen = "only you see it" if private else "everybody can open it"
+            done = publishing.send(made, api, private=private, advice=ADVICE, on_step=lambda words: tell(desc=words))
         what = "Published" if done.changed else "It was there already"
-        here = "" if private else f" [This link](?model={made.repo_id}) opens it here."
-        yield (
-            f"**{what}**: [{made.repo_id}]({done.url}), {seen}.{here}\n\n"
+        seen = f"only you see it: `rewriter demo --generator {made.repo_id}` opens it on your own machine"
+        if not done.private:
+            seen = f"everybody can open it; [this link](?model={made.repo_id}) does so here"
+        return (
+            f"**{what}**: [{made.repo_id}]({done.url}), {seen}.\n\n"
             f'```python\nimport rewriter\ngenerator = rewriter.load_generator("{made.repo_id}")\n```'
         )
 

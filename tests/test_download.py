@@ -389,7 +389,7 @@ def test_a_connection_that_is_always_cut_is_given_up(hub, entry):
 
 def test_a_refusal_in_the_middle_keeps_what_has_arrived(hub, entry):
     hub.fault = first_gets("half", 503)
-    assert "what has arrived is not sent twice" in refusal(entry)
+    assert "nothing that has arrived is sent twice" in refusal(entry)
     assert fetch(entry).read_bytes() == DATA and hub.sent < len(DATA) + 1000
 
 

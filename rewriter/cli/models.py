@@ -18,6 +18,7 @@ from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.hub import SUFFIXES
 from rewriter.published import BUILT_IN, listed
+from rewriter.remote import quiet
 from rewriter.rule import Rule
 
 OTHERS = (".pt", ".pth", ".bin")
@@ -46,9 +47,11 @@ def generators(
 
 
 def _published(as_json: bool) -> None:
+    quiet()
     found = [vars(each) for each in listed()]
     columns = ("repo_id", "base", "modified", "likes")
-    lines = _table(columns, [[str(row[name]) for name in columns] for row in found])
+    seen = [{**row, "likes": f"{row['likes']}{' · private' if row['private'] else ''}"} for row in found]
+    lines = _table(columns, [[str(row[name]) for name in columns] for row in seen])
     hint = "Draw with one:  rewriter sample --generator USER/NAME"
     none = "Nobody has published one yet, or none for everybody: be the first, rewriter publish --help"
     say(as_json, {"published": found}, "\n".join([*lines, "", hint]) if found else none)

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from huggingface_hub.utils import logging
-from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from rewriter import publishing
 from rewriter.checkpoints import store
@@ -19,7 +17,7 @@ from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.history import FORMAT, History
 from rewriter.provenance import requests
-from rewriter.remote import check_name, connect
+from rewriter.remote import check_name, connect, quiet
 from rewriter.rule import Rule
 
 
@@ -79,14 +77,13 @@ def publish(
             on_step=job("pictures"),
         )
     total = sum(made.sizes.values())
-    listed = "\n".join(f"{size:12,}  {path}" for path, size in made.sizes.items())
+    listed = "\n".join(f"{size / 1000:11,.1f} kB  {path}" for path, size in made.sizes.items())
     if out is not None:
         made.save(out)
-        words = f"{listed}\n{total:12,}  bytes in {out}; its card is {out / 'README.md'}"
+        words = f"{listed}\n{total / 1000:11,.1f} kB  in {out}; its card is {out / 'README.md'}"
         say(as_json, {"name": name, "out": str(out), "files": dict(made.sizes)}, words)
         return
-    disable_progress_bars()
-    logging.set_verbosity_error()  # its retries are many lines
+    quiet()
     done = publishing.send(
         made, api, private=private, create_pr=pr, on_step=lambda words: typer.echo(f"{words} …", err=True)
     )
@@ -97,7 +94,11 @@ def publish(
 def _said(made: Draft, done: publishing.Published) -> str:
     if done.proposed:
         return f"{made.repo_id}: proposed"
-    return f"{made.repo_id} is {'published' if done.created or done.changed else 'as it was: nothing is new'}"
+    if not done.changed:
+        return f"{made.repo_id} is as it was: nothing is new"
+    seen = "only you see it" if done.private else "everybody can open it"
+    gone = f"; removed: {', '.join(done.removed)}" if done.removed else ""
+    return f"{made.repo_id} is {'published' if done.created else 'updated'}, {seen}{gone}"
 
 
 def _rules(files: list[Path]) -> tuple[list[Rule], bool]:

@@ -7,12 +7,10 @@ from importlib import import_module
 from typing import Annotated
 
 import typer
-from huggingface_hub.utils import logging
-from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from rewriter import deploy as space
 from rewriter.cli.common import Json, say
-from rewriter.remote import check_name
+from rewriter.remote import check_name, quiet
 
 
 def demo(
@@ -67,8 +65,7 @@ def deploy(
         words = f"{listed}\n{total:9,}  bytes in {len(sizes)} files would be the Space {name}"
         say(as_json, {"space": name, "files": sizes, "bytes": total}, words)
         return
-    disable_progress_bars()
-    logging.set_verbosity_error()  # its retries are many lines, and name places that are nobody's business
+    quiet()
     done = space.deploy(
         name, private=private, hardware=hardware, on_step=lambda words: typer.echo(f"{words} …", err=True)
     )
