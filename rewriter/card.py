@@ -18,7 +18,7 @@ from rewriter.checkpoints import store
 from rewriter.describe import effect_in_words
 from rewriter.effect import advice
 from rewriter.generators.base import Generator
-from rewriter.published import TAG, is_built_in
+from rewriter.published import BUILT_IN, TAG, is_built_in
 from rewriter.rule import Rule
 
 LIBRARY = "rewriter"
@@ -66,12 +66,13 @@ def metadata(generator: Generator) -> dict[str, Any]:
     origin = generator.origin
     repository = origin.get("repository")
     base = {"base_model": repository, "base_model_relation": "finetune"} if repository else {}
+    own = [BUILT_IN] if is_built_in(generator) else []
     return {
         **licences.metadata(origin.get("licence")),
         **base,
         "library_name": LIBRARY,
         "pipeline_tag": "unconditional-image-generation",
-        "tags": [TAG, "model-editing", "image-generation", store.architecture(generator), ARXIV],
+        "tags": [TAG, "model-editing", "image-generation", store.architecture(generator), *own, ARXIV],
     }
 
 

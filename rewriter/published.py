@@ -242,7 +242,7 @@ def listed(*, most: int = 100, token: str | bool | None = None, endpoint: str | 
             with suppress(InputError):
                 check_name(info.id)
                 bases = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
-                base = next((name for name in bases if is_name(name)), "its own, or the built-in one")
+                base = next(filter(is_name, bases), BUILT_IN if BUILT_IN in (info.tags or []) else "weights of its own")
                 when = f"{info.last_modified:%Y-%m-%d}" if info.last_modified else ""
                 found.append(Listed(info.id, base, info.likes or 0, when, bool(info.private)))
     return found
