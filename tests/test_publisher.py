@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 
 from app import LAUNCH, Page  # noqa: E402 (the Space's files lie beside each other)
 from handlers import Handlers  # noqa: E402
-from lane import Lane  # noqa: E402
+from lane import Lane, opened  # noqa: E402
 from publisher import Publisher  # noqa: E402
 from studio import Studio, Visitor  # noqa: E402
 from view import offers  # noqa: E402
@@ -255,6 +256,22 @@ def test_a_tab_that_is_closed_leaves_all_or_nothing(visit, hub):
     done(other)
     for commit in list(hub.repositories["model", "ada/left"].commits.values())[1:]:  # of one tab, or of each
         assert {"README.md", "LICENSE", "config.json", "model.safetensors", "comparison.png"} <= set(commit.files)
+
+
+def test_a_link_that_takes_long_holds_nobody_up_and_says_what_it_opened(
+    visit, browser, page, adopted, town, rule, monkeypatch
+):
+    rewriter.publish(town, [rule], "ada/hats", private=False, weights=False)
+    there = threading.Event()
+    monkeypatch.setattr("lane.opened", lambda link: there.wait(120) and opened(link))
+    v = Visit(browser, f"{page}?model=ada/hats")
+    v.page.wait_for_selector('#about :text("Looking for ada/hats")')
+    visit()  # somebody else, who makes a rule meanwhile
+    assert v.page.locator("#rules .rule").count() == 0
+    there.set()
+    v.wait_for_rules(1)
+    assert "ada/hats is open" in v.page.text_content("#next")
+    v.close()
 
 
 # --- the panel and links without a browser ---
