@@ -5,13 +5,17 @@ Words typed by strangers (titles, descriptions) come out as just these words: no
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCardData, constants
 
 from rewriter import licences
 from rewriter.checkpoints import store
@@ -22,10 +26,10 @@ from rewriter.published import BUILT_IN, TAG, is_built_in
 from rewriter.rule import Rule
 
 LIBRARY = "rewriter"
-INSTALL = "pip install rewriter"
 PAPER = "[Rewriting a Deep Generative Model](https://rewriting.csail.mit.edu/) (Bau, Liu, Wang, Zhu, Torralba, 2020)"
 JOINER, ADDRESS = "\u2060", re.compile(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)")
 MARKS = re.compile(r"[^\w ,;'(-]|_|(?<!\w)-|-(?!\w)")  # a hyphen within a word is one
+SOURCE = re.compile(r"(https|file)://[\w./~-]+")
 ARXIV = "arxiv:2007.15646"
 
 
@@ -140,7 +144,7 @@ def _use(generator: Generator, repo_id: str, weights: bool, exported: Mapping[st
     side = generator.resolution
     text = f"""## Use it
 ```sh
-{INSTALL}
+{install()}
 ```
 ```python
 import rewriter
@@ -158,6 +162,17 @@ rules=[generator.rules[0].at(0.5)])`. To go on rewriting: `rewriter demo --gener
             f" In {layout}, {remark}." for layout in exported for remark in store.remarks(generator, layout)
         )
     return text
+
+
+def install() -> str:
+    """The command that installs this package: from the Space that it runs as, or from where it was installed from."""
+    if space := os.environ.get("SPACE_ID"):
+        return f"pip install git+{constants.ENDPOINT}/spaces/{space}"
+    with suppress(PackageNotFoundError, ValueError, LookupError, TypeError):
+        told = json.loads(distribution(LIBRARY).read_text("direct_url.json") or "")  # PEP 610
+        if told["vcs_info"]["vcs"] == "git" and SOURCE.fullmatch(told["url"]):
+            return f"pip install git+{told['url']}@{told['vcs_info']['commit_id']}"
+    return f"pip install {LIBRARY}"
 
 
 def _rule(each: Named) -> str:

@@ -13,7 +13,7 @@ from rewriter.errors import InputError
 from rewriter.remote import check_name, check_private, connect, in_words, look
 
 PACKAGE = Path(__file__).parent
-PAGE = ("*.py", "README.md", "requirements.txt")
+PAGE = ("*.py", "README.md", "pyproject.toml", "requirements.txt")
 INSIDE = ("**/*.py", "py.typed", "townscape/*.safetensors", "townscape/examples/*.json", "townscape/examples/*.png")
 LICENCE = "rewriter-*.dist-info/licenses/LICENSE"  # where a wheel puts it, beside the package
 ADVICE = {

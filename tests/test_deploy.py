@@ -115,6 +115,43 @@ def test_an_installed_package_sends_the_same(tmp_path):
     assert json.loads(done.stdout)["files"] == {path: len(data) for path, data in ours().items()}
 
 
+@pytest.mark.slow
+def test_a_space_can_be_installed_from_and_cards_name_where_from(tmp_path):
+    """As pip does from git: a clone of what a Space holds, which then draws, knows its catalogue and has the page."""
+    for path, data in ours().items():
+        (tmp_path / "space" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "space" / path).write_bytes(data)
+    git = ["git", "-C", str(tmp_path / "space"), "-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    source, site = f"git+file://{tmp_path / 'space'}", tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
+    subprocess.run([*pip, source], check=True)
+    code = (
+        "import rewriter; from rewriter import card, deploy; from rewriter.checkpoints.catalogue import catalogue; "
+        "g = rewriter.load_generator('townscape', device='cpu'); "
+        "print(rewriter.__file__, tuple(g.sample([0]).shape), 'church' in catalogue(), len(deploy.files()), "
+        "card.install())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    wanted = f"{site / 'rewriter' / '__init__.py'} (1, 3, 64, 64) True {len(ours())} pip install {source}@{commit}"
+    assert done.stdout.strip() == wanted
+    environment["SPACE_ID"] = "ada/page"
+    done = subprocess.run(
+        [sys.executable, "-c", "from rewriter import card; print(card.install())"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**environment, "HF_ENDPOINT": "https://huggingface.co"},
+        check=True,
+    )
+    assert done.stdout.strip() == "pip install git+https://huggingface.co/spaces/ada/page"
+
+
 # --- how it gets there ---
 
 

@@ -96,12 +96,12 @@ def catalogue() -> dict[str, Entry]:
 
 
 def shipped() -> Path:
-    """The shipped table: in the package where that is installed, beside it in a checkout.
+    """The shipped table: in the package where that is installed (from a Space: with the page), else beside it.
 
     Raises:
         InputError: it is in neither.
     """
-    for path in (PACKAGE / "catalogue" / FILE, PACKAGE.parent / FILE):
+    for path in (PACKAGE / "catalogue" / FILE, PACKAGE / "space" / FILE, PACKAGE.parent / FILE):
         if path.exists():
             return path
     raise InputError(f"this installation lacks {FILE}: install the package again")
