@@ -207,7 +207,7 @@ def test_a_generator_is_chosen_its_download_cancelled_and_chosen_again(visit, sh
         v.choose("Small things")
         v.page.wait_for_selector('#about :text("Downloading Small things")')
         other.execute()  # nobody waits for another's download
-        assert v.page.locator('#about :text("Downloading Small things")').count()
+        v.page.wait_for_selector('#about :text("Downloading Small things")')
         v.press("#stop")
         v.page.wait_for_function("document.querySelector('#generator input').value.startsWith('Towns')")
         assert v.sources() == before and v.page.locator("#rules .rule").count() == 1
