@@ -63,10 +63,8 @@ class Draft:
     def save(self, folder: str | Path) -> None:
         """Write all of it into a folder, which `load_generator` takes; what an earlier draft left there goes."""
         folder = Path(folder)
-        if (folder / store.CONFIG).is_file() and published.is_published(folder):
-            there = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-            for path in stale(there, self):
-                (folder / path).unlink()
+        for path in stale(_left(folder), self):
+            (folder / path).unlink(missing_ok=True)
         for path, data in self.files.items():
             with replacing(folder / path) as temporary:
                 temporary.write_bytes(data)
@@ -79,6 +77,17 @@ def stale(there: Iterable[str], made: Draft) -> list[str]:
     wanted = {*made.files, *made.later}
     gone = [path for path in there if path not in wanted]
     return [path for path in gone if PurePosixPath(path).parts[0] in OURS or path == store.WEIGHTS]
+
+
+def _left(folder: Path) -> list[str]:
+    """The files of a draft that was saved in a folder, as its config names them."""
+    try:
+        slugs = [PurePosixPath(file).stem for file in published.read(folder).rules]
+    except InputError:  # none was
+        return []
+    exported = [f"exported/{layout}.pt" for layout in (*STYLEGAN2, *PROGGAN)]
+    forms = "rules/{}.safetensors", "edits/{}.json", "pictures/{}.png"
+    return [store.WEIGHTS, *exported, *(form.format(slug) for slug in slugs for form in forms)]
 
 
 def draft(

@@ -122,7 +122,9 @@ def send(
     try:
         return replace(_send(made, api, found, private, create_pr, advice, on_step), created=True)
     except InputError as error:
-        raise InputError(f"{error} ({made.repo_id} was made, and is empty)") from error.__cause__
+        refused = _status(error) in range(400, 500) and _status(error) != 412
+        left = f" ({made.repo_id} was made, and is empty)" if refused else ""
+        raise InputError(f"{error}{left}") from error.__cause__
 
 
 def find(

@@ -38,7 +38,20 @@ STEPS = {"undo": "Undo", "redo": "Redo", "begin": "Next rule", "revert": "Revert
 SAVED = {"edit": "Edit", "session": "Session", "sheet": "Before and after", "animation": "Animation"}
 VIEWS = ("Rewritten", "Original", "Matches")
 PARTS = (
-    *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
+    *(
+        "visitor",
+        "pending",
+        "brought",
+        "kept",
+        "generator",
+        "about",
+        "seeds",
+        "board",
+        "painter",
+        "tray",
+        "context",
+        "keep",
+    ),
     *("next", "execute", "cancel", "rules", "suggested", "download"),
     *SETTINGS,
 )
@@ -211,6 +224,7 @@ class Page:
     ) -> None:
         """As `_on`, for what takes longer: with its news on the way, and to be cancelled."""
         arriving = name == "arrived"
+        idle = {"busy": False, **({"brought": None} if arriving else {})}
         follow = self.lane.arrived if arriving else partial(self.lane.follow, name)
 
         def told(visitor: Visitor, event: gr.EventData, progress: gr.Progress = PROGRESS) -> Iterator[dict[Any, Any]]:
@@ -227,9 +241,9 @@ class Page:
                         progress(news[0], desc=news[1])
                         yield self._show({"busy": True})  # here it can be cancelled
             except gr.Error:
-                yield self._show({**self.lane.call("refresh", visitor), "busy": False})  # as if nothing had been tried
+                yield self._show({**self.lane.call("refresh", visitor), **idle})  # as if nothing had been tried
                 raise
-            yield self._show({"busy": False})
+            yield self._show(idle)
 
         how = {**QUIET, "show_progress": "full", "show_progress_on": self.about if arriving else self.next}
         self.running.append(event(told if said else run, [self.visitor, *given], self._everything, **how))
@@ -246,37 +260,33 @@ class Page:
     def _wire_chooser(self) -> None:
         """What the chooser or a link asks for is brought first, aside from everybody's work, and then drawn with."""
         parts = [self.stop, self.generator, self.brought]
-
-        def free(visitor: Visitor) -> list[Any]:
-            return [gr.Button(visible=False), gr.Dropdown(value=visitor.generator, interactive=True), None]
-
-        def bring(visitor: Visitor, asked: str, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
-            last, brought = 0.0, None
-            if not asked or asked == visitor.generator:  # the page has set it back itself
-                yield free(visitor)
-                return
-            try:
-                for news in self.lane.bring(asked):
-                    if isinstance(news, dict):
-                        brought = news["brought"]
-                    elif time.monotonic() > last + PULSE:
-                        last = time.monotonic()
-                        progress(news[0], desc=news[1])
-                        yield [gr.Button(visible=True), gr.Dropdown(interactive=False), None]
-            except gr.Error:
-                yield free(visitor)
-                raise
-            yield [gr.Button(visible=False), gr.Dropdown(interactive=True), brought]
-
         how = {**PRIVATE, **api.DOWNLOADS}
         seen = {"show_progress": "full", "show_progress_on": self.about}
         # Gradio's `input` comes a second time when the chooser is left
-        asked = [(self.generator.select, self.generator), (self.pending.change, self.pending)]
-        bringing = [event(bring, [self.visitor, given], parts, **seen, **how) for event, given in asked]
-        for one in bringing:
+        chosen = self.generator.select(self._bringing(False), [self.visitor, self.generator], parts, **seen, **how)
+        linked = self.pending.change(self._bringing(True), [self.visitor, self.pending], parts, **seen, **how)
+        for one in (chosen, linked):
             self._on_long(one.success, "arrived", given=[self.brought])
-        self.stop.click(None, cancels=bringing, **PRIVATE)
-        self.stop.click(free, self.visitor, parts, show_progress="hidden", **how)
+            one.failure(_at_rest, self.visitor, parts, show_progress="hidden", **how)
+        self.stop.click(None, cancels=[chosen, linked], **PRIVATE)
+        self.stop.click(_at_rest, self.visitor, parts, show_progress="hidden", **how)
+
+    def _bringing(self, linked: bool) -> Callable[..., Iterator[Any]]:
+        def bring(visitor: Visitor, asked: str, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
+            last, brought = 0.0, None
+            if not asked or asked == visitor.generator:  # the page has set it back itself
+                yield _at_rest(visitor)
+                return
+            for news in self.lane.bring(asked, linked=linked):
+                if isinstance(news, dict):
+                    brought = news["brought"]
+                elif time.monotonic() > last + PULSE:
+                    last = time.monotonic()
+                    progress(news[0], desc=news[1])
+                    yield [gr.Button(visible=True), gr.Dropdown(interactive=False), None]
+            yield [gr.Button(visible=False), gr.Dropdown(interactive=True), brought]
+
+        return bring
 
     def _wire_pictures(self) -> None:
         self._on(self.seeds.submit, "browse", given=[self.seeds])
@@ -314,6 +324,11 @@ class Page:
         self.cancel.click(None, cancels=self.running, **PRIVATE)  # with a function it would come too late
         self.cancel.click(lambda: gr.Button(interactive=False), None, self.cancel, **PRIVATE)
         self._on(self.cancel.click, "refresh")
+
+
+def _at_rest(visitor: Visitor) -> list[Any]:
+    """Nothing is on its way: the button that stops it, the chooser, what was brought."""
+    return [gr.Button(visible=False), gr.Dropdown(value=visitor.generator, interactive=True), None]
 
 
 def _unfolded(values: Sequence[Any]) -> list[Any]:

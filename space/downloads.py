@@ -49,8 +49,8 @@ class Downloads:
         try:
             while not mine.done.done():
                 share = mine.there / mine.of if mine.of else 0.0
-                amount = f"Downloading {title}: {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB"
-                yield share, amount if mine.done.running() else "Waiting for other downloads"
+                amount = f": {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB" if mine.of else ""
+                yield share, f"Downloading {title}{amount}" if mine.done.running() else "Waiting for other downloads"
                 wait([mine.done], BEAT)
             return mine.done.result()
         finally:

@@ -84,15 +84,17 @@ class Handlers:
         known = wanted in townscape.examples() or ("model" in link and (is_name(wanted) or wanted in self.studio.names))
         if "model" in link and not known:
             trouble = f"{plain(wanted[:96])!r} is no generator: a link to a published one ends in ?model=USER/NAME."
-        did = wanted == visitor.link and visitor.work is not None and visitor.work.present.rules
+        ruled = visitor.work is not None and visitor.work.present.rules
+        did = wanted == visitor.link and (wanted in self.studio.names or ruled)
         new = known and not did  # reloading the page does not do it again
         shown = {**self.view.show(visitor, *EVERYTHING), "pending": wanted if new else ""}
         del shown["kept"]  # until there is something new to keep
         return shown if not trouble else {**shown, "next": f"{shown['next']} *{trouble}*"}
 
-    def choose(self, visitor: Visitor, generator: str, tell: Tell = silent) -> Shown:
-        """Another generator that is on this machine; the work on this one is kept."""
+    def choose(self, visitor: Visitor, generator: str, link: str | None = None, tell: Tell = silent) -> Shown:
+        """Another generator that is on this machine, perhaps by a link; the work on this one is kept."""
         model, trouble = self.studio.model(generator), ""
+        visitor = replace(visitor, link=visitor.link if link is None else link)
         visitor = replace(visitor, generator=generator, seeds=tuple(range(self.studio.page(model))), matches=False)
         try:
             session = self.studio.session(visitor)

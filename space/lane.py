@@ -78,21 +78,21 @@ class Lane:
             if ZERO:
                 studio.model(name)  # here, because what a worker loads is gone with it
 
-    def bring(self, asked: str) -> Iterator[News | Shown]:
-        """Bring what the chooser or a link asks for, aside from the lane: the news, then what `arrived` goes on with.
+    def bring(self, asked: str, *, linked: bool = True) -> Iterator[News | Shown]:
+        """Bring what a link, or else the chooser, asks for, aside from the lane: the news, then what is done with it.
 
         That is a generator on offer; or one that was published, for everybody, on such a base; or a shipped edit.
         """
-        if asked in self._handlers.studio.names:
+        if asked in self.names:
             yield from self.fetch(asked)
-            yield {"brought": ("choose", asked)}
+            yield {"brought": ("choose", asked, asked if linked else None)}
         elif "/" not in asked:
             yield {"brought": ("linked", asked)}
         else:
             yield 0.0, f"Looking for {asked}"
             with failing(f"opening {asked}"):
                 base, rules = opened(asked)
-                if base not in self._handlers.studio.names:
+                if base not in self.names:
                     raise InputError(
                         f"the base of {asked} is not on offer here: open it on your own machine, with "
                         f"rewriter demo --generator {asked}"
@@ -104,6 +104,15 @@ class Lane:
         """The news of what is done with what was brought, and what that leads to."""
         if brought:
             yield from self.follow(brought[0], visitor, *brought[1:])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The generators on offer."""
+        return self._handlers.studio.names
+
+    def revision(self, name: str) -> str | None:
+        """The commit of a generator on the Hub that is worked with here."""
+        return self._handlers.studio.brought.get(name)
 
     def origin(self, name: str) -> Mapping[str, Any]:
         """Where a generator on offer comes from, as far as that is known without loading it."""

@@ -97,10 +97,10 @@ class Publisher:
             self.demo.load(self.returned, None, self.panel, show_progress="hidden", **PRIVATE)
         given = [self.visitor, self.name, self.description, self.rules_only]
         shown = [self.preview, self.files, self.card, self.said]
-        self.look.click(self.previewed, given, shown, show_progress_on=self.said, **HOW)
-        self.send.click(
-            self.publish, [*given, self.private], [self.said, self.preview], show_progress_on=self.said, **HOW
-        )
+        how = {"show_progress_on": self.said, **HOW}
+        looking = self.look.click(self.previewed, given, shown, **how)
+        told = [self.said, self.preview]
+        self.send.click(self.publish, [*given, self.private], told, cancels=[looking], **how)
         self.list.click(self.published, None, self.listed, **HOW)
 
     def returned(self, profile: gr.OAuthProfile | None) -> Any:
@@ -169,15 +169,19 @@ class Publisher:
     ) -> str:
         """What became of it, for the page."""
         with failing("publishing"):
+            about = json.loads(made.files[store.CONFIG])
             if not rules_only:
-                wanted = json.loads(made.files[store.CONFIG])["fingerprint"]
-                write = partial(_write_weights, visitor.generator, wanted)
+                write = partial(self._write_weights, visitor.generator, about["fingerprint"])
                 made = replace(made, later={store.WEIGHTS: write})
             done = publishing.send(made, api, private=private, advice=ADVICE, on_step=lambda words: tell(desc=words))
         what = "Published" if done.changed else "It was there already"
         seen = f"only you see it: `rewriter demo --generator {made.repo_id}` opens it on your own machine"
         if not done.private:
-            seen = f"everybody can open it; [this link](?model={made.repo_id}) does so here"
+            seen = "everybody can open it"
+            here = about["base"] and about["base"]["id"] in self.lane.names
+            seen += f"; [this link](?model={made.repo_id}) does so here" if here else ""
+        if done.removed:
+            seen += f"; removed: {', '.join(done.removed)}"
         return (
             f"**{what}**: [{made.repo_id}]({done.url}), {seen}.\n\n"
             f'```python\nimport rewriter\ngenerator = rewriter.load_generator("{made.repo_id}")\n```'
@@ -219,6 +223,13 @@ class Publisher:
                 self.drawn.put(key, found)
             pictures[path] = found
         return made.having(pictures)
+
+    def _write_weights(self, base: str, fingerprint: str, path: Path) -> None:
+        """On the CPU and anew: what is on the GPU belongs to its worker. InputError if it has changed meanwhile."""
+        generator = load_generator(base, device="cpu", revision=self.lane.revision(base))
+        if generator.fingerprint != fingerprint:
+            raise InputError(f"{base} is not what it was when the page was opened: load the page again")
+        store.write_weights(generator, path)
 
     def _client(
         self, request: gr.Request, profile: gr.OAuthProfile | None, token: gr.OAuthToken | None
@@ -266,11 +277,3 @@ def _here(request: gr.Request) -> bool:
         return host.rsplit(":", 1)[0] in HERE and ip_address(client).is_loopback
     except ValueError:
         return False
-
-
-def _write_weights(base: str, fingerprint: str, path: Path) -> None:
-    """On the CPU and anew: what is on the GPU belongs to its worker. InputError if it has changed meanwhile."""
-    generator = load_generator(base, device="cpu")
-    if generator.fingerprint != fingerprint:
-        raise InputError(f"{base} is not what it was when the page was opened: load the page again")
-    store.write_weights(generator, path)

@@ -20,6 +20,7 @@ from playwright.sync_api import Error
 
 import rewriter
 from rewriter import townscape
+from rewriter.checkpoints import store
 from rewriter.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
@@ -132,7 +133,7 @@ def publish(visit, **fields):
 
 
 def done(visit):
-    visit.page.wait_for_selector("#published a", timeout=60_000)
+    visit.page.wait_for_selector("#published pre", timeout=60_000)  # the lines that load it
     return visit.page.text_content("#published")
 
 
@@ -355,6 +356,35 @@ def test_a_link_that_cannot_be_followed_says_why(made, town, proggan, rule, adop
     rewriter.publish(proggan, [own], "ada/odd", private=False)
     with pytest.raises(gr.Error, match=said):
         list(followed(made.lane, Visitor(), link))
+
+
+def test_a_link_to_one_on_offer_is_done_once(town, rule, adopted):
+    rewriter.publish(town, [rule], "ada/hats", private=False)
+    lane = Lane(Handlers(Studio(["townscape", "ada/hats"], device="cpu")))
+    *_, shown = followed(lane, Visitor(), "ada/hats")
+    back = lane.call("choose", shown["visitor"], "townscape")["visitor"]
+    assert lane.call("open", back, None, {"model": "ada/hats"})["pending"] == ""
+    assert lane.call("open", Visitor(), None, {"model": "ada/hats"})["pending"] == "ada/hats"
+    *_, brought = lane.bring("ada/hats", linked=False)
+    *_, shown = lane.arrived(back, brought["brought"])
+    assert shown["visitor"].generator == "ada/hats" and shown["visitor"].link == "ada/hats"
+
+
+def test_what_was_made_of_a_file_of_ones_own_opens_nowhere_else(proggan, change, adopted, tmp_path):
+    store.save(proggan, tmp_path / "own")
+    page = Page(Studio(["townscape", str(tmp_path / "own")], device="cpu"))
+    low = change(proggan, "layer2")
+    own = rewriter.Rule("layer2", low.delta, low.directions, fingerprint=proggan.fingerprint)
+    work = rewriter.Rewriter(proggan, rules=[own]).history
+    visitor = Visitor(str(tmp_path / "own"), works={str(tmp_path / "own"): work})
+    said, _ = pressed(page.publisher.publish, visitor, "own", "", False, False)
+    assert "everybody can open it" in said and "?model=" not in said
+    adopted.repositories["model", "ada/own"].commit(
+        {**adopted.repositories["model", "ada/own"].files(), "exported/nvidia.pt": b"x"}, "by hand"
+    )
+    said, _ = pressed(page.publisher.publish, visitor, "own", "Anew.", False, False)
+    assert "removed: exported/nvidia.pt" in said
+    page.demo.close()
 
 
 def test_a_link_to_what_can_be_no_generator_is_said_in_words(made):

@@ -562,6 +562,13 @@ def test_the_token_of_the_environment_is_in_no_message_either(hub, drafted):
             ask()
 
 
+def test_what_arrived_unheard_is_not_called_empty(hub, drafted):
+    hub.fault = lambda n, request: "lost" if "/commit/" in request.path else None
+    with pytest.raises(InputError) as raised:
+        sent(hub, drafted)
+    assert complete(hub.repositories[KEY], drafted) and "is empty" not in str(raised.value)
+
+
 def test_a_full_account_is_one_whatever_the_status(hub, drafted):
     full = Answer(403, b'{"error": "Private repository storage limit reached"}')
     hub.fault = lambda n, request: full if "/lfs/" in request.path else None
@@ -697,6 +704,9 @@ def test_on_top_of_a_published_one_its_rules_stay_and_count_once(hub, run, rule_
     ):
         status, _, err = run(*command)
         assert status == 2 and "the rule 'dome to spire' is there already" in err
+    for command in ("sample", "--out", tmp_path / "x.png"), ("stats", "--layer", "layer8"):
+        status, _, err = run(*command, "--rule", rule_file, "--rule", rule_file)
+        assert status == 2 and "given twice" in err
     made = tmp_path / "light.safetensors"
     status, *_ = run(
         "apply", "no-light-on-ground", "--generator", NAME, "--out", tmp_path / "l.png", "--save-rule", made
@@ -747,6 +757,16 @@ def test_a_folder_that_held_more_holds_what_is_drafted(run, rules, town, tmp_pat
     assert there == {*less.files, "notes.txt"}
 
 
+@pytest.mark.parametrize("config", ['{"rules": {"semi": 2}}', "no JSON"])
+def test_a_folder_of_something_else_keeps_what_it_had(rules, town, tmp_path, config):
+    theirs = {"rules/no-any.js": b"x", "pictures/holiday.jpg": b"y", store.WEIGHTS: b"z"}
+    for path, data in {**theirs, "config.json": config.encode()}.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    draft(town, rules[:1], NAME, weights=False, pictures=False).save(tmp_path)
+    assert all((tmp_path / path).read_bytes() == data for path, data in theirs.items())
+
+
 def test_what_became_of_it_is_said(hub, run, rule_file):
     status, out, _ = run("publish", NAME, rule_file, "--public", "--export", "rosinality")
     assert status == 0 and "published, everybody can open it" in out
@@ -755,12 +775,15 @@ def test_what_became_of_it_is_said(hub, run, rule_file):
     assert "nothing is new" in run("publish", NAME, rule_file, "--rules-only")[1]
 
 
-def test_bad_arguments_are_one_line(hub, run, rule_file, tmp_path, monkeypatch):
+def test_bad_arguments_are_one_line(hub, run, rule_file, tmp_path, monkeypatch, rules):
+    Rule(**{**vars(rules[0]), "edit": {**rules[0].edit, "after": None}}).save(tmp_path / "damaged.safetensors")
     for arguments, said in (
         (["nobody", rule_file], "USER/NAME"),
         ([NAME, tmp_path / "none.safetensors"], "cannot read"),
         (["bob/x", rule_file], "403"),
         ([NAME, rule_file, "--licence", "mit"], "cannot be changed"),
+        ([NAME, rule_file, rule_file], "given twice"),
+        ([NAME, tmp_path / "damaged.safetensors"], "after"),
     ):
         status, out, err = run("publish", *arguments)
         assert status == 2 and said in err.splitlines()[-1] and out == ""

@@ -155,6 +155,8 @@ def vouched(origin: Mapping[str, Any]) -> dict[str, Any]:
                 kept[name] = value
     with suppress(InputError, KeyError, TypeError):
         kept["rules"] = [{name: FOLDED[name](name, rule[name]) for name in FOLDED} for rule in origin["rules"][:64]]
+    if origin.get("stated") is True:  # its licence, by whoever published it
+        kept["stated"] = True
     return kept
 
 

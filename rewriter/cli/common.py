@@ -82,12 +82,13 @@ def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None
     return model
 
 
-def rule_for(path: Path, model: Generator) -> Rule:
-    """A rule from a file, checked against the generator."""
-    rule = Rule.load(path).to(model.device)
-    rule.check(model)
-    check_new([rule], carried(model))
-    return rule
+def rules_for(paths: Sequence[Path] | None, model: Generator) -> list[Rule]:
+    """The rules that the generator brings along, then those of files, checked against it."""
+    rules = [Rule.load(path).to(model.device) for path in paths or ()]
+    for rule in rules:
+        rule.check(model)
+    check_new(rules, carried(model))
+    return [*carried(model), *rules]
 
 
 def carried(model: Generator) -> list[Rule]:

@@ -23,7 +23,7 @@ from rewriter.cli.common import (
     generator_of,
     load,
     progress,
-    rule_for,
+    rules_for,
     say,
 )
 from rewriter.edit import Edit
@@ -63,7 +63,7 @@ def sample(
     wanted = parse_seeds(seeds or "0-23", most=400)
     check_writable(target / collection.MANIFEST if count is not None else target)
     model = load(generator, device, as_json)
-    model.rules = (*model.rules, *(rule_for(path, model) for path in rule or []))
+    model.rules = tuple(rules_for(rule, model))
     if count is not None:
         with progress(as_json) as job:
             plan = collection.Collection(target, first, count, truncation=truncation, pairs=pairs)

@@ -12,7 +12,7 @@ from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import Entry, catalogue
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
-from rewriter.cli.common import Json, carried, load, rule_for, say
+from rewriter.cli.common import Json, load, rules_for, say
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
@@ -88,7 +88,7 @@ def convert(
     model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
     if Path(source).is_file() and "sha256" not in model.origin:
         model.origin = {**model.origin, "sha256": hash_of(Path(source))}
-    rules = [*carried(model), *(rule_for(path, model) for path in rule or [])]
+    rules = rules_for(rule, model)
     made = model.rewritten(rules) if rules else model
     if rules:  # whoever passes it on has to say what was changed
         earlier = model.origin.get("rules")

@@ -17,6 +17,7 @@ from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.history import FORMAT, History
 from rewriter.provenance import requests
+from rewriter.published import check_edits
 from rewriter.remote import check_name, connect, quiet
 from rewriter.rule import Rule
 
@@ -117,6 +118,7 @@ def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
 
 
 def _base_of(rules: list[Rule]) -> str:
+    check_edits(rules)
     asked = {request.partition("@")[0] for request in requests([replace(rule, on=True).at(1) for rule in rules])}
     lost = [rule for rule in rules if {before.partition("@")[0] for before in rule.edit.get("after", ())} - asked]
     if lost:

@@ -23,7 +23,7 @@ from rewriter.cli.common import (
     generator_of,
     load,
     progress,
-    rule_for,
+    rules_for,
     say,
 )
 from rewriter.errors import InputError, RewriterError
@@ -111,7 +111,7 @@ def stats(
         if bool(layer) == all_layers:
             raise InputError("name layers with --layer, or take --all-layers")
         model = load(generator, device, as_json or not together.is_main_process)
-        rules = [rule_for(path, model) for path in rule or []]
+        rules = rules_for(rule, model)
         recipes = {}
         for name in layer or model.layers:
             recipe = Recipe.for_layer(model.layer(name)) if count is None else Recipe(count)
