@@ -238,8 +238,8 @@ class Page:
                         yield self._show(news)
                     elif time.monotonic() > last + PULSE:
                         last = time.monotonic()
-                        progress(news[0], desc=news[1])
                         yield self._show({"busy": True})  # here it can be cancelled
+                        progress(news[0], desc=news[1])  # what is yielded hides it
             except gr.Error:
                 yield self._show({**self.lane.call("refresh", visitor), **idle})  # as if nothing had been tried
                 raise
@@ -282,8 +282,8 @@ class Page:
                     brought = news["brought"]
                 elif time.monotonic() > last + PULSE:
                     last = time.monotonic()
-                    progress(news[0], desc=news[1])
                     yield [gr.Button(visible=True), gr.Dropdown(interactive=False), None]
+                    progress(news[0], desc=news[1])  # what is yielded hides it
             yield [gr.Button(visible=False), gr.Dropdown(interactive=True), brought]
 
         return bring

@@ -215,11 +215,11 @@ class Publisher:
             key = rules.digest(), path
             if (found := self.drawn.peek(key)) is None:
                 for news in self.lane.follow("compare", visitor, which):
+                    yield gr.skip()  # here whoever has left is noticed
                     if isinstance(news, dict):
                         found = news["picture"]
                     else:
                         progress(0.8 * (which + news[0]) / len(paths), desc=news[1])
-                    yield gr.skip()  # here whoever has left is noticed
                 self.drawn.put(key, found)
             pictures[path] = found
         return made.having(pictures)
