@@ -10,7 +10,7 @@ CSS = """
 .gradio-container { max-width: 1400px !important; }
 #next { min-height: 1.6em; }
 #published { min-height: 3em; }
-:is(#next, #published) :is(.error, .clear-status) { display: none; }
+:is(#about, #next, #published) :is(.error, .clear-status) { display: none; }
 .html-container { padding: 0 !important; }
 .gradio-container label:has(:focus-visible), .gradio-container :is(input, textarea):focus-visible {
   outline: 2px solid var(--color-accent); outline-offset: 1px; }

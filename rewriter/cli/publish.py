@@ -96,7 +96,7 @@ def _said(made: Draft, done: publishing.Published) -> str:
     if done.proposed:
         return f"{made.repo_id}: proposed"
     if not done.changed:
-        return f"{made.repo_id} is as it was: nothing is new"
+        return f"{made.repo_id} is as it was, nothing is new"
     seen = "only you see it" if done.private else "everybody can open it"
     gone = f"; removed: {', '.join(done.removed)}" if done.removed else ""
     return f"{made.repo_id} is {'published' if done.created else 'updated'}, {seen}{gone}"
