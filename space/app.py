@@ -38,21 +38,8 @@ STEPS = {"undo": "Undo", "redo": "Redo", "begin": "Next rule", "revert": "Revert
 SAVED = {"edit": "Edit", "session": "Session", "sheet": "Before and after", "animation": "Animation"}
 VIEWS = ("Rewritten", "Original", "Matches")
 PARTS = (
-    *(
-        "visitor",
-        "pending",
-        "brought",
-        "kept",
-        "generator",
-        "about",
-        "seeds",
-        "board",
-        "painter",
-        "tray",
-        "context",
-        "keep",
-    ),
-    *("next", "execute", "cancel", "rules", "suggested", "download"),
+    *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
+    *("next", "execute", "cancel", "rules", "suggested", "download", "brought"),
     *SETTINGS,
 )
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}

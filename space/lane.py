@@ -168,7 +168,7 @@ def opened(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
     Raises:
         InputError: there is none, or it cannot be used.
     """
-    with TemporaryDirectory() as place:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as place:  # tensors may still lie in its files
         try:
             folder, _ = published.fetch(repo_id, public=Path(place))
             about = published.read(folder)
