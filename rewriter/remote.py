@@ -108,9 +108,13 @@ def _secret(api: HfApi) -> str:
     return ""
 
 
-def quiet() -> None:
-    """Keep the client's progress bars and warnings, of many lines for each attempt, from the terminal and the log."""
-    disable_progress_bars()
+def quiet(*, bars: bool = False) -> None:
+    """Keep the client's warnings, many lines for each attempt, and its progress bars from the terminal and the log.
+
+    bars: leave these, for somebody who watches.
+    """
+    if not bars:
+        disable_progress_bars()
     logging.set_verbosity_error()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -84,7 +85,7 @@ def publish(
         words = f"{listed}\n{total / 1000:11,.1f} kB  in {out}; its card is {out / 'README.md'}"
         say(as_json, {"name": name, "out": str(out), "files": dict(made.sizes)}, words)
         return
-    quiet()
+    quiet(bars=sys.stderr.isatty() and not as_json)  # an upload may take long
     done = publishing.send(
         made, api, private=private, create_pr=pr, on_step=lambda words: typer.echo(f"{words} …", err=True)
     )
