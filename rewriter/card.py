@@ -33,6 +33,9 @@ SOURCE = re.compile(r"(https|file)://[\w./~-]+")
 ARXIV = "arxiv:2007.15646"
 
 
+PLACES = {"rule": "rules/{}.safetensors", "edit": "edits/{}.json", "picture": "pictures/{}.png"}
+
+
 @dataclass(frozen=True)
 class Named:
     """A rule as it is called in a repository: its title, and the name of its files without folder and ending."""
@@ -40,6 +43,10 @@ class Named:
     rule: Rule
     title: str
     slug: str
+
+    def path(self, what: str) -> str:
+        """Where one of its files lies, of PLACES."""
+        return PLACES[what].format(self.slug)
 
 
 def named(rules: Sequence[Rule]) -> list[Named]:
@@ -183,9 +190,9 @@ def _rule(each: Named) -> str:
     _, *measured = effect_in_words("", rule).split("\n")
     lines = [
         f"## {words_only(each.title)}",
-        f"![{alone}](pictures/{each.slug}.png)",
+        f"![{alone}]({each.path('picture')})",
         *([] if rule.active else ["*It is not in force: the picture shows what it would do.*"]),
-        f"`rules/{each.slug}.safetensors`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}{how}.",
+        f"`{each.path('rule')}`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}{how}.",
     ]
     if rule.effect is not None:
         lines.append("\n".join(f"- {line.strip()}" for line in measured))
@@ -231,7 +238,7 @@ def _provenance(generator: Generator, rules: Sequence[Named], version: str) -> s
     if replayed:
         lines.append(
             "`edits/` holds what was asked for, so that it can be done again: "
-            f"`rewriter apply edits/{replayed.slug}.json` on the base."
+            f"`rewriter apply {replayed.path('edit')}` on the base."
         )
     if "published" in generator.origin:
         lines.append(f"Made on top of the published generator {words_only(generator.origin['published'])}.")

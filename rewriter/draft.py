@@ -30,6 +30,7 @@ from rewriter.remote import check_name
 from rewriter.rule import Rule
 
 OURS = ("rules", "edits", "pictures", "exported")  # folders of a repository that are ours to keep in order
+EXPORTED = "exported/{}.pt"  # by layout
 TITLE, DESCRIPTION = 80, 2000  # characters
 SIDE = 256  # pixels of a picture on a card
 SLOW = 10e9  # operations of a picture, from where on fewer are drawn without a GPU
@@ -85,9 +86,8 @@ def _left(folder: Path) -> list[str]:
         slugs = [PurePosixPath(file).stem for file in published.read(folder).rules]
     except InputError:  # none was
         return []
-    exported = [f"exported/{layout}.pt" for layout in (*STYLEGAN2, *PROGGAN)]
-    forms = "rules/{}.safetensors", "edits/{}.json", "pictures/{}.png"
-    return [store.WEIGHTS, *exported, *(form.format(slug) for slug in slugs for form in forms)]
+    exported = [EXPORTED.format(layout) for layout in (*STYLEGAN2, *PROGGAN)]
+    return [store.WEIGHTS, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
 
 
 def draft(
@@ -129,14 +129,14 @@ def draft(
     title = title.strip() or ", ".join(one.title for one in each)[:TITLE]
     title = title[:1].upper() + title[1:]
     layouts = _layouts(generator, export)
-    listed = [f"rules/{one.slug}.safetensors" for one in each]
+    listed = [one.path("rule") for one in each]
     config = published.config(base, listed, weights=weights)
     files: dict[str, bytes] = {store.CONFIG: config, "LICENSE": licences.text_of(base.origin)}
     for one in each:
-        files[f"rules/{one.slug}.safetensors"] = _saved(one.rule)
+        files[one.path("rule")] = _saved(one.rule)
         if one.rule.edit:
             edit = Edit.from_json(one.rule.edit).to_json()
-            files[f"edits/{one.slug}.json"] = (json.dumps(edit, indent=1, ensure_ascii=False) + "\n").encode()
+            files[one.path("edit")] = (json.dumps(edit, indent=1, ensure_ascii=False) + "\n").encode()
     text = card.write(
         base,
         each,
@@ -193,7 +193,7 @@ def _layouts(generator: Generator, export: Sequence[str]) -> dict[str, str]:
     there = STYLEGAN2 if store.architecture(generator) == "stylegan2" else PROGGAN
     if unknown := [layout for layout in export if layout not in there]:
         raise InputError(f"{generator.name} cannot be written as {unknown[0]!r}: choose {' or '.join(there)}")
-    return {layout: f"exported/{layout}.pt" for layout in export}
+    return {layout: EXPORTED.format(layout) for layout in export}
 
 
 def _export(generator: Generator, rules: Sequence[Rule], layout: str, path: Path) -> None:
@@ -209,7 +209,7 @@ def _saved(rule: Rule) -> bytes:
 
 def comparisons(rules: Sequence[Named]) -> list[str]:
     """The pictures that a repository shows: of all rules together, then of each."""
-    return ["comparison.png", *(f"pictures/{one.slug}.png" for one in rules)]
+    return ["comparison.png", *(one.path("picture") for one in rules)]
 
 
 def _drawn(generator: Generator, rules: Sequence[Named], on_step: Callable[[int, int], object]) -> dict[str, bytes]:

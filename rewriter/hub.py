@@ -117,7 +117,7 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     return generator
 
 
-def download(name: str, *, on_step: Callable[[int, int], Any] = lambda done, of: None) -> str | None:
+def prefetch(name: str, *, on_step: Callable[[int, int], Any] = lambda done, of: None) -> str | None:
     """Bring to this machine what `load_generator` reads for this name, without loading it.
 
     Returns the revision, for `load_generator`, of what is on the Hub under this name; None for all else.
@@ -136,7 +136,7 @@ def download(name: str, *, on_step: Callable[[int, int], Any] = lambda done, of:
         folder, commit = published.fetch(name, on_step=on_step)
         about = published.read(folder) if published.is_published(folder) else None
         if about and about.known and not about.weights:
-            download(about.known, on_step=on_step)
+            prefetch(about.known, on_step=on_step)
         elif about and about.base and not about.weights:
             fetch(about.base, on_step=on_step)
         return commit

@@ -26,6 +26,12 @@ def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
     return tuple(f"{_request(rule)}{strengths[rule]}" for rule in rules if rule.active)
 
 
+def bereft(rules: Sequence[Rule]) -> Rule | None:
+    """The first of the rules that was made after others than these; None if there is none."""
+    asked = {_request(rule) for rule in rules}
+    return next((r for r in rules if {each.partition("@")[0] for each in r.edit.get("after", ())} - asked), None)
+
+
 def _request(rule: Rule) -> str:
     if not rule.edit:
         return digest([rule])

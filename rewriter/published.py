@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,12 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
 
 def is_built_in(generator: Generator) -> bool:
     """Whether this is the built-in generator, rather than something that says so."""
-    return generator.origin.get("id") == BUILT_IN and generator.fingerprint == townscape.load().fingerprint
+    return generator.origin.get("id") == BUILT_IN and generator.fingerprint == _built_in()
+
+
+@cache
+def _built_in() -> str:
+    return townscape.load().fingerprint
 
 
 def is_published(folder: str | Path) -> bool:
@@ -165,14 +171,14 @@ def check_edits(rules: Sequence[Rule]) -> None:
 
 
 def fetch(
-    repo_id: str, revision: str | None = None, *, public: Path | None = None, on_step: OnStep = lambda done, of: None
+    repo_id: str, revision: str | None = None, *, apart: Path | None = None, on_step: OnStep = lambda done, of: None
 ) -> tuple[Path, str]:
     """A published generator's files on this machine: the folder, and the commit that it is.
 
     Args:
         repo_id: USER/NAME.
         revision: branch, tag or commit; None: the newest.
-        public: a folder for the rules alone, which may not be large, asked for as nobody; None: with the token in
+        apart: a folder for the rules alone, which may not be large, asked for as nobody; None: with the token in
             HF_TOKEN, or of `hf auth login`, into the Hugging Face cache, and the weights too.
         on_step: told how many bytes of the weights are there, and of how many.
 
@@ -180,29 +186,29 @@ def fetch(
         InputError: no such repository or revision, not allowed, no network, or files that cannot be used.
     """
     check_name(repo_id)
-    token = False if public else None
-    left = RULE_LIMIT if public else RULE_LIMIT * RULES
-    doing = f"open {repo_id} on the Hub{'' if public else ' (it is no path here)'}"
-    with in_words(doing, HfApi(token=token), PUBLIC if public else ADVICE):
-        path = _get(repo_id, store.CONFIG, revision, CONFIG_LIMIT, public)
+    token = False if apart else None
+    left = RULE_LIMIT if apart else RULE_LIMIT * RULES
+    doing = f"open {repo_id} on the Hub{'' if apart else ' (it is no path here)'}"
+    with in_words(doing, HfApi(token=token), PUBLIC if apart else ADVICE):
+        path = _get(repo_id, store.CONFIG, revision, CONFIG_LIMIT, apart)
         folder, commit = path.parent, path.parent.name
         store.check(read_json(path, limit=CONFIG_LIMIT), path)
         about = read(folder) if is_published(folder) else None
         for file in about.rules if about else ():
-            left -= _get(repo_id, file, commit, min(RULE_LIMIT, left), public).stat().st_size
-        if not public and (about is None or about.weights):
+            left -= _get(repo_id, file, commit, min(RULE_LIMIT, left), apart).stat().st_size
+        if not apart and (about is None or about.weights):
             source = Source(id=repo_id, repository=repo_id, file=store.WEIGHTS, revision=commit, size=None, sha256=None)
             fetch_file(source, on_step=on_step)
     return folder, commit
 
 
-def _get(repo_id: str, file: str, revision: str | None, most: int, public: Path | None) -> Path:
+def _get(repo_id: str, file: str, revision: str | None, most: int, apart: Path | None) -> Path:
     """A small file in the cache: what a commit holds never changes; of a branch the newest, the last one if offline.
 
     What is for the public goes into a folder of its own: in the cache may be what somebody may see, and not everybody.
     """
-    kept = None if public else try_to_load_from_cache(repo_id, file, revision=revision)
-    token = False if public else None
+    kept = None if apart else try_to_load_from_cache(repo_id, file, revision=revision)
+    token = False if apart else None
     if isinstance(kept, str) and COMMIT.fullmatch(revision or ""):
         return Path(kept)
     try:
@@ -211,7 +217,7 @@ def _get(repo_id: str, file: str, revision: str | None, most: int, public: Path 
             raise InputError(
                 f"cannot open {repo_id}: {file} should have at most {most >> 20} MB, and has {size or '?'}"
             )
-        return Path(hf_hub_download(repo_id, file, revision=revision, token=token, cache_dir=public))
+        return Path(hf_hub_download(repo_id, file, revision=revision, token=token, cache_dir=apart))
     except (OfflineModeIsEnabled, TRANSPORT):
         if not isinstance(kept, str):
             raise

@@ -166,14 +166,13 @@ def _send(
             content[path] = str(Path(folder) / path)
         on_step(f"sending what is new of {len(content)} files ({sum(made.sizes.values()) / 1e6:.1f} MB)")
         for left in reversed(range(TRIES)):
-            _check_there(found, made.repo_id, private)
             try:
                 return _commit(api, made, found, content, advice, create_pr=create_pr)
             except InputError as error:
                 if not left or _status(error) != 412:
                     raise
             on_step("somebody committed in the meantime; trying again on top of that")
-            again = look(api.model_info, api, made.repo_id, advice)
+            again = find(made.repo_id, api, private=private, advice=advice)
             if again is None:
                 raise InputError(f"{made.repo_id} was deleted in the meantime: publish it again")
             found = again
@@ -183,7 +182,7 @@ def _send(
 def _create(api: HfApi, repo_id: str, private: bool, advice: Mapping[int, str]) -> ModelInfo:
     with in_words(f"make {repo_id}", api, advice):
         api.create_repo(repo_id, private=private, exist_ok=True)
-    found = look(api.model_info, api, repo_id, advice)
+    found = find(repo_id, api, private=private, advice=advice)
     if found is None:
         raise InputError(f"the name {repo_id} is taken by something else: choose another")
     return found

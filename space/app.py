@@ -259,6 +259,8 @@ class Page:
         self.stop.click(_at_rest, self.visitor, parts, show_progress="hidden", **how)
 
     def _bringing(self, linked: bool) -> Callable[..., Iterator[Any]]:
+        """What an event does that asks for something: bring it, with the news, and lay it down in `brought`."""
+
         def bring(visitor: Visitor, asked: str, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
             last, brought = 0.0, None
             if not asked or asked == visitor.generator:  # the page has set it back itself

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
 from rewriter.errors import CancelledError
-from rewriter.hub import download
+from rewriter.hub import prefetch
 
 AT_ONCE = 2
 BEAT = 0.2  # seconds between two pieces of news
@@ -18,7 +18,7 @@ class Download:
 
     def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
         self.there, self.of, self.waiting, self.stop = 0, 0, 0, Event()
-        self.done: Future[str | None] = pool.submit(download, name, on_step=self._tell)
+        self.done: Future[str | None] = pool.submit(prefetch, name, on_step=self._tell)
 
     def _tell(self, there: int, of: int) -> None:
         self.there, self.of = there, of

@@ -26,7 +26,7 @@ from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.history import History
 from rewriter.provenance import at_home, default_layer
 from rewriter.remote import is_name
-from saving import Work, saved
+from saving import Belongings, saved
 from studio import BUILT_IN, Studio, Visitor
 from view import (
     EVERYTHING,
@@ -276,7 +276,7 @@ class Handlers:
 
     def save(self, visitor: Visitor, what: str, index: int = 0) -> Shown:
         """A file to keep: the edits, the session, a rule, or the pictures on screen as a sheet or an animation."""
-        return {"download": saved(Work(self.studio, visitor, index), what)}
+        return {"download": saved(Belongings(self.studio, visitor, index), what)}
 
     def load(self, visitor: Visitor, file: str, tell: Tell = silent) -> Shown:
         """An edit, several, a recording of the original implementation, a rule or a session from a file."""

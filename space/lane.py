@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +50,7 @@ class Lane:
     """
 
     def __init__(self, handlers: Handlers) -> None:
-        self._handlers, self._downloads = handlers, Downloads()
+        self.studio, self._handlers, self._downloads = handlers.studio, handlers, Downloads()
         self._pool = ThreadPoolExecutor(1, "lane")
         self._call: Callable[..., Shown] = GPU(self._do, duration=QUICK) if ZERO else self._wait
         self._watch: Callable[..., Iterator[News | Shown]] = GPU(self._news, duration=SECONDS) if ZERO else self._news
@@ -70,7 +70,7 @@ class Lane:
 
     def fetch(self, name: str) -> Iterator[News]:
         """Bring a generator to this machine, aside from the lane; the news of it; gr.Error if that fails."""
-        studio = self._handlers.studio
+        studio = self.studio
         with failing(f"fetching {name}"):
             if studio.absent(name):
                 known = studio.catalogue.get(name)
@@ -83,7 +83,7 @@ class Lane:
 
         That is a generator on offer; or one that was published, for everybody, on such a base; or a shipped edit.
         """
-        if asked in self.names:
+        if asked in self.studio.names:
             yield from self.fetch(asked)
             yield {"brought": ("choose", asked, asked if linked else None)}
         elif "/" not in asked:
@@ -92,7 +92,7 @@ class Lane:
             yield 0.0, f"Looking for {asked}"
             with failing(f"opening {asked}"):
                 base, rules = opened(asked)
-                if base not in self.names:
+                if base not in self.studio.names:
                     raise InputError(
                         f"the base of {asked} is not on offer here: open it on your own machine, with "
                         f"rewriter demo --generator {asked}"
@@ -104,21 +104,6 @@ class Lane:
         """The news of what is done with what was brought, and what that leads to."""
         if brought:
             yield from self.follow(brought[0], visitor, *brought[1:])
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The generators on offer."""
-        return self._handlers.studio.names
-
-    def revision(self, name: str) -> str | None:
-        """The commit of a generator on the Hub that is worked with here."""
-        return self._handlers.studio.brought.get(name)
-
-    def origin(self, name: str) -> Mapping[str, Any]:
-        """Where a generator on offer comes from, as far as that is known without loading it."""
-        studio = self._handlers.studio
-        loaded, known = studio.models.peek(name), studio.catalogue.get(name)
-        return loaded.origin if loaded else known.origin if known else {}
 
     def _do(self, name: str, *arguments: Any, **tell: Any) -> Shown:
         try:
@@ -170,7 +155,7 @@ def opened(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
     """
     with TemporaryDirectory(ignore_cleanup_errors=True) as place:  # tensors may still lie in its files
         try:
-            folder, _ = published.fetch(repo_id, public=Path(place))
+            folder, _ = published.fetch(repo_id, apart=Path(place))
             about = published.read(folder)
             return about.known, published.rules_in(folder, about)
         except InputError as error:  # whose messages name files, which are nobody's business

@@ -178,7 +178,7 @@ class Publisher:
         seen = f"only you see it: `rewriter demo --generator {made.repo_id}` opens it on your own machine"
         if not done.private:
             seen = "everybody can open it"
-            here = about["base"] and about["base"]["id"] in self.lane.names
+            here = about["base"] and about["base"]["id"] in self.lane.studio.names
             seen += f"; [this link](?model={made.repo_id}) does so here" if here else ""
         if done.removed:
             seen += f"; removed: {', '.join(done.removed)}"
@@ -201,7 +201,9 @@ class Publisher:
     ) -> tuple[Draft, list[str]]:
         """The draft less its weights and pictures, and the paths of these."""
         with failing("fetching the licence"):
-            licences.text_of(self.lane.origin(visitor.generator))  # so that nobody waits for the network in the lane
+            licences.text_of(
+                self.lane.studio.origin(visitor.generator)
+            )  # so that nobody waits for the network in the lane
         shown = self.lane.call("draft", visitor, account, name, description, not rules_only)
         return shown["draft"], shown["pictures"]
 
@@ -226,7 +228,7 @@ class Publisher:
 
     def _write_weights(self, base: str, fingerprint: str, path: Path) -> None:
         """On the CPU and anew: what is on the GPU belongs to its worker. InputError if it has changed meanwhile."""
-        generator = load_generator(base, device="cpu", revision=self.lane.revision(base))
+        generator = load_generator(base, device="cpu", revision=self.lane.studio.brought.get(base))
         if generator.fingerprint != fingerprint:
             raise InputError(f"{base} is not what it was when the page was opened: load the page again")
         store.write_weights(generator, path)
@@ -244,14 +246,14 @@ class Publisher:
     def _token(self, request: gr.Request, token: gr.OAuthToken | None) -> str:
         """The visitor's own; InputError, with what else they can do, if there is none."""
         if token is not None and token.token and not _mocked(token):
-            if not _from_here(request):
+            if not _same_origin(request):
                 raise InputError("another page than this one asked for it: nothing was published")
             return token.token
-        if not SHARED and _here(request) and (own := get_token()):
+        if not SHARED and _at_this_machine(request) and (own := get_token()):
             return own
         if self.login:
             raise InputError(LOG_IN)
-        if not SHARED and _here(request):
+        if not SHARED and _at_this_machine(request):
             raise InputError(f"log in first, on this machine: `hf auth login`, or set HF_TOKEN. {OTHERWISE}")
         raise InputError(NOBODY)
 
@@ -261,13 +263,13 @@ def _mocked(token: gr.OAuthToken | None) -> bool:
     return not SHARED and token is not None and token.token.startswith("mock-oauth-token")
 
 
-def _from_here(request: gr.Request) -> bool:
+def _same_origin(request: gr.Request) -> bool:
     """Whether it is this page that asks, and not another site with the visitor's cookies."""
     asking = urlsplit(request.headers.get("origin") or "").netloc
     return bool(asking) and asking in (request.headers.get("host"), os.environ.get("SPACE_HOST"))
 
 
-def _here(request: gr.Request) -> bool:
+def _at_this_machine(request: gr.Request) -> bool:
     """Whether the page itself is open on the machine that serves it: no tunnel, and no script of another site."""
     host, origin = request.headers.get("host") or "", request.headers.get("origin")
     client = request.client.host if request.client else ""

@@ -16,10 +16,10 @@ from rewriter.pictures import animation, save_png, stacked
 from studio import Studio, Visitor
 from view import Shown, chosen, data_url
 
-Write = Callable[["Work", Path], object]
+Write = Callable[["Belongings", Path], object]
 
 
-class Work:
+class Belongings:
     """What there is to keep of a visitor's; `index`: which rule, where one is asked for."""
 
     def __init__(self, studio: Studio, visitor: Visitor, index: int) -> None:
@@ -47,27 +47,27 @@ class Work:
         return before, after
 
 
-def _sheet(work: Work, path: Path) -> None:
-    captions = [f"{seed}" for seed in work.visitor.seeds]
-    save_png(stacked(work.pair, captions, columns=6, title="before above after"), path)
+def _sheet(own: Belongings, path: Path) -> None:
+    captions = [f"{seed}" for seed in own.visitor.seeds]
+    save_png(stacked(own.pair, captions, columns=6, title="before above after"), path)
 
 
 KINDS: dict[str, tuple[str, str, Write]] = {  # the file's ending, its type, and how it is written
-    "edit": (".json", "application/json", lambda work, path: save_edits(work.edits, path)),
-    "session": (".session.safetensors", "application/octet-stream", lambda work, path: work.session.save(path)),
-    "rule": (".rule.safetensors", "application/octet-stream", lambda work, path: work.rule.save(path)),
+    "edit": (".json", "application/json", lambda own, path: save_edits(own.edits, path)),
+    "session": (".session.safetensors", "application/octet-stream", lambda own, path: own.session.save(path)),
+    "rule": (".rule.safetensors", "application/octet-stream", lambda own, path: own.rule.save(path)),
     "sheet": (".png", "image/png", _sheet),
-    "animation": (".webp", "image/webp", lambda work, path: path.write_bytes(animation(*work.pair))),
+    "animation": (".webp", "image/webp", lambda own, path: path.write_bytes(animation(*own.pair))),
 }
 
 
-def saved(work: Work, what: str) -> Shown:
+def saved(own: Belongings, what: str) -> Shown:
     """A file for the browser to keep, of one of KINDS; `whole`: whether nothing would be lost with the page."""
     suffix, kind, write = chosen(what, KINDS)
-    titles = [rule.edit.get("title") or "rule" for rule in work.session.rules] or ["edit"]
+    titles = [rule.edit.get("title") or "rule" for rule in own.session.rules] or ["edit"]
     name = re.sub(r"[^A-Za-z0-9-]+", "-", "-and-".join(titles))[:60].strip("-") or "rules"
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}{suffix}"
-        write(work, path)
+        write(own, path)
         url = data_url(path.read_bytes(), kind)
         return {"name": path.name, "url": url, "whole": what in ("edit", "session"), "at": time.time_ns()}

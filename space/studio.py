@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,11 @@ class Studio:
         if entry := self.catalogue.get(name):
             return name != BUILT_IN and cached(entry) is None
         return on_hub(name) and name not in self.brought
+
+    def origin(self, name: str) -> Mapping[str, Any]:
+        """Where a generator on offer comes from, as far as that is known without loading it."""
+        loaded, known = self.models.peek(name), self.catalogue.get(name)
+        return loaded.origin if loaded else known.origin if known else {}
 
     def model(self, name: str) -> Generator:
         """A generator that is here, loaded when first asked for.

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.error
 import urllib.request
 from itertools import count
@@ -74,6 +75,16 @@ def test_the_page_at_the_root_with_the_package_beside_it_and_nothing_else():
     assert set(deploy.files()) == {"LICENSE", "checkpoints.json"} | page | {f"rewriter/{path}" for path in package}
     assert {"app.py", "README.md", "requirements.txt", "rewriter/session.py"} <= set(deploy.files())
     assert all(file.is_file() for file in deploy.files().values())
+
+
+def test_a_space_is_a_package_of_the_same_parts():
+    """Less the catalogue's, whose table lies with the page there."""
+    ours, there = (
+        tomllib.loads(path.read_text()) for path in (PACKAGE.parent / "pyproject.toml", PAGE / "pyproject.toml")
+    )
+    both = [data["tool"]["setuptools"]["packages"] for data in (ours, there)]
+    assert set(both[0]) - {"rewriter.catalogue"} == set(both[1])
+    assert ours["project"]["scripts"] == there["project"]["scripts"]
 
 
 def test_the_card_is_one_that_the_hub_takes():

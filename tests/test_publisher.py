@@ -327,7 +327,7 @@ def followed(lane, visitor, link):
 def test_one_on_offer_is_fetched_aside_and_brings_its_rules(town, rule, adopted, weights):
     rewriter.publish(town, [rule], "ada/hats", private=False, weights=weights)
     lane = Lane(Handlers(Studio(["townscape", "ada/hats"], device="cpu")))
-    assert ("ada/hats ↓", "ada/hats") in offers(lane._handlers.studio)
+    assert ("ada/hats ↓", "ada/hats") in offers(lane.studio)
     with pytest.raises(gr.Error, match="choose it again"):
         lane.call("choose", Visitor(), "ada/hats")
     adopted.fault = lambda n, request: "slow" if request.method == "GET" and "/resolve/" in request.path else None

@@ -713,7 +713,7 @@ def waiting(hub, news):
 
 def test_a_generator_is_downloaded_when_it_is_chosen_and_drawn_with_its_licence(shelf, ready):
     lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    assert dict(map(reversed, offers(lane._handlers.studio)))["small"] == "Small things, 16 px ↓ 5 MB"
+    assert dict(map(reversed, offers(lane.studio)))["small"] == "Small things, 16 px ↓ 5 MB"
     shelf.pause = 0.02
     *news, shown = choose(lane, ready, "small")
     shares, words = zip(*[one for one in news if one[1].startswith("Downloading")], strict=True)
@@ -740,7 +740,7 @@ def test_a_download_that_is_cancelled_stops_and_is_gone_on_with(shelf):
     news.close()
     time.sleep(1)
     asked = len(shelf.requests)
-    assert lane._handlers.studio.absent("small")
+    assert lane.studio.absent("small")
     shelf.pause = 0
     *_, shown = choose(lane, Visitor(), "small")
     assert shown["visitor"].generator == "small" and len(shelf.requests) > asked
@@ -815,7 +815,7 @@ def test_the_work_of_others_goes_on_during_a_download(shelf, ready):
     waiting(shelf, news)
     shelf.pause = 0.5
     *_, shown = lane.follow("execute", ready)
-    assert len(shown["rules"]["rules"]) == 1 and lane._handlers.studio.absent("small")
+    assert len(shown["rules"]["rules"]) == 1 and lane.studio.absent("small")
     shelf.pause = 0
     list(news)  # to the end, if it is not there already
     *_, shown = lane.follow("choose", shown["visitor"], "small")

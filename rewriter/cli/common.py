@@ -96,10 +96,10 @@ def carried(model: Generator) -> list[Rule]:
     return [rule for rule in model.rules if isinstance(rule, Rule)]
 
 
-def check_new(rules: Sequence[Rule], carried: Sequence[Rule]) -> None:
+def check_new(rules: Sequence[Rule], there: Sequence[Rule]) -> None:
     """Refuse a rule that is given twice, or that the generator brings along: it would count twice."""
     for i, rule in enumerate(rules):
-        if any(torch.equal(rule.delta.cpu(), other.delta.cpu()) for other in [*carried, *rules[:i]]):
+        if any(torch.equal(rule.delta.cpu(), other.delta.cpu()) for other in [*there, *rules[:i]]):
             title = rule.edit.get("title") or f"at {rule.layer}"
             raise InputError(f"the rule {title!r} is there already, or given twice: leave it out")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,7 @@ from rewriter.draft import Draft, draft
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.history import FORMAT, History
-from rewriter.provenance import requests
+from rewriter.provenance import bereft
 from rewriter.published import check_edits
 from rewriter.remote import check_name, connect, quiet
 from rewriter.rule import Rule
@@ -120,10 +119,8 @@ def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
 
 def _base_of(rules: list[Rule]) -> str:
     check_edits(rules)
-    asked = {request.partition("@")[0] for request in requests([replace(rule, on=True).at(1) for rule in rules])}
-    lost = [rule for rule in rules if {before.partition("@")[0] for before in rule.edit.get("after", ())} - asked]
-    if lost:
-        title = lost[0].edit.get("title") or f"at {lost[0].layer}"
+    if (lost := bereft(rules)) is not None:
+        title = lost.edit.get("title") or f"at {lost.layer}"
         raise InputError(
             f"the rule {title!r} was made after others, which are not given: give them too, before it; or name the "
             "generator that carries them, or that is to do without them, with --generator"
