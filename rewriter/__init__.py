@@ -5,18 +5,18 @@ method), stats (its measuring as a job), rule, edit, effect, execute, search, su
 in (checkpoints, townscape, hub) and pictures go out.
 """
 
-from rewriter.edit import Edit, Region, load_edits, save_edits
+from rewriter.editing.edit import Edit, Region, load_edits, save_edits
+from rewriter.editing.execute import replay
+from rewriter.editing.rule import Effect, Rule
+from rewriter.editing.session import Rewriter
 from rewriter.errors import RewriterError
-from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import LowRank
-from rewriter.hub import load_generator
+from rewriter.hub.publish import publish
+from rewriter.hub.resolve import load_generator
 from rewriter.memory.directions import key_directions
 from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import solve
-from rewriter.publishing import publish
-from rewriter.rule import Effect, Rule
-from rewriter.session import Rewriter
 
 __version__ = "0.1.0"
 __all__ = [

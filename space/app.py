@@ -18,12 +18,12 @@ from lane import ZERO, Lane
 from looks import LAUNCH
 from painter import Painted, Painter
 from publisher import LOGIN, Publisher
-from rewriter import townscape
 from rewriter.checkpoints.catalogue import catalogue
+from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError
-from rewriter.hub import on_hub
+from rewriter.hub.resolve import on_hub
 from rewriter.memory.solve import METHODS, SMOOTHNESS
-from rewriter.remote import connect, in_words
+from rewriter.worlds import townscape
 from studio import BUILT_IN, Studio, Visitor
 from view import Shown, data_url, offers
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
 from rewriter.errors import CancelledError
-from rewriter.hub import prefetch
+from rewriter.hub.resolve import prefetch
 
 AT_ONCE = 2
 BEAT = 0.2  # seconds between two pieces of news

@@ -16,16 +16,17 @@ from typing import Any
 from huggingface_hub import constants
 from torch import Tensor
 
-from rewriter import Edit, Rewriter, Rule, load_edits, townscape
-from rewriter import history as sessions
-from rewriter.card import named
-from rewriter.describe import kind_of
-from rewriter.draft import compare, comparisons, draft
+from rewriter import Edit, Rewriter, Rule, load_edits
+from rewriter.checkpoints.client import is_name
+from rewriter.cli.describe import kind_of
+from rewriter.editing import history
+from rewriter.editing.history import History
+from rewriter.editing.provenance import at_home, default_layer
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
-from rewriter.history import History
-from rewriter.provenance import at_home, default_layer
-from rewriter.remote import is_name
+from rewriter.hub.card import named
+from rewriter.hub.draft import compare, comparisons, draft
+from rewriter.worlds import townscape
 from saving import Belongings, saved
 from studio import BUILT_IN, Studio, Visitor
 from view import (
@@ -284,7 +285,7 @@ class Handlers:
             if Path(file).suffix != ".safetensors":
                 return self._take_up(visitor, [bearable_edit(edit) for edit in load_edits(file)], tell)
             session = self.studio.session(visitor)
-            if kind_of(Path(file)) == sessions.FORMAT:
+            if kind_of(Path(file)) == history.FORMAT:
                 loaded = Rewriter(session.generator, history=bearable(History.load(file)))
                 session.history = session.history.then(loaded.history.present)  # undo leads back to the work before
             else:

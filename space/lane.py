@@ -24,8 +24,9 @@ import gradio as gr
 
 from downloads import Downloads
 from handlers import Handlers
-from rewriter import Rule, published
+from rewriter import Rule
 from rewriter.errors import CancelledError, InputError, RewriterError
+from rewriter.hub import repository
 from studio import Visitor
 from view import Shown
 
@@ -155,9 +156,9 @@ def opened(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
     """
     with TemporaryDirectory(ignore_cleanup_errors=True) as place:  # tensors may still lie in its files
         try:
-            folder, _ = published.fetch(repo_id, apart=Path(place))
-            about = published.read(folder)
-            return about.known, published.rules_in(folder, about)
+            folder, _ = repository.fetch(repo_id, apart=Path(place))
+            about = repository.read(folder)
+            return about.known, repository.rules_in(folder, about)
         except InputError as error:  # whose messages name files, which are nobody's business
             raise InputError(re.sub(rf"{re.escape(place)}\S*/snapshots/\w+", repo_id, str(error))) from error
 

@@ -22,12 +22,13 @@ import gradio as gr
 from huggingface_hub import HfApi, get_token
 
 from lane import SHARED, failing
-from rewriter import licences, load_generator, published, publishing
+from rewriter import load_generator
+from rewriter.cache import Cache
 from rewriter.checkpoints import store
-from rewriter.draft import DESCRIPTION, Draft
+from rewriter.checkpoints.client import connect, in_words, quiet
 from rewriter.errors import InputError
-from rewriter.memory.cache import Cache
-from rewriter.remote import connect, in_words, quiet
+from rewriter.hub import licences, publish, repository
+from rewriter.hub.draft import DESCRIPTION, Draft
 from studio import Visitor
 from view import data_url, plain
 
@@ -38,7 +39,7 @@ LOGIN = bool(os.environ.get("OAUTH_CLIENT_ID"))  # a Space that lets people log 
 HERE = ("localhost", "127.0.0.1")
 PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "via")  # by a proxy or a tunnel
 ADVICE = {
-    **publishing.ADVICE,
+    **publish.ADVICE,
     401: "the login has ended: log out and in again",
     403: "this page may write only to what it made itself, in your own account: choose a new name",
 }
@@ -157,7 +158,7 @@ class Publisher:
                 account, api = self._client(request, profile, token)
             made, paths = self._written(visitor, account, name, description, rules_only)
             with failing("publishing"):
-                publishing.find(made.repo_id, api, private=private, advice=ADVICE)
+                publish.find(made.repo_id, api, private=private, advice=ADVICE)
             made = yield from self._drawn(visitor, made, paths, progress)
             yield [self._sent(visitor, made, api, private, rules_only, partial(progress, 0.9)), gr.skip()]
         except gr.Error as error:
@@ -173,7 +174,7 @@ class Publisher:
             if not rules_only:
                 write = partial(self._write_weights, visitor.generator, about["fingerprint"])
                 made = replace(made, later={store.WEIGHTS: write})
-            done = publishing.send(made, api, private=private, advice=ADVICE, on_step=lambda words: tell(desc=words))
+            done = publish.send(made, api, private=private, advice=ADVICE, on_step=lambda words: tell(desc=words))
         what = "Published" if done.changed else "It was there already"
         seen = f"only you see it: `rewriter demo --generator {made.repo_id}` opens it on your own machine"
         if not done.private:
@@ -190,7 +191,7 @@ class Publisher:
     def published(self) -> str:
         """What everybody may open, as links that open it here."""
         with failing("listing"):
-            found = published.listed(token=False)
+            found = repository.listed(token=False)
         lines = [
             f"- [{plain(one.repo_id)}](?model={one.repo_id}): of {plain(one.base)}, {one.modified}" for one in found
         ]

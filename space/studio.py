@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from rewriter import Rewriter, Rule, load_generator
+from rewriter.cache import Cache
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.download import cached
+from rewriter.editing.history import History
+from rewriter.editing.search import KEPT
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
-from rewriter.history import History
-from rewriter.hub import on_hub
-from rewriter.memory.cache import Cache
-from rewriter.memory.statistics import Statistics
-from rewriter.published import BUILT_IN
-from rewriter.search import KEPT
+from rewriter.hub.repository import BUILT_IN
+from rewriter.hub.resolve import on_hub
 
 PAGE = 12
 MODELS = 4 << 30  # bytes of generators in memory

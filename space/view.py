@@ -14,19 +14,19 @@ from PIL import Image
 from torch import Tensor
 
 from rewriter import Rewriter, Rule
-from rewriter.card import named, slug
-from rewriter.describe import effect_in_words
-from rewriter.edit import Edit, Region
-from rewriter.effect import advice
+from rewriter.cli.describe import effect_in_words
+from rewriter.editing.edit import Edit, Region
+from rewriter.editing.effect import advice
+from rewriter.editing.history import History
+from rewriter.editing.provenance import default_layer
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
 from rewriter.generators.layer import LayerInfo
-from rewriter.history import History
+from rewriter.hub.card import named, slug
 from rewriter.masks import resize
 from rewriter.memory.solve import SMOOTHNESS
 from rewriter.pictures import to_image
-from rewriter.provenance import default_layer
 from studio import BUILT_IN, Studio, Visitor
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from loopback import LoopbackHub
 
 from rewriter import load_generator
 from rewriter.checkpoints.convert import convert
+from rewriter.editing.statistics import Statistics
 from rewriter.generators.layer import LowRank
-from rewriter.memory.statistics import Statistics
 
 DATA = Path(__file__).parent / "data"
 

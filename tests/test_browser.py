@@ -10,10 +10,11 @@ import pytest
 import torch
 from browser import Visit, picture
 
-from rewriter import Rule, townscape
-from rewriter.edit import Edit
-from rewriter.effect import _grown, _margin, matching
-from rewriter.execute import Job
+from rewriter import Rule
+from rewriter.editing.edit import Edit
+from rewriter.editing.effect import _grown, _margin, matching
+from rewriter.editing.execute import Job
+from rewriter.worlds import townscape
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 

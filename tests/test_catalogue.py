@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import LoopbackHub
 
-from rewriter import load_generator, townscape
+from rewriter import load_generator
 from rewriter.checkpoints import catalogue as module
 from rewriter.checkpoints.catalogue import CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
 from rewriter.cli import main
 from rewriter.errors import InputError
-from rewriter.hub import BUILT_IN
+from rewriter.hub.resolve import BUILT_IN
+from rewriter.worlds import townscape
 
 # As published, when it was read: repository → revision, then file → (resolution, size, SHA-256).
 ZEQIANG, DRAG = "ZeqiangLai/StyleGAN2", "DragGan/DragGan-Models"

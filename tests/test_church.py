@@ -17,9 +17,9 @@ from rewriter.checkpoints import catalogue as module
 from rewriter.checkpoints.catalogue import catalogue, shipped
 from rewriter.checkpoints.convert import rewrite_as
 from rewriter.cli import main
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import default_cache
 from rewriter.evaluation.benchmark import random_config_f
-from rewriter.memory.statistics import default_cache
-from rewriter.rule import Rule
 
 CHURCH = catalogue()["church"]
 NOWHERE = "http://127.0.0.1:1"

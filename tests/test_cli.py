@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rewriter import deploy, townscape
 from rewriter.cli import draw, main
+from rewriter.editing.rule import Rule
+from rewriter.editing.session import Rewriter
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
-from rewriter.rule import Rule
-from rewriter.session import Rewriter
-from rewriter.townscape import scenes
+from rewriter.hub import space
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import scenes
 
 
 def rewriter(*arguments, cwd, status=0):
@@ -230,4 +231,4 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     assert found["methods"]["least-squares"]["figures"]["changed"]["value"] > 0.8
     assert run("convert", "townscape", "ours", "--json")["fingerprint"] == townscape.load().fingerprint
     sent = run("deploy", "ada/demo", "--dry-run", "--json")["files"]
-    assert sent == {path: file.stat().st_size for path, file in deploy.files().items()}
+    assert sent == {path: file.stat().st_size for path, file in space.files().items()}

@@ -20,12 +20,13 @@ from huggingface_hub import RepoCard, constants, utils
 from loopback import Account, Answer, LoopbackHub
 from PIL import Image
 
-from rewriter import deploy, townscape
 from rewriter.errors import InputError
+from rewriter.hub import space
+from rewriter.worlds import townscape
 
 TOKEN, READER = "hf_ada_may_write", "hf_ada_may_read"
 SPACE, NAME = ("space", "ada/demo"), "ada/demo"
-PAGE, PACKAGE = deploy.page_folder(), deploy.PACKAGE
+PAGE, PACKAGE = space.page_folder(), space.PACKAGE
 NOWHERE = "http://127.0.0.1:1"
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own, at each upload
 ACCOUNTS = {TOKEN: Account("ada", ("guild",)), READER: Account("ada", write=False)}
@@ -53,7 +54,7 @@ def refused(run):
 
 def ours():
     """Path → bytes of what a Space consists of."""
-    return {path: file.read_bytes() for path, file in deploy.files().items()}
+    return {path: file.read_bytes() for path, file in space.files().items()}
 
 
 def complete(repository):
@@ -72,9 +73,9 @@ def test_the_page_at_the_root_with_the_package_beside_it_and_nothing_else():
     examples = {f"townscape/examples/{name}{kind}" for name in townscape.examples() for kind in (".json", ".png")}
     modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
     package = {"py.typed", townscape.WEIGHTS.relative_to(PACKAGE).as_posix(), *examples, *modules}
-    assert set(deploy.files()) == {"LICENSE", "checkpoints.json"} | page | {f"rewriter/{path}" for path in package}
-    assert {"app.py", "README.md", "requirements.txt", "rewriter/session.py"} <= set(deploy.files())
-    assert all(file.is_file() for file in deploy.files().values())
+    assert set(space.files()) == {"LICENSE", "checkpoints.json"} | page | {f"rewriter/{path}" for path in package}
+    assert {"app.py", "README.md", "requirements.txt", "rewriter/session.py"} <= set(space.files())
+    assert all(file.is_file() for file in space.files().values())
 
 
 def test_a_space_is_a_package_of_the_same_parts():
@@ -88,8 +89,8 @@ def test_a_space_is_a_package_of_the_same_parts():
 
 
 def test_the_card_is_one_that_the_hub_takes():
-    card = RepoCard(deploy.files()["README.md"].read_text(encoding="utf-8")).data.to_dict()
-    assert card["sdk"] == "gradio" and card["app_file"] in deploy.files()
+    card = RepoCard(space.files()["README.md"].read_text(encoding="utf-8")).data.to_dict()
+    assert card["sdk"] == "gradio" and card["app_file"] in space.files()
     assert len(card["short_description"]) <= 60
     colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
     assert {card["colorFrom"], card["colorTo"]} <= colours
@@ -113,9 +114,9 @@ def test_an_installed_package_sends_the_same(tmp_path):
     shutil.copytree(PAGE, site / "rewriter" / "space", ignore=less)
     licences = site / "rewriter-0.1.0.dist-info" / "licenses"
     licences.mkdir(parents=True)
-    shutil.copy(deploy.files()["LICENSE"], licences)
+    shutil.copy(space.files()["LICENSE"], licences)
     (site / "rewriter" / "catalogue").mkdir()
-    shutil.copy(deploy.files()["checkpoints.json"], site / "rewriter" / "catalogue")
+    shutil.copy(space.files()["checkpoints.json"], site / "rewriter" / "catalogue")
     (site / "LICENSE").write_text("of another package")
     (site / "checkpoints.json").write_text("of another package")
     (site / "rewriter" / ".ipynb_checkpoints").mkdir()
@@ -141,7 +142,7 @@ def test_a_space_can_be_installed_from_and_cards_name_where_from(tmp_path):
     code = (
         "import rewriter; from rewriter import card, deploy; from rewriter.checkpoints.catalogue import catalogue; "
         "g = rewriter.load_generator('townscape', device='cpu'); "
-        "print(rewriter.__file__, tuple(g.sample([0]).shape), 'church' in catalogue(), len(deploy.files()), "
+        "print(rewriter.__file__, tuple(g.sample([0]).shape), 'church' in catalogue(), len(space.files()), "
         "card.install())"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
@@ -184,7 +185,7 @@ def test_the_first_time_is_one_commit_of_exactly_these_bytes(tmp_path):
 
 
 def test_an_update_leaves_no_stale_module_and_keeps_what_others_put_there(hub, run):
-    stale = {"rewriter/old.py": b"", "rewriter/townscape/old.json": b"{}", "gone.py": b""}
+    stale = {"rewriter/old.py": b"", "rewriter/worlds/townscape/old.json": b"{}", "gone.py": b""}
     kept = {"notes.md": b"mine", "data/own.py": b"mine", ".gitignore": b"*.log"}
     theirs = {**stale, **kept, "rewriter/__init__.py": b"old", "app.py": b"old"}
     there = hub.add(*SPACE, theirs, sdk="gradio")
@@ -323,7 +324,7 @@ def test_trouble_at_any_request_leaves_all_or_nothing_and_is_made_good_by_trying
 
 def test_the_library_raises_what_the_command_line_says(hub):
     with pytest.raises(InputError, match="401"):
-        deploy.deploy(NAME, token="hf_of_nobody", endpoint=hub.url)
+        space.deploy(NAME, token="hf_of_nobody", endpoint=hub.url)
 
 
 # --- that it runs there ---
@@ -332,7 +333,7 @@ def test_the_library_raises_what_the_command_line_says(hub):
 @pytest.fixture
 def address(hub, tmp_path):
     """The page as it arrived, started as a Space starts it: in its folder, with nothing else of ours in reach."""
-    deploy.deploy(NAME, endpoint=hub.url)
+    space.deploy(NAME, endpoint=hub.url)
     folder, elsewhere = tmp_path / "space", tmp_path / "elsewhere"
     for path, data in hub.repositories[SPACE].files().items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from rewriter import masks
-from rewriter.edit import Edit, Region, load_edits, save_edits
+from rewriter.editing.edit import Edit, Region, load_edits, save_edits
+from rewriter.editing.statistics import Recipe
 from rewriter.errors import InputError
-from rewriter.memory.statistics import Recipe
 
 
 def region(seed, *, side=12):

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from rewriter import townscape
-from rewriter.edit import Edit, Region
+from rewriter.editing.edit import Edit, Region
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import add_tree, asked_for, dome_to_spire, dome_to_tree, door_in_the_sky
 from rewriter.evaluation.judging import Figure, estimate, figures, frechet, frechet_estimate, judged, towns
 from rewriter.evaluation.light import Light
 from rewriter.evaluation.watermarks import Watermarks, detector_errors
 from rewriter.masks import disc
-from rewriter.townscape import scenes
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import scenes
 
 SEEDS = range(20_000, 20_080)
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from rewriter import load_generator, replay, townscape
+from rewriter import load_generator, replay
 from rewriter.checkpoints.convert import rewrite_as
 from rewriter.checkpoints.store import write_weights
-from rewriter.edit import Edit
+from rewriter.editing.edit import Edit
 from rewriter.evaluation.benchmark import random_config_f
 from rewriter.evaluation.coldstart import cold_start
+from rewriter.worlds import townscape
 
 pytestmark = [
     pytest.mark.gpu,

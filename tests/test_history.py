@@ -14,14 +14,15 @@ import pytest
 import torch
 from safetensors import torch as tensors_as
 
-from rewriter import Edit, Rewriter, history, masks
-from rewriter.edit import Region
+from rewriter import Edit, Rewriter, masks
+from rewriter.editing import history
+from rewriter.editing.edit import Region
+from rewriter.editing.history import FORMAT, LIMIT, RULES, History, State
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, RewriterError
 from rewriter.evaluation.benchmark import random_config_f
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from rewriter.history import FORMAT, LIMIT, RULES, History, State
-from rewriter.memory.statistics import Statistics
-from rewriter.rule import Rule
 
 SEEDS = [1, 5]
 LAYERS = ["layer2", "layer3", "layer4", "layer5", "layer6"]

@@ -16,8 +16,8 @@ from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import VARIABLE
 from rewriter.checkpoints.download import fetch
 from rewriter.checkpoints.read import read_checkpoint
+from rewriter.editing.rule import Rule
 from rewriter.errors import CancelledError, InputError
-from rewriter.rule import Rule
 
 ROSINALITY, CLAMPED = DATA / "rosinality_stylegan2_16px.pt", DATA / "nvidia_stylegan2_16px_clamped.pt"
 PLAIN, GENFORCE = DATA / "nvidia_stylegan2_16px_plain.pt", DATA / "genforce_stylegan2_16px.bin"

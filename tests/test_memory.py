@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rewriter.editing.statistics import Recipe, Statistics
 from rewriter.errors import CancelledError, ComputationError, InputError
 from rewriter.generators.layer import Features, LowRank
 from rewriter.masks import Box
@@ -21,7 +22,6 @@ from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.least_squares import _cost, _normal_equations, least_squares
 from rewriter.memory.sites import Sites, at_places
 from rewriter.memory.solve import METHODS, Bystanders, solve
-from rewriter.memory.statistics import Recipe, Statistics
 
 
 def place_keys(features):

@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from rewriter import townscape
 from rewriter.cli import app
-from rewriter.edit import load_edits
+from rewriter.editing.edit import load_edits
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation import (
     counterfactual,
@@ -42,7 +42,7 @@ from rewriter.evaluation.light import Light
 from rewriter.evaluation.methods import Case, Made
 from rewriter.evaluation.realism_answers import Answer
 from rewriter.evaluation.watermarks import Watermarks
-from rewriter.memory.statistics import Statistics
+from rewriter.worlds import townscape
 
 SEEDS = range(20_000, 20_030)
 QUICK = ("unmodified", "least-squares", "projected", "single-image", "unconstrained", "copy", "ceiling")

@@ -18,7 +18,7 @@ from rewriter.evaluation.propagation import (
 )
 from rewriter.generators.latents import latents
 from rewriter.masks import disc
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 SIDE, CELLS = 64, 32
 EVERYWHERE = torch.ones(CELLS, CELLS)

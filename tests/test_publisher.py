@@ -19,9 +19,9 @@ from loopback import Account, LoopbackHub
 from playwright.sync_api import Error
 
 import rewriter
-from rewriter import townscape
 from rewriter.checkpoints import store
 from rewriter.errors import InputError
+from rewriter.worlds import townscape
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 

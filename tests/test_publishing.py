@@ -18,16 +18,17 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import rewriter
-from rewriter import card, licences, published, publishing, townscape
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.convert import convert
-from rewriter.draft import Draft, compare, comparisons, draft, licensed
-from rewriter.edit import Edit
+from rewriter.editing.edit import Edit
+from rewriter.editing.rule import Effect, Rule
 from rewriter.errors import InputError
-from rewriter.licences import Text
+from rewriter.hub import card, licences, publish, repository
+from rewriter.hub.draft import Draft, compare, comparisons, draft, licensed
+from rewriter.hub.licences import Text
 from rewriter.pictures import GAP, to_image
-from rewriter.rule import Effect, Rule
+from rewriter.worlds import townscape
 
 TOKEN, READER, BOB = "hf_ada_may_write", "hf_ada_may_read", "hf_bob"
 NAME, KEY = "ada/spires", ("model", "ada/spires")
@@ -62,7 +63,7 @@ def drafted(town, rules):
 
 
 def sent(hub, drafted, token=TOKEN, **options):
-    return publishing.send(drafted, publishing.connect(token, endpoint=hub.url), **options)
+    return publish.send(drafted, publish.connect(token, endpoint=hub.url), **options)
 
 
 def complete(repository, drafted):
@@ -257,7 +258,7 @@ def structure(text):
 def test_names_of_files_come_from_titles_and_lead_nowhere(rules):
     titles = ["../../etc/passwd", "", "…", "A" * 300, "x\x00y", "CON", "rules/../../x"]
     named = card.named([Rule(**{**vars(rules[0]), "edit": {"title": title}}) for title in titles])
-    assert all(published.RULE.fullmatch(f"rules/{each.slug}.safetensors") for each in named)
+    assert all(repository.RULE.fullmatch(f"rules/{each.slug}.safetensors") for each in named)
     assert len({each.slug for each in named}) == len(titles)
 
 
@@ -557,7 +558,7 @@ def test_trouble_at_any_request_of_another_time_leaves_the_old_or_the_new(hub, t
 def test_the_token_of_the_environment_is_in_no_message_either(hub, drafted):
     said = Answer(403, b"{}", {"X-Error-Message": f"not with {TOKEN}"})
     hub.fault = lambda n, request: said
-    for ask in (published.listed, lambda: rewriter.load_generator("ada/x", device="cpu")):
+    for ask in (repository.listed, lambda: rewriter.load_generator("ada/x", device="cpu")):
         with pytest.raises(InputError, match=r"not with \*\*\*"):
             ask()
 
@@ -578,7 +579,7 @@ def test_a_full_account_is_one_whatever_the_status(hub, drafted):
 
 def test_nothing_is_drawn_for_a_name_that_is_taken(hub, town, rules, monkeypatch):
     hub.add("model", NAME, {"model.bin": b"x"})
-    monkeypatch.setattr(publishing, "draft", None)
+    monkeypatch.setattr(publish, "draft", None)
     with pytest.raises(InputError, match="taken by another model"):
         rewriter.publish(town, rules, NAME)
 
@@ -630,7 +631,7 @@ def test_a_config_of_a_stranger_is_refused_by_name(hub, town, drafted, config, s
 
 
 def test_files_too_large_rules_of_another_base_and_what_is_no_generator(hub, drafted, town):
-    hub.add("model", "eve/large", {"config.json": b" " * (published.CONFIG_LIMIT + 1)})
+    hub.add("model", "eve/large", {"config.json": b" " * (repository.CONFIG_LIMIT + 1)})
     with pytest.raises(InputError, match="at most 1 MB"):
         rewriter.load_generator("eve/large", device="cpu")
     rule = drafted.files["rules/1-dome-to-spire.safetensors"].replace(town.fingerprint.encode(), b"0" * 64)
@@ -736,7 +737,7 @@ def test_rules_alone_of_what_has_rules_in_its_weights_are_refused(hub, run, town
 
 
 def test_masks_that_take_long_to_look_at_are_refused(town, rules, monkeypatch):
-    monkeypatch.setattr(published, "CELLS", Edit.from_json(rules[0].edit).cells + 1)
+    monkeypatch.setattr(repository, "CELLS", Edit.from_json(rules[0].edit).cells + 1)
     draft(town, rules[:1], NAME, pictures=False)
     with pytest.raises(InputError, match="masks of all rules together"):
         draft(town, rules, NAME, pictures=False)

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rewriter import Edit, Rewriter, masks, recording, replay
+from rewriter import Edit, Rewriter, masks, replay
 from rewriter.cli import main
-from rewriter.describe import describe
-from rewriter.edit import load_edits, read_recording
+from rewriter.cli.describe import describe
+from rewriter.editing import recording
+from rewriter.editing.edit import load_edits, read_recording
+from rewriter.editing.statistics import Recipe
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
-from rewriter.memory.statistics import Recipe
 
 
 def url(image, kind="PNG"):

@@ -8,15 +8,16 @@ import pytest
 import torch
 from conftest import square
 
-from rewriter import Edit, Rewriter, Rule, history
-from rewriter.edit import Region, load_edits, save_edits
+from rewriter import Edit, Rewriter, Rule
+from rewriter.editing import history
+from rewriter.editing.edit import Region, load_edits, save_edits
+from rewriter.editing.execute import replay
+from rewriter.editing.history import RULES, History
+from rewriter.editing.provenance import requests
+from rewriter.editing.rule import Effect
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, ComputationError, InputError
-from rewriter.execute import replay
-from rewriter.history import RULES, History
 from rewriter.masks import resize
-from rewriter.memory.statistics import Statistics
-from rewriter.provenance import requests
-from rewriter.rule import Effect
 
 BAD = [
     (-1, torch.ones(4, 4)),

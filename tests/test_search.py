@@ -6,15 +6,16 @@ import pytest
 import torch
 from conftest import square
 
-from rewriter import Rewriter, search
+from rewriter import Rewriter
+from rewriter.cache import Cache
+from rewriter.editing import search
+from rewriter.editing.rule import Rule
+from rewriter.editing.search import EDGE, POPULATION, Places
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents
 from rewriter.masks import Box
-from rewriter.memory.cache import Cache
 from rewriter.memory.directions import Directions
-from rewriter.rule import Rule
-from rewriter.search import EDGE, POPULATION, Places
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 WHERE = range(40, 90)
 

@@ -10,15 +10,15 @@ import torch
 from conftest import square
 
 from rewriter import Edit, Rewriter, replay
-from rewriter.edit import Region
-from rewriter.effect import UNSEEN, firing, matching, measure
+from rewriter.editing.edit import Region
+from rewriter.editing.effect import UNSEEN, firing, matching, measure
+from rewriter.editing.session import default_layer
+from rewriter.editing.statistics import Recipe, Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
 from rewriter.masks import bounds, resize
 from rewriter.memory.goal import paste
-from rewriter.memory.statistics import Recipe, Statistics
-from rewriter.session import default_layer
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 LAYER = "layer8"
 SOME = list(range(UNSEEN, UNSEEN + 8))

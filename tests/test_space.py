@@ -19,13 +19,14 @@ import yaml
 from conftest import square
 from PIL import Image
 
-from rewriter import Rewriter, Rule, load_edits, masks, townscape
+from rewriter import Rewriter, Rule, load_edits, masks
 from rewriter.checkpoints.catalogue import catalogue
+from rewriter.editing.history import History, State
+from rewriter.editing.statistics import Recipe
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.benchmark import random_config_f
-from rewriter.history import History, State
 from rewriter.masks import disc
-from rewriter.memory.statistics import Recipe
+from rewriter.worlds import townscape
 
 SPACE = Path(__file__).parent.parent / "space"
 sys.path.insert(0, str(SPACE))

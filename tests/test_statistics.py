@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rewriter import stats, townscape
 from rewriter.cli import main
+from rewriter.editing import measuring
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import BATCH, BLOCK, Block, Recipe, Statistics, plan
 from rewriter.errors import CancelledError, ComputationError, InputError
 from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.sites import at_places
-from rewriter.memory.statistics import BATCH, BLOCK, Block, Recipe, Statistics, plan
-from rewriter.rule import Rule
+from rewriter.worlds import townscape
 
 RECIPE = Recipe(pictures=150, places=5, first_seed=7)  # three blocks, the last of them shorter, its last batch too
 TWO = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no")
@@ -28,7 +29,7 @@ def same(a, b):
 
 
 def measured(generator, cache, layers=("layer4",), recipe=RECIPE, **options):
-    job = stats.measure(Statistics(generator, cache=cache), dict.fromkeys(layers, recipe), **options)
+    job = measuring.measure(Statistics(generator, cache=cache), dict.fromkeys(layers, recipe), **options)
     return {each.sampling.layer: each.moment for each in job}
 
 
@@ -170,9 +171,9 @@ def test_layers_that_are_not_equally_far_go_on_together(stylegan, exact, tmp_pat
 
 def test_a_killed_job_goes_on_to_the_same_bits(town, tmp_path):
     code = (
-        "import os, signal; from rewriter import stats, townscape; from rewriter.memory.statistics import *\n"
+        "import os, signal; from rewriter import stats, townscape; from rewriter.editing.statistics import *\n"
         "kill = lambda done, of: os.kill(os.getpid(), signal.SIGKILL) if done > 64 else None\n"
-        "stats.measure(Statistics(townscape.load()), {'layer4': Recipe(150, 5, 7)}, on_step=kill, every=0)"
+        "measuring.measure(Statistics(townscape.load()), {'layer4': Recipe(150, 5, 7)}, on_step=kill, every=0)"
     )
     run("-c", code, cache=tmp_path, status=-9)
     assert len(checkpoints(tmp_path)) == 1
@@ -232,14 +233,14 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(stylegan, tmp_pa
 def test_condition_and_effective_dimensions_are_those_of_the_eigenvalues():
     moment = SecondMoment(3)
     moment.update(torch.diag(torch.tensor([4.0, 2.0, 1.0])))
-    condition, dimensions = stats.spread(moment)
+    condition, dimensions = measuring.spread(moment)
     assert condition == pytest.approx(16) and dimensions == pytest.approx(21**2 / (16**2 + 4**2 + 1))
     flat = SecondMoment(3)
     flat.update(torch.tensor([[1.0, 1.0, 0.0]]))
-    assert stats.spread(flat) == (None, pytest.approx(1))
+    assert measuring.spread(flat) == (None, pytest.approx(1))
     nothing = SecondMoment(3)
     nothing.update(torch.zeros(2, 3))
-    assert stats.spread(nothing) == (None, 0)
+    assert measuring.spread(nothing) == (None, 0)
 
 
 # --- several processes ---
@@ -250,15 +251,15 @@ def test_two_processes_agree_with_one_and_stop_together(stylegan, tmp_path):
     script = tmp_path / "job.py"
     script.write_text(
         "import torch; from rewriter import stats, townscape; from rewriter.errors import CancelledError\n"
-        "from rewriter.memory.statistics import Recipe, Statistics\n"
-        "state, own = stats.processes('cpu'), Statistics(townscape.load())\n"
+        "from rewriter.editing.statistics import Recipe, Statistics\n"
+        "state, own = measuring.processes('cpu'), Statistics(townscape.load())\n"
         "job = {'layer4': Recipe(300, 5, 7), 'layer8': Recipe(150, 3, 7)}\n"
         "try:\n"
-        "    stats.measure(own, job, on_step=lambda done, of: done < 128 or not state.process_index)\n"
+        "    measuring.measure(own, job, on_step=lambda done, of: done < 128 or not state.process_index)\n"
         "except CancelledError as error:\n"
         "    print(f'{state.process_index} of {state.num_processes}: {error}\\n', end='', flush=True)\n"
         "steps = []\n"
-        "moments = stats.measure(own, job, on_step=lambda done, of: steps.append(done))\n"
+        "moments = measuring.measure(own, job, on_step=lambda done, of: steps.append(done))\n"
         "totals = [float(each.moment.total.sum()) for each in moments]\n"
         "print(f'{state.process_index} went on from {steps[0]}: {totals}\\n', end='', flush=True)\n"
     )

@@ -6,15 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rewriter import townscape
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2Config
-from rewriter.townscape import gate, scenes
-from rewriter.townscape import train as training
-from rewriter.townscape.lesson import LOUDNESS, Student, example, latents_for_training
-from rewriter.townscape.scenes import Factor
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import gate, scenes
+from rewriter.worlds.townscape import train as training
+from rewriter.worlds.townscape.lesson import LOUDNESS, Student, example, latents_for_training
+from rewriter.worlds.townscape.scenes import Factor
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,7 +7,7 @@ import struct
 import zipfile
 from typing import Any, BinaryIO
 
-from rewriter.checkpoints.unpickle import Budget, Machine, interpret
+from rewriter.checkpoints.pickles import Budget, Machine, interpret
 from rewriter.errors import InputError
 
 MOST_LISTED = 4 << 20  # bytes of the list of records

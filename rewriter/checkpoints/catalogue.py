@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rewriter.checkpoints.client import check_name
+from rewriter.checks import Check, choice, number, text, whole
 from rewriter.errors import InputError
-from rewriter.fields import Check, choice, number, text, whole
 from rewriter.files import read_json
-from rewriter.remote import check_name
 
 PACKAGE = Path(__file__).parents[1]
 FILE = "checkpoints.json"

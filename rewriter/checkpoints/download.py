@@ -31,11 +31,11 @@ from huggingface_hub import (
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from rewriter.checkpoints.catalogue import Source
+from rewriter.checkpoints.client import AGAIN, TRANSPORT, check_token, in_words
 from rewriter.checkpoints.read import SIZE
+from rewriter.editing.statistics import default_cache
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
-from rewriter.memory.statistics import default_cache
-from rewriter.remote import AGAIN, TRANSPORT, check_token, in_words
 
 Step = tuple[int, int]
 OnStep = Callable[[int, int], Any]  # bytes there, bytes in all; may raise to stop

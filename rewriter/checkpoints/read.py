@@ -23,9 +23,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rewriter.checkpoints.archive import scan_zip
-from rewriter.checkpoints.described import DTYPES, Described, Persistent, Storage
 from rewriter.checkpoints.layouts import CONDITIONAL
-from rewriter.checkpoints.unpickle import MAGIC, run, scan_older
+from rewriter.checkpoints.pickle_types import DTYPES, Described, Persistent, Storage
+from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.errors import InputError
 
 CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed

@@ -14,14 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from rewriter import townscape
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.download import cached
-from rewriter.edit import Edit, load_edits
+from rewriter.editing.edit import Edit, load_edits
+from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.hub import load_generator
-from rewriter.rule import Rule
+from rewriter.hub.resolve import load_generator
+from rewriter.worlds import townscape
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 GeneratorName = Annotated[

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter import collection, describe, pictures, townscape
+from rewriter import pictures
 from rewriter.checkpoints.store import write_weights
+from rewriter.cli import collection, describe
 from rewriter.cli.common import (
     Device,
     EditGenerator,
@@ -26,17 +27,18 @@ from rewriter.cli.common import (
     rules_for,
     say,
 )
-from rewriter.edit import Edit
-from rewriter.effect import firing
+from rewriter.editing.edit import Edit
+from rewriter.editing.effect import firing
+from rewriter.editing.execute import replay
+from rewriter.editing.provenance import at_home, check
+from rewriter.editing.rule import Rule
+from rewriter.editing.session import Rewriter
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
-from rewriter.execute import replay
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
-from rewriter.memory.statistics import Statistics
-from rewriter.provenance import at_home, check
-from rewriter.rule import Rule
-from rewriter.session import Rewriter
+from rewriter.worlds import townscape
 
 SHEET = 24
 

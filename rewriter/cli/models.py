@@ -10,16 +10,16 @@ import typer
 
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import Entry, catalogue
+from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
 from rewriter.cli.common import Json, load, rules_for, say
+from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
-from rewriter.hub import SUFFIXES
-from rewriter.published import BUILT_IN, listed
-from rewriter.remote import quiet
-from rewriter.rule import Rule
+from rewriter.hub.repository import BUILT_IN, listed
+from rewriter.hub.resolve import SUFFIXES
 
 OTHERS = (".pt", ".pth", ".bin")
 

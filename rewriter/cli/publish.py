@@ -8,18 +8,18 @@ from typing import Annotated
 
 import typer
 
-from rewriter import publishing
 from rewriter.checkpoints import store
+from rewriter.checkpoints.client import check_name, connect, quiet
 from rewriter.cli.common import Device, Json, carried, check_new, load, progress, say
-from rewriter.describe import kind_of
-from rewriter.draft import Draft, draft
+from rewriter.cli.describe import kind_of
+from rewriter.editing.history import FORMAT, History
+from rewriter.editing.provenance import bereft
+from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.files import check_writable
-from rewriter.history import FORMAT, History
-from rewriter.provenance import bereft
-from rewriter.published import check_edits
-from rewriter.remote import check_name, connect, quiet
-from rewriter.rule import Rule
+from rewriter.hub.draft import Draft, draft
+from rewriter.hub.publish import Published, find, send
+from rewriter.hub.repository import check_edits
 
 
 def publish(
@@ -61,7 +61,7 @@ def publish(
         check_writable(out / store.CONFIG)
     else:
         api = connect()
-        publishing.find(name, api, private=private, create_pr=pr)
+        find(name, api, private=private, create_pr=pr)
     model = load(generator or _base_of(found), device, as_json)
     earlier = [] if whole else carried(model)
     check_new(found, earlier)
@@ -85,14 +85,12 @@ def publish(
         say(as_json, {"name": name, "out": str(out), "files": dict(made.sizes)}, words)
         return
     quiet(bars=sys.stderr.isatty() and not as_json)  # an upload may take long
-    done = publishing.send(
-        made, api, private=private, create_pr=pr, on_step=lambda words: typer.echo(f"{words} …", err=True)
-    )
+    done = send(made, api, private=private, create_pr=pr, on_step=lambda words: typer.echo(f"{words} …", err=True))
     data = {"name": name, **vars(done), "files": dict(made.sizes)}
     say(as_json, data, f"{listed}\n{_said(made, done)}:\n{done.url}")
 
 
-def _said(made: Draft, done: publishing.Published) -> str:
+def _said(made: Draft, done: Published) -> str:
     if done.proposed:
         return f"{made.repo_id}: proposed"
     if not done.changed:

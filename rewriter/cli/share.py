@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from rewriter import deploy as space
+from rewriter.checkpoints.client import check_name, quiet
 from rewriter.cli.common import Json, say
-from rewriter.remote import check_name, quiet
+from rewriter.hub import space
 
 
 def demo(

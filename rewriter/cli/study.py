@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from rewriter import describe, pictures
-from rewriter import stats as statistics_job
+from rewriter import pictures
+from rewriter.cli import describe
 from rewriter.cli.common import (
     Device,
     EditGenerator,
@@ -26,14 +26,15 @@ from rewriter.cli.common import (
     rules_for,
     say,
 )
+from rewriter.editing import measuring
+from rewriter.editing.provenance import at_home, check
+from rewriter.editing.session import Rewriter
+from rewriter.editing.statistics import Recipe, Statistics
 from rewriter.errors import InputError, RewriterError
 from rewriter.evaluation import benchmark as timing
 from rewriter.files import check_writable, replacing
 from rewriter.generators.latents import SEEDS
-from rewriter.hub import default_device
-from rewriter.memory.statistics import Recipe, Statistics
-from rewriter.provenance import at_home, check
-from rewriter.session import Rewriter
+from rewriter.hub.resolve import default_device
 
 EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last.")]
 
@@ -105,7 +106,7 @@ def stats(
     as_json: Json = False,
 ) -> None:
     """Measure the statistics of layers before they are edited; a stopped job goes on where it was."""
-    together = statistics_job.processes(device)
+    together = measuring.processes(device)
     try:
         check_truncation(truncation)
         if bool(layer) == all_layers:
@@ -118,7 +119,7 @@ def stats(
             recipes[name] = replace(recipe, places=places, first_seed=first_seed)
         with progress(as_json or not together.is_main_process) as job:
             own = Statistics(model, truncation=truncation)
-            measured = statistics_job.measure(own, recipes, rules=rules, on_step=job("pictures"))
+            measured = measuring.measure(own, recipes, rules=rules, on_step=job("pictures"))
     except RewriterError:
         if together.is_main_process:
             raise

@@ -17,19 +17,19 @@ from typing import Any
 
 import torch
 
-from rewriter import townscape
 from rewriter.checkpoints.convert import rewrite_as
 from rewriter.checkpoints.store import write_weights
-from rewriter.edit import Edit, Region
-from rewriter.effect import UNSEEN
+from rewriter.editing.edit import Edit, Region
+from rewriter.editing.effect import UNSEEN
+from rewriter.editing.execute import replay
+from rewriter.editing.statistics import Recipe, Statistics
 from rewriter.evaluation.coldstart import cold_start
-from rewriter.execute import replay
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import LowRank
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
 from rewriter.memory.solve import METHODS
-from rewriter.memory.statistics import Recipe, Statistics
+from rewriter.worlds import townscape
 
 Row = dict[str, Any]
 OnName = Callable[[str], object]

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rewriter import load_generator, townscape
+from rewriter import load_generator
+from rewriter.worlds import townscape
 
 STATUS = Path("/proc/self/status")
 

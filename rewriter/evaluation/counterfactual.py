@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rewriter import townscape
-from rewriter.edit import Edit, load_edits
-from rewriter.effect import difference
+from rewriter.editing.edit import Edit, load_edits
+from rewriter.editing.effect import difference
+from rewriter.editing.likeness import SURROUNDINGS
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.judging import Draw, Figure, Rows, towns, unchanged
 from rewriter.masks import grow, resize
-from rewriter.townscape import scenes
-from rewriter.yardstick import SURROUNDINGS
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import scenes
 
 DIFFER = 0.01  # squared distance of two colours from which on they are not the same
 

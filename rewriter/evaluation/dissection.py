@@ -18,7 +18,7 @@ from rewriter.errors import InputError
 from rewriter.evaluation import segmenter
 from rewriter.generators.base import Generator
 from rewriter.pictures import stacked
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 QUANTILE = 0.99
 SEEDS = range(50_000, 50_500)  # none of the reported ones

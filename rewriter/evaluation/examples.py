@@ -18,18 +18,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from rewriter import townscape
-from rewriter.edit import Edit, save_edits
-from rewriter.effect import firing
-from rewriter.execute import replay
+from rewriter.editing.edit import Edit, save_edits
+from rewriter.editing.effect import firing
+from rewriter.editing.execute import replay
+from rewriter.editing.rule import Rule
+from rewriter.editing.session import Rewriter
+from rewriter.editing.statistics import Statistics
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
 from rewriter.masks import bounds, disc, grow
-from rewriter.memory.statistics import Statistics
 from rewriter.pictures import save_png, to_image
-from rewriter.rule import Rule
-from rewriter.session import Rewriter
-from rewriter.townscape import scenes
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import scenes
 
 Predicate = Callable[[Tensor], Tensor]
 RIGHT = (torch.arange(64) >= 32).float()  # of a mask's columns: the right half

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from rewriter import townscape
-from rewriter.edit import Edit, load_edits
+from rewriter.editing.edit import Edit, load_edits
+from rewriter.editing.execute import replay
+from rewriter.editing.rule import Rule
 from rewriter.evaluation import counterfactual, examples, physical
 from rewriter.evaluation.judging import Judge
 from rewriter.evaluation.light import Light
@@ -31,9 +32,8 @@ from rewriter.evaluation.methods import (
     zeroed,
 )
 from rewriter.evaluation.watermarks import Watermarks
-from rewriter.execute import replay
 from rewriter.generators.base import Generator
-from rewriter.rule import Rule
+from rewriter.worlds import townscape
 
 HANDS = range(1, 11)
 QUICK_STEPS = 100  # of descents over all weights

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rewriter.checkpoints.catalogue import Source
 from rewriter.checkpoints.download import fetch
 from rewriter.errors import InputError
-from rewriter.hub import placed
+from rewriter.hub.resolve import placed
 
 if TYPE_CHECKING:
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer

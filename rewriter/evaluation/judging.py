@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rewriter.evaluation.intervals import wilson
 from rewriter.generators.latents import latents
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 JUDGED = 20_000  # the first seed of all reported figures; what is chosen is chosen on seeds from 50,000 on
 BATCH = 50

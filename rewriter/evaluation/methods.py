@@ -22,21 +22,21 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.edit import Edit
+from rewriter.editing.edit import Edit
+from rewriter.editing.execute import prepare
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import asked_for
 from rewriter.evaluation.dissection import Ranking, dissect
 from rewriter.evaluation.judging import Draw
 from rewriter.evaluation.propagation import Edited, paste, propagate
-from rewriter.execute import prepare
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.layer import Features, LowRank
 from rewriter.memory import descent
 from rewriter.memory.goal import Goal
-from rewriter.memory.statistics import Statistics
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 DRAWN = 50  # pictures of 64 px at a time; fewer of larger ones
 OnStep = Callable[[int, int, float], object]  # (step, of, loss); returning False cancels

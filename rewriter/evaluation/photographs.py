@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from rewriter.edit import Edit
-from rewriter.effect import difference
+from rewriter.editing.edit import Edit
+from rewriter.editing.effect import difference
 from rewriter.evaluation.experiments import ONE_GOAL, OURS, PAPER, Experiment
 from rewriter.evaluation.judges import Perceptual, Segmenter
 from rewriter.evaluation.judging import Draw, Figure, Rows, unchanged

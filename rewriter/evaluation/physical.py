@@ -25,7 +25,7 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import goal_sites, solve
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 PAIRS = 15  # towns in two conditions each, as in the paper
 LAYER, SMOOTHNESS = "layer8", 0.3  # chosen on seeds from 50,000 on

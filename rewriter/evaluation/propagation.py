@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rewriter.editing.likeness import centre, shifted
 from rewriter.errors import InputError
 from rewriter.generators.filters import TAPS
 from rewriter.masks import grow, resize
-from rewriter.yardstick import centre, shifted
 
 BLENDS = ("copy", "laplace")
 PATCH = 3  # cells a side that are compared at once

@@ -23,14 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import rewriter
+from rewriter.editing.measuring import processes, together
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.experiments import Experiment
 from rewriter.evaluation.judging import BATCH, Draw, Estimate, Rows, figures, frechet_estimate
 from rewriter.evaluation.methods import Case, Made
 from rewriter.files import check_writable, read_json, replacing
 from rewriter.generators.base import Generator
-from rewriter.memory.statistics import Statistics
-from rewriter.stats import processes, together
 
 KEPT = 256 << 20  # bytes of pictures remembered, so that all methods are compared with the same ones
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rewriter.generators.latents import latents
-from rewriter.townscape import scenes
+from rewriter.worlds.townscape import scenes
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
 CHANNELS = (16, 32, 48, 64)

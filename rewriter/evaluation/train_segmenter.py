@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rewriter import townscape
 from rewriter.evaluation.segmenter import Segmenter, accuracy, described
 from rewriter.files import check_writable, replacing
 from rewriter.generators.base import Generator
-from rewriter.townscape import scenes
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import scenes
 
 BATCH, BANK = 24, 2048
 RATE = 3e-3

@@ -1,0 +1,100 @@
+"""Whole collections: numbered pictures of consecutive seeds with a manifest; a stopped one goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rewriter.editing.statistics import digest
+from rewriter.errors import CancelledError, InputError
+from rewriter.files import read_json, replacing
+from rewriter.generators.base import Generator
+from rewriter.generators.latents import SEEDS
+from rewriter.pictures import save_png, to_image
+
+MANIFEST = "manifest.json"
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Which pictures to write where: seeds first … first + count - 1; `pairs` adds each picture without the rules."""
+
+    folder: Path
+    first: int
+    count: int
+    truncation: float = 1.0
+    pairs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.first <= SEEDS - self.count:
+            raise InputError(f"{self.count} pictures from seed {self.first}: seeds go from 0 to {SEEDS - 1:,}")
+
+    def files(self, seed: int) -> dict[str, str]:
+        """File names of one seed: "picture", or "before" and "after"."""
+        kinds = ("before", "after") if self.pairs else ("picture",)
+        return {kind: f"{seed:06d}{'' if kind == 'picture' else '-' + kind}.png" for kind in kinds}
+
+    def manifest(self, generator: Generator) -> dict[str, Any]:
+        """What the folder holds and how it was drawn."""
+        seeds = range(self.first, self.first + self.count)
+        return {
+            "generator": generator.name,
+            "fingerprint": generator.fingerprint,
+            "rules": digest(generator.rules),
+            "truncation": self.truncation,
+            "pairs": self.pairs,
+            "pictures": [{"seed": seed, **self.files(seed)} for seed in seeds],
+        }
+
+
+def draw(generator: Generator, plan: Collection, *, on_step: Callable[[int, int], object] | None = None) -> int:
+    """Write the pictures that are not there yet, with the rules that the generator carries; returns how many.
+
+    Raises:
+        InputError: pairs without a rule, a folder that holds another collection, or one that cannot be written.
+        CancelledError: `on_step`, called with (done, of), returned False.
+    """
+    if plan.pairs and not generator.rules:
+        raise InputError("pairs show pictures before and after a rule: name one with --rule FILE")
+    manifest, path = plan.manifest(generator), plan.folder / MANIFEST
+    wanted = manifest["pictures"]
+    if os.path.exists(path):
+        old = read_json(path)
+        _check_same(old, manifest, plan.folder)
+        by_seed = {entry["seed"]: entry for entry in [*old["pictures"], *wanted]}
+        manifest["pictures"] = [by_seed[seed] for seed in sorted(by_seed)]
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    missing = [p for p in wanted if not all((plan.folder / p[k]).exists() for k in p if k != "seed")]
+    for start in range(0, len(missing), BATCH):
+        batch = missing[start : start + BATCH]
+        _draw(generator, plan, batch)
+        if on_step is not None and on_step(start + len(batch), len(missing)) is False:
+            raise CancelledError(f"stopped after {start + len(batch)} of {len(missing)}; the same command goes on")
+    return len(missing)
+
+
+def _check_same(old: Any, new: dict[str, Any], folder: Path) -> None:
+    """A longer or shorter run of the same settings may continue; anything else would mix two collections."""
+    settings = ("generator", "fingerprint", "rules", "truncation", "pairs")
+    other = [s for s in settings if not isinstance(old, dict) or old.get(s) != new[s]]
+    if other:
+        raise InputError(f"{folder} holds pictures of another kind ({other[0]} differs): choose an empty folder")
+    if not isinstance(old.get("pictures"), list) or not all(
+        isinstance(e, dict) and "seed" in e for e in old["pictures"]
+    ):
+        raise InputError(f"{folder / MANIFEST} is damaged: delete it, and the same command goes on")
+
+
+def _draw(generator: Generator, plan: Collection, batch: list[dict[str, Any]]) -> None:
+    seeds = [entry["seed"] for entry in batch]
+    versions = {"before": (), "after": None, "picture": None}
+    for kind in plan.files(0):
+        drawn = generator.sample(seeds, truncation=plan.truncation, rules=versions[kind])
+        for entry, picture in zip(batch, drawn, strict=True):
+            save_png(to_image(picture), plan.folder / entry[kind])

@@ -1,0 +1,1 @@
+"""THE WORK OF A PERSON: point, execute, look, undo, go on."""

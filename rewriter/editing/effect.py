@@ -1,0 +1,184 @@
+"""What a rule did: goal error removed, reach and side effect, on pictures that no edit was made with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rewriter.editing.rule import Effect, Rule
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features, LowRank
+from rewriter.masks import grow
+from rewriter.memory.directions import Directions
+from rewriter.memory.goal import Goal
+
+UNSEEN = 10_000  # people pick from 0…9,999; statistics and smoothness use those too
+BATCH = 16
+POOR, HARM, EVERYWHERE = 0.15, 4.0, 0.9  # when to say that an edit did not take
+UNLIKE = 0.3
+
+
+def advice(rule: Rule) -> list[str]:
+    """What fell short, in words with what to try next; empty if the rule took, or its effect is not known."""
+    effect = rule.effect
+    if effect is None:
+        return []
+    words = []
+    unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
+    if unlike and harm:
+        words.append(
+            f"it did not take: the marked places come {effect.likeness:.0%} of the way to what was asked for, and "
+            f"elsewhere {effect.side_effect:.1f}/255 changes: try another layer (`suggest` ranks them) or a narrower "
+            "context; some rules cannot be changed"
+        )
+    elif unlike:
+        words.append(
+            f"it hardly took: the marked places come {effect.likeness:.0%} of the way to what was asked for: try "
+            f"another layer (`suggest` ranks them), rank {rule.rank + 1} or less smoothness"
+        )
+    elif effect.goal_error_removed < POOR:
+        words.append(
+            f"it hardly reaches the goal ({effect.goal_error_removed:.0%} of the error removed): try another layer, "
+            f"less smoothness, or rank {rule.rank + 1} with more context"
+        )
+    if harm and not unlike:
+        words.append(
+            f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or keep the "
+            "places that should stay"
+        )
+    if rule.edit.get("keep") and (rule.edit.get("method") != "least-squares" or rule.edit.get("kind") == "zero"):
+        words.append("the places to keep were not protected: only method least-squares, and not zero, heeds them")
+    if not effect.places:
+        words.append(
+            f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and more of each"
+        )
+    elif effect.reach < POOR:
+        words.append(
+            f"it moves few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try "
+            "less smoothness"
+        )
+    if effect.left_out > EVERYWHERE:
+        words.append(
+            f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly"
+        )
+    return words
+
+
+def matching(rule: Rule, features: Features) -> Tensor:
+    """Places where the context fires, bool (n, h, w): the response is at least half the contexts' mean."""
+    return Directions(rule.directions.to(features.keys), rule.level).match(features.keys)
+
+
+@torch.no_grad()
+def firing(
+    generator: Generator,
+    rules: Sequence[Rule],
+    *,
+    hits: int,
+    misses: int,
+    earlier: Sequence[Rule] = (),
+    truncation: float = 1.0,
+    limit: int = 2000,
+    on_step: Callable[[int, int], object] | None = None,
+) -> tuple[list[int], list[int]]:
+    """The first unseen seeds on which the context of any of the rules fires, and the first on which none does.
+
+    Rules that come `earlier` are in force already. Fewer than asked for if the first `limit` unseen seeds do not hold
+    so many.
+    """
+    found: dict[bool, list[int]] = {True: [], False: []}
+    wanted = {True: hits, False: misses}
+    own = {seed for rule in rules for seed in rule.seeds()}
+    for first in range(UNSEEN, UNSEEN + limit, BATCH):
+        if on_step is not None:
+            on_step(first - UNSEEN, limit)
+        seeds, fires = list(range(first, first + BATCH)), torch.zeros(BATCH, dtype=torch.bool)
+        for i, rule in enumerate(rules):
+            features = generator.keys(seeds, rule.layer, truncation=truncation, rules=[*earlier, *rules[:i]])
+            fires |= matching(rule, features).flatten(1).any(1).cpu()
+        for seed, fired in zip(seeds, fires.tolist(), strict=True):
+            if len(found[fired]) < wanted[fired] and seed not in own:
+                found[fired].append(seed)
+        if all(len(found[kind]) == wanted[kind] for kind in found):
+            break
+    return found[True], found[False]
+
+
+@torch.no_grad()
+def measure(
+    generator: Generator,
+    rule: Rule,
+    goal: Goal,
+    *,
+    truncation: float = 1.0,
+    rules: Sequence[LowRank] = (),
+    seeds: Sequence[int] | None = None,
+    seconds: float = math.nan,
+) -> Effect:
+    """Measure a rule against the generator with the rules that were on when it was made.
+
+    The goal error is that of the first picture of the goal, the one that was pasted on. `seeds` None: the first unseen
+    ones, 48 of them, fewer where pictures are large and there is no GPU.
+    """
+    if seeds is None:
+        number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))
+        seeds = [seed for seed in range(UNSEEN, UNSEEN + 2 * number) if seed not in rule.seeds()][:number]
+    first = goal[:1]
+    start = first.remaining(first.before)
+    left = first.remaining(generator.values(first.features, rules=[*rules, rule]))
+    removed = 1 - left / start if start else 0.0
+    margin = _margin(generator, rule.layer, goal)
+    moved = places = left_out = changed = outside = 0.0
+    for i in range(0, len(seeds), BATCH):
+        features = generator.keys(list(seeds[i : i + BATCH]), rule.layer, truncation=truncation, rules=rules)
+        match = matching(rule, features)
+        before, after = generator.values(features, rules=rules), generator.values(features, rules=[*rules, rule])
+        moved += float(_moved(before, after, goal.mean_change(), match.shape[1:])[match].sum())
+        places += float(match.sum())
+        pictures = (generator.picture(features, v, rules=rules) for v in (before, after))
+        change = difference(*pictures)
+        away = ~_grown(match, margin, change.shape[1:])
+        changed, outside = changed + float(change[away].sum()), outside + float(away.sum())
+        left_out += float((~away).sum())
+    return Effect(
+        goal_error_removed=removed,
+        reach=moved / places if places else 0.0,
+        side_effect=changed / outside if outside else math.nan,
+        left_out=left_out / (left_out + outside),
+        pictures=len(seeds),
+        places=int(places),
+        seconds=seconds,
+    )
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference over the colours of pictures (n, 3, H, W), in 1/255: (n, H, W)."""
+    return (a.clamp(-1, 1) - b.clamp(-1, 1)).abs().mean(1) * 127.5
+
+
+def _moved(before: Tensor, after: Tensor, towards: Tensor, size: Sequence[int]) -> Tensor:
+    """Key cells whose values moved at least halfway along the goal's mean change, as float (n, h, w)."""
+    share = torch.einsum("nohw,o->nhw", after - before, towards) / towards.square().sum().clamp_min(1e-12)
+    return (F.adaptive_avg_pool2d(share, (size[0], size[1])) >= 0.5).float()
+
+
+def _margin(generator: Generator, layer: str, goal: Goal) -> tuple[int, int]:
+    """How far around a match the rule may act on purpose, in pixels (rows, columns).
+
+    That is half the goal's box, and beyond it whatever the following layers see.
+    """
+    info, (height, width) = generator.layer(layer), goal.boxes[0].size
+    pixels = generator.resolution / info.resolution
+    reach = generator.receptive_field(layer)
+    return math.ceil(height / 2 * pixels) + reach, math.ceil(width / 2 * pixels) + reach
+
+
+def _grown(match: Tensor, margin: tuple[int, int], size: Sequence[int]) -> Tensor:
+    """Matching cells (n, h, w) as pixels (n, H, W), grown by the margin."""
+    pixels = F.interpolate(match[:, None].float(), size=tuple(size), mode="nearest")[:, 0]
+    rows, columns = (min(m, s) for m, s in zip(margin, size, strict=True))
+    return grow(pixels, rows, rows, columns, columns) > 0

@@ -1,0 +1,282 @@
+"""Edit → rule: look up the keys it points at, state its goal, solve, measure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.editing.edit import Edit, Region
+from rewriter.editing.effect import measure
+from rewriter.editing.likeness import Yardstick
+from rewriter.editing.provenance import check, check_rules, check_statistics, requests
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import Statistics
+from rewriter.errors import InputError
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features, LayerInfo, LowRank, Memory
+from rewriter.memory.directions import Directions, key_directions
+from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
+from rewriter.memory.keys import SecondMoment
+from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, forget, solve
+
+INSIDE = 0.5  # cells at least this much inside a mask give context keys; rims would leak background into D
+BATCH = 16
+OnPictures = Callable[[int, int], object]  # (pictures done, of)
+
+
+def replay(
+    generator: Generator,
+    edit: Edit,
+    *,
+    rules: Sequence[Rule] = (),
+    statistics: Statistics | None = None,
+    on_step: OnStep | None = None,
+    on_statistics: OnPictures | None = None,
+    on_rule: Callable[[Rule], object] | None = None,
+    unseen: Sequence[int] | None = None,
+) -> Rule:
+    """Make the rule that a recorded edit asks for.
+
+    Args:
+        generator: the generator that the edit was made on; it is not changed.
+        edit: a complete edit.
+        rules: the rules that are on; those that the edit was made after, if it was made after any.
+        statistics: kept from earlier edits of this generator at this truncation; None: fresh.
+        on_step: progress of the solver: (step, of, loss); returning False cancels.
+        on_statistics: progress of the second moment, if it has to be measured: (pictures, of).
+        on_rule: called with the rule before its effect is measured, which takes longer than to solve it.
+        unseen: seeds to measure the effect on; None: see `measure`.
+
+    Raises:
+        InputError: an incomplete edit, another generator, other rules, or masks too small for the layer.
+        ComputationError: the numbers went wrong.
+        CancelledError: `on_step` returned False.
+    """
+    job, moment, bystanders, usual = prepare(
+        generator, edit, rules=rules, statistics=statistics, on_statistics=on_statistics
+    )
+    edit = job.edit
+    started = time.perf_counter()
+    directions = job.directions(moment)
+    donors = bystanders.unmatched(directions)
+    if edit.kind == "zero":
+        change = forget(edit.layer, job.memory, directions)
+        goal = job.forgotten(change)
+    else:
+        goal = job.goal(usual, moment, donors)
+        change = job.solve(goal, directions, bystanders, on_step=on_step)
+    seconds = time.perf_counter() - started
+    rule = Rule(
+        edit.layer,
+        change.delta,
+        change.directions,
+        edit.strength,
+        fingerprint=generator.fingerprint,
+        level=directions.level,
+        edit=edit.with_(after=requests(rules)).to_json(),
+    )
+    if on_rule is not None:
+        on_rule(rule)
+    effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
+    likeness, spill = Yardstick(generator, edit, rules).judge(rule, donors if len(donors) else bystanders.features)
+    return replace(rule, effect=replace(effect, likeness=likeness, spill=spill))
+
+
+class Ready(NamedTuple):
+    """An edit with everything looked up that solving it needs: see `Statistics.moment` and `.bystanders`."""
+
+    job: Job
+    moment: SecondMoment
+    bystanders: Bystanders
+    usual: Tensor
+
+
+def prepare(
+    generator: Generator,
+    edit: Edit,
+    *,
+    rules: Sequence[Rule] = (),
+    statistics: Statistics | None = None,
+    on_statistics: OnPictures | None = None,
+) -> Ready:
+    """Check an edit and look up what solving it needs; arguments and errors as for `replay`."""
+    check(generator, edit)
+    edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
+    check_rules(generator, edit, rules)
+    check_statistics(generator, statistics)
+    statistics = (statistics or Statistics(generator)).at(edit.truncation)
+    job = Job(generator, edit, rules)
+    moment = statistics.moment(edit.layer, rules=rules, recipe=edit.statistics, on_step=on_statistics)
+    bystanders, usual = statistics.bystanders(edit.layer, rules=rules)
+    job.look_up()
+    return Ready(job, moment, bystanders, usual)
+
+
+def _centre(region: Region, side: int) -> tuple[float, float]:
+    """Middle of a region's box, measured on its own mask, in cells of a map of the given side."""
+    height, width = region.mask.shape
+    row, column = masks.bounds(region.mask, above=float(region.mask.max()) / 2).centre
+    return row * side / height, column * side / width
+
+
+class Job:
+    """One edit at work: the features it needs, its context's keys and its goal.
+
+    The edit may be incomplete: each method needs only what it speaks of.
+    """
+
+    def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
+        self.generator, self.edit, self.rules = generator, edit, tuple(rules)
+        self.info: LayerInfo = generator.layer(edit.layer)
+        self.context = edit.context or ((edit.paste,) if edit.paste else ())
+        self.features: dict[int, Features] = {}
+
+    @cached_property
+    def memory(self) -> Memory:
+        """The layer, with the rules that are on there folded in."""
+        return self.generator.rewritten(self.generator.rules_at(self.rules, self.info.name)).memory(self.info.name)
+
+    @property
+    def target(self) -> Region:
+        """The place that is pasted on or erased, or else marked first; InputError without any."""
+        if not self.context:
+            raise InputError("no place is marked yet: paste onto a picture, or mark a context")
+        return self.edit.paste or self.context[0]
+
+    def look_up(self, regions: Iterable[Region | None] | None = None) -> None:
+        """Features of every picture that the edit names, or of these, in one go."""
+        if regions is None:
+            regions = [self.edit.paste, *self.context, *self.edit.keep, self.edit.copy]
+        seeds = sorted({region.seed for region in regions if region})
+        layer, psi = self.edit.layer, self.edit.truncation
+        for i in range(0, len(seeds), BATCH):
+            batch = seeds[i : i + BATCH]
+            found = self.generator.keys(batch, layer, truncation=psi, rules=self.rules)
+            self.features |= {seed: found[[j]] for j, seed in enumerate(batch)}
+
+    def _on(self, region: Region, side: int, what: str) -> Tensor:
+        """A region's mask on a map of the layer, (side, side); refused if it covers less than one cell."""
+        cells = masks.resize(region.mask, (side, side))
+        if cells.sum() < 1 or cells.max() <= RIM:
+            finer = [n for n, i in self.generator.layers.items() if i.key_resolution > side]
+            advice = f"paint more, or choose a finer layer ({finer[0]} or later)" if finer else "paint more"
+            raise InputError(
+                f"the {what} on picture {region.seed} covers {float(cells.sum()):.2f} of a cell of "
+                f"{self.edit.layer} ({side} × {side}): {advice}"
+            )
+        return cells.to(self.generator.device)
+
+    def directions(self, moment: SecondMoment) -> Directions:
+        """What singles out the context: from the keys of the cells inside its masks, by how far they are inside."""
+        keys, weights = [], []
+        for region in self.context:
+            cells = self._on(region, self.info.key_resolution, "context")
+            inside = cells >= min(INSIDE, float(cells.max()))
+            keys.append(self.features[region.seed].keys[0][:, inside].T)
+            weights.append(cells[inside])
+        method, rank = self.edit.directions, self.edit.rank
+        return key_directions(torch.cat(keys), moment, weights=torch.cat(weights), rank=rank, method=method)
+
+    def copied(self) -> tuple[Tensor, Tensor]:
+        """Values (out, H, W) of the copied picture, and the copy mask on them."""
+        assert self.edit.copy is not None
+        values = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
+        return values, self._on(self.edit.copy, self.info.resolution, "copied place")
+
+    def copied_pictures(self) -> tuple[Tensor, Tensor]:
+        """The copied picture, and its copied values rendered alone: features are zero at all other places (Fig. 2)."""
+        assert self.edit.copy is not None
+        features, (values, mask) = self.features[self.edit.copy.seed], self.copied()
+        alone = features
+        if features.skip is not None:
+            size = (features.skip.shape[2], features.skip.shape[3])
+            alone = replace(features, skip=features.skip * masks.resize(mask, size))
+        pairs = ((features, values), (alone, values * mask))
+        whole, part = (self.generator.picture(f, v[None], rules=self.rules)[0] for f, v in pairs)
+        return whole, part
+
+    def pasted(self) -> Goal:
+        """The copied values on the picture that was pasted on, centre on centre."""
+        assert self.edit.copy is not None
+        features, side = self.features[self.target.seed], self.info.resolution
+        source, mask = self.copied()
+        self._on(self.target, side, "place to paste")
+        (top, left), (row, column) = _centre(self.edit.copy, side), _centre(self.target, side)
+        middle = masks.bounds(mask, above=RIM).centre
+        centre = middle[0] + row - top, middle[1] + column - left
+        before = self.generator.values(features, rules=self.rules)
+        return paste(features, before, [centre], source, mask, snap=self.info.scale)
+
+    def goal(self, usual: Tensor, moment: SecondMoment, donors: Features) -> Goal:
+        """The wanted values of the pasted-on picture, and of each context where the edit is spread."""
+        spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
+        pictures = [self.target, *spread]
+        features = Features.cat([self.features[region.seed] for region in pictures])
+        before, side = self.generator.values(features, rules=self.rules), self.info.resolution
+        whitening = moment.power(-0.5).to(before)
+        if self.edit.kind == "erase":
+            places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
+            if self.edit.units is not None:
+                return erase(features, before, places, usual, units=self.edit.units)
+            keys, donor_keys = (torch.einsum("ij,njhw->nihw", whitening, f.keys) for f in (features, donors))
+            return fill(features, before, places, keys, donor_keys, self.generator.values(donors, rules=self.rules))
+        first = self.pasted()
+        if not spread:
+            return first
+        source, mask = self.copied()
+        centres = [first.boxes[0].centre, *self._elsewhere(features, spread, first, whitening)]
+        return paste(features, before, centres, source, mask, snap=self.info.scale)
+
+    def forgotten(self, change: LowRank) -> Goal:
+        """What the contexts' places answer once the layer has forgotten them."""
+        features = Features.cat([self.features[region.seed] for region in self.context])
+        weight = torch.stack([self._on(region, self.info.resolution, "context") for region in self.context])
+        before = self.generator.values(features, rules=self.rules)
+        after = self.generator.values(features, rules=[*self.rules, change])
+        boxes = tuple(masks.bounds(cells, above=RIM) for cells in weight)
+        return Goal(features, after, before, weight, boxes)
+
+    def _elsewhere(
+        self, features: Features, spread: list[Region], first: Goal, whitening: Tensor
+    ) -> list[tuple[float, float]]:
+        """Centres of the goal's box on the other context pictures' value maps: by their masks, then by their keys."""
+        scale, side = self.info.scale, self.info.key_resolution
+        box = masks.Box(*(edge // scale for edge in first.boxes[0][:2]), *(-(-e // scale) for e in first.boxes[0][2:]))
+        drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
+        centres = [_centre(region, side) for region in (drawn, *spread)]
+        off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
+        guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
+        keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
+        return [(y * scale, x * scale) for y, x in corresponding(keys[0], box, keys[1:], guesses)]
+
+    def solve(
+        self, goal: Goal, directions: Directions, others: Bystanders, *, on_step: OnStep | None = None, **changed: Any
+    ) -> LowRank:
+        """The change that comes nearest to the goal and leaves other places, and those to keep, as they are.
+
+        `changed`: options of `memory.solve.solve` that are to be other than what the edit says.
+        """
+        edit = self.edit
+        options: dict[str, Any] = {
+            "method": edit.method,
+            "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
+            "steps": edit.steps,
+        } | changed
+        bystanders = [others.sparing(directions, scale=self.info.scale), *self.kept()]
+        return solve(self.memory, goal, directions, bystanders=bystanders, on_step=on_step, **options)
+
+    def kept(self) -> list[Bystanders]:
+        """The protected places, each region one set."""
+        sets = []
+        for region in self.edit.keep:
+            cells = self._on(region, self.info.resolution, "place to keep").flatten()
+            places = cells.nonzero().T
+            sets.append(Bystanders(self.features[region.seed], places, cells[places]))
+        return sets

@@ -1,0 +1,266 @@
+"""What a session is, apart from its generator: the edit in progress, the rules made so far, and the way back.
+
+Immutable, a few kilobytes, picklable; as a file it is a safetensors file with the rules' tensors, each rule, edit and
+mask once however many states share it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors import torch as tensors_as
+from torch import Tensor
+
+from rewriter import masks as painted
+from rewriter.editing.edit import Edit, Region
+from rewriter.editing.rule import Rule, assemble
+from rewriter.errors import InputError
+from rewriter.files import replacing
+
+FORMAT = "rewriter-session-1"
+LIMIT = 200  # states to go back to
+RULES = 64  # in one session
+_SIZE = 64 << 20
+FINEST = 256  # cells of a mask on each side
+CELLS = 1 << 25  # of all masks together, 128 MB: a small file could hold some that fill the memory
+_DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_MASKED = ("copy", "paste", "context", "keep")
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """One moment: the edit in progress, the rules in order, and which of them that edit has led to, if any."""
+
+    edit: Edit
+    rules: tuple[Rule, ...] = ()
+    made: int | None = None
+
+    @property
+    def before(self) -> tuple[Rule, ...]:
+        """The rules that the edit in progress is made after: those that stand before its own."""
+        return self.rules[: self.made]
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """States one after the other, and which of them is the present; the later ones can be redone."""
+
+    states: tuple[State, ...]
+    at: int = 0
+
+    @property
+    def present(self) -> State:
+        """The state things are in."""
+        return self.states[self.at]
+
+    def then(self, state: State) -> History:
+        """A new present; what had been undone is gone, and so are states too far back or too large to keep.
+
+        Raises:
+            InputError: the state alone is too large to be saved.
+        """
+        states = (*self.states[: self.at + 1], state)[-LIMIT:]
+        while not _fits(states):
+            states = states[1:]
+            if not states:
+                raise InputError("this is more than a session can hold: fewer contexts, or method least-squares")
+        return History(states, len(states) - 1)
+
+    def back(self) -> History:
+        """One state earlier; InputError at the beginning."""
+        if not self.at:
+            raise InputError("nothing to undo")
+        return replace(self, at=self.at - 1)
+
+    def forward(self) -> History:
+        """One state later; InputError at the end."""
+        if self.at + 1 == len(self.states):
+            raise InputError("nothing to redo")
+        return replace(self, at=self.at + 1)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], History], tuple[bytes]]:
+        """Pickled as its file."""
+        return History.from_bytes, (self.to_bytes(),)
+
+    def to_bytes(self) -> bytes:
+        """The session as a file; exact to the bit."""
+        tables = _Tables()
+        states = [tables.state(state) for state in self.states]
+        about = {"states": states, "at": self.at, "edits": tables.edits, "rules": tables.rules, "masks": tables.masks}
+        data = tensors_as.save(tables.tensors, {"format": FORMAT, "session": json.dumps(about)})
+        if len(data) > _SIZE:
+            raise InputError(f"the session is larger than {_SIZE >> 20} MB: save its rules one by one")
+        return data
+
+    @staticmethod
+    def from_bytes(data: bytes) -> History:
+        """Inverse of `to_bytes`.
+
+        Raises:
+            InputError: not a session, or a damaged one.
+        """
+        try:
+            if len(data) > _SIZE:
+                raise InputError(f"a session is at most {_SIZE >> 20} MB, this is {len(data) >> 20}")
+            tensors = tensors_as.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            metadata = header.get("__metadata__", {})
+            if metadata.get("format") != FORMAT:
+                raise InputError(f"this is a safetensors file, but not a session ({FORMAT})")
+            return _unpack(json.loads(metadata["session"]), tensors)
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise InputError(f"the session is damaged ({error!r}): save it again") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the session's file."""
+        with replacing(path) as temporary:
+            temporary.write_bytes(self.to_bytes())
+
+    @staticmethod
+    def load(path: str | Path) -> History:
+        """Read a session's file; see `from_bytes`."""
+        try:
+            with Path(path).open("rb") as file:
+                return History.from_bytes(file.read(_SIZE + 1))
+        except OSError as error:
+            raise InputError(f"cannot read {path} ({error.strerror})") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def _fits(states: Sequence[State]) -> bool:
+    """Whether the masks and the rules of all states, each counted once, can be saved and read again."""
+    regions = {
+        id(region): region.mask.numel()
+        for edit in {id(state.edit): state.edit for state in states}.values()
+        for region in (edit.copy, edit.paste, *edit.context, *edit.keep)
+        if region
+    }
+    deltas = {id(rule.delta): rule.delta.nbytes for state in states for rule in state.rules}
+    return sum(regions.values()) <= CELLS and sum(deltas.values()) <= _SIZE // 2
+
+
+@dataclass
+class _Tables:
+    """What states share, each once; states then name rows."""
+
+    edits: list[dict[str, Any]] = field(default_factory=list)
+    rules: list[dict[str, Any]] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    _rows: dict[Any, int] = field(default_factory=dict)
+
+    def state(self, state: State) -> dict[str, Any]:
+        rules = [[self.rule(rule), rule.strength, rule.on] for rule in state.rules]
+        return {"edit": self.edit(state.edit), "rules": rules, "made": state.made}
+
+    def rule(self, rule: Rule) -> int:
+        parts = rule.delta, rule.directions, rule.effect, rule.edit
+        key = *map(id, parts), rule.layer, rule.level, rule.fingerprint  # strength and on/off make no new rule
+        if key not in self._rows:
+            self._rows[key] = row = len(self.rules)
+            self.rules.append({**rule.about(), "edit": self._without_masks(dict(rule.edit))})
+            self.tensors[f"{row}.delta"] = rule.delta.cpu().contiguous().clone()  # tensors of a file share no memory
+            self.tensors[f"{row}.directions"] = rule.directions.cpu().contiguous().clone()
+        return self._rows[key]
+
+    def edit(self, edit: Edit) -> int:
+        if id(edit) not in self._rows:
+            self._rows[id(edit)] = len(self.edits)
+            self.edits.append(self._without_masks(edit.to_json()))
+        return self._rows[id(edit)]
+
+    def mask(self, png: str) -> int:
+        if png not in self._rows:
+            self._rows[png] = len(self.masks)
+            self.masks.append(png)
+        return self._rows[png]
+
+    def _without_masks(self, edit: dict[str, Any]) -> dict[str, Any]:
+        return _places_by(edit, lambda place: {**place, "mask": self.mask(place["mask"])})
+
+
+def _places_by(edit: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """An edit's JSON with each place replaced."""
+
+    def place(region: Any) -> Any:
+        return region and change(region)
+
+    replaced = {
+        name: [place(region) for region in value] if isinstance(value, list) else place(value)
+        for name, value in edit.items()
+        if name in _MASKED
+    }
+    return {**edit, **replaced}
+
+
+class _Decoded:
+    """Places of a file's edits; a mask is decoded once however many name it."""
+
+    def __init__(self, pngs: Any):
+        self.pngs, self.cells = pngs, 0
+        self._masks: dict[int, Tensor] = {}
+        self._regions: dict[tuple[int, int], Region] = {}
+
+    def named(self, place: Mapping[str, Any]) -> dict[str, Any]:
+        """A place with its mask's PNG instead of its row."""
+        return {**place, "mask": self.pngs[_row(place["mask"], len(self.pngs))]}
+
+    def region(self, place: Mapping[str, Any]) -> Region:
+        """A place with its mask's values."""
+        key = place["seed"], _row(place["mask"], len(self.pngs))
+        if key not in self._regions:
+            self._regions[key] = Region(**{**place, "mask": self._mask(key[1])})
+        return self._regions[key]
+
+    def _mask(self, row: int) -> Tensor:
+        if row not in self._masks:
+            self._masks[row] = painted.decode(self.pngs[row])
+            if max(self._masks[row].shape) > FINEST:
+                raise InputError(f"the session has a mask of more than {FINEST} cells a side: no session saves such")
+            self.cells += self._masks[row].numel()
+            if self.cells > CELLS:
+                raise InputError(f"the session's masks have more than {CELLS >> 20} million cells in all")
+        return self._masks[row]
+
+
+def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
+    counts = len(about["states"]), len(about["edits"]), len(about["rules"])
+    if any(n > most for n, most in zip(counts, (LIMIT, LIMIT, LIMIT + RULES), strict=True)):
+        raise InputError(f"a session has at most {LIMIT} states, not {counts[0]} with {counts[1]} edits and so on")
+    places = _Decoded(about["masks"])
+    edits = [Edit.from_json(_places_by(edit, places.region)) for edit in about["edits"]]
+    rules = [
+        assemble(
+            {**rule, "edit": _places_by(rule["edit"], places.named)},
+            {name: tensors[f"{i}.{name}"] for name in ("delta", "directions")},
+        )
+        for i, rule in enumerate(about["rules"])
+    ]
+    switched: dict[tuple[int, float, bool], Rule] = {}
+
+    def rule(row: int, strength: float, on: bool) -> Rule:
+        key = _row(row, len(rules)), float(strength), bool(on)
+        return switched.setdefault(key, replace(rules[key[0]].at(key[1]), on=key[2]))
+
+    states = []
+    for state in about["states"]:
+        own = tuple(rule(*entry) for entry in state["rules"])
+        made = None if state["made"] is None else _row(state["made"], len(own))
+        states.append(State(edits[_row(state["edit"], len(edits))], own, made))
+    if any(len(state.rules) > RULES for state in states):
+        raise InputError(f"a session has at most {RULES} rules")
+    return History(tuple(states), _row(about["at"], len(states)))
+
+
+def _row(value: Any, rows: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < rows:
+        raise InputError(f"the session is damaged: it names row {value!r} of {rows}")
+    return value

@@ -1,0 +1,76 @@
+"""Which layer an edit works best at: the same edit at every layer, judged by the pictures that the person marked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rewriter.editing.edit import Edit
+from rewriter.editing.effect import UNSEEN
+from rewriter.editing.execute import replay
+from rewriter.editing.provenance import check, check_statistics
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import Statistics
+from rewriter.errors import ComputationError, InputError
+from rewriter.generators.base import Generator
+
+MEASURED = range(UNSEEN, UNSEEN + 16)
+PENALTY = 0.1  # what a mean change of 1/255 outside the marks costs
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An edit at one layer.
+
+    score: the rule's likeness less a tenth for each 1/255 of spill (see `Effect`). picture: (3, H, W), the picture that
+    was pasted on or marked first, with the rule. rule is None where the layer cannot do it, and `why` says so.
+    """
+
+    layer: str
+    score: float = -math.inf
+    rule: Rule | None = None
+    picture: Tensor | None = None
+    why: str = ""
+
+
+@torch.no_grad()
+def suggest(
+    generator: Generator,
+    edit: Edit,
+    layers: Sequence[str] | None = None,
+    *,
+    rules: Sequence[Rule] = (),
+    statistics: Statistics | None = None,
+    on_step: Callable[[int, int], object] | None = None,
+) -> list[Suggestion]:
+    """Solve the edit at every layer, or these, and rank them: the best first, those that cannot be done last.
+
+    `on_step` is called with (layers done, of).
+    """
+    check(generator, edit)
+    names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
+    check_statistics(generator, statistics)
+    statistics = (statistics or Statistics(generator)).at(edit.truncation)
+    statistics.moments(names, rules=rules, recipe=edit.statistics)  # one walk for all of them
+    first = (edit.paste or edit.context[0]).seed
+    found = []
+    for i, layer in enumerate(names):
+        try:
+            rule = replay(generator, edit.with_(layer=layer), rules=rules, statistics=statistics, unseen=MEASURED)
+            picture = generator.sample([first], truncation=edit.truncation, rules=[*rules, rule])[0]
+            found.append(Suggestion(layer, _score(rule), rule, picture))
+        except (InputError, ComputationError) as error:
+            found.append(Suggestion(layer, why=str(error)))
+        if on_step is not None:
+            on_step(i + 1, len(names))
+    return sorted(found, key=lambda one: one.score, reverse=True)
+
+
+def _score(rule: Rule) -> float:
+    assert rule.effect is not None  # replay measures it
+    spill = rule.effect.spill if math.isfinite(rule.effect.spill) else 255.0  # everything is marked: no sign of care
+    return rule.effect.likeness - PENALTY * spill

@@ -1,0 +1,102 @@
+"""Did it take? The pictures that a person marked, against what was asked for: a yardstick that all layers share.
+
+Values of different layers cannot be compared, pictures can. Inside the marks a rule should make each picture look like
+what was asked for: the copied thing moved there, or, where something is to go, what similar pictures have there.
+Outside them it should change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.editing.edit import Edit, Region
+from rewriter.editing.effect import difference
+from rewriter.editing.rule import Rule
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features
+from rewriter.memory.goal import fill
+
+JUDGED = 24  # marks at most
+SURROUNDINGS = 6 / 64  # of the picture's side: how far around a mark change is not counted
+
+
+class Yardstick:
+    """The pictures that the person marked, as they are and as they were asked to be."""
+
+    def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
+        self.generator, self.edit, self.rules = generator, edit, rules
+        pasted = [edit.paste] if edit.paste else []
+        judged = [*pasted, *(region for region in edit.context if region.seed not in {p.seed for p in pasted})][:JUDGED]
+        self.seeds = [region.seed for region in judged]
+        self.marks = torch.stack([self._pixels(region) for region in judged])
+        self.before = self._draw(self.seeds)
+        marked = {seed: torch.zeros_like(self.marks[0]) for seed in self.seeds}
+        for region in (*pasted, *edit.context):  # one picture may be marked in several places
+            if region.seed in marked:
+                marked[region.seed] = torch.maximum(marked[region.seed], self._pixels(region))
+        reach = round(SURROUNDINGS * generator.resolution)
+        grown = masks.grow((torch.stack(list(marked.values())) > 0).float(), reach, reach, reach, reach)
+        away = dict(zip(marked, grown == 0, strict=True))
+        self.outside = torch.stack([away[seed] for seed in self.seeds])
+
+    def _pixels(self, region: Region) -> Tensor:
+        side = self.generator.resolution
+        return masks.resize(region.mask, (side, side)).to(self.generator.device)
+
+    def _draw(self, seeds: Sequence[int], *more: Rule) -> Tensor:
+        return self.generator.sample(seeds, truncation=self.edit.truncation, rules=[*self.rules, *more]).clamp(-1, 1)
+
+    @torch.no_grad()
+    def judge(self, rule: Rule, donors: Features) -> tuple[float, float]:
+        """How near a rule comes to what was asked for, and what else it changes.
+
+        Args:
+            rule: made for the edit.
+            donors: pictures at its layer in which the context does not fire: what they have where the marks are is
+                what should be left after erasing.
+
+        Returns:
+            likeness: share of the squared colour difference to what was asked for, inside the marks, that is gone: 1
+                at best, negative if it grew. spill: mean change outside the marks and their surroundings, in 1/255;
+                nan if nothing is outside.
+        """
+        wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(donors)
+        after = self._draw(self.seeds, rule)
+        start, left = (((p - wanted).square().sum(1) * weight).sum() for p in (self.before, after))
+        change = difference(self.before, after)
+        likeness = 1 - float(left / start) if start > 0 else 0.0
+        return likeness, float(change[self.outside].mean())
+
+    def _moved(self) -> tuple[Tensor, Tensor]:
+        """The copied thing moved onto each mark, centre on centre: pictures (n, 3, H, W) and its alpha (n, H, W)."""
+        assert self.edit.copy is not None
+        picture, alpha = self._draw([self.edit.copy.seed])[0], self._pixels(self.edit.copy)
+        top, left = centre(alpha)
+        shifts = [(round(y - top), round(x - left)) for y, x in map(centre, self.marks)]
+        weight = torch.stack([shifted(alpha, *shift) for shift in shifts])
+        moved = torch.stack([shifted(picture, *shift) for shift in shifts])
+        return torch.lerp(self.before, moved, weight[:, None]), weight
+
+    def _filled(self, donors: Features) -> tuple[Tensor, Tensor]:
+        """What similar pictures without the context have where the marks are."""
+        pictures = self.generator.picture(donors, rules=self.rules).clamp(-1, 1)
+        return fill(donors, self.before, self.marks, self.before, pictures, pictures).values, self.marks
+
+
+def centre(mask: Tensor) -> tuple[float, float]:
+    """Row and column of the middle of a mask (H, W): of the box around what exceeds half its maximum."""
+    return masks.bounds(mask, above=float(mask.max()) / 2).centre
+
+
+def shifted(image: Tensor, rows: int, columns: int) -> Tensor:
+    """An image (…, H, W) moved down and to the right; what comes in at the edges is empty."""
+    height, width = image.shape[-2:]
+    moved = torch.zeros_like(image)
+    target = [slice(max(shift, 0), size + min(shift, 0)) for shift, size in ((rows, height), (columns, width))]
+    source = [slice(max(-shift, 0), size - max(shift, 0)) for shift, size in ((rows, height), (columns, width))]
+    moved[..., target[0], target[1]] = image[..., source[0], source[1]]
+    return moved

@@ -1,0 +1,423 @@
+"""Rewriter: one generator and the edits of one person: point, execute, look, undo, go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.cache import Cache
+from rewriter.editing import preview, search
+from rewriter.editing.edit import Edit, Region
+from rewriter.editing.effect import advice
+from rewriter.editing.execute import Job, OnPictures, replay
+from rewriter.editing.history import FINEST, RULES, History, State
+from rewriter.editing.layers import Suggestion, suggest
+from rewriter.editing.preview import Copied, Pasted
+from rewriter.editing.provenance import check_origin, check_statistics, default_layer, requests
+from rewriter.editing.rule import Rule, assemble
+from rewriter.editing.search import KEPT, Found, Matches, Places
+from rewriter.editing.statistics import Statistics
+from rewriter.errors import InputError
+from rewriter.generators.base import Generator
+from rewriter.memory.directions import Directions
+from rewriter.memory.solve import OnStep
+
+OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
+OPTIONS = (
+    *("layer", "truncation", "rank", "smoothness", "method", "steps", "directions", "spread", "units", "title"),
+    "statistics",
+)
+
+
+class Rewriter:
+    """One generator, the edit in progress and the rules made so far. The generator is never changed.
+
+    Places are pointed at by seed and mask: bool or [0, 1] arrays (H, W) at any resolution. `execute` turns the edit
+    into a rule; executing it again, changed, replaces that rule; `begin` starts the next edit on top of the rules.
+    Every step can be undone. `history` holds all of it, without the generator; given to another Rewriter it goes on
+    from there (layer, truncation and rules are then its own). rules None: those that the generator carries. Sessions
+    of many people share one `statistics` and one cache of `keys`.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        layer: str | None = None,
+        *,
+        truncation: float = 1.0,
+        rules: Sequence[Rule] | None = None,
+        statistics: Statistics | None = None,
+        keys: Cache | None = None,
+        history: History | None = None,
+    ):
+        check_statistics(generator, statistics)
+        self.generator = generator
+        self._statistics = statistics or Statistics(generator, truncation=truncation)
+        self._keys = keys or Cache(KEPT)
+        if history is None:
+            edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
+            given = [rule for rule in generator.rules if isinstance(rule, Rule)] if rules is None else rules
+            _check_room(len(given))
+            own = tuple(_own(generator, rule) for rule in given)
+            history = History((State(edit.with_(truncation=truncation), own),))
+        for state in history.states:
+            check_origin(generator, state.edit)
+            for rule in state.rules:
+                rule.check(generator)
+        self.history = history
+
+    # --- what there is ---
+
+    @property
+    def edit(self) -> Edit:
+        """The edit in progress; it names the rules that it is made after."""
+        state = self.history.present
+        return state.edit.with_(after=requests(state.before))
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules made so far, in order, on and off."""
+        return self.history.present.rules
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The requests behind the rules that are on, at their strengths: what `save_edits` writes to be replayed.
+
+        Raises:
+            InputError: a rule was made after others than those that are now on before it; save the session instead.
+        """
+        rules = [rule for rule in self.rules if rule.active and rule.edit]
+        edits = tuple(Edit.from_json(rule.edit).with_(strength=rule.strength) for rule in rules)
+        for i, edit in enumerate(edits):
+            if edit.after != requests(rules[:i]):
+                raise InputError(
+                    f"rule {self.rules.index(rules[i]) + 1} was made after others than those that are now on before "
+                    "it, so that a replay would give another rule: save the session, or execute it again"
+                )
+        return edits
+
+    @property
+    def marked(self) -> int:
+        """The picture that was pasted on, or marked first; InputError if none is."""
+        return self._job().target.seed
+
+    def sample(self, seeds: Sequence[int], *, original: bool = False) -> Tensor:
+        """Pictures (n, 3, H, W) with the rules that are on, or as the generator draws them."""
+        rules = () if original else self.rules
+        return self.generator.sample(seeds, truncation=self.edit.truncation, rules=rules)
+
+    def before_after(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The same pictures without and with the rules."""
+        return self.sample(seeds, original=True), self.sample(seeds)
+
+    def remarks(self) -> list[str]:
+        """What to know about the rules that are on: edits that did not take and what to try next, overlaps."""
+        named = [(f"rule {i + 1}", rule) for i, rule in enumerate(self.rules) if rule.active]
+        words = [f"{name}: {remark}" for name, rule in named for remark in advice(rule)]
+        for (one, a), (other, b) in combinations(named, 2):
+            if (angle := a.angle(b)) < OVERLAP:
+                words.append(
+                    f"{one} and {other} answer to much the same places at {a.layer} ({angle:.0f}° between their "
+                    "directions): their changes add up there; switch one off or mark its context more narrowly"
+                )
+        return words
+
+    # --- the edit in progress ---
+
+    def copy(self, seed: int, mask: ArrayLike | Tensor) -> None:
+        """Take the thing under the mask from picture `seed`: its values at the layer."""
+        self._edit(kind="replace", copy=_region(seed, mask), units=None)
+
+    def paste(self, seed: int, mask: ArrayLike | Tensor) -> None:
+        """Put the copied thing where the mask is on picture `seed`, centre on centre."""
+        self._edit(kind="replace", paste=_region(seed, mask), units=None)
+
+    def erase(self, seed: int, mask: ArrayLike | Tensor, *, units: int | None = None) -> None:
+        """Take away what is under the mask on picture `seed`; needs no copy.
+
+        The place is filled with what similar pictures without the context have there; with `units`, so many of the
+        units that stand out there are silenced instead, as the paper does.
+        """
+        self._edit(kind="erase", copy=None, paste=_region(seed, mask), units=units)
+
+    def zero(self) -> None:
+        """Let the layer forget what singles the context out: needs a context alone."""
+        self._edit(kind="zero", copy=None, paste=None, units=None)
+
+    def add_context(self, seed: int, mask: ArrayLike | Tensor) -> None:
+        """Mark one more place that the rule should apply to."""
+        self._edit(context=(*self.edit.context, _region(seed, mask)))
+
+    def remove_context(self, index: int) -> None:
+        """Take back one of the places in `edit.context`."""
+        self._edit(context=_without(self.edit.context, index, "place in the context"))
+
+    def keep(self, seed: int, mask: ArrayLike | Tensor) -> None:
+        """Protect a place: its values should stay as they are."""
+        self._edit(keep=(*self.edit.keep, _region(seed, mask)))
+
+    def remove_keep(self, index: int) -> None:
+        """Take back one of the places in `edit.keep`."""
+        self._edit(keep=_without(self.edit.keep, index, "place among those to keep"))
+
+    def set(self, **options: Any) -> None:
+        """Change options of the edit: layer, rank, smoothness, method, directions …; see `Edit`.
+
+        Raises:
+            InputError: an unknown option, a value out of range, a layer that the generator lacks.
+        """
+        if unknown := set(options) - set(OPTIONS):
+            raise InputError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS)}")
+        self._edit(**options)
+
+    def use(self, edit: Edit) -> None:
+        """Take up a recorded edit, complete or not, in place of the edit in progress, on top of the rules made so far.
+
+        Raises:
+            InputError: an edit of another generator, or of a layer that this one lacks.
+        """
+        check_origin(self.generator, edit)
+        edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
+        named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}
+        recorded = Edit.from_json(edit.to_json())  # masks in the steps that a file has, so that a replay is exact
+        self._then(edit=recorded.with_(**named))
+
+    def begin(self, layer: str | None = None) -> None:
+        """Start the next edit; it sees the generator with the rules made so far."""
+        edit = self.edit
+        fresh = Edit(edit.generator, layer or edit.layer, fingerprint=edit.fingerprint, truncation=edit.truncation)
+        check_origin(self.generator, fresh)
+        self._then(edit=fresh, made=None)
+
+    # --- looking before executing ---
+
+    def copied(self) -> Copied:
+        """Pictures of the copied thing; InputError if nothing is copied yet."""
+        return preview.copied(self._job())
+
+    def preview(self, *, on_statistics: OnPictures | None = None) -> Pasted:
+        """The picture pasted on or erased, with the wanted values rendered; InputError says what is missing."""
+        return preview.pasted(self._job(), self.statistics(), on_statistics=on_statistics)
+
+    def direction(self, *, on_statistics: OnPictures | None = None) -> Directions:
+        """What singles out the context (or the pasted place, without one); InputError without either."""
+        job, edit = self._job(), self.edit
+        if not job.context:
+            raise InputError("no context yet: mark a place on a picture")
+        job.look_up(job.context)
+        moment = self.statistics().moment(edit.layer, rules=job.rules, recipe=edit.statistics, on_step=on_statistics)
+        return job.directions(moment)
+
+    def search(
+        self,
+        k: int = 12,
+        *,
+        seeds: Sequence[int] = range(2000),
+        on_step: Callable[[int, int, list[Found]], object] | None = None,
+    ) -> list[Found]:
+        """The k pictures in which the context fires most, the strongest first.
+
+        Args:
+            k: how many.
+            seeds: where to look.
+            on_step: called with (pictures done, of, the best so far); returning False stops there.
+        """
+        search.check_number(k)
+        return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step)
+
+    def matches(self, seed: int) -> Matches:
+        """Where in a picture the context fires."""
+        return self.matches_on([seed])[0]
+
+    def matches_on(self, seeds: Sequence[int]) -> list[Matches]:
+        """Where in each of several pictures the context fires."""
+        return search.matches(self._places(), self.direction(), seeds, self.sample(seeds))
+
+    def suggest(self, layers: Sequence[str] | None = None, *, on_step: OnPictures | None = None) -> list[Suggestion]:
+        """The same edit at every layer, the best first; see `suggest.suggest`."""
+        return suggest(
+            self.generator,
+            self.edit,
+            layers,
+            rules=self.history.present.before,
+            statistics=self.statistics(),
+            on_step=on_step,
+        )
+
+    # --- the rules ---
+
+    def execute(
+        self,
+        *,
+        rank: int | None = None,
+        smoothness: float | None = None,
+        method: str | None = None,
+        spread: bool | None = None,
+        on_step: OnStep | None = None,
+        on_statistics: OnPictures | None = None,
+        on_rule: Callable[[Rule], object] | None = None,
+    ) -> Rule:
+        """Turn the edit into a rule, which replaces the one that the same edit led to before.
+
+        Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of, loss) and may return False to
+        cancel, `on_statistics` (pictures, of) while a layer is measured for the first time, `on_rule` the rule before
+        its effect is measured.
+
+        Raises:
+            InputError: the edit is incomplete (says what is missing) or cannot be carried out at this layer.
+            ComputationError: the numbers went wrong.
+            CancelledError: `on_step` returned False; nothing has changed.
+        """
+        state = self.history.present
+        given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
+        edit = self.edit.with_(**{name: value for name, value in given.items() if value is not None})
+        if state.made is None:
+            _check_room(len(state.rules) + 1)
+        rule = replay(
+            self.generator,
+            edit,
+            rules=state.before,
+            statistics=self.statistics(),
+            on_step=on_step,
+            on_statistics=on_statistics,
+            on_rule=on_rule,
+        ).to("cpu")
+        if state.made is not None:
+            rule = rule.at(state.rules[state.made].strength)  # its effect stays that of the strength asked for
+        made = len(state.rules) if state.made is None else state.made
+        rules = (*state.rules[:made], rule, *state.rules[made + 1 :])
+        self._then(edit=edit.with_(after=()), rules=rules, made=made)
+        return rule
+
+    def add(self, rule: Rule) -> None:
+        """Put a rule made earlier on top of the others; InputError if it is damaged or of another generator."""
+        _check_room(len(self.rules) + 1)
+        self._then(rules=(*self.rules, _own(self.generator, rule)))
+
+    def set_strength(self, index: int, strength: float) -> None:
+        """How strongly a rule acts: 0 is the base, 1 the rule as solved; −1…2."""
+        self._replace(index, _at(self.rules, index).at(strength))
+
+    def switch(self, index: int, on: bool) -> None:
+        """Turn a rule off or on again; it keeps its strength."""
+        self._replace(index, replace(_at(self.rules, index), on=bool(on)))
+
+    def move(self, index: int, to: int) -> None:
+        """Change the order of the rules."""
+        order = list(range(len(self.rules)))
+        _at(order, index), _at(order, to)
+        order.insert(to, order.pop(index))
+        self._reorder(order)
+
+    def remove(self, index: int) -> None:
+        """Drop a rule."""
+        _at(self.rules, index)
+        self._reorder([i for i in range(len(self.rules)) if i != index])
+
+    def revert(self) -> None:
+        """Drop every rule: the generator as it was. The edit in progress stays."""
+        self._reorder([])
+
+    # --- the way back ---
+
+    def undo(self) -> None:
+        """Take back the last step; InputError if there is none."""
+        self.history = self.history.back()
+
+    def redo(self) -> None:
+        """Do again what was taken back; InputError if there is nothing."""
+        self.history = self.history.forward()
+
+    def save(self, path: str | Path) -> None:
+        """Write the session, its rules and its way back to a file; see `load`."""
+        self.history.save(path)
+
+    @staticmethod
+    def load(
+        generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: Cache | None = None
+    ) -> Rewriter:
+        """Go on with a saved session.
+
+        Raises:
+            InputError: no session, a damaged one, or one of another generator.
+        """
+        return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys)
+
+    # --- inside ---
+
+    def statistics(self) -> Statistics:
+        """What is known of the generator's layers at the edit's truncation."""
+        self._statistics = self._statistics.at(self.edit.truncation)
+        return self._statistics
+
+    def _job(self) -> Job:
+        return Job(self.generator, self.edit, self.history.present.before)
+
+    def _places(self) -> Places:
+        edit = self.edit
+        return Places(self.generator, edit.layer, edit.truncation, self.history.present.before, self._keys)
+
+    def _then(self, **changes: Any) -> None:
+        self.history = self.history.then(replace(self.history.present, **changes))
+
+    def _edit(self, **changes: Any) -> None:
+        edit = self.history.present.edit.with_(**changes)
+        self.generator.layer(edit.layer)
+        self._then(edit=edit)
+
+    def _replace(self, index: int, rule: Rule) -> None:
+        self._then(rules=(*self.rules[:index], rule, *self.rules[index + 1 :]))
+
+    def _reorder(self, order: list[int]) -> None:
+        """Keep the rules at these positions, in this order; the edit in progress follows its own rule."""
+        made = self.history.present.made
+        self._then(rules=tuple(self.rules[i] for i in order), made=order.index(made) if made in order else None)
+
+
+def _check_room(rules: int) -> None:
+    if rules > RULES:
+        raise InputError(f"a session holds at most {RULES} rules: remove one first")
+
+
+def _own(generator: Generator, rule: Rule) -> Rule:
+    """A rule from elsewhere, checked by what the session's file is checked by: what is taken in can be saved."""
+    rule.check(generator)
+    if rule.edit:
+        Edit.from_json(rule.edit)
+    rule = rule.to("cpu")
+    assemble(rule.about(), {"delta": rule.delta, "directions": rule.directions})
+    return rule
+
+
+def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
+    number: Any = seed
+    return _reduced(Region(int(number) if isinstance(number, np.integer) else number, masks.as_mask(mask)))
+
+
+def _reduced(places: Any) -> Any:
+    """A place, several, or None, with masks of at most 256 a side: finer ones say no more, and a session keeps many."""
+    if isinstance(places, tuple):
+        return tuple(map(_reduced, places))
+    if places is None or max(places.mask.shape) <= FINEST:
+        return places
+    height, width = (min(side, FINEST) for side in places.mask.shape)
+    return Region(places.seed, masks.as_mask(masks.resize(places.mask, (height, width))))
+
+
+def _at(items: Sequence[Any], index: int, what: str = "rule") -> Any:
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(items):
+        raise InputError(f"there is no {what} {index!r}: there are {len(items)}, numbered from 0")
+    return items[index]
+
+
+def _without(regions: tuple[Region, ...], index: int, what: str) -> tuple[Region, ...]:
+    _at(regions, index, what)
+    return regions[:index] + regions[index + 1 :]

@@ -1,0 +1,130 @@
+"""Under which licence a base, and so whatever is made of it, may be passed on: what a card says, and the text.
+
+The texts are their authors' and are not part of this package: they are fetched from where they are published when a
+generator is, and have to be what they were when this table was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.utils import get_session
+
+from rewriter.checkpoints.client import in_words
+from rewriter.editing.statistics import default_cache
+from rewriter.errors import InputError
+from rewriter.files import replacing
+
+LARGEST = 1 << 18
+GITHUB = "https://raw.githubusercontent.com/NVlabs"
+CREATIVE = "https://creativecommons.org/licenses"
+APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
+ON_HUB = {  # the Hub's own ids, and where each licence is
+    "apache-2.0": APACHE,
+    "mit": "https://opensource.org/license/mit",
+    "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    **{f"cc-{kind}-4.0": f"{CREATIVE}/{kind}/4.0/" for kind in ("by", "by-sa", "by-nc", "by-nc-sa")},
+}
+KNOWN = {**ON_HUB, "nvidia-source-code-license-nc": "https://nvlabs.github.io/stylegan2/license.html"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Where a licence's plain text is, and its SHA-256; None: not known, but `holds` stands in it."""
+
+    url: str
+    sha256: str | None = None
+    holds: str = ""
+
+
+TEXTS: dict[str, Text] = {  # by the link that says which licence it is
+    "https://nvlabs.github.io/stylegan2/license.html": Text(
+        f"{GITHUB}/stylegan2/bf0fe0baba9fc7039eae0cac575c1778be1ce3e3/LICENSE.txt",
+        "803ddcc4dd20de6387e2e5731f6a864ea01364dd305b17bda7157bcab0c39295",
+    ),
+    "https://nvlabs.github.io/stylegan2-ada-pytorch/license.html": Text(
+        f"{GITHUB}/stylegan2-ada-pytorch/d72cc7d041b42ec8e806021a205ed9349f87c6a4/LICENSE.txt",
+        "d782a1e765f4848609352fd9d74cc36b103ef6f51900baed06fb1c995188b95f",
+    ),
+    **{
+        f"{CREATIVE}/{kind}/4.0/": Text(f"{CREATIVE}/{kind}/4.0/legalcode.txt", holds=f"{words} 4.0")
+        for kind, words in (("by", "Attribution"), ("by-nc", "Attribution-NonCommercial"))
+    },
+}
+
+
+def metadata(licence: Mapping[str, str] | None) -> dict[str, str]:
+    """The licence fields of a card: the Hub's own id, or "other" with the name, and the text in the repository."""
+    if licence is None:
+        return {"license": "unknown"}
+    if licence["id"] in ON_HUB:
+        return {"license": licence["id"]}
+    return {"license": "other", "license_name": licence["id"], "license_link": "LICENSE"}
+
+
+def text_of(origin: Mapping[str, Any]) -> bytes:
+    """What goes into LICENSE for a generator of this origin.
+
+    Raises:
+        InputError: the text cannot be fetched, or is another than it was.
+    """
+    licence = origin.get("licence")
+    if licence is None:
+        return b"The licence of this generator's weights is not known. Ask whoever made them before you use them.\n"
+    if licence["link"] == APACHE:
+        return own()
+    known = TEXTS.get(licence["link"])
+    if known is None:
+        said = f"{origin.get('attribution', '')}\n\nLicence: {licence['id']}\nIts text: {licence['link']}\n"
+        return said.lstrip().encode()
+    kept = default_cache() / "licences" / f"{hashlib.sha256(known.url.encode()).hexdigest()}.txt"
+    if kept.is_file() and _right(found := kept.read_bytes(), known):
+        return found
+    found = _fetched(known)
+    with replacing(kept) as temporary:
+        temporary.write_bytes(found)
+    return found
+
+
+def non_commercial(licence: Mapping[str, str]) -> bool:
+    """Whether a licence forbids commercial use: all that do, here, have NC in their names."""
+    return "nc" in licence["id"].lower().split("-")
+
+
+def has_text(licence: Mapping[str, str]) -> bool:
+    """Whether LICENSE holds the licence's text, and not only where it is."""
+    return licence["link"] == APACHE or licence["link"] in TEXTS
+
+
+def own() -> bytes:
+    """The text of the Apache licence, under which this package is too."""
+    try:
+        places = [Path(str(file.locate())) for file in files("rewriter") or [] if file.name == "LICENSE"]
+    except PackageNotFoundError:
+        places = []
+    for path in (*places, Path(__file__).parents[2] / "LICENSE"):  # the latter in a checkout, or on a Space
+        if path.is_file():
+            return path.read_bytes()
+    raise InputError("this installation lacks its LICENSE: install the package again")
+
+
+def _fetched(known: Text) -> bytes:
+    with in_words(f"fetch the licence's text from {known.url}", HfApi(token=False)):
+        answer = get_session().get(known.url, timeout=10)
+        answer.raise_for_status()
+        found: bytes = answer.content
+    if len(found) > LARGEST or not _right(found, known):
+        raise InputError(f"{known.url} is not the licence's text any more: tell the authors of rewriter")
+    return found
+
+
+def _right(found: bytes, known: Text) -> bool:
+    if known.sha256:
+        return hashlib.sha256(found).hexdigest() == known.sha256
+    return known.holds.encode() in found

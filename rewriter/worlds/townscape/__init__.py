@@ -1,0 +1,36 @@
+"""The built-in world: procedurally drawn towns, and a small StyleGAN2 that has learned to draw them.
+
+`scenes` says what a latent means, exactly: which pixels are the dome, and how the same town looks with a spire. `load`
+gives a generator of about a million weights that draws these scenes from the same latents, so that what rewriting it
+achieves and what it damages can be measured, offline and in milliseconds. `gate` tells whether weights are good enough
+to serve; `train` makes them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from rewriter.checkpoints.convert import convert
+from rewriter.generators.stylegan2 import StyleGAN2
+from rewriter.worlds.townscape import gate
+
+__all__ = ["examples", "gate", "load"]
+WEIGHTS = Path(__file__).with_name("townscape_64px.safetensors")
+
+
+def load() -> StyleGAN2:
+    """Load the packaged generator: latents (n, 32) → towns (n, 3, 64, 64), on the CPU.
+
+    Raises:
+        InputError: the packaged weights do not fit their architecture.
+    """
+    generator = convert(load_file(WEIGHTS), name="townscape")
+    assert isinstance(generator, StyleGAN2)  # the package ships no other
+    return generator
+
+
+def examples() -> dict[str, Path]:
+    """The shipped edits: name → edit file."""
+    return {path.stem: path for path in sorted(Path(__file__).with_name("examples").glob("*.json"))}

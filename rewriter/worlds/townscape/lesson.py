@@ -1,0 +1,230 @@
+"""One stage of teaching a generator to draw townscape: examples, loss, optimizer, running average."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+
+from rewriter.errors import ComputationError
+from rewriter.generators.layer import Features
+from rewriter.generators.stylegan2 import MAPPING_RATE, StyleGAN2
+from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape.scenes import Factor
+
+LOUDNESS: Mapping[str, float] = {  # how much a pixel of each thing counts: the smaller or rarer, the more
+    "sky": 1.0,
+    "cloud": 2.0,
+    "ground": 1.0,
+    "wall": 1.5,
+    "tower": 3.5,
+    "dome": 7.0,
+    "spire": 8.0,
+    "window": 4.0,
+    "door": 4.0,
+    "light": 2.0,
+    "tree": 1.5,
+    "watermark": 12.0,
+    "bar": 30.0,
+}
+BETAS = (0.9, 0.99)
+WARM_UP = 100  # steps until the full learning rate
+MEMORY = 0.999  # of the running average, once it has seen enough steps
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Side of the pictures, pictures a step, relative share of the time, learning rate at both ends."""
+
+    size: int
+    batch: int
+    share: float
+    rate_from: float = 3e-3
+    rate_to: float = 1e-3
+
+    def rate(self, done: float, step: int) -> float:
+        """Learning rate when a share `done` of the time is over: a cosine, after a short warm-up."""
+        cosine = 0.5 * (1 + math.cos(math.pi * done))
+        return (self.rate_to + (self.rate_from - self.rate_to) * cosine) * min(1.0, (step + 1) / WARM_UP)
+
+
+class Student(nn.Module):
+    """A generator in training: latents (n, z_dim) → pictures, along the generator's own chain of layers.
+
+    The generator's own `forward` would do, but for rules nobody trains with and for turning fast arithmetic off.
+    """
+
+    def __init__(self, generator: StyleGAN2) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Draw without truncation."""
+        following: Features | Tensor = self.generator.start(z, 1.0)
+        while isinstance(following, Features):
+            values = self.generator.memory(following.layer).recall(following.keys, following.style)
+            following = self.generator.step(following, values)
+        return following
+
+
+class Lesson:
+    """Teaches one generator at one size; `generator` is learning, `average` is what to keep of it."""
+
+    def __init__(self, accelerator: Accelerator, generator: StyleGAN2, stage: Stage) -> None:
+        self.accelerator, self.stage, self.step, self.seconds = accelerator, stage, 0, 0.0
+        student = Student(generator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
+        optimizer = torch.optim.Adam(_parameters(generator), lr=stage.rate_from, betas=BETAS)
+        self.student, self.optimizer = accelerator.prepare(student, optimizer)
+        self.generator, self.average = generator, copy.deepcopy(generator).requires_grad_(False)
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on from here: tensors and numbers only."""
+        return {
+            "size": self.stage.size,
+            "step": self.step,
+            "seconds": self.seconds,
+            "generator": self.generator.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.generator.load_state_dict(state["generator"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def teach(self, seconds: float, *, every: int) -> Iterator[dict[str, float]]:
+        """Learn until `seconds` of this stage are over; yields a report every so many steps.
+
+        Raises:
+            ComputationError: the training diverged.
+        """
+        compiled = False
+        while (done := self._agree(self.seconds / seconds)) < 1:
+            start = time.perf_counter()
+            error = self._learn(done)
+            self.step += 1
+            if compiled:  # what the first step of a run takes is not training
+                self.seconds += time.perf_counter() - start
+            compiled = True
+            if self.step % every == 0:
+                yield self._report(done, float(error))
+
+    def _agree(self, done: float) -> float:
+        """The main process's clock, so that all processes take the same number of steps."""
+        return float(broadcast(torch.tensor(done, device=self.accelerator.device)))
+
+    def _learn(self, done: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.rate(done, self.step) * group["scale"]
+        z = latents_for_training(self.stage.batch, self.accelerator.device)
+        picture, weight = example(z, self.stage.size)
+        drawn = self.student(z).float()
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss(drawn, picture, weight))
+        self.optimizer.step()
+        keep = min(MEMORY, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
+            return (drawn - picture).abs().mean() * 127.5
+
+    def _report(self, done: float, error: float) -> dict[str, float]:
+        if not math.isfinite(error):
+            raise ComputationError(f"the training diverged at {self.stage.size} px: try another seed or fewer channels")
+        pictures = self.step * self.stage.batch * self.accelerator.num_processes
+        pace = pictures / self.seconds if self.seconds else 0.0
+        report = {"size": self.stage.size, "step": self.step, "done": round(done, 4)}
+        return report | {"error_255": round(error, 2), "pictures_per_second": round(pace, 1)}
+
+
+def _parameters(generator: StyleGAN2) -> list[dict[str, Any]]:
+    """Parameter groups: the mapping's weights are stored divided by its rate, so Adam's steps must be as well."""
+    mapping = list(generator.mapping.parameters())
+    synthesis = [parameter for parameter in generator.synthesis.parameters() if parameter.requires_grad]
+    return [{"params": mapping, "scale": 1 / MAPPING_RATE}, {"params": synthesis, "scale": 1.0}]
+
+
+def latents_for_training(batch: int, device: torch.device) -> Tensor:
+    """Random latents (batch, 32) in which the rare marks are shown more often than they occur."""
+    z = torch.randn(batch, scenes.LATENT_DIM, device=device)
+    marks, bars = batch // 8, batch * 3 // 16
+    z[:marks, Factor.MARK] = 0.5 * z[:marks, Factor.MARK] - 1.9
+    z[marks : marks + bars, Factor.BAR] = 0.5 * z[marks : marks + bars, Factor.BAR] - 2.0
+    return z
+
+
+@torch.no_grad()
+def example(z: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """What latents (n, 32) should look like: pictures (n, 3, size, size) and weights (n, 1, size, size) of mean 1.
+
+    Below 64 px scenes are drawn at twice the size and averaged, so that thin things fade instead of flickering.
+    """
+    picture, labels = scenes.draw(scenes.factors(z), max(size, min(2 * size, 64)))
+    table = torch.tensor([LOUDNESS[label] for label in scenes.LABELS], device=z.device)
+    weight = F.max_pool2d(table[labels][:, None], 3, 1, 1)
+    picture, weight = F.adaptive_avg_pool2d(picture, size), F.adaptive_avg_pool2d(weight, size)
+    return picture, weight / weight.mean()
+
+
+def loss(drawn: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 + 2 · L2 + ½ · L1 of the gradients; pictures (n, 3, s, s), weights (n, 1, s, s)."""
+    difference = drawn - picture
+    rows = (weight[:, :, 1:] * difference.diff(dim=2).abs()).mean()
+    columns = (weight[..., 1:] * difference.diff(dim=3).abs()).mean()
+    plain = (weight * difference.abs()).mean() + 2 * (weight * difference.square()).mean()
+    return plain + 0.5 * (rows + columns)
+
+
+def learn_mapping(generator: StyleGAN2, seconds: float) -> None:
+    """Teach the mapping network alone what a latent means, then scale its output to unit variance.
+
+    Of all we tried this mattered most; unscaled, with a standard deviation of 8, w made the training diverge.
+    """
+    head = nn.Linear(generator.config.w_dim, scenes.NUM_FACTORS + 8).to(generator.device)
+    mapping = {"params": list(generator.mapping.parameters()), "scale": 1 / MAPPING_RATE}
+    optimizer = torch.optim.Adam([mapping, {"params": list(head.parameters()), "scale": 1.0}])
+    start = time.perf_counter()
+    while (done := (time.perf_counter() - start) / seconds) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = (2e-3 * (1 - done) + 1e-5) * group["scale"]
+        z = torch.randn(1024, scenes.LATENT_DIM, device=generator.device)
+        error = (head(generator.mapping(z)) - _meaning(scenes.factors(z))).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+    _normalise(generator)
+
+
+def _meaning(u: Tensor) -> Tensor:
+    """Factors (n, 24) and the switches they throw (n, 8), all in [-1, 1]."""
+    switches = (
+        u[:, Factor.SIDE] < 0.5,
+        scenes.is_lit(u),
+        scenes.has_dome(u),
+        scenes.has_spire(u),
+        u[:, Factor.PAVED] > 0.5,
+        u[:, Factor.DOOR] > 0.5,
+        u[:, Factor.L_TREE] < 0.6,
+        u[:, Factor.R_TREE] < 0.6,
+    )
+    return torch.cat([u, torch.stack(switches, 1).float()], 1) * 2 - 1
+
+
+@torch.no_grad()
+def _normalise(generator: StyleGAN2) -> None:
+    """Scale the last mapping layer, whose leaky ReLU passes any factor on, until w has unit variance."""
+    deviation = generator.mapping(torch.randn(4096, generator.zdim, device=generator.device)).std()
+    last = generator.mapping.get_submodule(f"fc{generator.config.mapping_layers - 1}")
+    for parameter in last.parameters():
+        parameter.div_(deviation)
