@@ -11,7 +11,7 @@ from rewriter.editing.rule import Effect, Rule
 from rewriter.editing.session import Rewriter
 from rewriter.errors import RewriterError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank
 from rewriter.hub.publish import publish
 from rewriter.hub.resolve import load_generator
 from rewriter.memory.directions import key_directions

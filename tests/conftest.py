@@ -15,7 +15,7 @@ from loopback import LoopbackHub
 from rewriter import load_generator
 from rewriter.checkpoints.convert import convert
 from rewriter.editing.statistics import Statistics
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank
 
 DATA = Path(__file__).parent / "data"
 

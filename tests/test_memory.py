@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from rewriter.editing.statistics import Recipe, Statistics
 from rewriter.errors import CancelledError, ComputationError, InputError
-from rewriter.generators.layer import Features, LowRank
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import Features
 from rewriter.masks import Box
 from rewriter.memory.descent import _l1, descend
 from rewriter.memory.directions import METHODS as DIRECTION_METHODS

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from rewriter.editing.rule import FORMAT, Effect, Rule
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank
 
 EFFECT = Effect(0.625, 0.5, 1.25, 0.1, pictures=48, places=77, seconds=0.3)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rewriter import Rule
 from rewriter.errors import InputError
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank
 
 
 def near(a, b, tolerance=5e-5):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewriter.editing.statistics import digest
 from rewriter.errors import CancelledError, InputError
 from rewriter.files import read_json, replacing
 from rewriter.generators.base import Generator
+from rewriter.generators.change import digest
 from rewriter.generators.latents import SEEDS
 from rewriter.pictures import save_png, to_image
 

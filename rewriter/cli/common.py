@@ -86,7 +86,7 @@ def rules_for(paths: Sequence[Path] | None, model: Generator) -> list[Rule]:
     """The rules that the generator brings along, then those of files, checked against it."""
     rules = [Rule.load(path).to(model.device) for path in paths or ()]
     for rule in rules:
-        rule.check(model)
+        model.check(rule)
     check_new(rules, carried(model))
     return [*carried(model), *rules]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rewriter.editing.rule import Effect, Rule
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LowRank
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import Features
 from rewriter.masks import grow
 from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal

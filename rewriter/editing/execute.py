@@ -20,7 +20,8 @@ from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, LowRank, Memory
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
 from rewriter.memory.keys import SecondMoment

@@ -23,7 +23,7 @@ from accelerate.utils import gather_object
 from rewriter.editing.statistics import Block, Recipe, Sampling, Statistics, block_moments, plan
 from rewriter.errors import CancelledError, InputError, RewriterError
 from rewriter.files import check_writable
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank
 from rewriter.memory.keys import SecondMoment
 
 FEW = 10  # keys per channel below which directions still turn a good deal with more of them

@@ -10,9 +10,10 @@ from typing import Any
 from rewriter import masks
 from rewriter.editing.edit import Edit
 from rewriter.editing.rule import Rule
-from rewriter.editing.statistics import Statistics, digest
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+from rewriter.generators.change import digest
 
 LABELS = ("strength", "generator", "title")  # of an edit: they make no other rule; the fingerprint says which generator
 
@@ -86,7 +87,7 @@ def check_statistics(generator: Generator, statistics: Statistics | None) -> Non
 def check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:
     """Raise InputError for rules of another generator, or others than those that the edit was made after."""
     for rule in rules:
-        rule.check(generator)
+        generator.check(rule)
     if edit.after and edit.after != requests(rules):
         on = [rule.edit.get("title") or rule.layer for rule in rules if rule.active]
         raise InputError(

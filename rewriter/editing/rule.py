@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank
 
 FORMAT = "rewriter-rule-1"
 STRENGTHS = (-1.0, 2.0)

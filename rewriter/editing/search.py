@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter.cache import Cache
-from rewriter.editing.statistics import digest
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank, digest
 from rewriter.masks import Box, grow
 from rewriter.memory.directions import Directions
 

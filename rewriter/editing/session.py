@@ -71,7 +71,7 @@ class Rewriter:
         for state in history.states:
             check_origin(generator, state.edit)
             for rule in state.rules:
-                rule.check(generator)
+                generator.check(rule)
         self.history = history
 
     # --- what there is ---
@@ -389,7 +389,7 @@ def _check_room(rules: int) -> None:
 
 def _own(generator: Generator, rule: Rule) -> Rule:
     """A rule from elsewhere, checked by what the session's file is checked by: what is taken in can be saved."""
-    rule.check(generator)
+    generator.check(rule)
     if rule.edit:
         Edit.from_json(rule.edit)
     rule = rule.to("cpu")

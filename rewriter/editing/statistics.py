@@ -6,7 +6,6 @@ Everything is keyed by the model's fingerprint, the rules at earlier layers, the
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from rewriter.cache import Cache
 from rewriter.errors import CancelledError, InputError
 from rewriter.files import replacing
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, LowRank
+from rewriter.generators.change import LowRank, digest
+from rewriter.generators.layer import Features, LayerInfo
 from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.sites import at_places
 from rewriter.memory.solve import Bystanders
@@ -115,16 +115,6 @@ def block_moments(
         if on_step is not None and on_step(start + len(seeds), len(block.seeds)) is False:
             raise CancelledError(f"the statistics of {', '.join(moments)} were stopped")
     return moments
-
-
-def digest(rules: Sequence[LowRank]) -> str:
-    """Identity of a list of changes, "" for none."""
-    sha = hashlib.sha256()
-    for rule in rules:
-        sha.update(rule.layer.encode())
-        for tensor in (rule.scaled_delta(), rule.directions):
-            sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()[:16] if rules else ""
 
 
 def default_cache() -> Path:

@@ -25,7 +25,7 @@ from rewriter.editing.execute import replay
 from rewriter.editing.statistics import Recipe, Statistics
 from rewriter.evaluation.coldstart import cold_start
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import LowRank
+from rewriter.generators.change import LowRank
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
 from rewriter.memory.solve import METHODS

@@ -33,7 +33,8 @@ from rewriter.evaluation.judging import Draw
 from rewriter.evaluation.propagation import Edited, paste, propagate
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator, exact
-from rewriter.generators.layer import Features, LowRank
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import Features
 from rewriter.memory import descent
 from rewriter.memory.goal import Goal
 from rewriter.worlds.townscape import scenes

@@ -19,7 +19,8 @@ from rewriter.evaluation.examples import plain, seeds_with
 from rewriter.evaluation.judging import towns
 from rewriter.evaluation.methods import Case, Losses, Made, OnStep, entering, of_rules
 from rewriter.generators.base import exact
-from rewriter.generators.layer import Features, LowRank
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import Features
 from rewriter.memory import descent
 from rewriter.memory.directions import Directions
 from rewriter.memory.goal import RIM, Goal

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from rewriter.errors import InputError
+from rewriter.generators.change import LowRank
 from rewriter.generators.latents import latents
-from rewriter.generators.layer import Features, LayerInfo, LowRank, Memory
+from rewriter.generators.layer import Features, LayerInfo, Memory
 
 Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
 
@@ -64,6 +65,21 @@ class Generator(nn.Module, ABC):
             raise InputError(f"{self.name} has no layer {name!r}; it has {', '.join(self.layers)}")
         return self.layers[name]
 
+    def check(self, change: LowRank) -> None:
+        """Raise InputError unless a change was made on this very generator and fits the layer that it names."""
+        if change.fingerprint and change.fingerprint != self.fingerprint:
+            raise InputError(
+                f"the rule belongs to a generator with fingerprint {change.fingerprint[:12]}, {self.name} has "
+                f"{self.fingerprint[:12]}: load the generator that the rule was made on"
+            )
+        info, delta, directions = self.layer(change.layer), change.delta, change.directions
+        fits = delta.ndim == 4 and delta.shape[0] == info.out_channels and delta.shape[2:] == (info.kernel, info.kernel)
+        if not fits or directions.shape != (delta.shape[1], info.in_channels):
+            raise InputError(
+                f"the change is {tuple(delta.shape)} with directions {tuple(directions.shape)}, but {change.layer} "
+                f"maps {info.in_channels} to {info.out_channels} channels: it was made for another model"
+            )
+
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, in pixels on each side."""
         later = list(self.layers)[list(self.layers).index(self.layer(layer).name) :]
@@ -75,7 +91,7 @@ class Generator(nn.Module, ABC):
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
         """A generator with the rules folded into plain weights; it shares every weight that they leave alone."""
         for rule in rules:
-            rule.check(self)
+            self.check(rule)
         shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}
         twin = copy.deepcopy(self, shared)
         twin.__dict__.pop("_fingerprint", None)
@@ -96,8 +112,8 @@ class Generator(nn.Module, ABC):
         layers = self.layers.values()
         return sum(2 * i.out_channels * i.in_channels * i.kernel**2 * i.key_resolution**2 for i in layers)
 
-    def beside_weights(self) -> str:
-        """What else its features depend on, "" for nothing: it is part of the fingerprint."""
+    def fingerprint_extra(self) -> str:
+        """Settings outside the state dict that change the output; part of the fingerprint. "" where there are none."""
         return ""
 
     @property
@@ -105,7 +121,7 @@ class Generator(nn.Module, ABC):
         """sha256 of the canonical names, shapes and float32 bytes: the identity of the model, whatever its file."""
         if "_fingerprint" not in self.__dict__:
             digest = hashlib.sha256()
-            digest.update(self.beside_weights().encode())
+            digest.update(self.fingerprint_extra().encode())
             for name, tensor in sorted(self.state_dict().items()):
                 digest.update(f"{name}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
@@ -185,7 +201,7 @@ class Generator(nn.Module, ABC):
         if rules is None:
             rules = self.rules
         for rule in (r for own in rules for r in own) if _nested(rules) else rules:
-            rule.check(self)  # type: ignore[union-attr]
+            self.check(rule)  # type: ignore[arg-type]
         if _nested(rules):
             if len(rules) != n:
                 raise InputError(f"{len(rules)} lists of rules for {n} pictures: give one list each, or one for all")

@@ -1,19 +1,16 @@
-"""One layer: the keys that enter it, the memory that turns them into values, and the change it can take."""
+"""One layer: the keys that enter it, and the memory that turns them into values."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rewriter.errors import InputError
-
-if TYPE_CHECKING:
-    from rewriter.generators.base import Generator
+from rewriter.generators.change import LowRank, stack
 
 
 @dataclass(frozen=True)
@@ -31,55 +28,6 @@ class LayerInfo:
     def scale(self) -> int:
         """Value cells per key cell, on each axis: 2 where the layer upsamples."""
         return max(1, self.resolution // self.key_resolution)
-
-
-@dataclass(frozen=True, eq=False)
-class LowRank:
-    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020).
-
-    `delta` is Λ (out, r, kh, kw); `directions` is D (r, in), one row per direction in key space.
-    Strength 0 is the unchanged layer and 1 the change as solved, both to the bit; one that is not `on` changes nothing
-    either, and keeps its strength.
-    """
-
-    layer: str
-    delta: Tensor
-    directions: Tensor
-    strength: float = 1.0
-    on: bool = True
-
-    @property
-    def rank(self) -> int:
-        """Number of directions."""
-        return self.directions.shape[0]
-
-    @property
-    def active(self) -> bool:
-        """Whether it changes anything."""
-        return self.on and self.strength != 0
-
-    def weight(self) -> Tensor:
-        """The change of the layer's weight, (out, in, kh, kw), strength included."""
-        return torch.einsum("oryx,ri->oiyx", self.scaled_delta(), self.directions)
-
-    def scaled_delta(self) -> Tensor:
-        """Λ times strength."""
-        return self.delta if self.strength == 1 else self.delta * self.strength
-
-    def check(self, generator: Generator) -> None:
-        """Raise InputError unless this change fits the generator's layer of that name."""
-        info = generator.layer(self.layer)
-        fits = (
-            self.delta.ndim == 4
-            and self.delta.shape[0] == info.out_channels
-            and self.delta.shape[2:] == (info.kernel, info.kernel)
-            and self.directions.shape == (self.delta.shape[1], info.in_channels)
-        )
-        if not fits:
-            raise InputError(
-                f"the change is {tuple(self.delta.shape)} with directions {tuple(self.directions.shape)}, but "
-                f"{self.layer} maps {info.in_channels} to {info.out_channels} channels: it was made for another model"
-            )
 
 
 @dataclass(frozen=True)
@@ -197,9 +145,3 @@ class Memory(nn.Module, ABC):
                 delta[i, :, : own_delta.shape[1]] = own_delta
                 directions[i, : len(own_directions)] = own_directions
         return delta, directions
-
-
-def stack(changes: Sequence[LowRank], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Several changes of one layer as one: Λ (out, R, kh, kw) and D (R, in), where and as precise as `like`."""
-    delta = torch.cat([change.scaled_delta().to(like) for change in changes], 1)
-    return delta, torch.cat([change.directions.to(like) for change in changes])

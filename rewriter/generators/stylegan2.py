@@ -171,7 +171,7 @@ class StyleGAN2(Generator):
         self.layers[layer] = LayerInfo(layer, inputs, outputs, 3, side // 2 if up else side, side)
         self._memories[layer] = f"synthesis.b{side}.{module}"
 
-    def beside_weights(self) -> str:
+    def fingerprint_extra(self) -> str:
         """The clamp: with another one, the same weights draw other pictures."""
         return "" if self.config.conv_clamp is None else f"conv_clamp {self.config.conv_clamp}"
 

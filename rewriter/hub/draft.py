@@ -164,7 +164,7 @@ def _check(generator: Generator, rules: Sequence[Rule], title: str, description:
     if len(rules) > RULES:
         raise InputError(f"at most {RULES} rules go into one repository, not {len(rules)}")
     for rule in rules:
-        rule.check(generator)
+        generator.check(rule)
     repository.check_edits(rules)
     if len(title) > TITLE or not title.isprintable():
         raise InputError(f"the title is one line of at most {TITLE} characters")

@@ -114,7 +114,7 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
         )
     generator.rules = repository.rules_in(folder, about)
     for rule in generator.rules:
-        rule.check(generator)
+        generator.check(rule)
     return generator
 
 

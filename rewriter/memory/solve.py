@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rewriter.errors import CancelledError, ComputationError, InputError
 from rewriter.generators.base import exact
-from rewriter.generators.layer import Features, LowRank, Memory
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import Features, Memory
 from rewriter.masks import grow
 from rewriter.memory import descent, least_squares
 from rewriter.memory.directions import Directions

@@ -1,0 +1,67 @@
+"""What can be done to a layer: a low-rank change of its weight, applied beside the weight and never written into it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STRENGTHS = (-1.0, 2.0)  # the range that people may set
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020).
+
+    Attributes:
+        layer: its name.
+        delta: Λ (out, r, kh, kw).
+        directions: D (r, in), one row per direction in key space.
+        strength: 0 is the unchanged layer and 1 the change as solved, both to the bit.
+        on: False changes nothing, and remembers the strength.
+        fingerprint: of the only generator it may be applied to; "": any generator whose layer has these shapes.
+    """
+
+    layer: str
+    delta: Tensor
+    directions: Tensor
+    strength: float = 1.0
+    on: bool = True
+    fingerprint: str = ""
+
+    @property
+    def rank(self) -> int:
+        """Number of directions."""
+        return self.directions.shape[0]
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes anything."""
+        return self.on and self.strength != 0
+
+    def weight(self) -> Tensor:
+        """The change of the layer's weight, (out, in, kh, kw), strength included."""
+        return torch.einsum("oryx,ri->oiyx", self.scaled_delta(), self.directions)
+
+    def scaled_delta(self) -> Tensor:
+        """Λ times strength."""
+        return self.delta if self.strength == 1 else self.delta * self.strength
+
+
+def stack(changes: Sequence[LowRank], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Several changes of one layer as one: Λ (out, R, kh, kw) and D (R, in), with the device and dtype of `like`."""
+    delta = torch.cat([change.scaled_delta().to(like) for change in changes], 1)
+    return delta, torch.cat([change.directions.to(like) for change in changes])
+
+
+def digest(changes: Sequence[LowRank]) -> str:
+    """Sixteen hexadecimal digits that identify a list of changes; "" for an empty list."""
+    sha = hashlib.sha256()
+    for change in changes:
+        sha.update(change.layer.encode())
+        for tensor in (change.scaled_delta(), change.directions):
+            sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:16] if changes else ""
