@@ -1,9 +1,11 @@
-"""What is worth keeping, within a bound: the least recently used goes first. Shared by threads and visitors."""
+"""A bounded cache in memory, and the folder for caches on disk."""
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -13,7 +15,10 @@ T = TypeVar("T")
 
 
 class Cache:
-    """Values by key, as many as fit into `limit` bytes. What does not fit on its own is made anew each time."""
+    """Values by key within `limit` bytes; the least recently used are dropped first. Safe to share between threads.
+
+    A value larger than the limit is never kept.
+    """
 
     def __init__(self, limit: int):
         self.limit, self.size = limit, 0
@@ -59,3 +64,10 @@ def _bytes(value: object) -> int:
     if isinstance(value, (tuple, list)):
         return sum(map(_bytes, value))
     return sum(_bytes(part) for part in vars(value).values()) if hasattr(value, "__dict__") else 0
+
+
+def default_folder() -> Path:
+    """Folder for what is kept on disk: $REWRITER_CACHE, or rewriter/ in the user's cache folder."""
+    if own := os.environ.get("REWRITER_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rewriter"

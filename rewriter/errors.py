@@ -1,4 +1,10 @@
-"""What goes wrong, in words a user can act on."""
+"""Errors that a user can act on, and how long work reports its progress and is cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+OnStep = Callable[[int, int], object]  # progress: called with (done, of); returning False cancels the work
 
 
 class RewriterError(Exception):
@@ -10,8 +16,17 @@ class InputError(RewriterError, ValueError):
 
 
 class ComputationError(RewriterError, RuntimeError):
-    """The numbers went wrong on the way: non-finite features or weights, a system without a solution."""
+    """A computation failed: non-finite features or weights, or a system without a solution."""
 
 
 class CancelledError(RewriterError, RuntimeError):
-    """The caller's `on_step` asked to stop; nothing was changed."""
+    """The caller's `on_step` returned False; nothing was changed."""
+
+
+def report(on_step: OnStep | None, done: int, of: int, *, cancelled: str = "") -> None:
+    """Report progress; raise CancelledError if the caller answers False.
+
+    `cancelled` replaces the error's default words.
+    """
+    if on_step is not None and on_step(done, of) is False:
+        raise CancelledError(cancelled or f"cancelled at step {done:,} of {of:,}; nothing was changed")

@@ -42,6 +42,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(data: bytes, path: str | Path) -> None:
+    """Write a file as a whole; InputError where that is not possible."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write a text file in UTF-8."""
+    write_bytes(text.encode(), path)
+
+
+def as_json(data: Any, *, indent: int = 1) -> str:
+    """JSON as our files hold it: indented, with a final newline."""
+    return json.dumps(data, indent=indent, ensure_ascii=False) + "\n"
+
+
+def write_json(data: Any, path: str | Path, *, indent: int = 1) -> None:
+    """Write a JSON file."""
+    write_text(as_json(data, indent=indent), path)
+
+
 def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
     """Write a safetensors file. The same content gives the same bytes, which are not sent to the Hub a second time."""
     with replacing(path) as temporary:

@@ -10,7 +10,6 @@ import binascii
 import hashlib
 import io
 import struct
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -115,10 +114,8 @@ def decode(text: str) -> Tensor:
     return as_mask(torch.from_numpy(alpha.astype(np.float32)) / 255)
 
 
-@lru_cache(maxsize=1024)
-def identity(text: str) -> str:
-    """Digest of the mask in a PNG data URL: of its values alone, because not every PNG writer packs them alike."""
-    mask = decode(text)
+def digest(mask: Tensor) -> str:
+    """SHA-256 of a mask's size and values in steps of 1/255; PNG files of the same mask differ between writers."""
     return hashlib.sha256(f"{tuple(mask.shape)}".encode() + (mask * 255).round().byte().numpy().tobytes()).hexdigest()
 
 

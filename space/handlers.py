@@ -21,7 +21,8 @@ from rewriter.checkpoints.client import is_name
 from rewriter.cli.describe import kind_of
 from rewriter.editing import history
 from rewriter.editing.history import History
-from rewriter.editing.provenance import at_home, default_layer
+from rewriter.editing.provenance import default_layer, with_default_layer
+from rewriter.editing.search import Found
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.hub.card import named
@@ -145,11 +146,14 @@ class Handlers:
             session.add_context(visitor.selected if seed is None else seed, mask)
         elif not (session.edit.context or session.edit.paste):
             raise InputError("paint on a picture, or mark a context: similar places are found then")
-        found = session.search(
-            self.studio.page(session.generator),
-            seeds=SEARCHED,
-            on_step=lambda done, of, best: tell(done, of, "Looking"),
-        )
+        found: list[Found] = []
+
+        def on_found(best: list[Found]) -> None:
+            found[:] = best
+
+        how: dict[str, Any] = {"on_step": lambda done, of: tell(done, of, "Looking"), "on_found": on_found}
+        with suppress(CancelledError):  # what was found until then is shown
+            session.search(self.studio.page(session.generator), seeds=SEARCHED, **how)
         return self.view.show(replace(visitor, seeds=tuple(one.seed for one in found)), "board")
 
     # --- the edit in progress ---
@@ -187,12 +191,7 @@ class Handlers:
 
     def suggest(self, visitor: Visitor, tell: Tell = silent) -> Shown:
         """The same edit at every layer, the best first, to choose from."""
-
-        def on_step(done: int, of: int) -> None:
-            if not tell(done, of, "Trying every layer"):
-                raise CancelledError("nothing has changed")
-
-        found = self.studio.session(visitor).suggest(on_step=on_step)
+        found = self.studio.session(visitor).suggest(on_step=lambda done, of: tell(done, of, "Trying every layer"))
         done = [(one.layer, one.score, one.picture) for one in found if one.picture is not None]
         failed = [one for one in found if one.picture is None]
         note = f"Not possible at {', '.join(one.layer for one in failed)}: {failed[0].why}." if failed else ""
@@ -314,7 +313,7 @@ class Handlers:
             tell(1, 1, "Measuring what it did", {"board": self.view.board(visitor, session, [*others, rule])})
 
         session.execute(
-            on_step=lambda step, of, loss: tell(step, of, "Solving"),
+            on_step=lambda step, of: tell(step, of, "Solving"),
             on_statistics=lambda done, of: tell(done, of, "Getting to know this layer"),
             on_rule=on_rule,
         )
@@ -330,7 +329,7 @@ class Handlers:
             visitor = replace(visitor, selected=marked[0], seeds=seeds)
         for edit in edits:
             session.begin()
-            session.use(at_home(session.generator, edit))
+            session.use(with_default_layer(session.generator, edit))
             if not edit.missing():
                 self._execute(visitor, session, tell)
         session.history = before.then(session.history.present)  # one step back undoes it all

@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[str, str, Write]] = {  # the file's ending, its type, and
 def saved(own: Belongings, what: str) -> Shown:
     """A file for the browser to keep, of one of KINDS; `whole`: whether nothing would be lost with the page."""
     suffix, kind, write = chosen(what, KINDS)
-    titles = [rule.edit.get("title") or "rule" for rule in own.session.rules] or ["edit"]
+    titles = [rule.title for rule in own.session.rules] or ["edit"]
     name = re.sub(r"[^A-Za-z0-9-]+", "-", "-and-".join(titles))[:60].strip("-") or "rules"
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}{suffix}"

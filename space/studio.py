@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
+from rewriter.generators.origin import Origin
 from rewriter.hub.repository import BUILT_IN
 from rewriter.hub.resolve import on_hub
 
@@ -78,10 +78,10 @@ class Studio:
             return name != BUILT_IN and cached(entry) is None
         return on_hub(name) and name not in self.brought
 
-    def origin(self, name: str) -> Mapping[str, Any]:
+    def origin(self, name: str) -> Origin:
         """Where a generator on offer comes from, as far as that is known without loading it."""
         loaded, known = self.models.peek(name), self.catalogue.get(name)
-        return loaded.origin if loaded else known.origin if known else {}
+        return loaded.origin if loaded else known.origin if known else Origin()
 
     def model(self, name: str) -> Generator:
         """A generator that is here, loaded when first asked for.
@@ -102,10 +102,8 @@ class Studio:
     def session(self, visitor: Visitor) -> Rewriter:
         """The visitor's session."""
         generator, work = self.model(visitor.generator), visitor.work
-        psi = work.present.edit.truncation if work else 1.0
-        key = generator.fingerprint, psi
-        statistics = self.known.pop(key, None) or Statistics(generator, truncation=psi)
-        self.known[key] = statistics
+        statistics = self.known.pop(generator.fingerprint, None) or Statistics(generator)
+        self.known[generator.fingerprint] = statistics
         while len(self.known) > KNOWN:
             self.known.popitem(last=False)
         return Rewriter(generator, history=work, statistics=statistics, keys=self.keys)

@@ -14,9 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from rewriter import Rewriter, Rule
-from rewriter.cli.describe import effect_in_words
 from rewriter.editing.edit import Edit, Region
-from rewriter.editing.effect import advice
+from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.history import History
 from rewriter.editing.provenance import default_layer
 from rewriter.errors import InputError
@@ -134,7 +133,7 @@ class View:
         own = {f"rule {i + 1}: {words}" for i, rule in enumerate(session.rules) for words in advice(rule)}
         rules = [
             {
-                "title": rule.edit.get("title") or f"{rule.edit.get('kind', 'rule')} at {rule.layer}",
+                "title": rule.title,
                 "strength": rule.strength,
                 "on": rule.on,
                 "words": [line.strip() for line in effect_in_words("", rule).split("\n")[1:]],
@@ -157,10 +156,10 @@ class View:
     def _about(self, visitor: Visitor, session: Rewriter) -> Shown:
         side, origin = session.generator.resolution, session.generator.origin
         licence = "licence: its authors' own"
-        if "licence" in origin:
-            licence = f"[{origin['licence']['id']}]({origin['licence']['link']})"
-        if "attribution" in origin:
-            licence += f" · {plain(origin['attribution'])}"
+        if origin.licence:
+            licence = f"[{origin.licence.id}]({origin.licence.link})"
+        if origin.attribution:
+            licence += f" · {plain(origin.attribution)}"
         return {
             "generator": {"value": visitor.generator, "choices": offers(self.studio)},
             "about": f"{side} × {side} px · {licence}",

@@ -11,7 +11,6 @@ import torch
 from browser import Visit, picture
 
 from rewriter import Rule
-from rewriter.editing.edit import Edit
 from rewriter.editing.effect import _grown, _margin, matching
 from rewriter.editing.execute import Job
 from rewriter.worlds import townscape
@@ -70,7 +69,7 @@ def test_copy_paste_context_execute(visit, tmp_path, touch):
     rule, town = Rule.load(v.download('#rules [title="Download"]', tmp_path)), townscape.load()
     seeds = [int(key) for key in before]
     match = matching(rule, town.keys(seeds, rule.layer))
-    job = Job(town, Edit.from_json(rule.edit), [])
+    job = Job(town, rule.edit, [])
     job.look_up()
     away = ~_grown(match, _margin(town, rule.layer, job.pasted()), (64, 64))
     changed = [(picture(after[key]).float() - picture(before[key]).float()).abs().mean(0) for key in before]

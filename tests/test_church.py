@@ -103,5 +103,5 @@ def test_a_recording_is_applied_to_church_and_applied_again_offline(hub, run, mo
     again = run("apply", recording, *options, "--save-rule", "again.safetensors")
     assert len(hub.requests) == asked and again["goal_error_removed"] == first["goal_error_removed"]
     rules = [Rule.load(tmp_path / f"{name}.safetensors") for name in ("first", "again")]
-    assert torch.equal(rules[0].delta, rules[1].delta) and rules[0].edit["generator"] == "church"
+    assert torch.equal(rules[0].delta, rules[1].delta) and rules[0].edit.generator == "church"
     assert any(default_cache().rglob("*.safetensors"))  # what was measured once

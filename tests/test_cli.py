@@ -197,7 +197,7 @@ def test_several_edits_in_one_file_follow_each_other_and_can_be_gone_on_with(tmp
     assert [edit["layer"] for edit in report["edits"]] == ["layer6", "layer8", "layer5"]
     session = Rewriter.load(townscape.load(), tmp_path / "tour.safetensors")
     assert [rule.layer for rule in session.rules] == ["layer6", "layer8", "layer5"]
-    assert len(session.rules[2].edit["after"]) == 2
+    assert len(session.rules[2].edit.after) == 2
     inspected = call("inspect", "grand-tour", monkeypatch=monkeypatch, capsys=capsys)
     assert inspected["what"] == "edits" and len(inspected["edits"]) == 3
 

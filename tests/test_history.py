@@ -218,12 +218,12 @@ def content(past):
 
 def through_a_file(session, path):
     session.save(path)
-    return Rewriter.load(session.generator, path, statistics=session.statistics())
+    return Rewriter.load(session.generator, path, statistics=session.statistics)
 
 
 def through_a_pickle(session, _):
     past = pickle.loads(pickle.dumps(session.history))
-    return Rewriter(session.generator, history=past, statistics=session.statistics())
+    return Rewriter(session.generator, history=past, statistics=session.statistics)
 
 
 @pytest.mark.parametrize("seed", [6, 11, *(pytest.param(s, marks=pytest.mark.slow) for s in (8, 9))])

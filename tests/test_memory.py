@@ -15,6 +15,8 @@ from rewriter.errors import CancelledError, ComputationError, InputError
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features
 from rewriter.masks import Box
+from rewriter.memory import SOLVERS as METHODS
+from rewriter.memory import Bystanders, solve
 from rewriter.memory.descent import _l1, descend
 from rewriter.memory.directions import METHODS as DIRECTION_METHODS
 from rewriter.memory.directions import Directions, key_directions
@@ -22,7 +24,6 @@ from rewriter.memory.goal import DONORS, Goal, corresponding, erase, fill, paste
 from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.least_squares import _cost, _normal_equations, least_squares
 from rewriter.memory.sites import Sites, at_places
-from rewriter.memory.solve import METHODS, Bystanders, solve
 
 
 def place_keys(features):

@@ -21,7 +21,6 @@ import rewriter
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.convert import convert
-from rewriter.editing.edit import Edit
 from rewriter.editing.rule import Effect, Rule
 from rewriter.errors import InputError
 from rewriter.hub import card, licences, publish, repository
@@ -737,7 +736,7 @@ def test_rules_alone_of_what_has_rules_in_its_weights_are_refused(hub, run, town
 
 
 def test_masks_that_take_long_to_look_at_are_refused(town, rules, monkeypatch):
-    monkeypatch.setattr(repository, "CELLS", Edit.from_json(rules[0].edit).cells + 1)
+    monkeypatch.setattr(repository, "CELLS", rules[0].edit.cells + 1)
     draft(town, rules[:1], NAME, pictures=False)
     with pytest.raises(InputError, match="masks of all rules together"):
         draft(town, rules, NAME, pictures=False)
@@ -746,7 +745,7 @@ def test_masks_that_take_long_to_look_at_are_refused(town, rules, monkeypatch):
 def test_a_rule_made_after_others_does_not_go_without_them(hub, run, drafted, tmp_path):
     sent(hub, drafted)
     session = rewriter.Rewriter(rewriter.load_generator(NAME, device="cpu"))
-    later = {**rewriter.load_edits(townscape.examples()["add-tree"])[0].to_json(), "after": list(session.edit.after)}
+    later = {**rewriter.load_edits(townscape.examples()["add-tree"])[0].to_json(), "after": session.edit.after}
     assert later["after"]
     Rule(**{**vars(session.rules[0]), "edit": later, "delta": -session.rules[0].delta}).save(tmp_path / "r.safetensors")
     status, _, err = run("publish", "ada/more", tmp_path / "r.safetensors")

@@ -263,7 +263,7 @@ def test_a_recording_becomes_a_rule_on_either_kind_of_generator(made, names, req
     rule = replay(generator, edit)
     assert rule.layer == "layer4" and rule.fingerprint == generator.fingerprint
     assert 0 < rule.effect.goal_error_removed <= 1 and rule.effect.pictures > 0
-    again = Edit.from_json(rule.edit)
+    again = rule.edit
     assert (again.generator, again.fingerprint) == (generator.name, generator.fingerprint)
     assert torch.equal(replay(generator, again).delta, rule.delta)
 

@@ -71,7 +71,7 @@ def test_zeroing_leaves_no_response_to_the_directions(request, model, layer, ran
     keys = row[None, :, None, None].expand(1, -1, 4, 4)
     before = memory.response(keys, memory.weight)
     assert memory.response(keys, memory.weight + rule.weight()).abs().max() < 1e-5 * before.abs().max()
-    assert (rule.rank, rule.edit["kind"], rule.edit["copy"], rule.edit["paste"]) == (rank, "zero", None, None)
+    assert (rule.rank, rule.edit.kind, rule.edit.copy, rule.edit.paste) == (rank, "zero", None, None)
     other = torch.randn(memory.weight.shape[1], generator=torch.Generator().manual_seed(0))
     other = (other - rule.directions.T @ (rule.directions @ other))[None, :, None, None].expand(1, -1, 4, 4)
     kept = memory.response(other, memory.weight + rule.weight()) - memory.response(other, memory.weight)
@@ -224,8 +224,8 @@ def test_executing_again_replaces_the_rule_and_keeps_its_strength_and_place(sess
     second = session.execute(smoothness=50.0)
     assert [rule.layer for rule in session.rules] == ["layer6", "layer4", "layer2"]
     assert session.rules[1] is second and second.strength == 0.25
-    assert not same(first, second) and second.edit["smoothness"] == 50.0
-    third = session.execute(smoothness=first.edit["smoothness"] or 10.0)
+    assert not same(first, second) and second.edit.smoothness == 50.0
+    third = session.execute(smoothness=first.edit.smoothness or 10.0)
     assert same(third, first) and third.strength == 0.25  # the later rule and the own one do not count
 
 
@@ -252,7 +252,7 @@ def test_a_limit_on_steps_belongs_to_the_edit_so_that_a_replay_is_the_same(sessi
     told = []
     rule = session.execute(on_step=lambda step, of, _: told.append((step, of)) or True)
     assert told == [(1, 3), (2, 3), (3, 3)]
-    assert torch.equal(replay(stylegan, Edit.from_json(rule.edit)).delta, rule.delta)
+    assert torch.equal(replay(stylegan, rule.edit).delta, rule.delta)
 
 
 def test_truncation_is_a_setting_of_the_edit(session):
@@ -271,16 +271,16 @@ def test_a_rule_is_told_of_before_its_effect_is_measured(session):
 
 def test_beginning_stacks_and_the_next_edit_names_the_rules_before_it(session):
     first = session.execute()
-    assert first.edit["after"] == []
+    assert first.edit.after == ()
     session.begin("layer6")
     assert (session.edit.layer, session.edit.copy, session.edit.context) == ("layer6", None, ())
     assert session.edit.after == requests([first])
     session.erase(2, square(6, 4, 9, 7))
     second = session.execute()
-    assert session.rules == (first, second) and tuple(second.edit["after"]) == requests([first])
+    assert session.rules == (first, second) and second.edit.after == requests([first])
     session.switch(0, False)
     assert session.edit.after == ()
-    assert session.execute().edit["after"] == []
+    assert session.execute().edit.after == ()
 
 
 def test_an_edit_names_the_strength_of_the_rules_before_it(session):
@@ -302,7 +302,7 @@ def test_the_edits_behind_the_rules_lead_to_the_same_rules_again(session, styleg
     save_edits(session.edits, tmp_path / "both.json")
     rules = []
     for edit in load_edits(tmp_path / "both.json"):
-        rules.append(replay(stylegan, edit, rules=rules, statistics=session.statistics()))
+        rules.append(replay(stylegan, edit, rules=rules, statistics=session.statistics))
     assert [rule.strength for rule in rules] == [0.5, 1.0]
     assert all(torch.equal(a.delta, b.delta) for a, b in zip(rules, session.rules, strict=True))
     session.set_strength(0, 1.0)  # the second rule was not made on this
@@ -381,7 +381,7 @@ def test_the_edit_follows_its_rule_when_rules_move(session, made):
     session.revert()
     assert session.rules == () and session.edit.copy is not None
     again = session.execute(smoothness=10.0)
-    assert same(again, mine) and again.edit["after"] == []  # the other rules were at later layers
+    assert same(again, mine) and again.edit.after == ()  # the other rules were at later layers
 
 
 @pytest.mark.parametrize(("index", "to", "order"), [(0, 2, "bca"), (2, 0, "cab"), (1, 1, "abc"), (0, 1, "bac")])
@@ -500,7 +500,7 @@ def test_a_suggestion_can_be_taken_up(session):
 def test_suggestions_come_after_the_rules_before_the_edit(session, stylegan, made):
     session.add(made("layer2"))
     (one,) = session.suggest(["layer6"])
-    assert one.rule.edit["after"] == list(session.edit.after) != []
+    assert one.rule.edit.after == session.edit.after != []
     drawn = stylegan.sample([1], rules=[*session.rules, one.rule])[0].clamp(-1, 1)
     assert torch.allclose(one.picture.clamp(-1, 1), drawn, atol=1e-3)
     with pytest.raises(InputError, match="incomplete"):
@@ -591,7 +591,7 @@ def test_bad_input_is_refused_in_words_and_changes_nothing(session, made):
 
 
 def test_a_session_holds_so_many_rules_and_no_more(stylegan, session, made):
-    full = Rewriter(stylegan, "layer4", rules=[made("layer4")] * RULES, statistics=session.statistics())
+    full = Rewriter(stylegan, "layer4", rules=[made("layer4")] * RULES, statistics=session.statistics)
     full.zero()
     full.add_context(1, square(6, 4, 12, 12))
     before = full.history

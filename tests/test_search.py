@@ -164,7 +164,7 @@ class Watched(Cache):
 
 
 def with_cache(session, cache):
-    return Rewriter(session.generator, history=session.history, statistics=session.statistics(), keys=cache)
+    return Rewriter(session.generator, history=session.history, statistics=session.statistics, keys=cache)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 140_000, 300_000])  # a batch is 16 · 32 · 8 · 8 · 4 = 131,072 bytes

@@ -107,7 +107,7 @@ def test_firing_parts_pictures_by_whether_the_context_fires(rule, town):
 
 
 def test_replaying_the_recorded_edit_gives_the_rule_to_the_bit(rule, town, tmp_path):
-    edit = Edit.from_json(json.loads(json.dumps(rule.edit)))
+    edit = Edit.from_json(json.loads(json.dumps(rule.edit.to_json())))
     again = replay(town, edit, statistics=Statistics(town, cache=tmp_path))  # nothing measured before
     assert same(again, rule) and again.edit == rule.edit
     assert replace(again.effect, seconds=0) == replace(rule.effect, seconds=0)
@@ -215,7 +215,7 @@ def test_replaying_a_record_is_exact_whatever_the_mask(stylegan, statistics, sha
     session.copy(7, square(4, 6, 12, 12) * share)
     session.paste(1, square(6, 4, 12, 12) * share)
     rule = session.execute()
-    assert same(replay(stylegan, Edit.from_json(rule.edit), statistics=statistics), rule)
+    assert same(replay(stylegan, rule.edit, statistics=statistics), rule)
 
 
 def test_executing_again_gives_the_same_rule(session, first):
@@ -236,7 +236,7 @@ def test_the_generator_is_untouched_by_a_session(session, stylegan, method):
 def test_options_reach_the_rule_and_its_record(session):
     rule = session.execute(rank=2, smoothness=30.0, spread=False)
     assert rule.rank == 2
-    recorded = Edit.from_json(rule.edit)
+    recorded = rule.edit
     assert (recorded.rank, recorded.smoothness, recorded.spread) == (2, 30.0, False)
     assert (recorded.generator, recorded.layer) == ("stylegan", "layer4")
     assert [region.seed for region in recorded.context] == [1, 2, 3]
@@ -276,7 +276,7 @@ def test_erasing_needs_no_copy_and_lowers_what_stands_out(stylegan, statistics):
     session = Rewriter(stylegan, "layer4", statistics=statistics)
     session.erase(1, square(6, 4, 12, 12), units=8)
     rule = session.execute()
-    assert (rule.edit["kind"], rule.edit["units"], rule.edit["copy"]) == ("erase", 8, None)
+    assert (rule.edit.kind, rule.edit.units, rule.edit.copy) == ("erase", 8, None)
     assert rule.effect.goal_error_removed > 0.1
     with pytest.raises(InputError, match="33 units"):
         session.erase(1, square(6, 4, 12, 12), units=33)
@@ -312,7 +312,7 @@ def test_a_kept_place_changes_less(session, stylegan, first):
 def test_the_recipe_of_the_statistics_counts(session, first, stylegan, statistics):
     few = replay(stylegan, session.edit.with_(statistics=Recipe(20, 8)), statistics=statistics)
     assert not torch.equal(few.directions, first.directions)
-    assert Edit.from_json(few.edit).statistics == Recipe(20, 8)
+    assert few.edit.statistics == Recipe(20, 8)
 
 
 def test_statistics_at_another_truncation_are_not_used(session, stylegan, statistics):
@@ -341,7 +341,7 @@ def test_an_edit_after_a_rule_is_an_edit_of_the_rewritten_generator(begin, first
     assert second.fingerprint == stylegan.fingerprint != twin.fingerprint
     assert torch.allclose(second.directions, twin.directions, atol=1e-3)
     assert (second.delta - twin.delta).norm() < 0.05 * (second.delta - fresh.delta).norm()
-    assert second.edit["after"] and not first.edit["after"]
+    assert second.edit.after and not first.edit.after
 
 
 def test_two_rules_on_top_of_each_other_come_closer_to_the_goal(begin, first, stylegan):
@@ -352,14 +352,14 @@ def test_two_rules_on_top_of_each_other_come_closer_to_the_goal(begin, first, st
 
 def test_a_rule_that_is_off_does_not_count(begin, first):
     second = begin(rules=[first.at(0)]).execute()
-    assert same(second, first) and second.edit["after"] == []
+    assert same(second, first) and second.edit.after == ()
 
 
 def test_an_edit_knows_the_rules_before_it_from_another_machine(begin, first, stylegan, statistics):
     """Their numbers may differ in the last bits there; what was asked for does not."""
     session = begin(rules=[first])
     elsewhere = replace(first, delta=first.delta * (1 + 1e-6))
-    assert session.execute().edit["after"] == begin(rules=[elsewhere]).execute().edit["after"] != []
+    assert session.execute().edit.after == begin(rules=[elsewhere]).execute().edit.after != []
     assert replay(stylegan, session.edit, rules=[elsewhere], statistics=statistics).layer == first.layer
 
 

@@ -9,28 +9,22 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rewriter import checks
 from rewriter.checkpoints.client import check_name
-from rewriter.checks import Check, choice, number, text, whole
+from rewriter.checks import Check, choice, flag, list_of, matching, number, object_of, optional, refusal, text, whole
 from rewriter.errors import InputError
 from rewriter.files import read_json
+from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
 FILE = "checkpoints.json"
 VARIABLE = "REWRITER_CATALOGUE"
 VERSION, MOST = 1, 1000
 ADVICE = ("structure", "objects", "texture")
-
-
-@dataclass(frozen=True)
-class Licence:
-    """Its id, as the Hub writes them, and its text."""
-
-    id: str
-    link: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +69,9 @@ class Entry(Source):
     layers: Mapping[str, str]
 
     @property
-    def origin(self) -> dict[str, Any]:
-        """What a generator keeps of it: plain data."""
-        return {key: value for key, value in asdict(self).items() if key not in ("folder", "layers")}
+    def origin(self) -> Origin:
+        """What a generator keeps of it."""
+        return Origin(**{f.name: getattr(self, f.name) for f in fields(Origin) if hasattr(self, f.name)})
 
 
 def catalogue() -> dict[str, Entry]:
@@ -129,48 +123,24 @@ def entry_from(data: Any, folder: Path) -> Entry:
     Raises:
         InputError: names the entry, the field, and what was expected.
     """
-    if not isinstance(data, Mapping):
-        raise InputError(f"an entry is an object, not a {type(data).__name__}")
     try:
-        wanted = [field.name for field in fields(Entry) if field.name != "folder"]
-        if lacking := [name for name in wanted if name not in data and name != "note"]:
-            raise InputError(f"it lacks {', '.join(lacking)}")
-        if unknown := [str(name) for name in data if name not in wanted]:
-            raise InputError(f"unknown field {unknown[0][:40]!r}")
-        values = {name: CHECKS[name](name, value) for name, value in data.items()}
+        values = checks.fields("it", data, CHECKS, optional=("note",))
         if (values["repository"] is None) != (values["revision"] is None):
             raise InputError("a repository needs a revision, and a file without one has none")
         return Entry(**values, folder=folder)
     except InputError as error:
-        raise InputError(f"entry {str(data.get('id'))[:40]!r}: {error}") from error
+        name = data.get("id") if isinstance(data, Mapping) else data
+        raise InputError(f"entry {str(name)[:40]!r}: {error}") from error
 
 
-def vouched(origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what somebody's file says of a generator's origin, the fields that an entry could have; and its rules."""
+def sanitize_origin(data: Mapping[str, Any]) -> Origin:
+    """Of what somebody's file says of a generator's origin, the fields that pass the catalogue's validation."""
     kept: dict[str, Any] = {}
-    for name, value in origin.items():
-        if name in CHECKS:
+    for name, check in {**CHECKS, **_FOLDED}.items():
+        if name in {field.name for field in fields(Origin)} and data.get(name) is not None:
             with suppress(InputError):
-                CHECKS[name](name, value)
-                kept[name] = value
-    with suppress(InputError, KeyError, TypeError):
-        kept["rules"] = [{name: FOLDED[name](name, rule[name]) for name in FOLDED} for rule in origin["rules"][:64]]
-    if origin.get("stated") is True:  # its licence, by whoever published it
-        kept["stated"] = True
-    return kept
-
-
-def _matching(pattern: str, expected: str, *, optional: bool = False) -> Check:
-    """A text of that form; None where it is optional."""
-
-    def check(name: str, value: Any) -> str | None:
-        if value is None and optional:
-            return None
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise InputError(f"{name} is {str(value)[:60]!r}, expected {expected}")
-        return value
-
-    return check
+                kept[name] = check(name, data[name])
+    return Origin(**kept)
 
 
 def _repository(name: str, value: Any) -> str | None:
@@ -185,45 +155,37 @@ def _repository(name: str, value: Any) -> str | None:
 def _file(name: str, value: Any) -> str:
     checked = str(text(300)(name, value))
     if not checked or checked.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", checked) or ":" in checked:
-        raise InputError(f"{name} is {checked[:60]!r}, expected a path below its repository or catalogue")
+        raise refusal(name, value, "a path below its repository or catalogue")
     return checked
 
 
-def _licence(name: str, value: Any) -> Licence:
-    if not isinstance(value, Mapping) or set(value) != {"id", "link"}:
-        raise InputError(f"{name} is not an object with id and link")
-    link = _matching(r"https?://[\w./~%-]{3,300}", "an address")
-    known = _matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0")
-    return Licence(known(f"{name}.id", value["id"]), link(f"{name}.link", value["link"]))
-
-
-def _layers(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or set(value) != set(ADVICE):
-        raise InputError(f"{name} is not an object with {', '.join(ADVICE)}")
-    layer = _matching(r"layer\d{1,2}", "a layer such as layer8")
-    return {good: layer(f"{name}.{good}", value[good]) for good in ADVICE}
-
+_LAYER = matching(r"layer\d{1,2}", "a layer such as layer8")
+_LICENCE = object_of(
+    {
+        "id": matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0"),
+        "link": matching(r"https?://[\w./~%-]{3,300}", "an address"),
+    }
+)
+_RULE = object_of({"title": text(200), "layer": _LAYER, "rank": whole(1, 10_000), "strength": number(-10, 10)})
 
 CHECKS: Mapping[str, Check] = {
-    "id": _matching(r"[a-z0-9][a-z0-9.-]{0,60}", "lower-case letters, digits, '-' and '.'"),
+    "id": matching(r"[a-z0-9][a-z0-9.-]{0,60}", "lower-case letters, digits, '-' and '.'"),
     "title": text(80),
     "repository": _repository,
     "file": _file,
-    "revision": _matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits", optional=True),
-    "size": whole(1, 1 << 40, optional=True),
-    "sha256": _matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning", optional=True),
+    "revision": optional(matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits")),
+    "size": optional(whole(1, 1 << 40)),
+    "sha256": optional(matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning")),
     "architecture": choice(("stylegan2", "proggan")),
     "layout": choice(("nvidia", "rosinality", "genforce", "gandissect")),
     "resolution": whole(8, 1024),
-    "clamp": number(1e-6, 1e6, optional=True),
-    "licence": _licence,
+    "clamp": optional(number(1e-6, 1e6)),
+    "licence": lambda name, value: Licence(**_LICENCE(name, value)),
     "attribution": text(300),
-    "layers": _layers,
+    "layers": object_of(dict.fromkeys(ADVICE, _LAYER)),
     "note": text(300),
 }
-FOLDED: Mapping[str, Check] = {  # what is said of a rule that is in the weights
-    "title": text(200),
-    "layer": _matching(r"layer\d{1,2}", "a layer such as layer8"),
-    "rank": whole(1, 10_000),
-    "strength": number(-10, 10),
+_FOLDED: Mapping[str, Check] = {  # what a generator's origin may say besides
+    "rules": list_of(lambda name, value: FoldedRule(**_RULE(name, value)), 64),
+    "stated": flag,
 }

@@ -30,10 +30,10 @@ from huggingface_hub import (
 )
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
+from rewriter.cache import default_folder
 from rewriter.checkpoints.catalogue import Source
 from rewriter.checkpoints.client import AGAIN, TRANSPORT, check_token, in_words
 from rewriter.checkpoints.read import SIZE
-from rewriter.editing.statistics import default_cache
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
 
@@ -130,7 +130,7 @@ class _Ledger:
     """What hashes were found: file → [size, time of its last change, SHA-256]; without it files are read once more."""
 
     def __init__(self) -> None:
-        self._path = default_cache() / "verified.json"
+        self._path = default_folder() / "verified.json"
 
     def get(self, key: str) -> list[Any] | None:
         """What is known of a file."""

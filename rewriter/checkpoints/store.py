@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rewriter.checkpoints.catalogue import ADVICE, vouched
+from rewriter.checkpoints.catalogue import ADVICE, sanitize_origin
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
@@ -81,7 +81,7 @@ def config(generator: Generator) -> dict[str, Any]:
         **about,
         "fingerprint": generator.fingerprint,
         "layers": dict(generator.advice),
-        "origin": dict(generator.origin),
+        "origin": generator.origin.to_json(),
     }
 
 
@@ -125,7 +125,7 @@ def load(folder: str | Path) -> Generator:
 def describe(generator: Generator, about: Mapping[str, Any]) -> None:
     """Note what a config, checked, says of a generator's origin and of where to begin."""
     origin, layers = about["origin"], about["layers"]
-    generator.origin = vouched(origin)
+    generator.origin = sanitize_origin(origin)
     generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}
 
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.download import cached
 from rewriter.editing.edit import Edit, load_edits
-from rewriter.editing.rule import Rule
+from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.hub.resolve import load_generator
@@ -78,7 +78,7 @@ def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None
     with progress(quiet) as job:
         model = load_generator(name, device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))
     if new and not quiet:
-        print(f"{name}: its SHA-256 is {model.origin['sha256']}, and has to be from now on", file=sys.stderr)
+        print(f"{name}: its SHA-256 is {model.origin.sha256}, and has to be from now on", file=sys.stderr)
     return model
 
 
@@ -87,21 +87,15 @@ def rules_for(paths: Sequence[Path] | None, model: Generator) -> list[Rule]:
     rules = [Rule.load(path).to(model.device) for path in paths or ()]
     for rule in rules:
         model.check(rule)
-    check_new(rules, carried(model))
-    return [*carried(model), *rules]
-
-
-def carried(model: Generator) -> list[Rule]:
-    """The rules that a published generator brings along."""
-    return [rule for rule in model.rules if isinstance(rule, Rule)]
+    check_new(rules, carried_rules(model))
+    return [*carried_rules(model), *rules]
 
 
 def check_new(rules: Sequence[Rule], there: Sequence[Rule]) -> None:
     """Refuse a rule that is given twice, or that the generator brings along: it would count twice."""
     for i, rule in enumerate(rules):
         if any(torch.equal(rule.delta.cpu(), other.delta.cpu()) for other in [*there, *rules[:i]]):
-            title = rule.edit.get("title") or f"at {rule.layer}"
-            raise InputError(f"the rule {title!r} is there already, or given twice: leave it out")
+            raise InputError(f"{rule.title!r} is given twice, or the generator brings it along: leave it out")
 
 
 def check_truncation(truncation: float) -> None:

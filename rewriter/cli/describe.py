@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.editing import history
 from rewriter.editing.edit import Edit
-from rewriter.editing.effect import advice
-from rewriter.editing.rule import FORMAT, Rule
+from rewriter.editing.effect import advice, effect_in_words
+from rewriter.editing.rule import FORMAT, Rule, carried_rules
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.hub.resolve import SUFFIXES, load_generator
@@ -44,30 +43,6 @@ def describe(
         data = {"what": "edits", "edits": [each for each, _ in described]}
         words = "\n".join([f"{len(described)} edits in succession:", *(each for _, each in described)])
     return data, words
-
-
-def effect_in_words(name: str, rule: Rule) -> str:
-    """One paragraph: what the rule did, how long it took, and whether it took."""
-    effect = rule.effect
-    if effect is None:
-        return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
-    side = (
-        "not measurable (everything is near a match)"
-        if math.isnan(effect.side_effect)
-        else (f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)")
-    )
-    lines = [
-        f"{name}: {rule.layer}, rank {rule.rank}, {rule.edit.get('method', 'unknown method')}, "
-        f"solved in {effect.seconds:.2f} s"
-    ]
-    if not math.isnan(effect.likeness):
-        beside = "nothing is beside them" if math.isnan(effect.spill) else f"beside them {effect.spill:.2f}/255 changed"
-        lines.append(f"  marked places {effect.likeness:.0%} of the way to what was asked for; {beside}")
-    lines.append(
-        f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
-        f"places on {effect.pictures} unseen pictures"
-    )
-    return "\n".join([*lines, f"  side effect {side}"])
 
 
 def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
@@ -103,12 +78,11 @@ def _rule(rule: Rule) -> tuple[dict[str, Any], str]:
         "layer": rule.layer,
         "rank": rule.rank,
         "strength": rule.strength,
-        "generator": rule.edit.get("generator"),
+        "generator": rule.edit and rule.edit.generator,
         "fingerprint": rule.fingerprint,
         "effect": effect,
     }
-    title = rule.edit.get("title") or "rule"
-    words = [effect_in_words(title, rule), f"  on {data['generator']}, fingerprint {rule.fingerprint[:12]}"]
+    words = [effect_in_words(rule.title, rule), f"  on {data['generator']}, fingerprint {rule.fingerprint[:12]}"]
     words += [f"  strength {rule.strength:g}{'' if rule.on else ', switched off'}", *(f"  {r}" for r in advice(rule))]
     return data, "\n".join(words)
 
@@ -137,9 +111,8 @@ def _edit(edit: Edit) -> tuple[dict[str, Any], str]:
 
 def _in_short(rule: Rule) -> list[str]:
     """A rule's title and place, and what it did."""
-    title = rule.edit.get("title") or rule.layer
     off = "" if rule.on else ", switched off"
-    return [f"{title}: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}", *_measured(rule)]
+    return [f"{rule.title}: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}", *_measured(rule)]
 
 
 def _measured(rule: Rule) -> list[str]:
@@ -147,7 +120,7 @@ def _measured(rule: Rule) -> list[str]:
 
 
 def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
-    weights = sum(p.numel() for p in generator.parameters())
+    origin, weights = generator.origin, sum(p.numel() for p in generator.parameters())
     layers = [
         {"layer": i.name, "in": i.in_channels, "out": i.out_channels, "keys": i.key_resolution, "values": i.resolution}
         for i in generator.layers.values()
@@ -159,21 +132,20 @@ def _generator(generator: Generator) -> tuple[dict[str, Any], str]:
         "resolution": generator.resolution,
         "weights": weights,
         "fingerprint": generator.fingerprint,
-        "origin": dict(generator.origin),
+        "origin": origin.to_json(),
         "start": dict(generator.advice),
-        "rules": [_rule(rule)[0] for rule in generator.rules if isinstance(rule, Rule)],
+        "rules": [_rule(rule)[0] for rule in carried_rules(generator)],
         "layers": layers,
     }
     lines = [f"{generator.name}: {data['architecture']}, {generator.resolution} px, {weights:,} weights"]
     lines += [f"  fingerprint {generator.fingerprint}"]
-    origin = generator.origin
-    if "attribution" in origin:
-        lines.append(f"  {origin['attribution']}")
-    if "licence" in origin:
-        lines.append(f"  licence {origin['licence']['id']}, {origin['licence']['link']}")
-    if "rules" in origin:
-        lines.append(f"  rules in its weights: {', '.join(rule['title'] or rule['layer'] for rule in origin['rules'])}")
-    for rule in (rule for rule in generator.rules if isinstance(rule, Rule)):
+    if origin.attribution:
+        lines.append(f"  {origin.attribution}")
+    if origin.licence:
+        lines.append(f"  licence {origin.licence.id}, {origin.licence.link}")
+    if origin.rules:
+        lines.append(f"  rules in its weights: {', '.join(rule.title or rule.layer for rule in origin.rules)}")
+    for rule in carried_rules(generator):
         lines += [f"  rewritten: {line}" if not i else f"  {line}" for i, line in enumerate(_in_short(rule))]
     if generator.advice:
         lines.append(f"  begin at {', '.join(f'{layer} for {good}' for good, layer in generator.advice.items())}")

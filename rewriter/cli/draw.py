@@ -18,7 +18,6 @@ from rewriter.cli.common import (
     Job,
     Json,
     Truncation,
-    carried,
     check_truncation,
     edits_of,
     generator_of,
@@ -28,10 +27,10 @@ from rewriter.cli.common import (
     say,
 )
 from rewriter.editing.edit import Edit
-from rewriter.editing.effect import firing
+from rewriter.editing.effect import effect_in_words, firing
 from rewriter.editing.execute import replay
-from rewriter.editing.provenance import at_home, check
-from rewriter.editing.rule import Rule
+from rewriter.editing.provenance import check_complete, with_default_layer
+from rewriter.editing.rule import Rule, carried_rules
 from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
@@ -112,11 +111,11 @@ def apply(
     _check_outputs(out, [*rule_files, *filter(None, [save_model, save_session])])
     model = generator_of([edit for _, edit in requests], generator, device, as_json)
     if layer is None:
-        requests = [(name, at_home(model, edit)) for name, edit in requests]
+        requests = [(name, with_default_layer(model, edit)) for name, edit in requests]
     for _, edit in requests:
-        check(model, edit)
+        check_complete(model, edit)
     with progress(as_json) as job:
-        earlier = carried(model)
+        earlier = carried_rules(model)
         rules = _replay(model, requests, earlier, rule_files, job)
         if save_model is not None:
             write_weights(model.rewritten(rules), save_model)
@@ -130,7 +129,7 @@ def apply(
     remarks = session.remarks()
     report: dict[str, Any] = {**results[-1], "remarks": remarks}
     report |= {"edits": results} if len(results) > 1 else {}
-    words = [describe.effect_in_words(name, rule) for name, rule in made]
+    words = [effect_in_words(name, rule) for name, rule in made]
     say(as_json, report, "\n".join([*words, *remarks, f"{shown} pictures before and after: {out}"]))
 
 
@@ -184,11 +183,10 @@ def _replay(
 ) -> list[Rule]:
     """The edits one after the other, on top of earlier rules; each rule is written as soon as it is made."""
     rules = list(earlier)
-    statistics = Statistics(model, truncation=requests[0][1].truncation)
+    statistics = Statistics(model)
     for i, (name, edit) in enumerate(requests):
         solving, measuring = job(f"{name}: solving"), job(f"{name}: statistics of {edit.layer}")
-        on_step = _forget_loss(solving)
-        rules.append(replay(model, edit, rules=rules, statistics=statistics, on_step=on_step, on_statistics=measuring))
+        rules.append(replay(model, edit, rules=rules, statistics=statistics, on_step=solving, on_statistics=measuring))
         if files:
             rules[-1].save(files[i])
     return rules
@@ -219,21 +217,17 @@ def _sheet(
 
 
 def _result(name: str, model: Generator, rule: Rule, out: Path) -> dict[str, Any]:
-    assert rule.effect is not None  # replay measures it
+    assert rule.effect is not None and rule.edit is not None  # replay sets both
     effect = rule.effect.to_json()
     return {
         "edit": name,
         "generator": model.name,
         "layer": rule.layer,
         "rank": rule.rank,
-        "method": rule.edit["method"],
+        "method": rule.edit.method,
         **{
             key: effect[key]
             for key in ("seconds", "goal_error_removed", "reach", "side_effect", "left_out", "likeness", "spill")
         },
         "out": str(out),
     }
-
-
-def _forget_loss(on_step: Callable[[int, int], None]) -> Callable[[int, int, float], None]:
-    return lambda step, of, loss: on_step(step, of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
+from rewriter.generators.origin import FoldedRule
 from rewriter.hub.repository import BUILT_IN, listed
 from rewriter.hub.resolve import SUFFIXES
 
@@ -86,14 +88,12 @@ def convert(
     _check_form(out, layout)
     check_writable(out if layout or _is_file(out) else out / store.CONFIG)
     model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
-    if Path(source).is_file() and "sha256" not in model.origin:
-        model.origin = {**model.origin, "sha256": hash_of(Path(source))}
+    if Path(source).is_file() and model.origin.sha256 is None:
+        model.origin = replace(model.origin, sha256=hash_of(Path(source)))
     rules = rules_for(rule, model)
     made = model.rewritten(rules) if rules else model
     if rules:  # whoever passes it on has to say what was changed
-        earlier = model.origin.get("rules")
-        told = [*(earlier if isinstance(earlier, list) else []), *map(_told, rules)]
-        made.origin = {**model.origin, "rules": told}
+        made.origin = replace(model.origin, rules=(*model.origin.rules, *map(_folded, rules)))
     remarks = _write(made, out, layout)
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
@@ -125,17 +125,16 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
     return store.remarks(model, layout)
 
 
-def _told(rule: Rule) -> dict[str, Any]:
+def _folded(rule: Rule) -> FoldedRule:
     """What a folder says of a rule that was folded into its weights."""
-    title = rule.edit.get("title") or ""
-    return {"title": title, "layer": rule.layer, "rank": rule.rank, "strength": rule.strength}
+    return FoldedRule(rule.edit.title if rule.edit else "", rule.layer, rule.rank, rule.strength)
 
 
 def _row(entry: Entry) -> dict[str, Any]:
     path = cached(entry) if entry.id != BUILT_IN else Path()
     here = "built in" if entry.id == BUILT_IN else "yes" if path else "no" if entry.repository else "yourself"
     size = path.stat().st_size if path and entry.size is None else entry.size
-    return {**entry.origin, "size": size, "here": here, "licence": entry.licence.id}
+    return {**asdict(entry.origin), "size": size, "here": here, "licence": entry.licence.id}
 
 
 def _cell(name: str, value: Any) -> str:

@@ -10,11 +10,11 @@ import typer
 
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name, connect, quiet
-from rewriter.cli.common import Device, Json, carried, check_new, load, progress, say
+from rewriter.cli.common import Device, Json, check_new, load, progress, say
 from rewriter.cli.describe import kind_of
 from rewriter.editing.history import FORMAT, History
-from rewriter.editing.provenance import bereft
-from rewriter.editing.rule import Rule
+from rewriter.editing.provenance import made_on_others
+from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.hub.draft import Draft, draft
@@ -63,7 +63,7 @@ def publish(
         api = connect()
         find(name, api, private=private, create_pr=pr)
     model = load(generator or _base_of(found), device, as_json)
-    earlier = [] if whole else carried(model)
+    earlier = [] if whole else carried_rules(model)
     check_new(found, earlier)
     with progress(as_json) as job:
         made = draft(
@@ -117,13 +117,12 @@ def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
 
 def _base_of(rules: list[Rule]) -> str:
     check_edits(rules)
-    if (lost := bereft(rules)) is not None:
-        title = lost.edit.get("title") or f"at {lost.layer}"
+    if (lost := made_on_others(rules)) is not None:
         raise InputError(
-            f"the rule {title!r} was made after others, which are not given: give them too, before it; or name the "
-            "generator that carries them, or that is to do without them, with --generator"
+            f"the rule {lost.title!r} was made on top of rules that are not given: give them too, before it; or name "
+            "the generator that carries them, or one to publish on without them, with --generator"
         )
-    named = next((str(rule.edit["generator"]) for rule in rules if rule.edit.get("generator")), "")
+    named = next((rule.edit.generator for rule in rules if rule.edit and rule.edit.generator), "")
     if not named:
         raise InputError("the rules do not say which generator they were made on: name it with --generator")
     return named

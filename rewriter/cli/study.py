@@ -27,9 +27,10 @@ from rewriter.cli.common import (
     say,
 )
 from rewriter.editing import measuring
-from rewriter.editing.provenance import at_home, check
+from rewriter.editing.provenance import check_complete, with_default_layer
+from rewriter.editing.recipe import Recipe
 from rewriter.editing.session import Rewriter
-from rewriter.editing.statistics import Recipe, Statistics
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, RewriterError
 from rewriter.evaluation import benchmark as timing
 from rewriter.files import check_writable, replacing
@@ -83,7 +84,7 @@ def search(
     session = _session(edit, generator, device, as_json)
     with progress(as_json) as job:
         step = job("pictures")
-        found = session.search(k, seeds=range(first, first + count), on_step=lambda done, of, best: step(done, of))
+        found = session.search(k, seeds=range(first, first + count), on_step=step)
         matches = session.matches_on([one.seed for one in found])
     rows = [session.sample([one.seed for one in found]), torch.stack([one.overlay for one in matches])]
     captions = [f"{one.seed}: {one.score:.2f}" for one in found]
@@ -105,7 +106,7 @@ def stats(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the statistics of layers before they are edited; a stopped job goes on where it was."""
+    """Measure the statistics of layers before they are edited; an interrupted run resumes."""
     together = measuring.processes(device)
     try:
         check_truncation(truncation)
@@ -118,8 +119,8 @@ def stats(
             recipe = Recipe.for_layer(model.layer(name)) if count is None else Recipe(count)
             recipes[name] = replace(recipe, places=places, first_seed=first_seed)
         with progress(as_json or not together.is_main_process) as job:
-            own = Statistics(model, truncation=truncation)
-            measured = measuring.measure(own, recipes, rules=rules, on_step=job("pictures"))
+            own, step = Statistics(model), job("pictures")
+            measured = measuring.measure(own, recipes, truncation=truncation, rules=rules, on_step=step)
     except RewriterError:
         if together.is_main_process:
             raise
@@ -156,9 +157,9 @@ def _session(file: str, generator: str | None, device: str | None, quiet: bool, 
     """A session with the last of a file's edits in progress, made after the others."""
     edits = edits_of(file)
     model = generator_of(edits, generator, device, quiet)
-    *earlier, last = (at_home(model, edit) for edit in edits)
+    *earlier, last = (with_default_layer(model, edit) for edit in edits)
     for edit in (*earlier, last) if complete else earlier:
-        check(model, edit)
+        check_complete(model, edit)
     session = Rewriter(model, last.layer, truncation=last.truncation)
     for edit in earlier:
         session.use(edit)

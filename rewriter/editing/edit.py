@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rewriter import checks
-from rewriter.checks import Region
+from rewriter.checks import optional
 from rewriter.editing import recording
-from rewriter.editing.rule import STRENGTHS
-from rewriter.editing.statistics import Recipe
+from rewriter.editing.recipe import Recipe, recipe
+from rewriter.editing.region import Region, region, regions
 from rewriter.errors import InputError
-from rewriter.files import read_json, replacing
-from rewriter.memory import solve
+from rewriter.files import read_json, write_json
+from rewriter.generators.change import STRENGTHS
+from rewriter.memory import DIRECTIONS, SOLVERS
 
 __all__ = ["Edit", "Region", "load_edits", "read_recording", "save_edits"]
 
 VERSION = 1
 MOST = 64  # edits in one file
 KINDS = ("replace", "erase", "zero")
+LABELS = ("strength", "generator", "title")  # fields that do not change which rule is solved
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
     """A request: which rule of which generator to change, and how.
 
-    kind: "replace" (copy → paste), "erase" (the thing at the place `paste` goes), or "zero" (the layer forgets what
-    singles the context out).
-    generator, fingerprint: the model it was made on ("": any). after: digests of the rules that were on before it.
-    copy, paste, context, keep: places; an edit without a copy, say, is incomplete (`missing`).
-    spread: state the goal at each context too, not on the pasted picture alone. units: how many an erase silences,
-    as the paper does; None: it fills the place with what similar pictures have there.
-    smoothness None: the method's default. steps: limit on its iterations; None: its own. statistics None: the layer's
-    default recipe.
+    Attributes:
+        generator: name of the generator it was made on; "": any.
+        layer: the layer to rewrite.
+        fingerprint: of that generator; "": any.
+        kind: "replace" (copy → paste), "erase" (remove what is at the place `paste`), or "zero" (the layer forgets what
+            singles the context out).
+        title: the person's name for it.
+        truncation: ψ of the pictures that it points at.
+        after: digests of the rules that were on when it was made, in order.
+        copy, paste, context, keep: places; `keep` are places to protect. An edit may lack some: see `missing`.
+        rank: number of directions.
+        smoothness: weight λ of the protection of everything else; None: the method's default.
+        strength: of the rule, −1…2.
+        method: see `memory.solve.solve`.
+        steps: limit on the method's iterations; None: its own.
+        directions: see `memory.directions.key_directions`.
+        spread: state the goal at each context too, not only on the pasted picture.
+        units: how many units an erase silences, as in the paper; None: fill the place with what similar pictures have.
+        statistics: how to sample the second moment; None: the layer's default.
     """
 
     generator: str
@@ -69,17 +84,32 @@ class Edit:
         return [step for step, lacking in wanted if lacking]
 
     @property
+    def regions(self) -> tuple[Region, ...]:
+        """Every place that it points at."""
+        return tuple(place for place in (self.copy, self.paste, *self.context, *self.keep) if place)
+
+    @property
     def cells(self) -> int:
-        """How many values its masks have in all."""
-        return sum(place.mask.numel() for place in (self.copy, self.paste, *self.context, *self.keep) if place)
+        """How many values its masks have together."""
+        return sum(place.mask.numel() for place in self.regions)
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that identify the request; the same on every machine, unlike the solved rule."""
+        plain = self._plain(lambda place: {"seed": place.seed, "mask": place.digest})
+        asked = {name: value for name, value in plain.items() if name not in LABELS}
+        return hashlib.sha256(json.dumps([self.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; the inverse of `from_json`, to the bit (masks in steps of 1/255)."""
-        plain = {name: getattr(self, name) for name in _FIELDS if name not in _REGIONS}
-        regions = {name: (region := getattr(self, name)) and region.to_json() for name in ("copy", "paste")}
-        lists = {name: [region.to_json() for region in getattr(self, name)] for name in ("context", "keep")}
+        return self._plain(Region.to_json)
+
+    def _plain(self, place: Callable[[Region], dict[str, Any]]) -> dict[str, Any]:
+        plain = {name: getattr(self, name) for name in _CHECKS if name not in _REGIONS}
+        single = {name: (region := getattr(self, name)) and place(region) for name in ("copy", "paste")}
+        lists = {name: [place(region) for region in getattr(self, name)] for name in ("context", "keep")}
         plain |= {"after": list(self.after), "statistics": self.statistics and asdict(self.statistics)}
-        return {"version": VERSION, **plain, **regions, **lists}
+        return {"version": VERSION, **plain, **single, **lists}
 
     @staticmethod
     def from_json(data: Any) -> Edit:
@@ -92,17 +122,16 @@ class Edit:
             raise InputError(f"an edit is a JSON object, not {type(data).__name__}")
         if data.get("version") != VERSION or isinstance(data["version"], bool):
             raise InputError(f"edit version {data.get('version')!r} is not {VERSION}: update this package or the file")
-        unknown = sorted(map(str, set(data) - set(_FIELDS) - {"version"}))
-        if unknown:
-            raise InputError(f"unknown field {', '.join(map(repr, unknown))} in the edit")
-        lacking = [name for name in ("generator", "layer") if name not in data]
-        if lacking:
-            raise InputError(f"the edit lacks {', '.join(lacking)}")
-        return Edit(**{name: _CHECKS[name](name, value) for name, value in data.items() if name != "version"})
+        defaults = set(_CHECKS) - {"generator", "layer"}
+        return Edit(**checks.fields("the edit", data, _CHECKS, optional=defaults, ignore=("version",)))
 
     def with_(self, **changes: Any) -> Edit:
         """A copy with some fields changed, validated like a file."""
         return replace(self, **{name: _CHECKS[name](name, value) for name, value in changes.items()})
+
+    def validated(self) -> Edit:
+        """A copy with every field validated like a file's."""
+        return self.with_(**{name: getattr(self, name) for name in _CHECKS})
 
     def save(self, path: str | Path) -> None:
         """Write as indented JSON."""
@@ -126,8 +155,7 @@ def save_edits(edits: Sequence[Edit], path: str | Path) -> None:
     if not edits:
         raise InputError("no edits to save: make one first")
     plain = [edit.to_json() for edit in edits]
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(plain if len(plain) > 1 else plain[0], indent=1) + "\n", encoding="utf-8")
+    write_json(plain if len(plain) > 1 else plain[0], path)
 
 
 def load_edits(path: str | Path) -> tuple[Edit, ...]:
@@ -156,8 +184,8 @@ def load_edits(path: str | Path) -> tuple[Edit, ...]:
 def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit:
     """An edit that the original implementation recorded: a replacement on any generator, perhaps incomplete.
 
-    The layer is not recorded: layer8 is its authors' advice for objects, layer6 for smiles and watermarks, layer10 for
-    hair. Nor is the kind: they erased, too, by what had been recorded for a replacement; `with_(kind="erase")` does.
+    Recordings do not name a layer. Their authors advise layer8 for objects, layer6 for smiles and watermarks, layer10
+    for hair. They do not say either whether the edit was executed as an erasure: `with_(kind="erase")` makes it one.
 
     Raises:
         InputError: names the first field that is wrong, and what was expected.
@@ -168,9 +196,8 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
     return Edit("", "").with_(layer=layer, title=title, copy=copy, paste=paste, context=context)
 
 
-_FIELDS = tuple(Edit.__dataclass_fields__)
 _REGIONS = ("copy", "paste", "context", "keep")
-_CHECKS: dict[str, checks.Check] = {
+_CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "generator": checks.text(200),
     "layer": checks.text(40),
     "fingerprint": checks.text(64),
@@ -178,17 +205,17 @@ _CHECKS: dict[str, checks.Check] = {
     "title": checks.text(200),
     "truncation": checks.number(0, 2),
     "after": checks.list_of(checks.text(64), 64),
-    "copy": checks.region,
-    "paste": checks.region,
-    "context": checks.regions,
-    "keep": checks.regions,
+    "copy": region,
+    "paste": region,
+    "context": regions,
+    "keep": regions,
     "rank": checks.whole(1, 512),
-    "smoothness": checks.number(0, 1e6, optional=True),
+    "smoothness": optional(checks.number(0, 1e6)),
     "strength": checks.number(*STRENGTHS),
-    "method": checks.choice(solve.METHODS),
-    "steps": checks.whole(1, 100_000, optional=True),
-    "directions": checks.choice(("zca", "mean", "svd", "units")),
+    "method": checks.choice(SOLVERS),
+    "steps": optional(checks.whole(1, 100_000)),
+    "directions": checks.choice(DIRECTIONS),
     "spread": checks.flag,
-    "units": checks.whole(1, 512, optional=True),
-    "statistics": checks.recipe,
+    "units": optional(checks.whole(1, 512)),
+    "statistics": recipe,
 }

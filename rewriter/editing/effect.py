@@ -51,8 +51,9 @@ def advice(rule: Rule) -> list[str]:
             f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or keep the "
             "places that should stay"
         )
-    if rule.edit.get("keep") and (rule.edit.get("method") != "least-squares" or rule.edit.get("kind") == "zero"):
-        words.append("the places to keep were not protected: only method least-squares, and not zero, heeds them")
+    edit = rule.edit
+    if edit and edit.keep and (edit.method != "least-squares" or edit.kind == "zero"):
+        words.append("the protected places were not protected: only method least-squares does that, and not for zero")
     if not effect.places:
         words.append(
             f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and more of each"
@@ -67,6 +68,30 @@ def advice(rule: Rule) -> list[str]:
             f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly"
         )
     return words
+
+
+def effect_in_words(name: str, rule: Rule) -> str:
+    """One paragraph: what the rule did, how long it took, and whether it took."""
+    effect = rule.effect
+    if effect is None:
+        return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
+    side = (
+        "not measurable (everything is near a match)"
+        if math.isnan(effect.side_effect)
+        else (f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)")
+    )
+    lines = [
+        f"{name}: {rule.layer}, rank {rule.rank}, {rule.edit.method if rule.edit else 'unknown method'}, "
+        f"solved in {effect.seconds:.2f} s"
+    ]
+    if not math.isnan(effect.likeness):
+        beside = "nothing is beside them" if math.isnan(effect.spill) else f"beside them {effect.spill:.2f}/255 changed"
+        lines.append(f"  marked places {effect.likeness:.0%} of the way to what was asked for; {beside}")
+    lines.append(
+        f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
+        f"places on {effect.pictures} unseen pictures"
+    )
+    return "\n".join([*lines, f"  side effect {side}"])
 
 
 def matching(rule: Rule, features: Features) -> Tensor:

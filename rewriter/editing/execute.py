@@ -6,30 +6,30 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.edit import Edit, Region
+from rewriter.editing.edit import Edit
 from rewriter.editing.effect import measure
-from rewriter.editing.likeness import Yardstick
-from rewriter.editing.provenance import check, check_rules, check_statistics, requests
-from rewriter.editing.rule import Rule
+from rewriter.editing.likeness import Likeness
+from rewriter.editing.provenance import check_complete, check_rules, check_statistics
+from rewriter.editing.region import Region
+from rewriter.editing.rule import Rule, requests
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import InputError
+from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.memory.directions import Directions, key_directions
-from rewriter.memory.goal import RIM, Goal, corresponding, erase, fill, paste
+from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste
 from rewriter.memory.keys import SecondMoment
-from rewriter.memory.solve import SMOOTHNESS, Bystanders, OnStep, forget, solve
+from rewriter.memory.solve import SMOOTHNESS, forget, solve
 
 INSIDE = 0.5  # cells at least this much inside a mask give context keys; rims would leak background into D
 BATCH = 16
-OnPictures = Callable[[int, int], object]  # (pictures done, of)
 
 
 def replay(
@@ -39,7 +39,7 @@ def replay(
     rules: Sequence[Rule] = (),
     statistics: Statistics | None = None,
     on_step: OnStep | None = None,
-    on_statistics: OnPictures | None = None,
+    on_statistics: OnStep | None = None,
     on_rule: Callable[[Rule], object] | None = None,
     unseen: Sequence[int] | None = None,
 ) -> Rule:
@@ -49,8 +49,8 @@ def replay(
         generator: the generator that the edit was made on; it is not changed.
         edit: a complete edit.
         rules: the rules that are on; those that the edit was made after, if it was made after any.
-        statistics: kept from earlier edits of this generator at this truncation; None: fresh.
-        on_step: progress of the solver: (step, of, loss); returning False cancels.
+        statistics: kept from earlier edits of this generator; None: fresh.
+        on_step: progress of the solver: (step, of).
         on_statistics: progress of the second moment, if it has to be measured: (pictures, of).
         on_rule: called with the rule before its effect is measured, which takes longer than to solve it.
         unseen: seeds to measure the effect on; None: see `measure`.
@@ -58,21 +58,18 @@ def replay(
     Raises:
         InputError: an incomplete edit, another generator, other rules, or masks too small for the layer.
         ComputationError: the numbers went wrong.
-        CancelledError: `on_step` returned False.
+        CancelledError: `on_step` or `on_statistics` returned False.
     """
-    job, moment, bystanders, usual = prepare(
-        generator, edit, rules=rules, statistics=statistics, on_statistics=on_statistics
-    )
+    job = prepare(generator, edit, rules=rules, statistics=statistics, on_statistics=on_statistics)
     edit = job.edit
     started = time.perf_counter()
-    directions = job.directions(moment)
-    donors = bystanders.unmatched(directions)
+    directions = job.directions
     if edit.kind == "zero":
         change = forget(edit.layer, job.memory, directions)
         goal = job.forgotten(change)
     else:
-        goal = job.goal(usual, moment, donors)
-        change = job.solve(goal, directions, bystanders, on_step=on_step)
+        goal = job.goal()
+        change = job.solve(goal, on_step=on_step)
     seconds = time.perf_counter() - started
     rule = Rule(
         edit.layer,
@@ -81,22 +78,14 @@ def replay(
         edit.strength,
         fingerprint=generator.fingerprint,
         level=directions.level,
-        edit=edit.with_(after=requests(rules)).to_json(),
+        edit=edit.with_(after=requests(rules)),
     )
     if on_rule is not None:
         on_rule(rule)
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
-    likeness, spill = Yardstick(generator, edit, rules).judge(rule, donors if len(donors) else bystanders.features)
+    donors = job.donors if len(job.donors) else job.bystanders.features
+    likeness, spill = Likeness(generator, edit, rules).judge(rule, donors)
     return replace(rule, effect=replace(effect, likeness=likeness, spill=spill))
-
-
-class Ready(NamedTuple):
-    """An edit with everything looked up that solving it needs: see `Statistics.moment` and `.bystanders`."""
-
-    job: Job
-    moment: SecondMoment
-    bystanders: Bystanders
-    usual: Tensor
 
 
 def prepare(
@@ -105,19 +94,17 @@ def prepare(
     *,
     rules: Sequence[Rule] = (),
     statistics: Statistics | None = None,
-    on_statistics: OnPictures | None = None,
-) -> Ready:
+    on_statistics: OnStep | None = None,
+) -> Job:
     """Check an edit and look up what solving it needs; arguments and errors as for `replay`."""
-    check(generator, edit)
+    check_complete(generator, edit)
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     check_rules(generator, edit, rules)
     check_statistics(generator, statistics)
-    statistics = (statistics or Statistics(generator)).at(edit.truncation)
-    job = Job(generator, edit, rules)
-    moment = statistics.moment(edit.layer, rules=rules, recipe=edit.statistics, on_step=on_statistics)
-    bystanders, usual = statistics.bystanders(edit.layer, rules=rules)
+    job = Job(generator, edit, rules, statistics)
+    job.measure(on_statistics)
     job.look_up()
-    return Ready(job, moment, bystanders, usual)
+    return job
 
 
 def _centre(region: Region, side: int) -> tuple[float, float]:
@@ -128,13 +115,15 @@ def _centre(region: Region, side: int) -> tuple[float, float]:
 
 
 class Job:
-    """One edit at work: the features it needs, its context's keys and its goal.
+    """The work on one edit: what is known of its layer, the features it needs, its directions and its goal.
 
-    The edit may be incomplete: each method needs only what it speaks of.
+    The edit may be incomplete: each method needs only the places that it names. Statistics are measured when they are
+    first needed; `measure` does so with progress.
     """
 
-    def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
+    def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule], statistics: Statistics | None = None):
         self.generator, self.edit, self.rules = generator, edit, tuple(rules)
+        self.statistics = statistics or Statistics(generator)
         self.info: LayerInfo = generator.layer(edit.layer)
         self.context = edit.context or ((edit.paste,) if edit.paste else ())
         self.features: dict[int, Features] = {}
@@ -143,6 +132,33 @@ class Job:
     def memory(self) -> Memory:
         """The layer, with the rules that are on there folded in."""
         return self.generator.rewritten(self.generator.rules_at(self.rules, self.info.name)).memory(self.info.name)
+
+    def measure(self, on_step: OnStep | None = None) -> None:
+        """Measure the layer's second moment, unless it is known; `on_step` gets (pictures, of)."""
+        edit = self.edit
+        self.moment = self.statistics.moment(
+            edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, on_step=on_step
+        )
+
+    @cached_property
+    def moment(self) -> SecondMoment:
+        """The second moment of the layer's keys."""
+        self.measure()
+        return self.moment
+
+    @cached_property
+    def _others(self) -> tuple[Bystanders, Tensor]:
+        return self.statistics.bystanders(self.edit.layer, truncation=self.edit.truncation, rules=self.rules)
+
+    @property
+    def bystanders(self) -> Bystanders:
+        """Places of other pictures that should stay as they are."""
+        return self._others[0]
+
+    @cached_property
+    def donors(self) -> Features:
+        """Pictures among the bystanders in which the context matches nothing."""
+        return self.bystanders.unmatched(self.directions)
 
     @property
     def target(self) -> Region:
@@ -174,8 +190,9 @@ class Job:
             )
         return cells.to(self.generator.device)
 
-    def directions(self, moment: SecondMoment) -> Directions:
-        """What singles out the context: from the keys of the cells inside its masks, by how far they are inside."""
+    @cached_property
+    def directions(self) -> Directions:
+        """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside."""
         keys, weights = [], []
         for region in self.context:
             cells = self._on(region, self.info.key_resolution, "context")
@@ -183,7 +200,7 @@ class Job:
             keys.append(self.features[region.seed].keys[0][:, inside].T)
             weights.append(cells[inside])
         method, rank = self.edit.directions, self.edit.rank
-        return key_directions(torch.cat(keys), moment, weights=torch.cat(weights), rank=rank, method=method)
+        return key_directions(torch.cat(keys), self.moment, weights=torch.cat(weights), rank=rank, method=method)
 
     def copied(self) -> tuple[Tensor, Tensor]:
         """Values (out, H, W) of the copied picture, and the copy mask on them."""
@@ -215,17 +232,18 @@ class Job:
         before = self.generator.values(features, rules=self.rules)
         return paste(features, before, [centre], source, mask, snap=self.info.scale)
 
-    def goal(self, usual: Tensor, moment: SecondMoment, donors: Features) -> Goal:
+    def goal(self) -> Goal:
         """The wanted values of the pasted-on picture, and of each context where the edit is spread."""
         spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
         pictures = [self.target, *spread]
         features = Features.cat([self.features[region.seed] for region in pictures])
         before, side = self.generator.values(features, rules=self.rules), self.info.resolution
-        whitening = moment.power(-0.5).to(before)
+        whitening = self.moment.power(-0.5).to(before)
         if self.edit.kind == "erase":
             places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
             if self.edit.units is not None:
-                return erase(features, before, places, usual, units=self.edit.units)
+                return erase(features, before, places, self._others[1], units=self.edit.units)
+            donors = self.donors
             keys, donor_keys = (torch.einsum("ij,njhw->nihw", whitening, f.keys) for f in (features, donors))
             return fill(features, before, places, keys, donor_keys, self.generator.values(donors, rules=self.rules))
         first = self.pasted()
@@ -257,12 +275,10 @@ class Job:
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
         return [(y * scale, x * scale) for y, x in corresponding(keys[0], box, keys[1:], guesses)]
 
-    def solve(
-        self, goal: Goal, directions: Directions, others: Bystanders, *, on_step: OnStep | None = None, **changed: Any
-    ) -> LowRank:
-        """The change that comes nearest to the goal and leaves other places, and those to keep, as they are.
+    def solve(self, goal: Goal, *, on_step: OnStep | None = None, **changed: Any) -> LowRank:
+        """The change that comes nearest to the goal and leaves other places, and protected ones, as they are.
 
-        `changed`: options of `memory.solve.solve` that are to be other than what the edit says.
+        `changed`: options of `memory.solve.solve` that replace the edit's.
         """
         edit = self.edit
         options: dict[str, Any] = {
@@ -270,8 +286,8 @@ class Job:
             "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
             "steps": edit.steps,
         } | changed
-        bystanders = [others.sparing(directions, scale=self.info.scale), *self.kept()]
-        return solve(self.memory, goal, directions, bystanders=bystanders, on_step=on_step, **options)
+        bystanders = [self.bystanders.sparing(self.directions, scale=self.info.scale), *self.kept()]
+        return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
 
     def kept(self) -> list[Bystanders]:
         """The protected places, each region one set."""

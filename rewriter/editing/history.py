@@ -16,11 +16,12 @@ from safetensors import SafetensorError
 from safetensors import torch as tensors_as
 from torch import Tensor
 
-from rewriter import masks as painted
-from rewriter.editing.edit import Edit, Region
-from rewriter.editing.rule import Rule, assemble
+from rewriter.editing.edit import Edit
+from rewriter.editing.region import Region
+from rewriter.editing.rule import Rule, assemble, requests
 from rewriter.errors import InputError
 from rewriter.files import replacing
+from rewriter.masks import decode
 
 FORMAT = "rewriter-session-1"
 LIMIT = 200  # states to go back to
@@ -39,6 +40,11 @@ class State:
     edit: Edit
     rules: tuple[Rule, ...] = ()
     made: int | None = None
+
+    def __post_init__(self) -> None:
+        """The edit names the rules that it is made after."""
+        if (after := requests(self.before)) != self.edit.after:
+            object.__setattr__(self, "edit", self.edit.with_(after=after))
 
     @property
     def before(self) -> tuple[Rule, ...]:
@@ -140,8 +146,7 @@ def _fits(states: Sequence[State]) -> bool:
     regions = {
         id(region): region.mask.numel()
         for edit in {id(state.edit): state.edit for state in states}.values()
-        for region in (edit.copy, edit.paste, *edit.context, *edit.keep)
-        if region
+        for region in edit.regions
     }
     deltas = {id(rule.delta): rule.delta.nbytes for state in states for rule in state.rules}
     return sum(regions.values()) <= CELLS and sum(deltas.values()) <= _SIZE // 2
@@ -166,7 +171,8 @@ class _Tables:
         key = *map(id, parts), rule.layer, rule.level, rule.fingerprint  # strength and on/off make no new rule
         if key not in self._rows:
             self._rows[key] = row = len(self.rules)
-            self.rules.append({**rule.about(), "edit": self._without_masks(dict(rule.edit))})
+            edit = self._without_masks(rule.edit.to_json()) if rule.edit else {}
+            self.rules.append({**rule.about(), "edit": edit})
             self.tensors[f"{row}.delta"] = rule.delta.cpu().contiguous().clone()  # tensors of a file share no memory
             self.tensors[f"{row}.directions"] = rule.directions.cpu().contiguous().clone()
         return self._rows[key]
@@ -209,10 +215,6 @@ class _Decoded:
         self._masks: dict[int, Tensor] = {}
         self._regions: dict[tuple[int, int], Region] = {}
 
-    def named(self, place: Mapping[str, Any]) -> dict[str, Any]:
-        """A place with its mask's PNG instead of its row."""
-        return {**place, "mask": self.pngs[_row(place["mask"], len(self.pngs))]}
-
     def region(self, place: Mapping[str, Any]) -> Region:
         """A place with its mask's values."""
         key = place["seed"], _row(place["mask"], len(self.pngs))
@@ -222,7 +224,7 @@ class _Decoded:
 
     def _mask(self, row: int) -> Tensor:
         if row not in self._masks:
-            self._masks[row] = painted.decode(self.pngs[row])
+            self._masks[row] = decode(self.pngs[row])
             if max(self._masks[row].shape) > FINEST:
                 raise InputError(f"the session has a mask of more than {FINEST} cells a side: no session saves such")
             self.cells += self._masks[row].numel()
@@ -239,8 +241,9 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
     edits = [Edit.from_json(_places_by(edit, places.region)) for edit in about["edits"]]
     rules = [
         assemble(
-            {**rule, "edit": _places_by(rule["edit"], places.named)},
+            rule,
             {name: tensors[f"{i}.{name}"] for name in ("delta", "directions")},
+            Edit.from_json(_places_by(rule["edit"], places.region)) if rule["edit"] else None,
         )
         for i, rule in enumerate(about["rules"])
     ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from torch import Tensor
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import replay
-from rewriter.editing.provenance import check, check_statistics
+from rewriter.editing.provenance import check_complete, check_statistics
 from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import ComputationError, InputError
+from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import Generator
 
 MEASURED = range(UNSEEN, UNSEEN + 16)
@@ -45,17 +46,18 @@ def suggest(
     *,
     rules: Sequence[Rule] = (),
     statistics: Statistics | None = None,
-    on_step: Callable[[int, int], object] | None = None,
+    on_step: OnStep | None = None,
 ) -> list[Suggestion]:
     """Solve the edit at every layer, or these, and rank them: the best first, those that cannot be done last.
 
     `on_step` is called with (layers done, of).
     """
-    check(generator, edit)
+    check_complete(generator, edit)
     names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
     check_statistics(generator, statistics)
-    statistics = (statistics or Statistics(generator)).at(edit.truncation)
-    statistics.moments(names, rules=rules, recipe=edit.statistics)  # one walk for all of them
+    statistics = statistics or Statistics(generator)
+    options: dict[str, Any] = {"truncation": edit.truncation, "rules": rules, "recipe": edit.statistics}
+    statistics.moments(names, **options)  # one walk for all of them
     first = (edit.paste or edit.context[0]).seed
     found = []
     for i, layer in enumerate(names):
@@ -65,8 +67,7 @@ def suggest(
             found.append(Suggestion(layer, _score(rule), rule, picture))
         except (InputError, ComputationError) as error:
             found.append(Suggestion(layer, why=str(error)))
-        if on_step is not None:
-            on_step(i + 1, len(names))
+        report(on_step, i + 1, len(names))
     return sorted(found, key=lambda one: one.score, reverse=True)
 
 

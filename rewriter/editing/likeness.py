@@ -1,8 +1,8 @@
-"""Did it take? The pictures that a person marked, against what was asked for: a yardstick that all layers share.
+"""How near a rule brings the marked pictures to what was asked for: a measure that layers can be compared by.
 
-Values of different layers cannot be compared, pictures can. Inside the marks a rule should make each picture look like
-what was asked for: the copied thing moved there, or, where something is to go, what similar pictures have there.
-Outside them it should change nothing.
+Values of different layers cannot be compared; pictures can. Inside the marks a rule should make each picture look like
+what was asked for: the copied thing moved there or, for an erasure, what similar pictures have there. Outside the marks
+it should change nothing.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ import torch
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.edit import Edit, Region
+from rewriter.editing.edit import Edit
 from rewriter.editing.effect import difference
+from rewriter.editing.region import Region
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
 from rewriter.memory.goal import fill
 
-JUDGED = 24  # marks at most
+JUDGED = 24  # at most so many marks are compared
 SURROUNDINGS = 6 / 64  # of the picture's side: how far around a mark change is not counted
 
 
-class Yardstick:
-    """The pictures that the person marked, as they are and as they were asked to be."""
+class Likeness:
+    """The marked pictures, as they are and as they were asked to be."""
 
     def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule]):
         self.generator, self.edit, self.rules = generator, edit, rules
@@ -56,8 +57,8 @@ class Yardstick:
 
         Args:
             rule: made for the edit.
-            donors: pictures at its layer in which the context does not fire: what they have where the marks are is
-                what should be left after erasing.
+            donors: features of pictures at its layer in which the context matches nothing; what they have at the marks
+                is the aim of an erasure.
 
         Returns:
             likeness: share of the squared colour difference to what was asked for, inside the marks, that is gone: 1

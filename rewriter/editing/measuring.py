@@ -1,8 +1,8 @@
-"""Second moments as a job of their own: split over processes, stopped and gone on with, always the same bits.
+"""Second moments as a job of their own: split over processes, resumable, with the same bits however it is split.
 
-Each round every process measures one block of pictures; all of them merge the blocks in the order of the pictures, so
-that they agree on where the job is, and the main process writes it down. A block's bits depend on its pictures and the
-kind of device, not on who measures it.
+In each round every process measures one block of pictures. All processes merge the blocks in the order of the pictures,
+so they agree on the sums, and the main process writes them down. A block's bits depend on its pictures and the kind of
+device, not on the process that measures it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +20,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from rewriter.editing.statistics import Block, Recipe, Sampling, Statistics, block_moments, plan
-from rewriter.errors import CancelledError, InputError, RewriterError
+from rewriter.editing.recipe import Recipe
+from rewriter.editing.statistics import Block, Sampling, Statistics, block_moments, plan
+from rewriter.errors import CancelledError, InputError, OnStep, RewriterError
 from rewriter.files import check_writable
 from rewriter.generators.change import LowRank
 from rewriter.memory.keys import SecondMoment
@@ -29,12 +30,11 @@ from rewriter.memory.keys import SecondMoment
 FEW = 10  # keys per channel below which directions still turn a good deal with more of them
 
 T = TypeVar("T")
-OnStep = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A layer's second moment, where it is stored, and the seconds until it was complete (0: it was there before)."""
+    """A layer's second moment, where it is stored, and the seconds it took (0: it was measured before)."""
 
     sampling: Sampling
     moment: SecondMoment
@@ -42,7 +42,7 @@ class Measured:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """What there is to say of it; `condition` is null where some direction was never seen."""
+        """The figures of the moment; `condition` is null where some direction was never seen."""
         channels, recipe = len(self.moment.total), self.sampling.recipe
         condition, dimensions = spread(self.moment)
         return {
@@ -94,22 +94,37 @@ def processes(device: str | None = None) -> PartialState:
     return PartialState(cpu=launched and (device == "cpu" or not torch.cuda.is_available()))
 
 
+def gather_or_raise(work: Callable[[], T]) -> list[T]:
+    """Run `work` in every process, return all results in rank order, and re-raise any error everywhere."""
+    try:
+        outcome: T | RewriterError = work()
+    except RewriterError as error:
+        outcome = error
+    outcomes: list[T | RewriterError] = gather_object([outcome])
+    for each in outcomes:
+        if isinstance(each, RewriterError):
+            raise each
+    return outcomes  # type: ignore[return-value]  # no errors are left
+
+
 def measure(
     statistics: Statistics,
     recipes: Mapping[str, Recipe],
     *,
+    truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
     on_step: OnStep | None = None,
     every: float = 5.0,
 ) -> list[Measured]:
     """Measure the second moment of each layer by its recipe and store it where `statistics` looks for it.
 
-    Called with the same arguments in all processes, it returns the same in all of them. A stopped job is gone on with,
-    by any number of processes, from a checkpoint beside the file to come.
+    Called with the same arguments in all processes, it returns the same in all of them. After an interruption it
+    resumes from a checkpoint beside the file, with any number of processes.
 
     Args:
-        statistics: the generator, its truncation and the cache.
+        statistics: the generator and the cache.
         recipes: by layer.
+        truncation: of the pictures.
         rules: those at layers before count.
         on_step: called in each process with (pictures done, of); returning False in any of them stops all.
         every: seconds between two checkpoints.
@@ -119,75 +134,59 @@ def measure(
         ComputationError: features that are not finite.
         CancelledError: `on_step` returned False; what was measured is kept.
     """
-    job = _Job(statistics, recipes, rules)
+    job = _Job(statistics, recipes, truncation, rules, every)
     try:
-        for walks in job.rounds():
-            job.run(walks, on_step)
-            if time.monotonic() - job.saved >= every:
-                job.save()
+        job.run(on_step)
     except RewriterError:
-        with contextlib.suppress(InputError):  # what stopped the job is what there is to say
-            job.save()
+        with contextlib.suppress(InputError):  # the first error is the one to report
+            job.checkpoint()
         raise
     return job.results()
 
 
 class _Job:
-    """The sums so far, the same in every process; only the main one reads and writes files."""
+    """The sums so far, the same in every process; only the main process reads and writes files."""
 
-    def __init__(self, statistics: Statistics, recipes: Mapping[str, Recipe], rules: Sequence[LowRank]):
-        self.statistics, self.rules, self.state = statistics, rules, processes()
-        self.wanted = {layer: statistics.sampling(layer, rules=rules, recipe=r) for layer, r in recipes.items()}
-        self.sums = together(self._found if self.state.is_main_process else dict)[0]
-        self.seconds = {layer: 0.0 for layer in recipes if self._complete(layer)}
-        done = {layer: _ends(recipe).index(self.sums[layer].count) for layer, recipe in recipes.items()}
-        self.walks = plan(recipes, done=done)
+    def __init__(
+        self,
+        statistics: Statistics,
+        recipes: Mapping[str, Recipe],
+        truncation: float,
+        rules: Sequence[LowRank],
+        every: float,
+    ):
+        self.statistics, self.truncation, self.rules, self.every = statistics, truncation, rules, every
+        self.state, self.began = processes(statistics.generator.device.type), time.monotonic()
+        self.wanted = {s: statistics.sampling(s, truncation, rules=rules, recipe=r) for s, r in recipes.items()}
+        self.sums = gather_or_raise(self._resumed if self.state.is_main_process else dict)[0]
+        self.seconds = {layer: 0.0 for layer in recipes if self._is_complete(layer)}
+        self.walks = plan(recipes, done={layer: moment.count for layer, moment in self.sums.items()})
         self.of = sum(len(walk.seeds) for walk in plan(recipes))
         self.done = self.of - sum(len(walk.seeds) for walk in self.walks)
-        self.begun = self.saved = time.monotonic()
-        self.stopped = False
 
-    def rounds(self) -> list[list[Block]]:
-        """The walks that are left, one for each process at a time."""
-        count = self.state.num_processes
-        return [self.walks[i : i + count] for i in range(0, len(self.walks), count)]
-
-    def run(self, walks: list[Block], on_step: OnStep | None) -> None:
-        """Measure a round's blocks and merge them in their order."""
-        pictures = sum(len(walk.seeds) for walk in walks)
-
-        def on_block(done: int, of: int) -> object:
-            """Tell how far the round is, as if all were as far as this process; its end is told when all are there."""
-            return on_step is None or done == of or on_step(self.done + min(done * len(walks), pictures), self.of)
-
-        def work() -> dict[str, SecondMoment]:
-            if self.stopped:
-                raise CancelledError("stopped when the last round was over")
-            if self.state.process_index >= len(walks):
-                return {}
-            generator, psi = self.statistics.generator, self.statistics.truncation
-            walk = walks[self.state.process_index]
-            return block_moments(generator, walk, truncation=psi, rules=self.rules, on_step=on_block)
-
-        try:
-            parts = together(work)
-        except CancelledError:
-            raise CancelledError(
-                f"stopped after {self.done:,} of {self.of:,} pictures; the same command goes on"
-            ) from None
-        for part in parts:
-            for layer, moment in part.items():
+    def run(self, on_step: OnStep | None) -> None:
+        """Measure what is left, one block a process at a time, and merge the blocks in their order."""
+        count, saved = self.state.num_processes, self.began
+        for first in range(0, len(self.walks), count):
+            walks = self.walks[first : first + count]
+            try:
+                parts = gather_or_raise(partial(self._block, walks[self.state.process_index :][:1], on_step))
+            except CancelledError:
+                words = f"stopped after {self.done:,} of {self.of:,} pictures; run the same to resume"
+                raise CancelledError(words) from None
+            for layer, moment in (item for part in parts for item in part.items()):
                 self.sums[layer].merge(moment)
-        self.done += pictures
-        together(self._finish)
-        self.stopped = on_step is not None and on_step(self.done, self.of) is False
+            self.done += sum(len(walk.seeds) for walk in walks)
+            gather_or_raise(self._keep_complete)
+            if time.monotonic() - saved >= self.every:
+                self.checkpoint()
+                saved = time.monotonic()
 
-    def save(self) -> None:
-        """Write down how far the layers are that are not complete."""
-        self.saved = time.monotonic()
+    def checkpoint(self) -> None:
+        """Write how far the layers are that are not complete."""
         for layer, sampling in self.wanted.items():
             if self.state.is_main_process and layer not in self.seconds and self.sums[layer].count:
-                self.statistics.write(self._checkpoint(sampling), sampling, self.sums[layer])
+                self.statistics.write(self._partial(layer), sampling, self.sums[layer])
 
     def results(self) -> list[Measured]:
         """All layers, complete, in the order asked for."""
@@ -196,54 +195,40 @@ class _Job:
             for layer, sampling in self.wanted.items()
         ]
 
-    def _finish(self) -> None:
-        """Store the layers that have become complete."""
+    def _block(self, walks: Sequence[Block], on_step: OnStep | None) -> dict[str, SecondMoment]:
+        """This process's block of a round, if there is one for it; progress is told as if all were as far."""
+        if not walks:
+            return {}
+
+        def on_block(here: int, of: int) -> object:
+            return on_step is None or on_step(min(self.done + here * self.state.num_processes, self.of), self.of)
+
+        how: dict[str, Any] = {"truncation": self.truncation, "rules": self.rules, "on_step": on_block}
+        return block_moments(self.statistics.generator, walks[0], **how)
+
+    def _keep_complete(self) -> None:
         for layer, sampling in self.wanted.items():
-            if layer not in self.seconds and self._complete(layer):
-                self.seconds[layer] = time.monotonic() - self.begun
+            if layer not in self.seconds and self._is_complete(layer):
+                self.seconds[layer] = time.monotonic() - self.began
                 if self.state.is_main_process:
                     self.statistics.keep(sampling, self.sums[layer])
-                    self._checkpoint(sampling).unlink(missing_ok=True)
+                    self._partial(layer).unlink(missing_ok=True)
 
-    def _complete(self, layer: str) -> bool:
-        recipe = self.wanted[layer].recipe
-        return self.sums[layer].count == recipe.pictures * recipe.places
+    def _is_complete(self, layer: str) -> bool:
+        return self.sums[layer].count == self.wanted[layer].recipe.keys
 
-    def _found(self) -> dict[str, SecondMoment]:
-        """What is stored of each layer, whole or in the making; nothing yet, and a place to write to, otherwise."""
+    def _partial(self, layer: str) -> Path:
+        return self.statistics.path(self.wanted[layer]).with_suffix(".partial")
+
+    def _resumed(self) -> dict[str, SecondMoment]:
+        """Each moment as far as it was measured before; InputError where its file could not be written."""
         found = {}
         for layer, sampling in self.wanted.items():
-            path, checkpoint = self.statistics.path(sampling), self._checkpoint(sampling)
-            moment = self.statistics.stored(sampling)
-            if moment is not None:
-                checkpoint.unlink(missing_ok=True)  # overtaken by a measurement on demand
+            whole = self.statistics.stored(sampling)
+            if whole is None:
+                check_writable(self.statistics.path(sampling))
+                whole = self.statistics.read(self._partial(layer), sampling)
             else:
-                check_writable(path)
-                moment = self.statistics.read(checkpoint, sampling)
-                if moment is None or moment.count not in _ends(sampling.recipe)[:-1]:
-                    moment = SecondMoment(self.statistics.generator.layer(layer).in_channels)
-            found[layer] = moment
+                self._partial(layer).unlink(missing_ok=True)
+            found[layer] = whole or SecondMoment(self.statistics.generator.layer(layer).in_channels)
         return found
-
-    def _checkpoint(self, sampling: Sampling) -> Path:
-        return self.statistics.path(sampling).with_suffix(".partial")
-
-
-def _ends(recipe: Recipe) -> list[int]:
-    """How many keys 0, 1, 2 … all blocks are."""
-    return [0, *accumulate(len(seeds) * recipe.places for seeds in recipe.blocks())]
-
-
-def together(work: Callable[[], T]) -> list[T]:
-    """What each process makes of its part, in their order, for all of them; an error in one is raised in all."""
-    try:
-        outcome: T | RewriterError = work()
-    except RewriterError as error:
-        outcome = error
-    outcomes: list[T | RewriterError] = gather_object([outcome])
-    results = []
-    for each in outcomes:
-        if isinstance(each, RewriterError):
-            raise each
-        results.append(each)
-    return results

@@ -1,4 +1,4 @@
-"""Looking before executing: the copied thing, and the wanted values on the picture that was pasted on, as pictures."""
+"""Pictures to look at before executing: the copied thing, and the pasted picture with the values that are wanted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.execute import Job, OnPictures
-from rewriter.editing.statistics import Statistics
-from rewriter.errors import InputError
+from rewriter.editing.execute import Job
+from rewriter.errors import InputError, OnStep
 from rewriter.masks import Box
-from rewriter.memory.goal import Goal
 
 
 @dataclass(frozen=True)
@@ -46,22 +44,20 @@ def copied(job: Job) -> Copied:
 
 
 @torch.no_grad()
-def pasted(job: Job, statistics: Statistics, *, on_statistics: OnPictures | None = None) -> Pasted:
+def pasted(job: Job, *, on_statistics: OnStep | None = None) -> Pasted:
     """The picture pasted on or erased, with the wanted values rendered; InputError says what is missing."""
     edit, generator = job.edit, job.generator
     if edit.kind == "zero":
         raise InputError("zeroing has no picture to preview: execute it")
     if lacking := edit.missing():
         raise InputError(f"nothing to preview yet: {'; '.join(lacking)}")
-    job.look_up([edit.copy, job.target] if edit.kind == "replace" else None)
-    goal = (job.pasted() if edit.kind == "replace" else _erased(job, statistics, on_statistics))[:1]
+    if edit.kind == "replace":
+        job.look_up([edit.copy, job.target])
+        goal = job.pasted()[:1]
+    else:
+        job.measure(on_statistics)
+        job.look_up()
+        goal = job.goal()[:1]
     before, after = (generator.picture(goal.features, v, rules=job.rules)[0] for v in (goal.before, goal.values))
     pixels = generator.resolution / job.info.resolution
     return Pasted(before, after, Box(*(round(edge * pixels) for edge in goal.boxes[0])))
-
-
-def _erased(job: Job, statistics: Statistics, on_statistics: OnPictures | None) -> Goal:
-    edit = job.edit
-    moment = statistics.moment(edit.layer, rules=job.rules, recipe=edit.statistics, on_step=on_statistics)
-    bystanders, usual = statistics.bystanders(edit.layer, rules=job.rules)
-    return job.goal(usual, moment, bystanders.unmatched(job.directions(moment)))

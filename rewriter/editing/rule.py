@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rewriter.editing.edit import Edit
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.change import LowRank
+from rewriter.generators.change import STRENGTHS, LowRank, digest
 
 FORMAT = "rewriter-rule-1"
-STRENGTHS = (-1.0, 2.0)
 _LIMIT = 512 << 20
 
 
@@ -26,14 +26,17 @@ _LIMIT = 512 << 20
 class Effect:
     """What a rule did, measured when it was made.
 
-    goal_error_removed: share of ‖V* − V‖ that is gone, 1 at best, negative if it grew.
-    reach: share of matching places, on unseen seeds, whose value moved at least halfway along the goal's mean change.
-    side_effect: mean picture change away from matching places, in 1/255; nan if nothing is away from them.
-    left_out: share of the picture that the side effect leaves out.
-    pictures, places: how many unseen pictures and matching places these are means of.
-    seconds: from cached features and statistics to the rule.
-    likeness: share of the squared colour difference between the marked places and what was asked for that is gone, 1 at
-    best. spill: mean picture change on the marked pictures away from the marks, in 1/255. See `Yardstick`.
+    Attributes:
+        goal_error_removed: share of ‖V* − V‖ that is gone, 1 at best, negative if it grew.
+        reach: share of matching places, on unseen seeds, whose value moved at least halfway along the goal's mean
+            change.
+        side_effect: mean picture change away from matching places, in 1/255; nan where everything is near a match.
+        left_out: share of the pictures that is too near to a match to count in `side_effect`.
+        pictures, places: how many unseen pictures and matching places were measured.
+        seconds: from cached features and statistics to the rule.
+        likeness: share of the squared colour difference between the marked places and what was asked for that is gone,
+            1 at best; see `likeness.Likeness`.
+        spill: mean picture change on the marked pictures away from the marks, in 1/255.
     """
 
     goal_error_removed: float
@@ -67,20 +70,32 @@ class Effect:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rule(LowRank):
-    """A change of one layer, whom it belongs to and where it came from.
+    """A change of one layer, with the request that it came from.
 
-    fingerprint: of the only generator it applies to. level: the context keys' mean response to the first direction;
-    a place matches when it answers at least half of that. edit: the request that made it (JSON of an `Edit`).
+    Attributes:
+        level: the context keys' mean response to the first direction; a place matches when it answers at least half of
+            that.
+        edit: the request that made it; None if it is not known.
+        effect: what it did when it was made; None if it was not measured.
     """
 
-    fingerprint: str = ""
     level: float = 1.0
-    edit: Mapping[str, Any] = field(default_factory=dict)
+    edit: Edit | None = None
     effect: Effect | None = None
 
     def __repr__(self) -> str:
-        title, off = self.edit.get("title") or "untitled", "" if self.on else ", off"
-        return f"<Rule {title!r}: {self.layer}, rank {self.rank}, strength {self.strength:g}{off}>"
+        off = "" if self.on else ", off"
+        return f"<Rule {self.title!r}: {self.layer}, rank {self.rank}, strength {self.strength:g}{off}>"
+
+    @property
+    def title(self) -> str:
+        """The person's name for it, or else which layer it rewrites."""
+        return (self.edit and self.edit.title) or f"rule at {self.layer}"
+
+    @property
+    def request(self) -> str:
+        """Identity of what was asked for: the same on every machine, unlike the solved numbers."""
+        return digest([self]) if self.edit is None else self.edit.digest
 
     def at(self, strength: float) -> Rule:
         """The same rule at another strength: 0 is the base, 1 the rule, to the bit.
@@ -97,7 +112,7 @@ class Rule(LowRank):
     def angle(self, other: Rule) -> float:
         """Smallest angle in degrees between two rules' directions; 90 if they are at different layers.
 
-        At 0 whatever calls up the one calls up the other; at 90 they do not get into each other's way.
+        At 0 every place that one rule matches matches the other too; at 90 they do not interfere.
         """
         if self.layer != other.layer:
             return 90.0
@@ -105,31 +120,18 @@ class Rule(LowRank):
         cosines = torch.linalg.svdvals(a.T @ b)
         return math.degrees(math.acos(min(1.0, float(cosines[0]))))
 
-    def check(self, generator: Generator) -> None:
-        """Raise InputError unless the rule was made on this very generator."""
-        if self.fingerprint != generator.fingerprint:
-            raise InputError(
-                f"the rule belongs to a generator with fingerprint {self.fingerprint[:12] or 'unknown'}, "
-                f"{generator.name} has {generator.fingerprint[:12]}: load the generator that the rule was made on"
-            )
-        super().check(generator)
-
     def seeds(self) -> set[int]:
         """The pictures that the edit points at."""
-        single, several = ("copy", "paste"), ("context", "keep")
-        parts = [self.edit.get(name) for name in single]
-        parts += [part for name in several for part in self.edit.get(name) or ()]
-        return {part["seed"] for part in parts if isinstance(part, Mapping) and "seed" in part}
+        return {place.seed for place in self.edit.regions} if self.edit else set()
 
     def about(self) -> dict[str, Any]:
-        """All but the tensors, as a JSON object; `assemble` puts them together again."""
+        """All but the tensors and the edit, as a JSON object; `assemble` puts them together again."""
         return {
             "layer": self.layer,
             "strength": self.strength,
             "on": self.on,
             "fingerprint": self.fingerprint,
             "level": self.level,
-            "edit": dict(self.edit),
             "effect": self.effect and self.effect.to_json(),
         }
 
@@ -140,7 +142,8 @@ class Rule(LowRank):
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, exact to the bit."""
         tensors = {"delta": self.delta.cpu(), "directions": self.directions.cpu()}
-        write_tensors(tensors, path, {"format": FORMAT, "rule": json.dumps(self.about())})
+        about = {**self.about(), "edit": self.edit.to_json() if self.edit else {}}
+        write_tensors(tensors, path, {"format": FORMAT, "rule": json.dumps(about)})
 
     @staticmethod
     def load(path: str | Path) -> Rule:
@@ -158,17 +161,18 @@ class Rule(LowRank):
                 if metadata.get("format") != FORMAT or set(file.keys()) != {"delta", "directions"}:
                     raise InputError(f"{path} is a safetensors file, but not a rule ({FORMAT})")
                 tensors = {name: file.get_tensor(name) for name in ("delta", "directions")}
-            return assemble(json.loads(metadata["rule"]), tensors)
+            about = json.loads(metadata["rule"])
+            return assemble(about, tensors, Edit.from_json(about["edit"]) if about["edit"] else None)
         except OSError as error:
             raise InputError(f"cannot read {path} ({error.strerror or error})") from error
         except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             if isinstance(error, InputError):
-                raise
+                raise InputError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
             hint = "fetch or save it again; edits become rules by `rewriter apply EDIT --save-rule FILE`"
             raise InputError(f"{path} is damaged, or no rule ({error}): {hint}") from error
 
 
-def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Rule:
+def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit: Edit | None) -> Rule:
     """A rule from what a file holds.
 
     Raises:
@@ -182,6 +186,8 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> R
         raise InputError("the rule's delta is (out, r, kh, kw) and its directions (r, in); these are not")
     if not 0 < len(tensors["directions"]) == tensors["delta"].shape[1] or not math.isfinite(float(about["level"])):
         raise InputError("the rule's delta, directions and level do not belong together")
+    if not about["fingerprint"]:
+        raise InputError("the rule does not say which generator it belongs to: its fingerprint is empty")
     rule = Rule(
         str(about["layer"]),
         tensors["delta"],
@@ -189,7 +195,19 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> R
         on=bool(about.get("on", True)),
         fingerprint=str(about["fingerprint"]),
         level=float(about["level"]),
-        edit=dict(about["edit"]),
+        edit=edit,
         effect=about["effect"] and Effect.from_json(about["effect"]),
     )
     return rule.at(float(about["strength"]))
+
+
+def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """What the active rules were asked for, in order, with strengths other than 1: what an `Edit.after` records."""
+    return tuple(
+        f"{rule.request}{'' if rule.strength == 1 else f'@{rule.strength:g}'}" for rule in rules if rule.active
+    )
+
+
+def carried_rules(generator: Generator) -> tuple[Rule, ...]:
+    """The rules that a published generator brings along."""
+    return tuple(rule for rule in generator.rules if isinstance(rule, Rule))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter.cache import Cache
-from rewriter.errors import InputError
+from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, digest
 from rewriter.masks import Box, grow
@@ -23,8 +23,6 @@ KEPT = 768 << 20  # bytes of keys that a search keeps for the next one
 QUANTILE = 0.999  # of the responses at all places; above it a place matches
 POPULATION = range(10_000, 10_128)  # pictures that the quantile is taken over
 DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of what does not match, colour around what does
-
-OnFound = Callable[[int, int, list["Found"]], object]
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,17 @@ def check_number(k: int) -> None:
 
 
 def search(
-    places: Places, directions: Directions, k: int, *, seeds: Sequence[int], on_step: OnFound | None = None
+    places: Places,
+    directions: Directions,
+    k: int,
+    *,
+    seeds: Sequence[int],
+    on_step: OnStep | None = None,
+    on_found: Callable[[list[Found]], object] | None = None,
 ) -> list[Found]:
     """The k pictures whose strongest place answers most (the paper's ranking), the best first.
 
-    `on_step` is called with (pictures done, of, the best so far) after each batch; returning False stops there.
+    `on_step` is called with (pictures done, of) after each batch, `on_found` with the best so far before it.
     """
     check_number(k)
     best: list[Found] = []
@@ -122,8 +126,9 @@ def search(
         ]
         best = nlargest(k, [*best, *found], key=lambda one: (one.score, -one.seed))
         done += len(batch)
-        if on_step is not None and on_step(done, len(seeds), best) is False:
-            break
+        if on_found is not None:
+            on_found(best)
+        report(on_step, done, len(seeds))
     return best
 
 

@@ -15,20 +15,20 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.cache import Cache
 from rewriter.editing import preview, search
-from rewriter.editing.edit import Edit, Region
+from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice
-from rewriter.editing.execute import Job, OnPictures, replay
+from rewriter.editing.execute import Job, replay
 from rewriter.editing.history import FINEST, RULES, History, State
 from rewriter.editing.layers import Suggestion, suggest
 from rewriter.editing.preview import Copied, Pasted
-from rewriter.editing.provenance import check_origin, check_statistics, default_layer, requests
-from rewriter.editing.rule import Rule, assemble
+from rewriter.editing.provenance import check_generator, check_statistics, default_layer
+from rewriter.editing.region import Region
+from rewriter.editing.rule import Rule, assemble, carried_rules, requests
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import InputError
+from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.memory.directions import Directions
-from rewriter.memory.solve import OnStep
 
 OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
 OPTIONS = (
@@ -60,16 +60,16 @@ class Rewriter:
     ):
         check_statistics(generator, statistics)
         self.generator = generator
-        self._statistics = statistics or Statistics(generator, truncation=truncation)
+        self.statistics = statistics or Statistics(generator)
         self._keys = keys or Cache(KEPT)
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
-            given = [rule for rule in generator.rules if isinstance(rule, Rule)] if rules is None else rules
+            given = carried_rules(generator) if rules is None else rules
             _check_room(len(given))
             own = tuple(_own(generator, rule) for rule in given)
             history = History((State(edit.with_(truncation=truncation), own),))
         for state in history.states:
-            check_origin(generator, state.edit)
+            check_generator(generator, state.edit)
             for rule in state.rules:
                 generator.check(rule)
         self.history = history
@@ -79,8 +79,7 @@ class Rewriter:
     @property
     def edit(self) -> Edit:
         """The edit in progress; it names the rules that it is made after."""
-        state = self.history.present
-        return state.edit.with_(after=requests(state.before))
+        return self.history.present.edit
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -92,15 +91,16 @@ class Rewriter:
         """The requests behind the rules that are on, at their strengths: what `save_edits` writes to be replayed.
 
         Raises:
-            InputError: a rule was made after others than those that are now on before it; save the session instead.
+            InputError: a rule was solved on top of different rules than those enabled now; save the session instead.
         """
         rules = [rule for rule in self.rules if rule.active and rule.edit]
-        edits = tuple(Edit.from_json(rule.edit).with_(strength=rule.strength) for rule in rules)
+        edits = tuple(rule.edit.with_(strength=rule.strength) for rule in rules if rule.edit)
         for i, edit in enumerate(edits):
             if edit.after != requests(rules[:i]):
+                number = self.rules.index(rules[i]) + 1
                 raise InputError(
-                    f"rule {self.rules.index(rules[i]) + 1} was made after others than those that are now on before "
-                    "it, so that a replay would give another rule: save the session, or execute it again"
+                    f"rule {number} was solved on top of different rules than those enabled now: save the session, or "
+                    f"execute rule {number} again"
                 )
         return edits
 
@@ -184,9 +184,9 @@ class Rewriter:
         Raises:
             InputError: an edit of another generator, or of a layer that this one lacks.
         """
-        check_origin(self.generator, edit)
+        check_generator(self.generator, edit)
         edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
-        named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint, "after": ()}
+        named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint}
         recorded = Edit.from_json(edit.to_json())  # masks in the steps that a file has, so that a replay is exact
         self._then(edit=recorded.with_(**named))
 
@@ -194,7 +194,7 @@ class Rewriter:
         """Start the next edit; it sees the generator with the rules made so far."""
         edit = self.edit
         fresh = Edit(edit.generator, layer or edit.layer, fingerprint=edit.fingerprint, truncation=edit.truncation)
-        check_origin(self.generator, fresh)
+        check_generator(self.generator, fresh)
         self._then(edit=fresh, made=None)
 
     # --- looking before executing ---
@@ -203,35 +203,37 @@ class Rewriter:
         """Pictures of the copied thing; InputError if nothing is copied yet."""
         return preview.copied(self._job())
 
-    def preview(self, *, on_statistics: OnPictures | None = None) -> Pasted:
+    def preview(self, *, on_statistics: OnStep | None = None) -> Pasted:
         """The picture pasted on or erased, with the wanted values rendered; InputError says what is missing."""
-        return preview.pasted(self._job(), self.statistics(), on_statistics=on_statistics)
+        return preview.pasted(self._job(), on_statistics=on_statistics)
 
-    def direction(self, *, on_statistics: OnPictures | None = None) -> Directions:
+    def direction(self, *, on_statistics: OnStep | None = None) -> Directions:
         """What singles out the context (or the pasted place, without one); InputError without either."""
-        job, edit = self._job(), self.edit
+        job = self._job()
         if not job.context:
             raise InputError("no context yet: mark a place on a picture")
+        job.measure(on_statistics)
         job.look_up(job.context)
-        moment = self.statistics().moment(edit.layer, rules=job.rules, recipe=edit.statistics, on_step=on_statistics)
-        return job.directions(moment)
+        return job.directions
 
     def search(
         self,
         k: int = 12,
         *,
         seeds: Sequence[int] = range(2000),
-        on_step: Callable[[int, int, list[Found]], object] | None = None,
+        on_step: OnStep | None = None,
+        on_found: Callable[[list[Found]], object] | None = None,
     ) -> list[Found]:
         """The k pictures in which the context fires most, the strongest first.
 
         Args:
             k: how many.
             seeds: where to look.
-            on_step: called with (pictures done, of, the best so far); returning False stops there.
+            on_step: called with (pictures done, of).
+            on_found: called with the best so far, after each batch.
         """
         search.check_number(k)
-        return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step)
+        return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step, on_found=on_found)
 
     def matches(self, seed: int) -> Matches:
         """Where in a picture the context fires."""
@@ -241,14 +243,14 @@ class Rewriter:
         """Where in each of several pictures the context fires."""
         return search.matches(self._places(), self.direction(), seeds, self.sample(seeds))
 
-    def suggest(self, layers: Sequence[str] | None = None, *, on_step: OnPictures | None = None) -> list[Suggestion]:
+    def suggest(self, layers: Sequence[str] | None = None, *, on_step: OnStep | None = None) -> list[Suggestion]:
         """The same edit at every layer, the best first; see `suggest.suggest`."""
         return suggest(
             self.generator,
             self.edit,
             layers,
             rules=self.history.present.before,
-            statistics=self.statistics(),
+            statistics=self.statistics,
             on_step=on_step,
         )
 
@@ -262,13 +264,13 @@ class Rewriter:
         method: str | None = None,
         spread: bool | None = None,
         on_step: OnStep | None = None,
-        on_statistics: OnPictures | None = None,
+        on_statistics: OnStep | None = None,
         on_rule: Callable[[Rule], object] | None = None,
     ) -> Rule:
         """Turn the edit into a rule, which replaces the one that the same edit led to before.
 
-        Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of, loss) and may return False to
-        cancel, `on_statistics` (pictures, of) while a layer is measured for the first time, `on_rule` the rule before
+        Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of) and may return False to cancel,
+        `on_statistics` (pictures, of) while a layer is measured for the first time, `on_rule` the rule before
         its effect is measured.
 
         Raises:
@@ -285,7 +287,7 @@ class Rewriter:
             self.generator,
             edit,
             rules=state.before,
-            statistics=self.statistics(),
+            statistics=self.statistics,
             on_step=on_step,
             on_statistics=on_statistics,
             on_rule=on_rule,
@@ -294,7 +296,7 @@ class Rewriter:
             rule = rule.at(state.rules[state.made].strength)  # its effect stays that of the strength asked for
         made = len(state.rules) if state.made is None else state.made
         rules = (*state.rules[:made], rule, *state.rules[made + 1 :])
-        self._then(edit=edit.with_(after=()), rules=rules, made=made)
+        self._then(edit=edit, rules=rules, made=made)
         return rule
 
     def add(self, rule: Rule) -> None:
@@ -353,13 +355,8 @@ class Rewriter:
 
     # --- inside ---
 
-    def statistics(self) -> Statistics:
-        """What is known of the generator's layers at the edit's truncation."""
-        self._statistics = self._statistics.at(self.edit.truncation)
-        return self._statistics
-
     def _job(self) -> Job:
-        return Job(self.generator, self.edit, self.history.present.before)
+        return Job(self.generator, self.edit, self.history.present.before, self.statistics)
 
     def _places(self) -> Places:
         edit = self.edit
@@ -390,10 +387,9 @@ def _check_room(rules: int) -> None:
 def _own(generator: Generator, rule: Rule) -> Rule:
     """A rule from elsewhere, checked by what the session's file is checked by: what is taken in can be saved."""
     generator.check(rule)
-    if rule.edit:
-        Edit.from_json(rule.edit)
     rule = rule.to("cpu")
-    assemble(rule.about(), {"delta": rule.delta, "directions": rule.directions})
+    edit = rule.edit and rule.edit.validated()
+    assemble(rule.about(), {"delta": rule.delta, "directions": rule.directions}, edit)
     return rule
 
 

@@ -1,67 +1,34 @@
 """What the method has to know of a layer before any edit: measured once, kept in memory and on disk.
 
-Everything is keyed by the model's fingerprint, the rules at earlier layers, the layer, the truncation and the recipe.
+A measurement belongs to the generator's fingerprint, the rules at earlier layers, the layer, the truncation and the
+recipe; another value of any of these is another measurement.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from rewriter.cache import Cache
-from rewriter.errors import CancelledError, InputError
-from rewriter.files import replacing
+from rewriter.cache import Cache, default_folder
+from rewriter.editing.recipe import BATCH, BLOCK, Recipe
+from rewriter.errors import InputError, OnStep, report
+from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, digest
-from rewriter.generators.layer import Features, LayerInfo
+from rewriter.generators.layer import Features
+from rewriter.memory.goal import Bystanders
 from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.sites import at_places
-from rewriter.memory.solve import Bystanders
 
-KEYS_PER_CHANNEL = 64
 KEPT = 512 << 20  # bytes of moments and features kept in memory
-BATCH = 16
-BLOCK = 4 * BATCH  # pictures summed on their own: whoever measures which of them, the total has the same bits
 BYSTANDERS = range(5000, 5024)
 BYSTANDER_PLACES = 96
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the second moment is sampled: `places` random places of each of `pictures` pictures from `first_seed` on.
-
-    Many pictures and few places each, because the pixels of one picture are correlated.
-    """
-
-    pictures: int
-    places: int = 16
-    first_seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (1 <= self.pictures <= 50_000 and 1 <= self.places <= 4096 and 0 <= self.first_seed <= 50_000):
-            raise InputError(
-                f"statistics of {self.pictures} pictures × {self.places} places from seed {self.first_seed}: out of "
-                "range (pictures 1 to 50,000, places 1 to 4,096, first seed 0 to 50,000)"
-            )
-
-    @staticmethod
-    def for_layer(info: LayerInfo) -> Recipe:
-        """About 64 keys per channel: enough for directions that more keys would hardly turn."""
-        return Recipe(pictures=max(128, KEYS_PER_CHANNEL * info.in_channels // 16))
-
-    def blocks(self) -> list[range]:
-        """The seeds in blocks of 64, in order; the last may be shorter."""
-        stop = self.first_seed + self.pictures
-        return [range(first, min(first + BLOCK, stop)) for first in range(self.first_seed, stop, BLOCK)]
 
 
 @dataclass(frozen=True)
@@ -73,16 +40,15 @@ class Block:
 
 
 def plan(recipes: Mapping[str, Recipe], *, done: Mapping[str, int] | None = None) -> list[Block]:
-    """The walks that measure each layer by its recipe; layers share those over the same pictures.
+    """The walks that measure each layer by its recipe, in order; layers share those over the same pictures.
 
-    Args:
-        recipes: by layer.
-        done: how many blocks of a layer are measured already.
+    `done`: how many keys of a layer are measured already; their blocks are left out.
     """
     shared: dict[range, dict[str, int]] = {}
     for layer, recipe in recipes.items():
-        for seeds in recipe.blocks()[(done or {}).get(layer, 0) :]:
-            shared.setdefault(seeds, {})[layer] = recipe.places
+        for seeds in recipe.blocks():
+            if (seeds.start - recipe.first_seed) * recipe.places >= (done or {}).get(layer, 0):
+                shared.setdefault(seeds, {})[layer] = recipe.places
     return [Block(seeds, shared[seeds]) for seeds in sorted(shared, key=lambda seeds: (seeds.start, seeds.stop))]
 
 
@@ -92,9 +58,9 @@ def block_moments(
     *,
     truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
-    on_step: Callable[[int, int], object] | None = None,
+    on_step: OnStep | None = None,
 ) -> dict[str, SecondMoment]:
-    """The second moments of one block by layer: those of all blocks, merged in order, are the moment of a recipe.
+    """The second moments of one block by layer. Those of all blocks, merged in order, are the moment of a recipe.
 
     Raises:
         ComputationError: features that are not finite.
@@ -112,16 +78,8 @@ def block_moments(
                 moments[features.layer].update(at_places(keys, places.to(keys.device)))
             if features.layer == last:
                 break
-        if on_step is not None and on_step(start + len(seeds), len(block.seeds)) is False:
-            raise CancelledError(f"the statistics of {', '.join(moments)} were stopped")
+        report(on_step, start + len(seeds), len(block.seeds))
     return moments
-
-
-def default_cache() -> Path:
-    """Folder for statistics: $REWRITER_CACHE, or rewriter/ in the user's cache folder."""
-    if own := os.environ.get("REWRITER_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rewriter"
 
 
 @dataclass(frozen=True)
@@ -129,51 +87,48 @@ class Sampling:
     """Which moment of a generator is meant: a layer's, with `rules` at earlier layers (their digest), by a recipe."""
 
     layer: str
+    truncation: float
     rules: str
     recipe: Recipe
 
 
 class Statistics:
-    """Second moments and bystanders of one generator's layers at one truncation, measured once and kept within a bound.
+    """Second moments and bystanders of one generator's layers, measured once and kept within a bound.
 
     May be shared by several sessions and threads.
     """
 
-    def __init__(self, generator: Generator, *, truncation: float = 1.0, cache: Path | None = None):
-        self.generator, self.truncation = generator, truncation
-        self.cache = default_cache() if cache is None else cache
+    def __init__(self, generator: Generator, *, cache: Path | None = None):
+        self.generator = generator
+        self.cache = default_folder() if cache is None else cache
         self._known = Cache(KEPT)
-
-    def at(self, truncation: float) -> Statistics:
-        """These, or fresh ones if they are of another truncation."""
-        if truncation == self.truncation:
-            return self
-        return Statistics(self.generator, truncation=truncation, cache=self.cache)
 
     def moment(
         self,
         layer: str,
         *,
+        truncation: float = 1.0,
         rules: Sequence[LowRank] = (),
         recipe: Recipe | None = None,
-        on_step: Callable[[int, int], object] | None = None,
+        on_step: OnStep | None = None,
     ) -> SecondMoment:
-        """The second moment of the keys entering a layer; `on_step` gets (pictures done, of), and False stops."""
-        return self.moments([layer], rules=rules, recipe=recipe, on_step=on_step)[layer]
+        """The second moment of the keys entering a layer; `on_step` gets (pictures done, of)."""
+        return self.moments([layer], truncation=truncation, rules=rules, recipe=recipe, on_step=on_step)[layer]
 
     def moments(
         self,
         layers: Sequence[str],
         *,
+        truncation: float = 1.0,
         rules: Sequence[LowRank] = (),
         recipe: Recipe | None = None,
-        on_step: Callable[[int, int], object] | None = None,
+        on_step: OnStep | None = None,
     ) -> dict[str, SecondMoment]:
-        """The second moments of several layers, those not known yet measured in one walk; to the bit those of each."""
-        wanted = {layer: self.sampling(layer, rules=rules, recipe=recipe) for layer in layers}
+        """The second moments of several layers. Those not known yet are measured in one walk, with the same bits."""
+        wanted = {layer: self.sampling(layer, truncation, rules=rules, recipe=recipe) for layer in layers}
         found = {layer: self.stored(sampling) for layer, sampling in wanted.items()}
         missing = {layer: wanted[layer].recipe for layer, moment in found.items() if moment is None}
-        measured = self._measure(missing, rules, on_step)
+        measured = self._measure(missing, truncation, rules, on_step)
         for layer, moment in measured.items():
             if wanted[layer].rules:  # of one person's rules: in memory only
                 self._known.put(wanted[layer], moment)
@@ -183,23 +138,25 @@ class Statistics:
         return {layer: moment or measured[layer] for layer, moment in found.items()}
 
     def _measure(
-        self, recipes: Mapping[str, Recipe], rules: Sequence[LowRank], on_step: Callable[[int, int], object] | None
+        self, recipes: Mapping[str, Recipe], truncation: float, rules: Sequence[LowRank], on_step: OnStep | None
     ) -> dict[str, SecondMoment]:
         moments = {layer: SecondMoment(self.generator.layer(layer).in_channels) for layer in recipes}
         walks = plan(recipes)
         done, of = 0, sum(len(block.seeds) for block in walks)
         for block in walks:
-            step = None if on_step is None else partial(_shifted, on_step, done, of)
-            part = block_moments(self.generator, block, truncation=self.truncation, rules=rules, on_step=step)
+            step = None if on_step is None else lambda here, _, before=done: on_step(before + here, of)
+            part = block_moments(self.generator, block, truncation=truncation, rules=rules, on_step=step)
             for layer, moment in part.items():
                 moments[layer].merge(moment)
             done += len(block.seeds)
         return moments
 
-    def sampling(self, layer: str, *, rules: Sequence[LowRank] = (), recipe: Recipe | None = None) -> Sampling:
+    def sampling(
+        self, layer: str, truncation: float = 1.0, *, rules: Sequence[LowRank] = (), recipe: Recipe | None = None
+    ) -> Sampling:
         """Which moment is meant; recipe None: the layer's default."""
         recipe = recipe or Recipe.for_layer(self.generator.layer(layer))
-        return Sampling(layer, digest(self.generator.rules_at(rules, layer, before=True)), recipe)
+        return Sampling(layer, truncation, digest(self.generator.rules_at(rules, layer, before=True)), recipe)
 
     def stored(self, sampling: Sampling) -> SecondMoment | None:
         """A moment that was measured before, or None where there is none that can be used."""
@@ -207,7 +164,7 @@ class Statistics:
         if known is not None:
             return known
         found = self.read(self.path(sampling), sampling)
-        if found is None or found.count != sampling.recipe.pictures * sampling.recipe.places:
+        if found is None or found.count != sampling.recipe.keys:
             return None
         self._known.put(sampling, found)
         return found
@@ -233,10 +190,9 @@ class Statistics:
         return moment
 
     def write(self, path: Path, sampling: Sampling, moment: SecondMoment) -> None:
-        """Write a moment, whole or in the making; InputError where that is not possible."""
-        with replacing(path) as temporary:
-            tensors = {"total": moment.total, "count": torch.tensor(moment.count)}
-            save_file(tensors, temporary, metadata=self._label(sampling))
+        """Write a moment, complete or not; InputError where that is not possible."""
+        tensors = {"total": moment.total, "count": torch.tensor(moment.count)}
+        write_tensors(tensors, path, self._label(sampling))
 
     def _label(self, sampling: Sampling) -> dict[str, str]:
         return {"of": f"{self.generator.fingerprint} {self.path(sampling).stem} by {BATCH} of {BLOCK}"}
@@ -245,20 +201,22 @@ class Statistics:
         """The file of a moment."""
         recipe = sampling.recipe
         sampled = f"{recipe.pictures}x{recipe.places}from{recipe.first_seed}"
-        psi = f"psi{float(self.truncation)!r}"
+        psi = f"psi{float(sampling.truncation)!r}"
         name = "-".join(filter(None, [sampling.layer, psi, sampled, sampling.rules]))
         return self.cache / "moments" / self.generator.fingerprint[:16] / f"{name}.safetensors"
 
-    def bystanders(self, layer: str, *, rules: Sequence[LowRank] = ()) -> tuple[Bystanders, Tensor]:
+    def bystanders(
+        self, layer: str, *, truncation: float = 1.0, rules: Sequence[LowRank] = ()
+    ) -> tuple[Bystanders, Tensor]:
         """Random places of pictures that no edit is about, all of weight 1; and E[v²] (out,) of each value there."""
         same = self.generator.rules_at(rules, layer)
         earlier = self.generator.rules_at(rules, layer, before=True)
         seeds, info, before = list(BYSTANDERS), self.generator.layer(layer), digest(earlier)
 
         def look_up() -> Features:
-            return self.generator.keys(seeds, layer, truncation=self.truncation, rules=earlier)
+            return self.generator.keys(seeds, layer, truncation=truncation, rules=earlier)
 
-        features = self._known.get(("features", layer, before), look_up)
+        features = self._known.get(("features", layer, truncation, before), look_up)
         places = random_places(seeds, BYSTANDER_PLACES, info.resolution**2).to(features.keys.device)
 
         def answers() -> tuple[Tensor, Tensor]:
@@ -269,9 +227,5 @@ class Statistics:
             values = self.generator.values(features[:4], rules=same)
             return torch.cat(base), values.square().mean((0, 2, 3))
 
-        base, usual = self._known.get(("answers", layer, before, digest(same)), answers)
-        return Bystanders(features, places, torch.ones(places.shape, device=places.device), base), usual
-
-
-def _shifted(on_step: Callable[[int, int], object], before: int, of: int, done: int, _: int) -> object:
-    return on_step(before + done, of)
+        base, mean_square = self._known.get(("answers", layer, truncation, before, digest(same)), answers)
+        return Bystanders(features, places, torch.ones(places.shape, device=places.device), base), mean_square

@@ -22,13 +22,14 @@ from rewriter.checkpoints.store import write_weights
 from rewriter.editing.edit import Edit, Region
 from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import replay
-from rewriter.editing.statistics import Recipe, Statistics
+from rewriter.editing.recipe import Recipe
+from rewriter.editing.statistics import Statistics
 from rewriter.evaluation.coldstart import cold_start
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
-from rewriter.memory.solve import METHODS
+from rewriter.memory import SOLVERS
 from rewriter.worlds import townscape
 
 Row = dict[str, Any]
@@ -90,7 +91,7 @@ def _measured(generator: Generator, name: str, edit: Edit, batch: int, tell: OnN
         known = Statistics(generator, cache=Path(empty))
         tell(f"{where}: statistics")
         yield "statistics", _first_statistics(known, edit)
-        for method in METHODS:
+        for method in SOLVERS:
             tell(f"{where}: {name}, {method}")
             yield "edits", _edit(generator, edit.with_(method=method), name, known)
     for form in ("safetensors", *(("pt",) if isinstance(generator, StyleGAN2) else ())):

@@ -13,6 +13,7 @@ from functools import partial
 from rewriter.editing.edit import Edit, load_edits
 from rewriter.editing.execute import replay
 from rewriter.editing.rule import Rule
+from rewriter.errors import OnStep
 from rewriter.evaluation import counterfactual, examples, physical
 from rewriter.evaluation.judging import Judge
 from rewriter.evaluation.light import Light
@@ -21,7 +22,6 @@ from rewriter.evaluation.methods import (
     Losses,
     Made,
     Method,
-    OnStep,
     all_weights,
     asked,
     of_rules,
@@ -179,7 +179,7 @@ def replayed(case: Case, on_step: OnStep | None = None, *, edits: Edits) -> Made
     for edit in edits(case.generator):
         rules.append(replay(case.generator, edit, rules=rules, statistics=case.statistics))
     seconds = sum(rule.effect.seconds for rule in rules if rule.effect)
-    return of_rules(rules, {"rules": len(rules)}, Losses(None), seconds)
+    return of_rules(rules, {"rules": len(rules)}, Losses(), seconds)
 
 
 def _shipped(

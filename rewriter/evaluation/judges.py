@@ -12,10 +12,10 @@ Both come from the Hub once, at pinned revisions, as data only; LPIPS needs noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,12 @@ from torch import Tensor, nn
 
 from rewriter.checkpoints.catalogue import Source
 from rewriter.checkpoints.download import fetch
-from rewriter.errors import InputError
+from rewriter.errors import InputError, OnStep
 from rewriter.hub.resolve import placed
 
 if TYPE_CHECKING:
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
 
-OnStep = Callable[[int, int], Any]
 NONE = -1  # the label of a pixel that none of the words fits
 BATCH = 4  # pictures at a time
 SIDE = 352  # what CLIPSeg was trained to see

@@ -25,7 +25,7 @@ from rewriter import masks
 from rewriter.editing.edit import Edit
 from rewriter.editing.execute import prepare
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import CancelledError, InputError
+from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import asked_for
 from rewriter.evaluation.dissection import Ranking, dissect
@@ -40,7 +40,6 @@ from rewriter.memory.goal import Goal
 from rewriter.worlds.townscape import scenes
 
 DRAWN = 50  # pictures of 64 px at a time; fewer of larger ones
-OnStep = Callable[[int, int, float], object]  # (step, of, loss); returning False cancels
 TUNING_RATE, FEATURES = 0.01, 0.01  # the original's: learning rate, weight of features against pixels
 TUNING_STEPS = 1500  # its 20,001 at a constant rate do not settle; a rate that falls to nothing does
 WINDOW, GAIN, PATIENCE = 100, 0.01, 5  # converged: so many windows of steps were not that share below the best before
@@ -107,15 +106,14 @@ Method = Callable[[Case, OnStep | None], Made]
 
 
 class Losses:
-    """Keeps the losses of a descent, passes progress on, and says when it has converged."""
+    """The losses of a descent, step by step, and whether it has converged."""
 
-    def __init__(self, on_step: OnStep | None):
-        self.on_step, self.kept = on_step, list[float]()
+    def __init__(self) -> None:
+        self.kept = list[float]()
 
-    def __call__(self, step: int, of: int, loss: float) -> object:
-        """Note a step's loss; False if the caller wants to stop."""
+    def add(self, loss: float) -> None:
+        """Note a step's loss."""
         self.kept.append(loss)
-        return self.on_step is None or self.on_step(step, of, loss)
 
     @property
     def converged(self) -> bool:
@@ -137,14 +135,12 @@ def asked(case: Case, on_step: OnStep | None = None, *, what: str) -> Made:
 
 def solved(case: Case, on_step: OnStep | None = None, *, rate: float = descent.RATE, **changed: Any) -> Made:
     """A rule by one of the solvers; `changed` are fields of the edit that are to be other."""
-    edit, losses = case.edit.with_(**changed), Losses(on_step)
+    edit, losses = case.edit.with_(**changed), Losses()
     if edit.kind == "zero":
         raise InputError("methods are compared on edits that replace or erase; this one zeroes what it points at")
-    job, moment, bystanders, usual = prepare(case.generator, edit, statistics=case.statistics)
+    job = prepare(case.generator, edit, statistics=case.statistics)
     started = time.perf_counter()
-    directions = job.directions(moment)
-    goal = job.goal(usual, moment, bystanders.unmatched(directions))
-    rule = job.solve(goal, directions, bystanders, on_step=losses, rate=rate)
+    rule = job.solve(job.goal(), on_step=on_step, on_loss=losses.add, rate=rate)
     said = {name: getattr(edit, name) for name in ("layer", "method", "rank", "smoothness", "spread", "units")}
     said |= {"places": len(job.context), "steps": len(losses.kept)}
     if edit.method != "least-squares":
@@ -174,16 +170,23 @@ def all_weights(
 
     The learning rate falls to nothing along a cosine; of all steps, the weights with the least loss are taken.
     """
-    job, moment, bystanders, usual = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
-    goal = job.goal(usual, moment, bystanders.unmatched(job.directions(moment)))
-    started, losses = time.perf_counter(), Losses(on_step)
-    weights = _tuned(case.generator, goal, job.target.seed, case.edit.truncation, steps, rate, losses)
+    job = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
+    goal = job.goal()
+    started, losses = time.perf_counter(), Losses()
+    weights = _tuned(case.generator, goal, job.target.seed, case.edit.truncation, steps, rate, losses, on_step)
     settings = {"rate": rate, "steps": steps, "converged": losses.converged}
     return Made("weights", weights, settings, tuple(losses.kept), time.perf_counter() - started)
 
 
 def _tuned(
-    generator: Generator, goal: Goal, seed: int, psi: float, steps: int, rate: float, losses: Losses
+    generator: Generator,
+    goal: Goal,
+    seed: int,
+    psi: float,
+    steps: int,
+    rate: float,
+    losses: Losses,
+    on_step: OnStep | None,
 ) -> dict[str, Tensor]:
     twin = copy.deepcopy(generator).requires_grad_(True)
     network = copy.deepcopy(segmenter.load()).to(generator.device)  # the shared one stays where it is
@@ -199,8 +202,8 @@ def _tuned(
         adam.zero_grad()
         loss.backward()
         adam.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-        if losses(step, steps, float(loss.detach())) is False:
-            raise CancelledError(f"cancelled at step {step} of {steps}; nothing was changed")
+        losses.add(float(loss.detach()))
+        report(on_step, step, steps)
         if step > 1 and losses.kept[-1] <= min(losses.kept[1:]):  # not the first: that is the generator as it is
             best = {name: tensor.detach().clone() for name, tensor in twin.state_dict().items()}
         adam.step()

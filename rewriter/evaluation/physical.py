@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from rewriter import masks
-from rewriter.errors import CancelledError
+from rewriter.errors import OnStep, report
 from rewriter.evaluation.counterfactual import labelled
 from rewriter.evaluation.examples import plain, seeds_with
 from rewriter.evaluation.judging import towns
-from rewriter.evaluation.methods import Case, Losses, Made, OnStep, entering, of_rules
+from rewriter.evaluation.methods import Case, Losses, Made, entering, of_rules
 from rewriter.generators.base import exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features
@@ -35,28 +35,36 @@ SVD_STEPS, SVD_RATE = 10_000, 0.01  # the paper's
 
 def inverted(case: Case, on_step: OnStep | None = None) -> Made:
     """By least squares, along the direction that tells the conditions apart."""
-    generator, losses, started = case.generator, Losses(on_step), time.perf_counter()
+    generator, losses, started = case.generator, Losses(), time.perf_counter()
     goal, moment = swapped(case, LAYER), case.statistics.moment(LAYER)
     directions = telling_apart(goal, moment)
     bystanders, _ = case.statistics.bystanders(LAYER)
     sparing = bystanders.sparing(directions, scale=generator.layer(LAYER).scale)
-    rule = solve(generator.memory(LAYER), goal, directions, bystanders=[sparing], smoothness=SMOOTHNESS, on_step=losses)
+    rule = solve(
+        generator.memory(LAYER),
+        goal,
+        directions,
+        bystanders=[sparing],
+        smoothness=SMOOTHNESS,
+        on_step=on_step,
+        on_loss=losses.add,
+    )
     settings = {"layer": LAYER, "pairs": PAIRS, "rank": 1, "smoothness": SMOOTHNESS}
     return of_rules([rule], settings, losses, time.perf_counter() - started)
 
 
 def inverted_by_svd(case: Case, on_step: OnStep | None = None, *, steps: int = SVD_STEPS) -> Made:
     """As the paper does: descent on the whole weight, cut to rank one by SVD every tenth step."""
-    generator, losses, started = case.generator, Losses(on_step), time.perf_counter()
+    generator, losses, started = case.generator, Losses(), time.perf_counter()
     memory, goal = generator.memory(LAYER), swapped(case, LAYER)
 
-    def on_loss(step: int, loss: float) -> None:
-        if losses(step, steps, loss) is False:
-            raise CancelledError(f"cancelled at step {step} of {steps}; nothing was changed")
+    def after(step: int, loss: float) -> None:
+        losses.add(loss)
+        report(on_step, step, steps)
 
     with torch.no_grad(), exact(generator.device):
         sites = goal_sites(memory, goal, None)
-        a = descent.descend(memory, sites, rank=1, steps=steps, rate=SVD_RATE, on_step=on_loss)
+        a = descent.descend(memory, sites, rank=1, steps=steps, rate=SVD_RATE, after=after)
         directions = descent.principal(memory, a, 1)
         delta = torch.einsum("oit,ri->ort", a.view(*memory.weight.shape[:2], -1), directions)
     rule = LowRank(LAYER, delta.reshape(len(delta), 1, *memory.weight.shape[2:]).contiguous(), directions)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import rewriter
-from rewriter.editing.measuring import processes, together
+from rewriter.editing.measuring import gather_or_raise, processes
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.experiments import Experiment
@@ -93,7 +93,7 @@ def run(
     """
     job = _Job(experiment, generator, list(seeds), folder, processes(generator.device.type), on_part)
     made = job.all_made()
-    together(partial(job.judge, made))
+    gather_or_raise(partial(job.judge, made))
     rows = job.rows()
     estimates = {name: _figures(experiment, rows[name]) for name in experiment.methods}
     return Outcome(experiment, seeds, made, estimates, str(generator.device))
@@ -131,8 +131,8 @@ class _Job:
 
     def all_made(self) -> dict[str, Made]:
         """What every method makes, made together by all processes where it is missing."""
-        together(self.check_folder)
-        together(self.make)  # nobody reads before all have written
+        gather_or_raise(self.check_folder)
+        gather_or_raise(self.make)  # nobody reads before all have written
         return {name: Made.load(self.made(name)) for name in self.experiment.methods}
 
     def check_folder(self) -> None:
@@ -203,10 +203,10 @@ class _Job:
 
     def _own(self, missing: list[T]) -> list[T]:
         """This process's share of what the main one found missing: others may have looked later."""
-        wanted: list[T] = together(lambda: missing)[0]
+        wanted: list[T] = gather_or_raise(lambda: missing)[0]
         return wanted[self.state.process_index :: self.state.num_processes]
 
-    def _step(self, name: str, step: int, of: int, loss: float) -> object:
+    def _step(self, name: str, step: int, of: int) -> object:
         return self._going(name, step, of)
 
     def _tell(self, what: str, done: int, of: int) -> None:

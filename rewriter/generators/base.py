@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from rewriter.errors import InputError
 from rewriter.generators.change import LowRank
 from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features, LayerInfo, Memory
+from rewriter.generators.origin import Origin
 
 Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
 
@@ -42,10 +43,8 @@ class Generator(nn.Module, ABC):
     resolution: int
     layers: Mapping[str, LayerInfo]
     rules: tuple[LowRank, ...] = ()
-    advice: Mapping[str, str] = MappingProxyType(
-        {}
-    )  # where to begin, for "structure", "objects" and "texture", where that is known
-    origin: Mapping[str, Any] = MappingProxyType({})  # whose it is and where it came from: plain data
+    advice: Mapping[str, str] = MappingProxyType({})  # good first layers for "structure", "objects" and "texture"
+    origin: Origin = Origin()
 
     @abstractmethod
     def start(self, z: Tensor, truncation: float) -> Features:

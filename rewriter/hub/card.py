@@ -18,8 +18,7 @@ from typing import Any
 from huggingface_hub import ModelCardData, constants
 
 from rewriter.checkpoints import store
-from rewriter.cli.describe import effect_in_words
-from rewriter.editing.effect import advice
+from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
 from rewriter.hub import licences
@@ -51,7 +50,7 @@ class Named:
 
 def named(rules: Sequence[Rule]) -> list[Named]:
     """Rules with their titles, and names of files that they get: numbered, of plain letters."""
-    titles = [str(rule.edit.get("title") or f"{rule.edit.get('kind', 'rule')} at {rule.layer}") for rule in rules]
+    titles = [rule.title for rule in rules]
     return [
         Named(rule, title[:200], f"{i}-{slug(title)}".strip("-"))
         for i, (rule, title) in enumerate(zip(rules, titles, strict=True), 1)
@@ -75,11 +74,11 @@ def words_only(text: str) -> str:
 def metadata(generator: Generator) -> dict[str, Any]:
     """The card's fields, as the Hub knows them."""
     origin = generator.origin
-    repository = origin.get("repository")
+    repository = origin.repository
     base = {"base_model": repository, "base_model_relation": "finetune"} if repository else {}
     own = [BUILT_IN] if is_built_in(generator) else []
     return {
-        **licences.metadata(origin.get("licence")),
+        **licences.metadata(origin.licence),
         **base,
         "library_name": LIBRARY,
         "pipeline_tag": "unconditional-image-generation",
@@ -137,7 +136,7 @@ overdoes."""
 
 
 def _changed(generator: Generator, rules: Sequence[Named]) -> str:
-    title = generator.origin.get("title") or generator.name
+    title = generator.origin.title or generator.name
     listed = "; ".join(f"*{words_only(each.title)}*{'' if each.rule.on else ' (switched off)'}" for each in rules)
     count = "One rule" if len(rules) == 1 else f"{len(rules)} rules"
     return (
@@ -186,7 +185,7 @@ def _rule(each: Named) -> str:
     rule = each.rule
     off = "" if rule.on else ", switched off"
     alone = "Before above after, this rule alone" if rule.active else "What it would do"
-    how = f", by {words_only(str(rule.edit['method']))}" if "method" in rule.edit else ""
+    how = f", by {rule.edit.method}" if rule.edit else ""
     _, *measured = effect_in_words("", rule).split("\n")
     lines = [
         f"## {words_only(each.title)}",
@@ -202,29 +201,29 @@ def _rule(each: Named) -> str:
 
 def _base(generator: Generator, repo_id: str, weights: bool) -> str:
     origin = generator.origin
-    licence = origin.get("licence")
+    licence = origin.licence
     lines = ["## The base"]
-    where = origin.get("repository")
+    where = origin.repository
     if where:
-        file, revision = (words_only(str(origin.get(name, ""))) for name in ("file", "revision"))
+        file, revision = (words_only(each or "") for each in (origin.file, origin.revision))
         lines.append(f"- from {words_only(where)}, file {file}, revision {revision}")
     elif is_built_in(generator):
         lines.append("- the generator that is built into `rewriter`")
-    if origin.get("attribution"):
-        lines.append(f"- made by: {words_only(origin['attribution'])}")
+    if origin.attribution:
+        lines.append(f"- made by: {words_only(origin.attribution)}")
     if licence:
-        said = f"- licence: [{licence['id']}]({licence['link']})"
+        said = f"- licence: [{licence.id}]({licence.link})"
         if licences.non_commercial(licence):
             said += ", **for non-commercial use only**: that goes with whatever is made of it, this generator too"
-        stated = " (as its publisher states it)" if "published" in origin or "stated" in origin else ""
+        stated = " (as its publisher states it)" if origin.published or origin.stated else ""
         text = "its text is in `LICENSE`" if licences.has_text(licence) else "`LICENSE` says where its text is"
         lines.append(f"{said}{stated}; {text}")
     else:
         lines.append("- licence: not known; ask whoever made the weights before you use them")
     lines.append(f"- fingerprint `{generator.fingerprint}`")
     lines.append("- its weights are " + ("`model.safetensors`, unchanged" if weights else "not in this repository"))
-    for folded in origin.get("rules") or ():
-        lines.append(f"- rewritten before: {words_only(folded['title'] or folded['layer'])}, in the weights")
+    for folded in origin.rules:
+        lines.append(f"- rewritten before: {words_only(folded.title or folded.layer)}, in the weights")
     return "\n".join(lines)
 
 
@@ -240,8 +239,8 @@ def _provenance(generator: Generator, rules: Sequence[Named], version: str) -> s
             "`edits/` holds what was asked for, so that it can be done again: "
             f"`rewriter apply {replayed.path('edit')}` on the base."
         )
-    if "published" in generator.origin:
-        lines.append(f"Made on top of the published generator {words_only(generator.origin['published'])}.")
+    if generator.origin.published:
+        lines.append(f"Made on top of the published generator {words_only(generator.origin.published)}.")
     seconds = sum(each.rule.effect.seconds for each in rules if each.rule.effect)
     if seconds and math.isfinite(seconds):
         lines.append(f"Solving took {seconds:.1f} s.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,13 +17,13 @@ import rewriter
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name
 from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
-from rewriter.editing.edit import Edit
 from rewriter.editing.effect import firing
 from rewriter.editing.history import RULES
-from rewriter.editing.rule import Rule
+from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError
-from rewriter.files import replacing
+from rewriter.files import as_json, replacing
 from rewriter.generators.base import Generator
+from rewriter.generators.origin import Licence
 from rewriter.hub import card, licences, repository
 from rewriter.hub.card import Named
 from rewriter.pictures import before_after
@@ -122,7 +121,7 @@ def draft(
             exist, a base that is nowhere to be fetched from, or a licence that contradicts the one that is known.
     """
     check_name(repo_id)
-    own = [rule for rule in generator.rules if isinstance(rule, Rule)] if rules is None else list(rules)
+    own = list(carried_rules(generator) if rules is None else rules)
     _check(generator, own, title, description)
     base = licensed(generator, licence)
     each = card.named(own)
@@ -135,8 +134,7 @@ def draft(
     for one in each:
         files[one.path("rule")] = _saved(one.rule)
         if one.rule.edit:
-            edit = Edit.from_json(one.rule.edit).to_json()
-            files[one.path("edit")] = (json.dumps(edit, indent=1, ensure_ascii=False) + "\n").encode()
+            files[one.path("edit")] = as_json(one.rule.edit.to_json()).encode()
     text = card.write(
         base,
         each,
@@ -175,15 +173,15 @@ def _check(generator: Generator, rules: Sequence[Rule], title: str, description:
 
 def licensed(generator: Generator, licence: str) -> Generator:
     """The generator, with the licence that somebody stated where none is known."""
-    known = generator.origin.get("licence")
-    if not licence or known and known["id"] == licence:
+    known = generator.origin.licence
+    if not licence or known and known.id == licence:
         return generator
     if known:
-        raise InputError(f"{generator.name} is under {known['id']}, which cannot be changed to {licence!r}: leave it")
+        raise InputError(f"{generator.name} is under {known.id}, which cannot be changed to {licence!r}: leave it")
     if licence not in licences.KNOWN:
         raise InputError(f"licence {licence!r} is none of {', '.join(licences.KNOWN)}")
     stated = generator.rewritten([])
-    stated.origin = {**generator.origin, "stated": True, "licence": {"id": licence, "link": licences.KNOWN[licence]}}
+    stated.origin = replace(generator.origin, stated=True, licence=Licence(licence, licences.KNOWN[licence]))
     stated.advice = dict(generator.advice)
     return stated
 
@@ -237,7 +235,7 @@ def compare(
     columns = most // 2
     hits, misses = (columns, 0) if which else (most, most // 3)
     every = [one.rule.to(generator.device) for one in rules]
-    psi = next((float(rule.edit["truncation"]) for rule in every if "truncation" in rule.edit), 1.0)
+    psi = next((rule.edit.truncation for rule in every if rule.edit), 1.0)
     before: list[Rule] = every[: which - 1] if which else []
     on = [rule for rule in every if rule.active] or [_as_shown(rule) for rule in every]
     new = [_as_shown(every[which - 1])] if which else on

@@ -7,19 +7,18 @@ generator is, and have to be what they were when this table was written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import HfApi
 from huggingface_hub.utils import get_session
 
+from rewriter.cache import default_folder
 from rewriter.checkpoints.client import in_words
-from rewriter.editing.statistics import default_cache
 from rewriter.errors import InputError
 from rewriter.files import replacing
+from rewriter.generators.origin import Licence, Origin
 
 LARGEST = 1 << 18
 GITHUB = "https://raw.githubusercontent.com/NVlabs"
@@ -59,31 +58,31 @@ TEXTS: dict[str, Text] = {  # by the link that says which licence it is
 }
 
 
-def metadata(licence: Mapping[str, str] | None) -> dict[str, str]:
+def metadata(licence: Licence | None) -> dict[str, str]:
     """The licence fields of a card: the Hub's own id, or "other" with the name, and the text in the repository."""
     if licence is None:
         return {"license": "unknown"}
-    if licence["id"] in ON_HUB:
-        return {"license": licence["id"]}
-    return {"license": "other", "license_name": licence["id"], "license_link": "LICENSE"}
+    if licence.id in ON_HUB:
+        return {"license": licence.id}
+    return {"license": "other", "license_name": licence.id, "license_link": "LICENSE"}
 
 
-def text_of(origin: Mapping[str, Any]) -> bytes:
+def text_of(origin: Origin) -> bytes:
     """What goes into LICENSE for a generator of this origin.
 
     Raises:
         InputError: the text cannot be fetched, or is another than it was.
     """
-    licence = origin.get("licence")
+    licence = origin.licence
     if licence is None:
         return b"The licence of this generator's weights is not known. Ask whoever made them before you use them.\n"
-    if licence["link"] == APACHE:
+    if licence.link == APACHE:
         return own()
-    known = TEXTS.get(licence["link"])
+    known = TEXTS.get(licence.link)
     if known is None:
-        said = f"{origin.get('attribution', '')}\n\nLicence: {licence['id']}\nIts text: {licence['link']}\n"
+        said = f"{origin.attribution}\n\nLicence: {licence.id}\nIts text: {licence.link}\n"
         return said.lstrip().encode()
-    kept = default_cache() / "licences" / f"{hashlib.sha256(known.url.encode()).hexdigest()}.txt"
+    kept = default_folder() / "licences" / f"{hashlib.sha256(known.url.encode()).hexdigest()}.txt"
     if kept.is_file() and _right(found := kept.read_bytes(), known):
         return found
     found = _fetched(known)
@@ -92,14 +91,14 @@ def text_of(origin: Mapping[str, Any]) -> bytes:
     return found
 
 
-def non_commercial(licence: Mapping[str, str]) -> bool:
+def non_commercial(licence: Licence) -> bool:
     """Whether a licence forbids commercial use: all that do, here, have NC in their names."""
-    return "nc" in licence["id"].lower().split("-")
+    return "nc" in licence.id.lower().split("-")
 
 
-def has_text(licence: Mapping[str, str]) -> bool:
+def has_text(licence: Licence) -> bool:
     """Whether LICENSE holds the licence's text, and not only where it is."""
-    return licence["link"] == APACHE or licence["link"] in TEXTS
+    return licence.link == APACHE or licence.link in TEXTS
 
 
 def own() -> bytes:

@@ -21,7 +21,6 @@ from rewriter.checkpoints.catalogue import CHECKS, Source, catalogue
 from rewriter.checkpoints.client import LOG_IN, TRANSPORT, check_name, in_words, is_name
 from rewriter.checkpoints.download import fetch as fetch_file
 from rewriter.checks import flag
-from rewriter.editing.edit import Edit
 from rewriter.editing.history import CELLS, RULES
 from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
@@ -79,10 +78,10 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
     Raises:
         InputError: without them others could not have it.
     """
-    base = {name: generator.origin.get(name) for name in SOURCE}
+    base = {name: getattr(generator.origin, name) for name in SOURCE}
     try:
         source, _ = _source(base)
-        elsewhere = is_built_in(generator) if source.repository is None else not generator.origin.get("rules")
+        elsewhere = is_built_in(generator) if source.repository is None else not generator.origin.rules
     except InputError:
         elsewhere = False
     if not weights and not elsewhere:
@@ -93,7 +92,7 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
 
 def is_built_in(generator: Generator) -> bool:
     """Whether this is the built-in generator, rather than something that says so."""
-    return generator.origin.get("id") == BUILT_IN and generator.fingerprint == _built_in()
+    return generator.origin.id == BUILT_IN and generator.fingerprint == _built_in()
 
 
 @cache
@@ -159,12 +158,9 @@ def rules_in(folder: Path, about: Config) -> tuple[Rule, ...]:
 
 
 def check_edits(rules: Sequence[Rule]) -> None:
-    """Raise InputError for an edit behind a rule that is damaged, or masks that take long to look at all together."""
-    cells = 0
-    for rule in rules:
-        cells += Edit.from_json(rule.edit).cells if rule.edit else 0
-        if cells > CELLS:
-            raise InputError(f"the masks of all rules together have more than {CELLS >> 20} million cells")
+    """Raise InputError for rules whose masks together are too large to be looked at in reasonable time."""
+    if sum(rule.edit.cells for rule in rules if rule.edit) > CELLS:
+        raise InputError(f"the masks of all rules together have more than {CELLS >> 20} million cells")
 
 
 # --- the network ---

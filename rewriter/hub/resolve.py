@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -20,10 +21,11 @@ from rewriter.checkpoints.client import is_name
 from rewriter.checkpoints.convert import convert
 from rewriter.checkpoints.download import fetch, hash_of, verify
 from rewriter.checkpoints.read import read_checkpoint
-from rewriter.editing.rule import Rule
+from rewriter.editing.rule import carried_rules
 from rewriter.errors import InputError
 from rewriter.files import read_json
 from rewriter.generators.base import Generator
+from rewriter.generators.origin import Origin
 from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.hub import repository
 from rewriter.hub.repository import BUILT_IN
@@ -69,22 +71,22 @@ def load_generator(
     elif name in known:
         path = fetch(known[name], on_step=on_step)
         generator = _read(known[name], path, conv_clamp)
-        generator.origin = {**generator.origin, "sha256": verify(known[name], path)}  # all of it
+        generator.origin = replace(generator.origin, sha256=verify(known[name], path))  # all of it
     elif name and os.path.isfile(os.path.join(name, store.CONFIG)):
         generator = _folder(Path(name), on_step)
     elif remote:
         folder, commit = repository.fetch(name, revision or None, on_step=on_step)
         generator = _folder(folder, on_step)
-        generator.origin = {**generator.origin, "published": f"{name}@{commit}"}
+        generator.origin = replace(generator.origin, published=f"{name}@{commit}")
     elif os.path.isfile(name):
         path = Path(name)
         entry, found = _entry_of(path, known.values())
         generator = _read(entry, path, conv_clamp)
-        generator.origin = {**generator.origin, **({"sha256": found} if entry else {})}
+        generator.origin = replace(generator.origin, sha256=found) if entry else generator.origin
     else:
         raise InputError(_unknown(name, known.keys()))
     generator = placed(generator, device)
-    generator.rules = tuple(rule.to(generator.device) for rule in generator.rules if isinstance(rule, Rule))
+    generator.rules = tuple(rule.to(generator.device) for rule in carried_rules(generator))
     return generator
 
 
@@ -96,7 +98,7 @@ def _folder(folder: Path, on_step: Callable[[int, int], Any]) -> Generator:
     if about.weights:
         generator = store.load(folder)
         if about.known is not None:  # under which licence that is, is not the repository's to say
-            generator.origin = {**generator.origin, **catalogue()[about.known].origin, "sha256": None}
+            generator.origin = replace(catalogue()[about.known].origin, sha256=None, rules=generator.origin.rules)
         if about.known == BUILT_IN and not repository.is_built_in(generator):
             raise InputError(f"{folder / store.CONFIG} says that its base is {BUILT_IN}, and its weights are others")
     elif about.known is not None:
@@ -171,10 +173,10 @@ def _read(entry: Entry | None, path: Path, conv_clamp: float | None) -> Generato
     if conv_clamp is not None and not isinstance(generator, StyleGAN2):
         raise InputError(f"{path} is no StyleGAN2: it has no conv_clamp; leave it out")
     if entry is None:
-        generator.origin = {"file": path.name}
+        generator.origin = Origin(file=path.name)
     else:
         _belongs_to(generator, entry)
-        generator.origin = {**generator.origin, "clamp": conv_clamp or entry.clamp}
+        generator.origin = replace(generator.origin, clamp=conv_clamp or entry.clamp)
     return generator
 
 

@@ -23,14 +23,14 @@ def descend(
     rank: int | None = None,
     steps: int = STEPS,
     rate: float = RATE,
-    on_step: Callable[[int, float], object],
+    after: Callable[[int, float], object],
 ) -> Tensor:
     """Adam on the numbers a (O, Q) that `sites` was gathered for; returns them.
 
     Gathered with D, a is Λ ("direct"). Gathered with the identity, a is the change of the whole weight
     ("unconstrained"); `directions` (r, in) then projects it onto their row space every tenth step and at the end
     ("projected", the paper's: W ← W0 + P(W − W0)); `rank` instead cuts it to that rank by SVD (section 5.3 there).
-    Gradients are written out: this is the yardstick, it should be fast.
+    Gradients are written out by hand, because our methods are timed against this one and it should be fast.
     """
     a = sites.basis.new_zeros(sites.base.shape[1], sites.basis.shape[1])
     adam = torch.optim.Adam([a], lr=rate, fused=True)
@@ -45,7 +45,7 @@ def descend(
                 change = a.view(len(a), directions.shape[1], -1)
                 a.copy_(torch.einsum("oit,ri,rj->ojt", change, directions, directions).flatten(1))
                 loss, _ = _l1(memory, sites, scale, a)  # of the change as it may be
-        on_step(step, float(loss))
+        after(step, float(loss))
     return a.detach()
 
 
@@ -61,7 +61,7 @@ def _l1(memory: Memory, sites: Sites, scale: Tensor, a: Tensor) -> tuple[Tensor,
     error = memory.activate(at) - sites.wanted
     pull = scale * error.sign() * memory.slope(at)
     loss = (scale * error.abs()).sum()
-    if sigma is None:
+    if sigma is None or sites.demodulation is None:
         return loss, pull.T @ sites.basis
     gradient = (pull * sigma[sites.picture]).T @ sites.basis
-    return loss, gradient + sites.through_sigma(a, sites.per_picture(pull * linear) * -(sigma**3))
+    return loss, gradient + sites.demodulation.pull_back(a, sites.per_picture(pull * linear) * -(sigma**3))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rewriter.errors import ComputationError, InputError
+from rewriter.memory import DIRECTIONS
 from rewriter.memory.keys import SecondMoment
 
-METHODS = ("zca", "mean", "svd", "units")
 MATCH = 0.5  # share of the context's mean response from which on a place matches
 TINY = 1e-6  # singular values below this share of the largest mean nothing
 
@@ -49,8 +49,8 @@ def key_directions(
         InputError: an unknown method, no keys, or a rank above what the context's keys give.
         ComputationError: keys that are not finite.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown direction method {method!r}: choose one of {', '.join(METHODS)}")
+    if method not in DIRECTIONS:
+        raise InputError(f"unknown direction method {method!r}: choose one of {', '.join(DIRECTIONS)}")
     if keys.ndim != 2 or not len(keys):
         raise InputError("no context keys: mark a context that covers at least one cell of the layer")
     if not bool(keys.isfinite().all()):

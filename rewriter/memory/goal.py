@@ -7,14 +7,15 @@ other noise) can enter them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
 from rewriter.generators.layer import Features
-from rewriter.masks import Box, bounds, resize
+from rewriter.masks import Box, bounds, grow, resize
+from rewriter.memory.directions import Directions
 
 DONORS = 4  # pictures whose values an erased place is filled with
 RIM = 0.1  # cells that a mask covers less than this do not count towards its box
@@ -46,6 +47,35 @@ class Goal:
         """The weighted mean of V* − V over places, (out,)."""
         change = (self.values - self.before) * self.weight[:, None]
         return change.sum((0, 2, 3)) / self.weight.sum()
+
+
+@dataclass(frozen=True)
+class Bystanders:
+    """Places of other pictures whose values should stay as they are: the paper's L_smooth (Eq. 5).
+
+    features: I pictures at the layer; places: (I, n) indices into the flattened value map; weight: (I, n), how much
+    each place matters; base: W ∗ k there, (I·n, out), if known.
+    """
+
+    features: Features
+    places: Tensor
+    weight: Tensor
+    base: Tensor | None = None
+
+    def unmatched(self, directions: Directions) -> Features:
+        """Those of the pictures in which the context fires nowhere."""
+        fires = directions.match(self.features.keys).flatten(1).any(1)
+        return self.features[(~fires).nonzero().flatten().tolist()]
+
+    def sparing(self, directions: Directions, *, scale: int) -> Bystanders:
+        """The same places, less those that a rule in these directions is meant to change.
+
+        A place drops out where a key under its kernel answers at least half as strongly as the context does; `scale`
+        is the layer's value cells per key cell.
+        """
+        match = grow(directions.match(self.features.keys).float(), 1, 1, 1, 1)
+        on_values = match.repeat_interleave(scale, 1).repeat_interleave(scale, 2).flatten(1)
+        return replace(self, weight=self.weight * (1 - on_values.gather(1, self.places)))
 
 
 def paste(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rewriter.generators.layer import Memory
-from rewriter.memory.sites import Sites
+from rewriter.memory.sites import LowRankDemodulation, Sites
 
 STEPS = 30
 TOLERANCE = 1e-3  # stop when a step lowers the cost by less than this share
@@ -22,10 +22,10 @@ BLOCK = 128  # channels at a time, so that a high rank does not fill the memory
 LIMIT = 4.0  # a channel's change may be at most so many times its weight: some scales are unbounded
 
 
-def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, on_step: Callable[[int, float], None]) -> Tensor:
+def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, after: Callable[[int, float], object]) -> Tensor:
     """Minimise Σ_p weight · (value − wanted)² for every channel; returns Λ as (O, Q)."""
-    if sites.norm is None:
-        return _linear(sites, on_step)
+    if sites.demodulation is None:
+        return _linear(sites, after)
     size = memory.weight.flatten(1).norm(dim=1)
     a = sites.basis.new_zeros(len(size), sites.basis.shape[1])
     cost = _cost(memory, sites, a)
@@ -42,19 +42,19 @@ def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, on_step: 
             a[block] = torch.where(better[:, None], trial, a[block])
             cost[block] = torch.where(better, trial_cost, cost[block])
             damping = torch.where(better, damping * 0.2, damping * 5).clamp(1e-7, 1e7)
-            on_step((number * steps + step) // len(blocks), float(cost.sum()))
+            after((number * steps + step) // len(blocks), float(cost.sum()))
             if step > 4 and gain < TOLERANCE:
                 break
     return a
 
 
-def _linear(sites: Sites, on_step: Callable[[int, float], None]) -> Tensor:
+def _linear(sites: Sites, after: Callable[[int, float], object]) -> Tensor:
     """A linear layer: one exact solve for all channels; of several solutions the smallest."""
     root = sites.weight.cpu().double().sqrt()[:, None]
     lacking = root * (sites.wanted - sites.base - sites.offset).cpu().double()
     basis = root * sites.basis.cpu().double()
     solution = torch.linalg.lstsq(basis, lacking, driver="gelsd", rcond=1e-6).solution
-    on_step(1, float((basis @ solution - lacking).square().sum()))
+    after(1, float((basis @ solution - lacking).square().sum()))
     return solution.T.contiguous().to(sites.basis)
 
 
@@ -71,10 +71,9 @@ def _normal_equations(memory: Memory, sites: Sites, a: Tensor) -> tuple[Tensor, 
     weighted = sites.weight[:, None] * alpha  # (P, O)
     gradient = (weighted * residual).T @ sites.basis
     normal = _weighted_gram((weighted * alpha).T, sites.basis)
-    bend = sites.bend(a)
-    if sigma is None or bend is None:
+    if sigma is None or not isinstance(sites.demodulation, LowRankDemodulation):
         return gradient, normal
-    u = -bend * sigma[:, :, None] ** 3  # dσ/da
+    u = -sites.demodulation.bend(a) * sigma[:, :, None] ** 3  # dσ/da
     beta = slope * linear
     own = sites.weight[:, None] * beta
     both = own * alpha

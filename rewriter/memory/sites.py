@@ -1,12 +1,13 @@
-"""What a set of places sees of a rule: the layer's answer there as a function of Λ.
+"""A layer's values at a set of places as a function of Λ.
 
 At place p of picture i, output channel o answers `activate(σ · (base + φ·a) + offset)`, where a holds the channel's own
-row of Λ (r · taps numbers), φ the *basis responses* (each direction's key map through each tap, upsampling and blur
-included) and σ = ‖(W_o + a Dᵀ) ⊙ style‖⁻¹ the demodulation: σ⁻² = norm + 2 a·cross + aᵀ gram a.
+row of Λ (Q = r · taps numbers), φ the *basis responses* (each direction's key map through each tap, upsampling and blur
+included) and σ = ‖(W_o + a Dᵀ) ⊙ style‖⁻¹ the demodulation.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +18,92 @@ from rewriter.generators.layer import Features, Memory
 
 
 @dataclass(frozen=True)
+class LowRankDemodulation:
+    """σ as a function of Λ for few directions: σ⁻² = norm + 2 a·cross + aᵀ gram a.
+
+    norm (I, O), cross (I, O, Q) and gram (I, Q, Q) for I pictures and O output channels.
+    """
+
+    norm: Tensor
+    cross: Tensor
+    gram: Tensor
+
+    @staticmethod
+    def of(memory: Memory, directions: Tensor, style: Tensor) -> LowRankDemodulation:
+        """For directions D (r, in) and the pictures' styles (I, in)."""
+        power, weight = style.square(), memory.weight.flatten(2)
+        taps = weight.shape[2]
+        powered = power[:, None] * directions  # (I, r, in); formed first: three factors at once would fill the memory
+        cross = torch.einsum("oit,nri->nort", weight, powered).flatten(2)
+        overlap = torch.einsum("nri,si->nrs", powered, directions)
+        gram = torch.einsum("nrs,tu->nrtsu", overlap, torch.eye(taps, device=style.device))
+        return LowRankDemodulation(power @ memory.energy().T + 1e-8, cross, gram.flatten(3).flatten(1, 2))
+
+    @staticmethod
+    def cat(parts: Sequence[LowRankDemodulation]) -> LowRankDemodulation:
+        """Join the pictures of several sets."""
+        columns = zip(*((part.norm, part.cross, part.gram) for part in parts), strict=True)
+        return LowRankDemodulation(*map(torch.cat, columns))
+
+    def channels(self, block: slice) -> LowRankDemodulation:
+        """Some of the output channels."""
+        return replace(self, norm=self.norm[:, block], cross=self.cross[:, block])
+
+    def bend(self, a: Tensor) -> Tensor:
+        """Half the gradient of σ⁻² at a (O, Q), for every picture: cross + gram a, (I, O, Q)."""
+        return self.cross + torch.einsum("oq,iqp->iop", a, self.gram)
+
+    def sigma(self, a: Tensor) -> Tensor:
+        """σ (I, O) at a (O, Q)."""
+        return torch.rsqrt((self.norm + ((self.cross + self.bend(a)) * a).sum(2)).clamp_min(1e-8))
+
+    def pull_back(self, a: Tensor, pull: Tensor) -> Tensor:
+        """Gradient (O, Q) of a loss at a, from its derivative by σ⁻²/2, `pull` (I, O)."""
+        return torch.einsum("io,ioq->oq", pull, self.bend(a))
+
+
+@dataclass(frozen=True)
+class FullDemodulation:
+    """The same where the directions are all channels: from the weight (O, in, taps) and the styles' power (I, in)."""
+
+    weight: Tensor
+    power: Tensor
+
+    @staticmethod
+    def of(memory: Memory, style: Tensor) -> FullDemodulation:
+        """For the pictures' styles (I, in)."""
+        return FullDemodulation(memory.weight.flatten(2), style.square())
+
+    @staticmethod
+    def cat(parts: Sequence[FullDemodulation]) -> FullDemodulation:
+        """Join the pictures of several sets."""
+        return FullDemodulation(parts[0].weight, torch.cat([part.power for part in parts]))
+
+    def channels(self, block: slice) -> FullDemodulation:
+        """Some of the output channels."""
+        return replace(self, weight=self.weight[block])
+
+    def sigma(self, a: Tensor) -> Tensor:
+        """σ (I, O) at a (O, in · taps)."""
+        return torch.rsqrt(self.power @ (self.weight + a.view_as(self.weight)).square().sum(2).T + 1e-8)
+
+    def pull_back(self, a: Tensor, pull: Tensor) -> Tensor:
+        """Gradient (O, in · taps) of a loss at a, from its derivative by σ⁻²/2, `pull` (I, O)."""
+        return ((pull.T @ self.power)[:, :, None] * (self.weight + a.view_as(self.weight))).flatten(1)
+
+
+@dataclass(frozen=True)
 class Sites:
     """P places of I pictures, O output channels, Q = rank · taps numbers per channel.
 
-    basis φ (P, Q); base (P, O); offset (P, O); wanted (P, O); weight (P,); picture (P,) index below I. Where the layer
-    demodulates: norm (I, O), and cross (I, O, Q) and gram (I, Q, Q), or, where the directions are all channels, what
-    those would be made of: the weight itself (O, in, taps) and the power of the style (I, in).
+    Attributes:
+        basis: φ (P, Q).
+        base: W ∗ k, (P, O).
+        offset: what is added before the non-linearity, (P, O).
+        wanted: the values aimed at, (P, O).
+        weight: how much each place counts, (P,).
+        picture: which picture each place belongs to, (P,), in order.
+        demodulation: σ as a function of Λ; None where the layer does not demodulate.
     """
 
     basis: Tensor
@@ -31,11 +112,7 @@ class Sites:
     wanted: Tensor
     weight: Tensor
     picture: Tensor
-    norm: Tensor | None = None
-    cross: Tensor | None = None
-    gram: Tensor | None = None
-    whole: Tensor | None = None
-    power: Tensor | None = None
+    demodulation: LowRankDemodulation | FullDemodulation | None = None
 
     @staticmethod
     def gather(
@@ -50,8 +127,14 @@ class Sites:
     ) -> Sites:
         """Collect places (I, n), indices into the flattened value map, of the pictures in `features`.
 
-        directions: D (r, in); None: every channel of the key. weight: (I, n). wanted: the values aimed at,
-        (I, out, H, W); None: those of today. base: W ∗ k at the places if it is known already, (I·n, out).
+        Args:
+            memory: the layer.
+            directions: D (r, in); None: every channel of the key.
+            features: of I pictures at the layer.
+            places: (I, n).
+            weight: (I, n).
+            wanted: the values aimed at, (I, out, H, W); None: the present ones.
+            base: W ∗ k at the places if it is known already, (I·n, out).
         """
         keys = features.keys
         seen = keys if directions is None else torch.einsum("ri,nihw->nrhw", directions, keys)
@@ -61,6 +144,11 @@ class Sites:
         through = through.view(len(keys), -1, *through.shape[2:])
         base = at_places(memory.response(keys, memory.weight), places) if base is None else base
         offset = memory.offset().expand(len(keys), len(memory.weight), *through.shape[2:])
+        demodulation: LowRankDemodulation | FullDemodulation | None = None
+        if features.style is not None and directions is not None:
+            demodulation = LowRankDemodulation.of(memory, directions, features.style)
+        elif features.style is not None:
+            demodulation = FullDemodulation.of(memory, features.style)
         sites = Sites(
             basis=at_places(through, places),
             base=base,
@@ -68,70 +156,27 @@ class Sites:
             wanted=base if wanted is None else at_places(wanted, places),
             weight=weight.flatten(),
             picture=torch.arange(len(keys), device=places.device).repeat_interleave(places.shape[1]),
+            demodulation=demodulation,
         )
-        if features.style is not None:
-            sites = sites._demodulated(memory, directions, features.style)
         if wanted is None:
             today = memory.activate(sites.before_activation(base.new_zeros(base.shape[1], sites.basis.shape[1])))
             sites = replace(sites, wanted=today)
         return sites
 
-    def _demodulated(self, memory: Memory, directions: Tensor | None, style: Tensor) -> Sites:
-        power, weight = style.square(), memory.weight.flatten(2)
-        taps = weight.shape[2]
-        norm = power @ memory.energy().T + 1e-8
-        if directions is None:
-            return replace(self, norm=norm, whole=weight, power=power)
-        powered = power[:, None] * directions  # (I, r, in); formed first: three factors at once would fill the memory
-        cross = torch.einsum("oit,nri->nort", weight, powered).flatten(2)
-        overlap = torch.einsum("nri,si->nrs", powered, directions)
-        gram = torch.einsum("nrs,tu->nrtsu", overlap, torch.eye(taps, device=style.device))
-        return replace(self, norm=norm, cross=cross, gram=gram.flatten(3).flatten(1, 2))
-
     @staticmethod
-    def cat(parts: list[Sites]) -> Sites:
-        """Join the places of several sets of pictures."""
-        pictures = [int(part.picture.max()) + 1 for part in parts]
-        merged: dict[str, Any] = {
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("basis", "base", "offset", "wanted", "weight")
-        }
-        shifts = [sum(pictures[:i]) for i in range(len(parts))]
-        merged["picture"] = torch.cat([part.picture + shift for part, shift in zip(parts, shifts, strict=True)])
-        for name in ("norm", "cross", "gram", "power"):
-            terms = [getattr(part, name) for part in parts]
-            merged[name] = None if terms[0] is None else torch.cat(terms)
-        merged["whole"] = parts[0].whole
-        return Sites(**merged)
+    def cat(parts: Sequence[Sites]) -> Sites:
+        """Join the places of several sets of pictures, gathered for the same directions."""
+        counts = [int(part.picture.max()) + 1 for part in parts]
+        names = ("basis", "base", "offset", "wanted", "weight")
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        picture = torch.cat([part.picture + sum(counts[:i]) for i, part in enumerate(parts)])
+        kinds: list[Any] = [part.demodulation for part in parts if part.demodulation is not None]
+        return Sites(**joined, picture=picture, demodulation=type(kinds[0]).cat(kinds) if kinds else None)
 
     def channels(self, block: slice) -> Sites:
         """The same places, some of the output channels: they do not depend on each other."""
         columns = {name: getattr(self, name)[:, block] for name in ("base", "offset", "wanted")}
-        scales = {name: value[:, block] for name in ("norm", "cross") if (value := getattr(self, name)) is not None}
-        return replace(self, **columns, **scales)
-
-    def bend(self, a: Tensor) -> Tensor | None:
-        """Half the gradient of σ⁻² at Λ as a (O, Q), for every picture: cross + gram a, (I, O, Q)."""
-        if self.cross is None or self.gram is None:
-            return None
-        return self.cross + torch.einsum("oq,iqp->iop", a, self.gram)
-
-    def sigma(self, a: Tensor) -> Tensor | None:
-        """Demodulation (I, O) for Λ as a (O, Q); None where the layer has none."""
-        if self.whole is not None and self.power is not None:
-            return torch.rsqrt(self.power @ (self.whole + a.view_as(self.whole)).square().sum(2).T + 1e-8)
-        bend = self.bend(a)
-        if bend is None or self.norm is None or self.cross is None:
-            return None
-        return torch.rsqrt((self.norm + ((self.cross + bend) * a).sum(2)).clamp_min(1e-8))
-
-    def through_sigma(self, a: Tensor, pull: Tensor) -> Tensor:
-        """Gradient (O, Q) of a loss at a, through σ⁻²/2, from its derivative pull (I, O)."""
-        if self.whole is not None and self.power is not None:
-            return ((pull.T @ self.power)[:, :, None] * (self.whole + a.view_as(self.whole))).flatten(1)
-        bend = self.bend(a)
-        assert bend is not None  # only called where the layer demodulates
-        return torch.einsum("io,ioq->oq", pull, bend)
+        return replace(self, **columns, demodulation=self.demodulation and self.demodulation.channels(block))
 
     def per_picture(self, terms: Tensor) -> Tensor:
         """Sum terms (P, O) over the places of each picture → (I, O)."""
@@ -140,8 +185,11 @@ class Sites:
 
     def forward(self, a: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """W ∗ k under Λ (P, O), the demodulation (I, O) or None, and what enters the non-linearity (P, O)."""
-        linear, sigma = self.base + self.basis @ a.T, self.sigma(a)
-        return linear, sigma, self.offset + (linear if sigma is None else linear * sigma[self.picture])
+        linear = self.base + self.basis @ a.T
+        if self.demodulation is None:
+            return linear, None, self.offset + linear
+        sigma = self.demodulation.sigma(a)
+        return linear, sigma, self.offset + linear * sigma[self.picture]
 
     def before_activation(self, a: Tensor) -> Tensor:
         """What enters the non-linearity, (P, O)."""

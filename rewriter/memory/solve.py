@@ -1,56 +1,22 @@
-"""(K*, V*, D) → Λ, by any of four methods behind one signature."""
+"""(K*, V*, D) → Λ, by any of four methods with one signature."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from rewriter.errors import CancelledError, ComputationError, InputError
+from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import exact
 from rewriter.generators.change import LowRank
-from rewriter.generators.layer import Features, Memory
-from rewriter.masks import grow
-from rewriter.memory import descent, least_squares
+from rewriter.generators.layer import Memory
+from rewriter.memory import SOLVERS, descent, least_squares
 from rewriter.memory.directions import Directions
-from rewriter.memory.goal import Goal
+from rewriter.memory.goal import Bystanders, Goal
 from rewriter.memory.sites import Sites
 
-METHODS = ("least-squares", "projected", "direct", "unconstrained")
 SMOOTHNESS = 10.0  # chosen with `rewriter evaluate frontier --first 50000`: those seeds are not reported
-
-OnStep = Callable[[int, int, float], object]  # (step, of, loss); returning False cancels
-
-
-@dataclass(frozen=True)
-class Bystanders:
-    """Places of other pictures whose values should stay as they are: the paper's L_smooth (Eq. 5).
-
-    features: I pictures at the layer; places: (I, n) indices into the flattened value map; weight: (I, n), how much
-    each place matters; base: W ∗ k there, (I·n, out), if known.
-    """
-
-    features: Features
-    places: Tensor
-    weight: Tensor
-    base: Tensor | None = None
-
-    def unmatched(self, directions: Directions) -> Features:
-        """Those of the pictures in which the context fires nowhere."""
-        fires = directions.match(self.features.keys).flatten(1).any(1)
-        return self.features[(~fires).nonzero().flatten().tolist()]
-
-    def sparing(self, directions: Directions, *, scale: int) -> Bystanders:
-        """The same places, less those that a rule in these directions is meant to change.
-
-        A place drops out where a key under its kernel answers at least half as strongly as the context does; `scale`
-        is the layer's value cells per key cell.
-        """
-        match = grow(directions.match(self.features.keys).float(), 1, 1, 1, 1)
-        on_values = match.repeat_interleave(scale, 1).repeat_interleave(scale, 2).flatten(1)
-        return replace(self, weight=self.weight * (1 - on_values.gather(1, self.places)))
 
 
 @torch.no_grad()
@@ -65,6 +31,7 @@ def solve(
     steps: int | None = None,
     rate: float = descent.RATE,
     on_step: OnStep | None = None,
+    on_loss: Callable[[float], object] | None = None,
 ) -> LowRank:
     """Find the change of one layer's weight that makes it answer V* to K* (Eq. 17 and 18).
 
@@ -79,29 +46,36 @@ def solve(
         smoothness: weight λ of each set's mean squared change against the goal's mean squared error.
         steps: limit on iterations; None: the method's own.
         rate: learning rate of the methods by descent.
-        on_step: called with (step, of, loss); returning False cancels.
+        on_step: called with (step, of).
+        on_loss: called with the loss after each step.
 
     Raises:
         InputError: an unknown method, or a smoothness that is not a finite number ≥ 0.
         ComputationError: non-finite weights, keys, values or result.
         CancelledError: `on_step` returned False.
     """
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if method not in SOLVERS:
+        raise InputError(f"unknown method {method!r}: choose one of {', '.join(SOLVERS)}")
     if not 0 <= smoothness < float("inf"):
         raise InputError(f"smoothness is a number from 0 (none) up, not {smoothness}")
     _refuse_non_finite(weight=memory.weight, keys=goal.features.keys, goal=goal.values, directions=directions.matrix)
     d = None if method in ("projected", "unconstrained") else directions.matrix
-    report = _Report(on_step, steps or (least_squares.STEPS if method == "least-squares" else descent.STEPS))
+    steps = steps or (least_squares.STEPS if method == "least-squares" else descent.STEPS)
+
+    def after(step: int, loss: float) -> None:
+        if on_loss is not None:
+            on_loss(loss)
+        report(on_step, step, steps)
+
     with exact(memory.weight.device):
         sites = goal_sites(memory, goal, d)
         if method == "least-squares":
             if smoothness:
                 sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness) for b in bystanders)])
-            a = least_squares.least_squares(memory, sites, steps=report.total, on_step=report)
+            a = least_squares.least_squares(memory, sites, steps=steps, after=after)
         else:
             onto = directions.matrix if method == "projected" else None
-            a = descent.descend(memory, sites, directions=onto, steps=report.total, rate=rate, on_step=report)
+            a = descent.descend(memory, sites, directions=onto, steps=steps, rate=rate, after=after)
     return _as_low_rank(goal.features.layer, memory, a, directions.matrix, method)
 
 
@@ -111,17 +85,6 @@ def forget(layer: str, memory: Memory, directions: Directions) -> LowRank:
     if not bool(delta.isfinite().all()):
         raise ComputationError("the layer's weight holds NaN or infinity: the file is damaged")
     return LowRank(layer, delta.contiguous(), directions.matrix)
-
-
-class _Report:
-    """Passes progress on; turns a False answer into CancelledError."""
-
-    def __init__(self, on_step: OnStep | None, total: int):
-        self.on_step, self.total = on_step, total
-
-    def __call__(self, step: int, loss: float) -> None:
-        if self.on_step is not None and self.on_step(step, self.total, loss) is False:
-            raise CancelledError(f"cancelled at step {step} of {self.total}; nothing was changed")
 
 
 def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:

@@ -1,0 +1,70 @@
+"""Region: a place on a generated picture that a person pointed at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.checks import list_of, refusal, whole
+from rewriter.editing.recording import MAX_CELLS, MAX_CONTEXT
+from rewriter.errors import InputError
+from rewriter.generators.latents import SEEDS
+
+SEED = whole(0, SEEDS - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A place on a generated picture: its seed and a mask (H, W) in [0, 1] at any resolution."""
+
+    seed: int
+    mask: Tensor
+
+    @cached_property
+    def png(self) -> str:
+        """The mask as a PNG data URL."""
+        return masks.encode(self.mask)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the mask's values."""
+        return masks.digest(self.mask)
+
+    def to_json(self) -> dict[str, Any]:
+        """The seed and the mask as a PNG data URL."""
+        return {"seed": self.seed, "mask": self.png}
+
+
+def region(name: str, value: Any) -> Region | None:
+    """Check a place given as a Region, as JSON, or as None."""
+    if isinstance(value, Region):
+        SEED("seed", value.seed)
+    if value is None or isinstance(value, Region):
+        return value
+    if not isinstance(value, Mapping) or set(value) != {"seed", "mask"}:
+        raise refusal(name, value, "an object with seed and mask")
+    try:
+        return Region(SEED("seed", value["seed"]), masks.decode(value["mask"]))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def regions(name: str, value: Any) -> tuple[Region, ...]:
+    """Check a list of places. Their masks are bounded together, because a small PNG can decode to a huge mask."""
+    cells = 0
+
+    def place(part: str, entry: Any) -> Region:
+        nonlocal cells
+        found = region(part, entry)
+        cells += found.mask.numel() if found else 0
+        if found is None or cells > MAX_CELLS:
+            raise refusal(part, entry, f"a place; all masks in {name} together have at most {MAX_CELLS >> 20}M cells")
+        return found
+
+    places: tuple[Region, ...] = list_of(place, MAX_CONTEXT)(name, value)
+    return places
