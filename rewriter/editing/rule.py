@@ -125,13 +125,14 @@ class Rule(LowRank):
         return {place.seed for place in self.edit.regions} if self.edit else set()
 
     def about(self) -> dict[str, Any]:
-        """All but the tensors and the edit, as a JSON object; `assemble` puts them together again."""
+        """All but the tensors, as a JSON object; `assemble` puts them together again."""
         return {
             "layer": self.layer,
             "strength": self.strength,
             "on": self.on,
             "fingerprint": self.fingerprint,
             "level": self.level,
+            "edit": self.edit.to_json() if self.edit else {},
             "effect": self.effect and self.effect.to_json(),
         }
 
@@ -142,8 +143,7 @@ class Rule(LowRank):
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, exact to the bit."""
         tensors = {"delta": self.delta.cpu(), "directions": self.directions.cpu()}
-        about = {**self.about(), "edit": self.edit.to_json() if self.edit else {}}
-        write_tensors(tensors, path, {"format": FORMAT, "rule": json.dumps(about)})
+        write_tensors(tensors, path, {"format": FORMAT, "rule": json.dumps(self.about())})
 
     @staticmethod
     def load(path: str | Path) -> Rule:
