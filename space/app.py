@@ -22,7 +22,8 @@ from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError
 from rewriter.hub.resolve import on_hub
-from rewriter.memory.solve import METHODS, SMOOTHNESS
+from rewriter.memory import SOLVERS
+from rewriter.memory.solve import SMOOTHNESS
 from rewriter.worlds import townscape
 from studio import BUILT_IN, Studio, Visitor
 from view import Shown, data_url, offers
@@ -131,7 +132,7 @@ class Page:
             self.smoothness = gr.Slider(
                 0, 100, value=smooth, step=0.5, label="Smoothness: what else is to stay", elem_id="smoothness"
             )
-            self.method = gr.Dropdown(METHODS, value=METHODS[0], label="Method", elem_id="method")
+            self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
             self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
             self.zero = gr.Button("Zero: let the layer forget the context", size="sm", elem_id="zero")
 

@@ -158,7 +158,7 @@ def test_log_in_edit_look_publish_load_and_open_again(browser, hub, tmp_path):
         v.ready()
         v.hat()
         v.execute()
-        v.page.wait_for_selector('#publish-name :is(input, textarea)[placeholder="townscape-replace-at-layer8"]')
+        v.page.wait_for_selector('#publish-name :is(input, textarea)[placeholder="townscape-rule-at-layer8"]')
         v.page.fill("#publish-name :is(input, textarea)", "hats")
         v.page.fill("#publish-description textarea", "<b>Hats</b> for [towers](http://e.org)")
         v.press("#publish-preview")

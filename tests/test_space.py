@@ -200,7 +200,7 @@ def test_erasing_and_zeroing_need_no_copy(do):
     erased = do.mark(Visitor(), "erase", DOME, 0)
     assert erased["ready"] and "narrower context" in erased["tray"]["note"]
     zeroed = do.step(do.mark(Visitor(), "context", DOME, 0)["visitor"], "zero")
-    assert zeroed["ready"] and do.execute(zeroed["visitor"])["rules"]["rules"][0]["title"].startswith("zero")
+    assert zeroed["ready"] and do.execute(zeroed["visitor"])["rules"]["rules"][0]["title"] == "rule at layer8"
 
 
 def test_two_visitors_never_see_each_others_rules(do, done):
@@ -296,8 +296,8 @@ def test_what_was_saved_loads_to_the_same_pictures(do, done, tmp_path):
         name, data = content(do.save(done, what))
         (tmp_path / name).write_bytes(data)
         assert images(do.load(Visitor(), str(tmp_path / name))["board"]) == images(board(do, done))
-    assert load_edits(tmp_path / "rule.json")[0].copy.seed == 1
-    assert Rule.load(tmp_path / "rule.rule.safetensors").layer == "layer8"
+    assert load_edits(tmp_path / "rule-at-layer8.json")[0].copy.seed == 1
+    assert Rule.load(tmp_path / "rule-at-layer8.rule.safetensors").layer == "layer8"
 
 
 def test_an_edit_in_progress_is_saved_and_taken_up_as_it_is(do, tmp_path):
@@ -458,6 +458,7 @@ def test_a_thousand_contexts_are_refused_and_the_session_goes_on(do):
 
 def test_work_is_done_one_at_a_time_and_in_one_thread(do):
     class Slow:
+        studio = None
         threads, at_work, most = set(), 0, 0
 
         def work(self, visitor):
@@ -489,6 +490,8 @@ def test_news_come_before_the_result_and_errors_are_words(lane, ready):
 
 class Steps:
     """Handlers whose work goes on until it is told to stop."""
+
+    studio = None
 
     def __init__(self):
         self.done, self.ended = 0, threading.Event()
@@ -617,7 +620,7 @@ def test_a_script_does_the_whole_edit(client):
     client.predict(0, "strength", 0.0, api_name="/rule")
     assert client.predict("0-3", False, api_name="/pictures") == before
     saved = client.predict("edit", 0, api_name="/save")
-    assert saved["name"] == "rule.json" and saved["url"].startswith("data:application/json;base64,")
+    assert saved["name"] == "rule-at-layer8.json" and saved["url"].startswith("data:application/json;base64,")
     assert client.predict(api_name="/undo")["rules"][0]["strength"] == 1.0
 
 
