@@ -120,7 +120,7 @@ def stats(
         rules = rules_for(rule, model)
         recipes = {}
         for name in layer or model.layers:
-            recipe = Recipe.for_layer(model.layer(name)) if count is None else Recipe(count)
+            recipe = Recipe.for_channels(model.layer(name).in_channels) if count is None else Recipe(count)
             recipes[name] = replace(recipe, places=places, first_seed=first_seed)
         with progress(as_json or not state.is_main_process) as job:
             own, step = Statistics(model), job("pictures")
