@@ -1,4 +1,4 @@
-"""Reading and writing files. A file is written to a temporary name, then renamed: an interruption keeps the old file."""
+"""Files, written to a temporary name and then renamed, so that an interruption keeps the old file."""
 
 from __future__ import annotations
 

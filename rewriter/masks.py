@@ -33,7 +33,7 @@ UNREADABLE = (
     SyntaxError,
     ValueError,
     IndexError,
-)  # what Pillow raises on damaged files
+)  # of damaged files
 
 
 class Box(NamedTuple):

@@ -40,13 +40,13 @@ def advice(rule: Rule) -> list[str]:
         )
     elif unlike:
         words.append(
-            f"the edit had little effect: the marked places come {effect.likeness:.0%} of the way to what was asked for: try "
-            f"another layer (`suggest` ranks them), rank {rule.rank + 1} or less smoothness"
+            f"the edit had little effect: the marked places come {effect.likeness:.0%} of the way to what was asked "
+            f"for: try another layer (`suggest` ranks them), rank {rule.rank + 1} or less smoothness"
         )
     elif effect.goal_error_removed < POOR:
         words.append(
-            f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another layer, "
-            f"less smoothness, or rank {rule.rank + 1} with more context"
+            f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try "
+            f"another layer, less smoothness, or rank {rule.rank + 1} with more context"
         )
     if harm and not unlike:
         words.append(

@@ -265,7 +265,7 @@ class Job:
     def _elsewhere(
         self, features: Features, spread: list[Region], first: Goal, whitening: Tensor
     ) -> list[tuple[float, float]]:
-        """Where the goal's box belongs on the other context pictures: near their masks, placed exactly by their keys."""
+        """Where the goal's box belongs on the other contexts' pictures: near their masks, aligned by their keys."""
         scale, side = self.info.scale, self.info.key_resolution
         box = masks.Box(*(edge // scale for edge in first.boxes[0][:2]), *(-(-e // scale) for e in first.boxes[0][2:]))
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)

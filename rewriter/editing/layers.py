@@ -77,7 +77,5 @@ def suggest(
 
 def _score(rule: Rule) -> float:
     assert rule.effect is not None  # replay measures it
-    spill = (
-        rule.effect.spill if math.isfinite(rule.effect.spill) else 255.0
-    )  # everything is marked, so nothing shows what else changes
+    spill = rule.effect.spill if math.isfinite(rule.effect.spill) else 255.0  # nothing is unmarked
     return rule.effect.likeness - PENALTY * spill

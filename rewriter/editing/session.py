@@ -135,8 +135,8 @@ class Rewriter:
         for (one, a), (other, b) in combinations(named, 2):
             if (angle := a.angle(b)) < OVERLAP:
                 words.append(
-                    f"{one} and {other} match much the same places at {a.layer} ({angle:.0f}° between their directions): "
-                    "their changes add up there; switch one off or mark its context more narrowly"
+                    f"{one} and {other} match much the same places at {a.layer} ({angle:.0f}° between their "
+                    "directions): their changes add up there; switch one off or mark its context more narrowly"
                 )
         return words
 
