@@ -1,4 +1,7 @@
-"""Boards of pictures to choose from, the list of rules, downloads: gr.HTML components that say what was clicked."""
+"""Boards of pictures, the list of rules, and file downloads: gr.HTML components whose value is a JSON object.
+
+They are made by functions: Gradio writes a stub file beside every module that subclasses a component.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ watch('value', draw);
 draw();
 """
 
-# A radio's JavaScript: which picture of each tile the board with that id shows, without asking the server.
+# A radio's JavaScript: choose which picture of each tile the board with this id shows, without asking the server.
 SHOW = """view => {
   const showing = { Original: 'other', Matches: 'match' }[view] || 'image';
   document.querySelector('#%s .board').dispatchEvent(new CustomEvent('showing', { detail: showing, bubbles: true }));
@@ -59,30 +62,14 @@ SHOW = """view => {
 }"""
 
 
-class Drawn(gr.HTML):
-    """A component that draws a JSON value by its own template, style and script."""
-
-    HTML = CSS = JS = ""
-
-    def __init__(self, value: dict[str, Any] | None = None, **options: Any) -> None:
-        drawn = {"html_template": self.HTML, "css_template": self.CSS, "js_on_load": self.JS}
-        super().__init__(value, **{**drawn, "apply_default_css": False, "padding": False, **options})
-
-    def postprocess(self, value: dict[str, Any] | None) -> str:
-        """A dict → JSON."""
-        return json.dumps(value or {})
+def _component(value: dict[str, Any] | None, html: str, css: str, js: str, **options: Any) -> gr.HTML:
+    text = json.dumps(value or {})
+    return gr.HTML(text, html_template=html, css_template=css, js_on_load=js, apply_default_css=False, **options)
 
 
-class Board(Drawn):
-    """Pictures to choose from. Its value is a dict of tiles; `pick` tells the key of the tile that was clicked."""
-
-    HTML, CSS, JS = '<div class="board"></div>', BOARD_CSS, BOARD_JS
-
-
-class Cards(Board):
-    """A board of wide pictures."""
-
-    HTML = '<div class="board wide"></div>'
+def board(value: dict[str, Any] | None = None, *, wide: bool = False, **options: Any) -> gr.HTML:
+    """Pictures to choose from, such as `view.tiles` makes; the event `pick` has the key of the clicked one."""
+    return _component(value, f'<div class="board{" wide" * wide}"></div>', BOARD_CSS, BOARD_JS, **options)
 
 
 RULES_CSS = """
@@ -103,8 +90,8 @@ RULES_CSS = """
 """
 
 # value: {"rules": [{"title", "strength", "on", "words": [...], "remarks": [...]}], "remarks": [...]}. While a slider is
-# dragged, `attempt` shows its strengths, one at a time; letting go notes the last one. Leaving the page with rules that
-# were not downloaded warns.
+# dragged, `attempt` shows one strength at a time; releasing it sets the last one. The browser warns before the page is
+# left with rules that were not saved.
 RULES_JS = """
 const list = element.querySelector('.rules');
 let busy = false, wanted = null, armed = '';
@@ -116,7 +103,7 @@ const draw = () => {
   list.replaceChildren(...rules.map((rule, i) => {
     const act = (what, value) => trigger('act', { do: what, rule: i, value });
     const box = make('section', '', { className: 'rule' }), header = make('header'), label = make('label', 'Strength');
-    const on = make('input', '', { type: 'checkbox', checked: rule.on, title: 'on or off' });
+    const on = make('input', '', { type: 'checkbox', checked: rule.on, title: 'Switch on or off' });
     on.setAttribute('aria-label', `Rule ${i + 1} on`);
     on.addEventListener('change', () => act('switch', on.checked));
     const button = (text, title, click, idle) => {
@@ -126,8 +113,8 @@ const draw = () => {
       return b;
     };
     header.append(
-      on, make('b', `${i + 1}. ${rule.title}`), button('↑', 'Earlier', () => act('move', i - 1), i === 0),
-      button('↓', 'Later', () => act('move', i + 1), i + 1 === rules.length),
+      on, make('b', `${i + 1}. ${rule.title}`), button('↑', 'Move up', () => act('move', i - 1), i === 0),
+      button('↓', 'Move down', () => act('move', i + 1), i + 1 === rules.length),
       button('Save', 'Download', () => trigger('fetch', { rule: i })), button('✕', 'Remove', () => act('remove')),
     );
     const slider = make('input', '', { type: 'range', min: -1, max: 2, step: 0.05, value: rule.strength });
@@ -144,7 +131,7 @@ const draw = () => {
     box.append(...rule.remarks.map(words => make('p', words, { className: 'remark' })));
     return box;
   }), ...remarks.map(words => make('p', words, { className: 'remark' })));
-  if (!rules.length) list.append(make('p', 'No rules yet: the generator is as it was.'));
+  if (!rules.length) list.append(make('p', 'No rules yet: this is the original generator.'));
   element.dataset.rules = rules.length;
   if (focused) list.querySelector(`[aria-label="${focused}"]`)?.focus();
   if (props.value !== armed) window.onbeforeunload = rules.length ? event => event.preventDefault() : null;
@@ -159,18 +146,18 @@ watch('value', draw);
 draw();
 """
 
-# After a try: the list may send the next one.
+# After an attempt was shown: the list with this id may send the next one.
 TRIED = "() => { document.querySelector('#%s .rules').dispatchEvent(new CustomEvent('tried', { bubbles: true })); }"
 
 
-class RuleList(Drawn):
-    """The rules made so far.
+def rule_list(**options: Any) -> gr.HTML:
+    """The rules.
 
-    `act` tells what was done: {"do": strength | switch | move | remove, "rule", "value"}; `attempt` which strength a
-    slider passes over: {"rule", "value"}; `fetch` which rule is to be downloaded: {"rule"}.
+    Event `act`: a rule was changed, {"do": strength | switch | move | remove, "rule", "value"}. Event `attempt`: a
+    slider passes over a strength, {"rule", "value"}. Event `fetch`: a rule should be downloaded, {"rule"}.
     """
-
-    HTML, CSS, JS = '<div class="rules" role="list" aria-label="Rules"></div>', RULES_CSS, RULES_JS
+    html = '<div class="rules" role="group" aria-label="Rules"></div>'
+    return _component(None, html, RULES_CSS, RULES_JS, **options)
 
 
 DOWNLOAD_JS = """
@@ -184,7 +171,6 @@ watch('value', () => {
 """
 
 
-class Download(Drawn):
-    """Hands the browser a file: {"name", "url" with all of its content, "whole": if nothing is lost with the page}."""
-
-    HTML, JS = "<i hidden></i>", DOWNLOAD_JS
+def file_download(**options: Any) -> gr.HTML:
+    """Hands a file to the browser: {"name", "url" with its content, "whole": whether it holds all of the work}."""
+    return _component(None, "<i hidden></i>", "", DOWNLOAD_JS, **options)

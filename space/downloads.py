@@ -1,4 +1,4 @@
-"""Generators on their way: each is fetched once, however many wait for it, and no longer than somebody does."""
+"""Downloads of generators: one for all visitors who wait for it, cancelled when the last of them leaves."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ from rewriter.errors import CancelledError
 from rewriter.hub.resolve import prefetch
 
 AT_ONCE = 2
-BEAT = 0.2  # seconds between two pieces of news
+INTERVAL = 0.2  # seconds between progress reports
 
 
 class Download:
-    """One generator on its way."""
+    """The download of one generator."""
 
     def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
-        self.there, self.of, self.waiting, self.stop = 0, 0, 0, Event()
-        self.done: Future[str | None] = pool.submit(prefetch, name, on_step=self._tell)
+        self.received, self.size, self.waiting, self.cancelled = 0, 0, 0, Event()
+        self.done: Future[str | None] = pool.submit(prefetch, name, on_step=self._on_step)
 
-    def _tell(self, there: int, of: int) -> None:
-        self.there, self.of = there, of
-        if self.stop.is_set():
-            raise CancelledError("nobody waits for it any more")
+    def _on_step(self, received: int, size: int) -> None:
+        self.received, self.size = received, size
+        if self.cancelled.is_set():
+            raise CancelledError("nobody waits for this download any more")
 
 
 class Downloads:
-    """Those of this process."""
+    """The downloads of this process."""
 
     def __init__(self) -> None:
         self._pool, self._lock = ThreadPoolExecutor(AT_ONCE, "download"), Lock()
         self._running: dict[str, Download] = {}
 
     def follow(self, name: str, title: str) -> Generator[tuple[float, str], None, str | None]:
-        """The share that is there, and words, until all of it is; what closes the iterator stops waiting.
+        """Report (share, message) until the download is complete; closing the iterator stops waiting for it.
 
-        Returns the revision, for `load_generator`, of what has some.
+        Returns the revision to load, for a generator that has revisions.
 
         Raises:
             InputError: the download failed; says what to do next.
         """
         with self._lock:
             mine = self._running.get(name)
-            if mine is None or mine.stop.is_set() or mine.done.done():
+            if mine is None or mine.cancelled.is_set() or mine.done.done():
                 mine = self._running[name] = Download(name, self._pool)
             mine.waiting += 1
         try:
             while not mine.done.done():
-                share = mine.there / mine.of if mine.of else 0.0
-                amount = f": {mine.there / 1e6:.0f} of {mine.of / 1e6:.0f} MB" if mine.of else ""
+                share = mine.received / mine.size if mine.size else 0.0
+                amount = f": {mine.received / 1e6:.0f} of {mine.size / 1e6:.0f} MB" if mine.size else ""
                 yield share, f"Downloading {title}{amount}" if mine.done.running() else "Waiting for other downloads"
-                wait([mine.done], BEAT)
+                wait([mine.done], INTERVAL)
             return mine.done.result()
         finally:
             with self._lock:
                 mine.waiting -= 1
                 if not mine.waiting:
-                    mine.stop.set()
+                    mine.cancelled.set()
                     mine.done.cancel()

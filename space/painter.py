@@ -1,13 +1,14 @@
-"""The mask painter: a picture with a canvas over it, for mouse, finger and keyboard.
+"""The mask painter: a picture under a canvas, for mouse, finger and keyboard.
 
-A gr.HTML component, because gr.ImageEditor uploads at every stroke, re-encodes and is slow. Its value is the mask: a
-PNG data URL whose alpha channel is what is painted, or None; the picture is a property. Masks stay in the browser until
-a button is pressed.
+A gr.HTML component, because gr.ImageEditor uploads every stroke, compresses masks with losses and is slow. The picture
+and its seed are properties. The value is what was painted, or None: "SEED:" and a PNG data URL whose alpha channel is
+the mask. The seed is part of it because another picture may be chosen by the time the server reads the mask. Masks stay
+in the browser until a button is pressed.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 from torch import Tensor
@@ -26,9 +27,9 @@ HTML = """
   </div>
   <div class="tools" role="toolbar" aria-label="Painting tools">
     <button type="button" data-tool="paint" aria-pressed="true">Paint</button>
-    <button type="button" data-tool="rub" aria-pressed="false">Rub out</button>
+    <button type="button" data-tool="eraser" aria-pressed="false">Eraser</button>
     <button type="button" data-tool="undo">Undo stroke</button>
-    <button type="button" data-tool="clear">Clear</button>
+    <button type="button" data-tool="clear">Clear all</button>
     <label>Brush <input type="range" min="1" max="40" value="10" aria-label="Brush size"></label>
   </div>
 </div>
@@ -57,13 +58,13 @@ CSS = """
 .tools input { flex: 1; min-width: 0; accent-color: var(--color-accent); }
 """
 
-# The canvas has the picture's own pixels, at least 256 a side, so that strokes are round on small pictures too.
+# The canvas has the picture's resolution, but at least 256 pixels a side, so that strokes on small pictures are round.
 JS = """
 const stage = element.querySelector('.stage'), img = element.querySelector('img');
 const canvas = element.querySelector('canvas'), ring = element.querySelector('.brush');
 const size = element.querySelector('input'), pen = canvas.getContext('2d', { willReadFrequently: true });
 const tools = Object.fromEntries([...element.querySelectorAll('[data-tool]')].map(b => [b.dataset.tool, b]));
-let rubbing = false, last = null, strokes = [], cursor = [0.5, 0.5], shown = null;
+let erasing = false, last = null, strokes = [], cursor = [0.5, 0.5], shown = null;
 
 const resize = () => { canvas.width = canvas.height = Math.max(256, img.naturalWidth || 256); };
 const width = () => Number(size.value) / 100 * canvas.width;
@@ -76,7 +77,7 @@ const remember = () => {
   strokes.push(pen.getImageData(0, 0, canvas.width, canvas.height));
   if (strokes.length > 30) strokes.shift();
 };
-const clear = () => {  // what was painted can be had back, as long as the picture is the same
+const clear = () => {  // can be undone while the picture stays the same
   if (!empty()) remember();
   pen.clearRect(0, 0, canvas.width, canvas.height);
 };
@@ -86,7 +87,7 @@ const at = event => {
   return share.map(v => v * canvas.width);
 };
 const stroke = (from, to) => {
-  pen.globalCompositeOperation = rubbing ? 'destination-out' : 'source-over';
+  pen.globalCompositeOperation = erasing ? 'destination-out' : 'source-over';
   pen.strokeStyle = 'white'; pen.lineCap = pen.lineJoin = 'round'; pen.lineWidth = width();
   pen.beginPath(); pen.moveTo(...from); pen.lineTo(to[0] + 0.01, to[1]); pen.stroke();
 };
@@ -115,23 +116,21 @@ stage.addEventListener('keydown', event => {
   if (event.key === ' ' && img.getAttribute('src')) { remember(); stroke(point, point); publish(); }
   if (step || event.key === ' ') { hover(point); event.preventDefault(); }
 });
-const choose = rub => {
-  rubbing = rub;
-  tools.paint.setAttribute('aria-pressed', !rub); tools.rub.setAttribute('aria-pressed', rub);
+const choose = eraser => {
+  erasing = eraser;
+  tools.paint.setAttribute('aria-pressed', !eraser); tools.eraser.setAttribute('aria-pressed', eraser);
 };
 tools.paint.addEventListener('click', () => choose(false));
-tools.rub.addEventListener('click', () => choose(true));
+tools.eraser.addEventListener('click', () => choose(true));
 tools.undo.addEventListener('click', () => {
   if (strokes.length) { pen.putImageData(strokes.pop(), 0, 0); publish(); }
 });
-tools.clear.addEventListener('click', () => {
-  clear(); publish();
-});
+tools.clear.addEventListener('click', () => { clear(); publish(); });
 const look = () => {
   delete element.dataset.ready;
   if (props.picture) img.src = props.picture; else img.removeAttribute('src');
 };
-img.addEventListener('load', () => {  // the same picture with other rules keeps what is painted on it
+img.addEventListener('load', () => {  // with other rules, the same picture keeps its mask
   if (shown !== props.seed) { resize(); strokes = []; last = null; shown = props.seed; publish(); }
   element.dataset.ready = 'yes';
 });
@@ -141,49 +140,19 @@ resize(); look();
 """
 
 
-class Painted(NamedTuple):
-    """What is painted, (H, W) in [0, 1], and on which picture, if the page says so."""
+def painter(*, picture: str | None = None, seed: int | None = None, **options: Any) -> gr.HTML:
+    """The component, with a picture (a data URL) and its seed. Setting its value to None clears the mask."""
+    options |= {"picture": picture, "seed": seed, "apply_default_css": False}
+    return gr.HTML(None, html_template=HTML, css_template=CSS, js_on_load=JS, **options)
 
-    mask: Tensor
-    seed: int | None = None
 
+def read_painted(value: Any) -> tuple[Tensor, int | None]:
+    """The mask (H, W) in [0, 1] and its picture's seed, None if the value lacks it: the one place where it is checked.
 
-class Painter(gr.HTML):
-    """A picture to paint a mask on. Its value goes from the browser to Python; None clears what is painted.
-
-    A picture comes with its `seed`, which what is painted on it carries along: by the time that a handler looks at it,
-    another picture may have been chosen.
+    Raises:
+        InputError: nothing is painted, or the value is damaged.
     """
-
-    def __init__(
-        self, value: None = None, *, picture: str | None = None, seed: int | None = None, **options: Any
-    ) -> None:
-        super().__init__(
-            value,
-            picture=picture,
-            seed=seed,
-            html_template=HTML,
-            css_template=CSS,
-            js_on_load=JS,
-            apply_default_css=False,
-            padding=False,
-            **options,
-        )
-
-    def preprocess(self, payload: str | None) -> Painted | None:
-        """PNG data URL, perhaps after a seed and a colon → mask; anything else is refused in words."""
-        if not payload:
-            return None
-        seed, colon, url = payload.partition(":") if isinstance(payload, str) and payload[:1].isdecimal() else ("",) * 3
-        try:
-            mask = masks.decode(url if colon else payload)
-            return Painted(mask, parse_seeds(seed, most=1)[0] if colon else None)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-
-    def postprocess(self, value: None) -> None:
-        """Nothing but None goes to the browser."""
-
-    def api_info(self) -> dict[str, Any]:
-        """What a script sends."""
-        return {"type": "string", "description": "mask: PNG data URL; what is opaque is painted; empty for none"}
+    if value is None or isinstance(value, str) and value[-1:] in ("", ":"):
+        raise InputError("nothing is painted yet: paint on the picture first")
+    seed, colon, url = value.partition(":") if isinstance(value, str) and value[0].isdecimal() else ("", "", value)
+    return masks.decode(url), parse_seeds(seed, most=1)[0] if colon else None

@@ -1,4 +1,4 @@
-"""What the page shows of a visitor's work, as plain values: boards of pictures, words, the settings."""
+"""What the page shows of a visitor's work, as plain values: boards of pictures, text, settings."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
+from rewriter.hub.repository import BUILT_IN
 from rewriter.masks import resize
 from rewriter.memory.solve import SMOOTHNESS
 from rewriter.pictures import to_image
-from studio import BUILT_IN, Studio, Visitor
+from state import Shared, Visitor
 
 T = TypeVar("T")
-THUMB, FULL = 256, 1024  # pixels a side, on boards and in the painter
-MOST = 48  # pictures on screen
-SLOW = 500  # steps that a method of many small steps gets on the page
-KEEPABLE = 1 << 20  # bytes of work that a browser is asked to keep
+THUMBNAIL, FULL = 256, 1024  # pixels a side, on boards and in the painter
+MOST_PICTURES = 48  # on the board
+MOST_STEPS = 500  # of an iterative method
+KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
 
-Shown = dict[str, Any]  # parts of the page that are to be shown anew, by name
-WORK = ("trays", "next", "rules", "settings", "kept")  # parts that a step of the work may change
+Shown = dict[str, Any]  # parts of the page to update, by name
+WORK = ("trays", "next", "rules", "settings", "kept")  # parts that an editing step may change
 EVERYTHING = ("about", "board", "picture", *WORK)
 
 
@@ -44,109 +45,113 @@ def data_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def picture_url(picture: Tensor, side: int = THUMB) -> str:
-    """A picture (3, H, W) as a data URL: PNG up to 256 a side, JPEG above, where PNG weighs more than it shows."""
+def picture_url(picture: Tensor, side: int = THUMBNAIL) -> str:
+    """A picture (3, H, W) as a data URL: PNG up to 256 pixels a side, else JPEG, which is smaller."""
     image = to_image(picture)
     if image.width > side:
         image = image.resize((side, side), Image.Resampling.LANCZOS)
-    buffer, kind = io.BytesIO(), "png" if image.width <= THUMB else "jpeg"
+    buffer, kind = io.BytesIO(), "png" if image.width <= THUMBNAIL else "jpeg"
     image.save(buffer, kind, quality=92)
     return data_url(buffer.getvalue(), f"image/{kind}")
 
 
 def tiles(pictures: Iterable[tuple[str, Tensor]], empty: str = "", *, note: str = "") -> Shown:
-    """Captions and pictures as a board's value; what it says when there are none, and what it adds when there are."""
+    """The value of a board: captioned pictures with a note, or the text `empty` if there are none."""
     made = [{"key": f"{i}", "caption": c, "image": picture_url(p)} for i, (c, p) in enumerate(pictures)]
     return {"tiles": made, "note": note if made else empty}
 
 
 class View:
-    """Turns a visitor into parts of the page."""
+    """Turns a visitor and their session into parts of the page."""
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
 
-    def show(self, visitor: Visitor, *names: str) -> Shown:
+    def show(self, visitor: Visitor, session: Rewriter, *names: str) -> Shown:
         """The visitor and the named parts; see EVERYTHING."""
-        session = self.studio.session(visitor)
         shown: Shown = {"visitor": visitor}
         for name in names:
             shown |= getattr(self, f"_{name}")(visitor, session)
         return shown
 
     def board(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
-        """The pictures on screen: with the rules, as they were, and where the context fires if that is asked for."""
-        now, before = (self.studio.pictures(session, visitor.seeds, own) for own in (rules, []))
-        pairs = zip(visitor.seeds, now, strict=True)
-        shown = [_tile(seed, picture) for seed, picture in pairs]
-        for tile, then, same in zip(shown, before, (now == before).flatten(1).all(1), strict=True):
+        """The board: each picture with the rules, without them if they change it, and with matches if they are on."""
+        now, before = (self.shared.pictures(session, visitor.seeds, each) for each in (rules, []))
+        board = [
+            {"key": f"{seed}", "caption": f"{seed}", "title": f"Picture {seed}", "image": picture_url(picture)}
+            for seed, picture in zip(visitor.seeds, now, strict=True)
+        ]
+        for tile, original, same in zip(board, before, (now == before).flatten(1).all(1), strict=True):
             if not same:
-                tile["other"] = picture_url(then)
+                tile["other"] = picture_url(original)
         note = ""
         if visitor.matches:
+            note = "Places that match the context have a bright edge."
             try:
-                for tile, match in zip(shown, session.matches_on(visitor.seeds), strict=True):
+                for tile, match in zip(board, session.matches_on(visitor.seeds), strict=True):
                     tile["match"] = picture_url(match.overlay)
             except InputError as error:
                 note = f"No matches to show: {error}."
-        return {"tiles": shown, "chosen": str(visitor.selected), "note": note}
+        return {"tiles": board, "chosen": f"{visitor.selected}", "note": note}
 
     def _board(self, visitor: Visitor, session: Rewriter) -> Shown:
-        return {"board": self.board(visitor, session), "seeds": in_short(visitor.seeds)}
+        return {"board": self.board(visitor, session), "seeds": format_seeds(visitor.seeds)}
 
     def _picture(self, visitor: Visitor, session: Rewriter) -> Shown:
-        url = picture_url(self.studio.pictures(session, [visitor.selected])[0], FULL)
+        url = picture_url(self.shared.pictures(session, [visitor.selected])[0], FULL)
         return {"picture": {"picture": url, "seed": visitor.selected}}
 
     def _trays(self, visitor: Visitor, session: Rewriter) -> Shown:
-        edit, looks, note = session.edit, [], ""
+        edit, pictures, note = session.edit, [], ""
         try:
             if edit.copy:
                 copied = session.copied()
-                looks += [("copied", copied.cut_out), ("alone", copied.alone)]
+                pictures += [("copied", copied.cut_out), ("its features", copied.alone)]
             if edit.paste and not edit.missing():
-                wanted = session.preview()
-                looks += [("before", wanted.before), ("wanted", wanted.after)]
+                pasted = session.preview()
+                pictures += [("before", pasted.before), ("goal", pasted.after)]
             elif edit.paste:
-                looks += [("to be pasted on", self._marked(session, edit.paste))]
-        except InputError as error:  # the mark stands, with what is wrong with it
+                pictures += [("paste here", self._marked(session, edit.paste))]
+        except InputError as error:  # the mark stays, with what is wrong with it
             note = f"{error}."
         context, keep = ([(f"{r.seed} ✕", self._marked(session, r)) for r in rs] for rs in (edit.context, edit.keep))
         return {
-            "tray": tiles(looks, note or "What you copy and paste appears here.", note=note),
-            "context": tiles(context, "None yet: the place that is pasted on or erased alone counts."),
-            "keep": tiles(keep, "Nothing is kept as it is."),
+            "tray": tiles(pictures, note or "What you copy and paste appears here.", note=note),
+            "context": tiles(context, "None yet: the rule is solved for the pasted or erased place alone."),
+            "keep": tiles(keep, "No protected places."),
         }
 
     def _marked(self, session: Rewriter, place: Region) -> Tensor:
-        """A picture dimmed outside a place."""
-        picture = self.studio.pictures(session, [place.seed], [])[0]
+        """A picture, dimmed outside of a place."""
+        picture = self.shared.pictures(session, [place.seed], [])[0]
         mask = resize(place.mask, (picture.shape[1], picture.shape[2])).to(picture)
         return torch.lerp((picture + 1) * 0.4 - 1, picture, mask)
 
     def _next(self, visitor: Visitor, session: Rewriter) -> Shown:
         missing, made = session.edit.missing(), session.history.present.made is not None
-        words = "**Done.** Change it and execute again, or begin the *next rule*." if made else "**Ready:** execute."
-        return {"next": f"**Next:** {missing[0]}." if missing else words, "ready": not missing}
+        if missing:
+            return {"next": f"**Next:** {missing[0]}.", "can_execute": False}
+        done = "**Done.** Change the edit and execute it again, or press *New rule*."
+        return {"next": done if made else "**Ready:** press *Execute*.", "can_execute": True}
 
     def _rules(self, visitor: Visitor, session: Rewriter) -> Shown:
-        own = {f"rule {i + 1}: {words}" for i, rule in enumerate(session.rules) for words in advice(rule)}
+        own = {f"rule {i + 1}: {remark}" for i, rule in enumerate(session.rules) for remark in advice(rule)}
         rules = [
             {
                 "title": rule.title,
                 "strength": rule.strength,
                 "on": rule.on,
                 "words": [line.strip() for line in effect_in_words("", rule).split("\n")[1:]],
-                "remarks": [words.replace("(`suggest` ranks them)", "(“Try every layer”)") for words in advice(rule)],
+                "remarks": [each.replace("(`suggest` ranks them)", "(“Try every layer”)") for each in advice(rule)],
             }
             for rule in session.rules
         ]
-        remarks = [words for words in session.remarks() if words not in own]
-        return {"rules": {"rules": rules, "remarks": remarks}, "proposal": proposed(session)}
+        remarks = [remark for remark in session.remarks() if remark not in own]
+        return {"rules": {"rules": rules, "remarks": remarks}, "suggested_name": suggested_name(session)}
 
     def _settings(self, visitor: Visitor, session: Rewriter) -> Shown:
         edit, generator, names = session.edit, session.generator, ("rank", "method", "truncation", "title")
-        choices = [(in_words(generator, info), name) for name, info in generator.layers.items()]
+        choices = [(layer_label(generator, info), name) for name, info in generator.layers.items()]
         return {
             "layer": {"value": edit.layer, "choices": choices},
             "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
@@ -155,103 +160,98 @@ class View:
 
     def _about(self, visitor: Visitor, session: Rewriter) -> Shown:
         side, origin = session.generator.resolution, session.generator.origin
-        licence = "licence: its authors' own"
-        if origin.licence:
-            licence = f"[{origin.licence.id}]({origin.licence.link})"
+        licence = f"[{origin.licence.id}]({origin.licence.link})" if origin.licence else "licence: its authors' own"
         if origin.attribution:
-            licence += f" · {plain(origin.attribution)}"
+            licence += f" · {escape_markdown(origin.attribution)}"
         return {
-            "generator": {"value": visitor.generator, "choices": offers(self.studio)},
+            "generator": {"value": visitor.generator, "choices": generator_choices(self.shared)},
             "about": f"{side} × {side} px · {licence}",
             "suggested": {},
         }
 
     def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
-        """What the browser keeps: of each generator the whole way back if it is small, else where things stand."""
+        """What the browser keeps: each history with its undo steps if it is small, else its present state alone."""
         works = {}
-        for name, work in visitor.works.items():
-            data = work.to_bytes()
-            if len(data) > KEEPABLE:
-                data = History((work.present,)).to_bytes()
-            if len(data) <= KEEPABLE:
+        for name, history in visitor.histories.items():
+            data = history.to_bytes()
+            if len(data) > KEPT_BYTES:
+                data = History((history.present,)).to_bytes()
+            if len(data) <= KEPT_BYTES:
                 works[name] = base64.b64encode(data).decode("ascii")
-        shown = {"seeds": in_short(visitor.seeds), "selected": f"{visitor.selected}", "link": visitor.link}
+        shown = {"seeds": format_seeds(visitor.seeds), "selected": f"{visitor.selected}", "link": visitor.link}
         return {"kept": {"generator": visitor.generator, "works": works, **shown}}
 
 
-def _tile(seed: int, picture: Tensor) -> Shown:
-    return {"key": f"{seed}", "caption": f"{seed}", "title": f"Picture {seed}", "image": picture_url(picture)}
-
-
-def restored(studio: Studio, kept: Any) -> Visitor:
-    """The visitor whose browser kept this, with the work on generators that are on offer.
+def restore(shared: Shared, kept: Any) -> Visitor:
+    """The visitor whose browser kept this, with the histories for generators that are offered here.
 
     Raises:
-        InputError: it is damaged, or of another generator.
+        InputError: it is damaged, or asks for too much.
     """
     try:
-        left = kept["generator"]
+        chosen = kept["generator"]
         visitor = Visitor(
-            left if left in studio.names and not studio.absent(left) else BUILT_IN,
-            seeds=tuple(parse_seeds(kept["seeds"], most=MOST)),
+            chosen if chosen in shared.names and not shared.absent(chosen) else BUILT_IN,
+            seeds=tuple(parse_seeds(kept["seeds"], most=MOST_PICTURES)),
             selected=parse_seeds(kept["selected"], most=1)[0],
             link=f"{kept['link']}"[:96],
         )
-        works = {
-            name: bearable(History.from_bytes(base64.b64decode(work[: 2 * KEEPABLE], validate=True)))
+        histories = {
+            name: check_affordable(History.from_bytes(base64.b64decode(work[: 2 * KEPT_BYTES], validate=True)))
             for name, work in kept["works"].items()
-            if name in studio.names
+            if name in shared.names
         }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"what the browser kept of your work cannot be taken up ({error})") from error
-    model = studio.model(visitor.generator)
-    if visitor.generator in works:  # the others are looked at when they are chosen
-        Rewriter(model, history=works[visitor.generator])  # checks that it belongs there
-    return replace(visitor, works=works, seeds=visitor.seeds[: 4 * studio.page(model)])
+        raise InputError(f"the work that your browser kept cannot be restored ({error})") from error
+    most = 4 * shared.page_size(shared.model(visitor.generator))
+    return replace(visitor, histories=histories, seeds=visitor.seeds[:most])
 
 
-def bearable(work: History) -> History:
-    """Refuse work, from a file or a browser, that would keep the lane busy for long whenever it is looked at."""
-    bearable_edit(work.present.edit)
-    return work
+def check_affordable(history: History) -> History:
+    """The history; InputError if its edit would block the shared queue whenever it is shown or executed."""
+    check_affordable_edit(history.present.edit)
+    return history
 
 
-def bearable_edit(edit: Edit) -> Edit:
-    """The same for one edit."""
-    if edit.statistics is not None or (edit.steps or 0) > SLOW:
-        raise InputError(f"it asks for statistics of its own, or more than {SLOW} steps: use `rewriter apply` for that")
+def check_affordable_edit(edit: Edit) -> Edit:
+    """The edit; InputError if it would block the shared queue."""
+    if edit.statistics is not None or (edit.steps or 0) > MOST_STEPS:
+        raise InputError(
+            f"the edit needs its own statistics or more than {MOST_STEPS} steps, too long for a shared page: use "
+            "`rewriter apply`"
+        )
     return edit
 
 
-def offers(studio: Studio) -> list[tuple[str, str]]:
-    """The generators to choose from: how they are called, and their names."""
-    known = {name: studio.catalogue[name] for name in studio.names if name in studio.catalogue}
+def generator_choices(shared: Shared) -> list[tuple[str, str]]:
+    """The generators to choose from, as (label, name); an arrow marks those that have to be downloaded."""
+    known = {name: shared.catalogue[name] for name in shared.names if name in shared.catalogue}
     titles = {name: f"{entry.title}, {entry.resolution} px" for name, entry in known.items()}
-    for name in filter(studio.absent, studio.names):
+    for name in filter(shared.absent, shared.names):
         size = known[name].size if name in known else None
         titles[name] = f"{titles.get(name, name)} ↓{size / 1e6: .0f} MB" if size else f"{titles.get(name, name)} ↓"
-    return [(titles.get(name, name), name) for name in studio.names]
+    return [(titles.get(name, name), name) for name in shared.names]
 
 
-def proposed(session: Rewriter) -> str:
-    """A name on the Hub for the generator with these rules."""
+def suggested_name(session: Rewriter) -> str:
+    """A repository name for the generator with these rules."""
     return slug("-".join([session.generator.name, *(each.title for each in named(session.rules))])) or "rewritten"
 
 
-def plain(text: str) -> str:
-    """Somebody's words, as Markdown that says just them."""
+def escape_markdown(text: str) -> str:
+    """Text from strangers as Markdown that shows exactly this text."""
     return re.sub(r"([\\`*_\[\]()!<>&#|~])", lambda found: f"&#{ord(found[0])};", text)
 
 
-def chosen(what: str, things: Mapping[str, T]) -> T:
-    """The thing of that name; names come from the network."""
-    if not isinstance(what, str) or what not in things:
-        raise InputError(f"there is no {what!r}: choose one of {', '.join(things)}")
-    return things[what]
+def look_up(name: str, things: Mapping[str, T]) -> T:
+    """The thing of this name; InputError if there is none, because names come from the network."""
+    if not isinstance(name, str) or name not in things:
+        raise InputError(f"there is no {name!r}: choose one of {', '.join(things)}")
+    return things[name]
 
 
-def in_short(seeds: Sequence[int]) -> str:
-    """Seeds as people write them: (0, 1, 2, 8) → "0-2, 8"."""
+def format_seeds(seeds: Sequence[int]) -> str:
+    """Seeds as `parse_seeds` reads them: (0, 1, 2, 8) → "0-2, 8"."""
     runs: list[list[int]] = []
     for seed in seeds:
         if runs and seed == runs[-1][1] + 1:
@@ -261,13 +261,11 @@ def in_short(seeds: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def in_words(generator: Generator, layer: LayerInfo) -> str:
-    """A layer, with what it is good for: that depends on where it stands beside those that are known to be good."""
+def layer_label(generator: Generator, layer: LayerInfo) -> str:
+    """A layer's name and size, and what it is good for, judged by its distance from the default layer."""
     names, start = list(generator.layers), default_layer(generator)
     place, at = names.index(layer.name), names.index(start)
     fine = names.index(generator.advice.get("texture", names[min(at + 2, len(names) - 1)]))
     coarse = names.index(generator.advice.get("structure", names[max(at - 2, 0)]))
-    good = (
-        "start here" if place == at else "structure" if place <= coarse else "texture" if place >= fine else "objects"
-    )
-    return f"{layer.name}: {layer.key_resolution} × {layer.key_resolution}, {good}"
+    use = "start here" if place == at else "structure" if place <= coarse else "texture" if place >= fine else "objects"
+    return f"{layer.name}: {layer.key_resolution} × {layer.key_resolution}, {use}"

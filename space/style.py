@@ -1,4 +1,4 @@
-"""How the page looks, and how it is served."""
+"""The style of the page, and the options with which it is served."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ THEME = gr.themes.Soft(
 LAUNCH: dict[str, Any] = {
     **{"css": CSS, "theme": THEME, "max_file_size": "64mb", "show_error": True, "ssr_mode": False},
     "state_session_capacity": 2000,
-    "_frontend": False,  # Gradio would give up on its own page where a busy machine takes three seconds for it
+    "_frontend": False,  # else Gradio gives up when a busy machine needs three seconds for the first page
 }

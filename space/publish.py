@@ -1,0 +1,293 @@
+"""The panel in which rewritten generators are published, found and opened.
+
+A visitor publishes with their own token only: on a Space, the one of their login; on their own machine, that of
+`hf auth login`, if the page is open on the same machine. The token is passed to the Hub's client and stored nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+from huggingface_hub import HfApi, get_token
+
+from rewriter import load_generator
+from rewriter.cache import Cache
+from rewriter.checkpoints import store
+from rewriter.checkpoints.client import connect, in_words, quiet
+from rewriter.errors import InputError
+from rewriter.hub import licences, repository
+from rewriter.hub.draft import DESCRIPTION, Draft
+from rewriter.hub.publish import ADVICE, find, send
+from state import Visitor
+from view import data_url, escape_markdown
+from work_queue import ON_SPACE, errors_shown
+
+if TYPE_CHECKING:
+    from work_queue import WorkQueue
+
+LOGIN = bool(os.environ.get("OAUTH_CLIENT_ID"))  # set on a Space that lets people log in
+THIS_MACHINE = ("localhost", "127.0.0.1")
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "via")  # headers of a proxy or a tunnel
+PAGE_ADVICE = {
+    **ADVICE,
+    401: "your login has expired: log out and in again",
+    403: "this page may write only to repositories in your account that it made itself: choose a new name",
+}
+OTHERWISE = (
+    "*Save* writes your work to a file, which `rewriter publish USER/NAME FILE` publishes from your own machine."
+)
+LOG_IN = f"Log in first, with the button above. {OTHERWISE}"
+NO_LOGIN = (
+    f"This page has no login. {OTHERWISE} Or open the page on your own machine with `rewriter demo`: `hf auth login` "
+    "is enough there."
+)
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+OPTIONS: dict[str, Any] = {**PRIVATE, "concurrency_id": "publish", "concurrency_limit": 4}
+DRAWN = 64 << 20  # bytes of pictures in the cache
+PROGRESS = gr.Progress()  # Gradio wants it as a default
+
+
+class PublishPanel:
+    """The panel's layout, then what its buttons do; `login`: whether people can log in here."""
+
+    def __init__(self, demo: gr.Blocks, queue: WorkQueue, visitor: gr.State, *, login: bool = LOGIN) -> None:
+        quiet()
+        self.queue, self.login, self.drawn = queue, login, Cache(DRAWN)
+        with gr.Accordion("Publish, or open what others published", open=False, elem_id="publisher") as self.panel:
+            gr.Markdown(
+                "A published generator has its own page on Hugging Face. Anybody loads it with one line of Python, or "
+                "opens it here. It keeps the licence of its base."
+            )
+            with gr.Row():
+                if login:
+                    gr.LoginButton(elem_id="login", size="md")
+                if os.environ.get("SPACE_ID"):
+                    gr.DuplicateButton("Duplicate this Space", size="md")
+            with gr.Row():
+                self.name = gr.Textbox(label="Name, in your account", max_length=80, elem_id="publish-name")
+                self.description = gr.Textbox(
+                    label="Description", lines=2, max_length=DESCRIPTION, elem_id="publish-description"
+                )
+            with gr.Row():
+                self.private = gr.Checkbox(True, label="Private: only you can see it", elem_id="publish-private")
+                self.rules_only = gr.Checkbox(
+                    label="Rules only: the base is downloaded from its own source", elem_id="publish-rules-only"
+                )
+            with gr.Row():
+                self.preview = gr.Button("Preview", size="md", elem_id="publish-preview")
+                self.publish = gr.Button("Publish", size="md", variant="primary", elem_id="publish")
+            self.status = gr.Markdown(elem_id="published")
+            with gr.Accordion("Files and card", open=False, visible=False) as self.draft:
+                self.files, self.card = gr.Markdown(elem_id="publish-files"), gr.Markdown(elem_id="publish-card")
+            with gr.Row():
+                self.list = gr.Button("List published generators", size="sm", elem_id="list-published")
+            self.listed = gr.Markdown(elem_id="listed")
+        self._wire(demo, visitor)
+
+    def _wire(self, demo: gr.Blocks, visitor: gr.State) -> None:
+        if self.login:  # open again when the visitor returns from logging in
+            demo.load(self.returned, None, self.panel, show_progress="hidden", **PRIVATE)
+        inputs = [visitor, self.name, self.description, self.rules_only]
+        options = {"show_progress_on": self.status, **OPTIONS}
+        shown = [self.draft, self.files, self.card, self.status]
+        previewing = self.preview.click(self.on_preview, inputs, shown, **options)
+        sent = [self.status, self.draft]
+        self.publish.click(self.on_publish, [*inputs, self.private], sent, cancels=[previewing], **options)
+        self.list.click(self.on_list, None, self.listed, **OPTIONS)
+
+    def returned(self, profile: gr.OAuthProfile | None) -> Any:
+        """Open the panel for people who are logged in."""
+        return gr.Accordion(open=True) if profile else gr.skip()
+
+    def on_preview(
+        self,
+        visitor: Visitor,
+        name: str,
+        description: str,
+        rules_only: bool,
+        request: gr.Request,
+        profile: gr.OAuthProfile | None,
+        token: gr.OAuthToken | None,
+        progress: gr.Progress = PROGRESS,
+    ) -> Iterator[Any]:
+        """Show the card, and the files with their sizes; nothing is sent."""
+        yield [gr.Accordion(visible=False), "", "", "Preparing the preview …"]
+        account = "you"
+        with suppress(InputError):
+            account = self._client(request, profile, token)[0]
+        try:
+            draft, paths = self._draft(visitor, account, name, description, rules_only)
+            draft = yield from self._with_pictures(visitor, draft, paths, progress)
+        except gr.Error as error:
+            yield [gr.skip(), "", "", error.message]
+            raise
+        rows = "\n".join(f"| `{path}` | {size / 1000:,.1f} kB |" for path, size in draft.sizes.items())
+        total = sum(draft.sizes.values()) / 1e6
+        files = f"**{draft.repo_id}**, {total:.1f} MB\n\n| file | size |\n| --- | ---: |\n{rows}"
+        card = draft.card.split("\n---\n", 1)[1]
+        for path, data in draft.files.items():
+            if path.endswith(".png"):
+                card = card.replace(f"]({path})", f"]({data_url(data, 'image/png')})")
+        yield [gr.Accordion(visible=True, open=True), files, card, "Nothing is sent until you press *Publish*."]
+
+    def on_publish(
+        self,
+        visitor: Visitor,
+        name: str,
+        description: str,
+        rules_only: bool,
+        private: bool,
+        request: gr.Request,
+        profile: gr.OAuthProfile | None,
+        token: gr.OAuthToken | None,
+        progress: gr.Progress = PROGRESS,
+    ) -> Iterator[Any]:
+        """Publish in the visitor's account; show where it is, or why it failed."""
+        yield ["Publishing …", gr.Accordion(visible=False)]
+        try:
+            with errors_shown("publishing"):
+                account, api = self._client(request, profile, token)
+            draft, paths = self._draft(visitor, account, name, description, rules_only)
+            with errors_shown("publishing"):
+                find(draft.repo_id, api, private=private, advice=PAGE_ADVICE)
+            draft = yield from self._with_pictures(visitor, draft, paths, progress)
+            yield [self._send(visitor, draft, api, private, rules_only, partial(progress, 0.9)), gr.skip()]
+        except gr.Error as error:
+            yield [f"**Not published**: {error.message}", gr.skip()]
+            raise
+
+    def on_list(self) -> str:
+        """Every public generator, with a link that opens it here."""
+        with errors_shown("listing"):
+            found = repository.listed(token=False)
+        lines = [
+            f"- [{escape_markdown(one.repo_id)}](?model={one.repo_id}): of {escape_markdown(one.base)}, {one.modified}"
+            for one in found
+        ]
+        return "\n".join(lines) or "Nobody has published a generator yet."
+
+    def _send(
+        self, visitor: Visitor, draft: Draft, api: HfApi, private: bool, rules_only: bool, progress: Callable[..., Any]
+    ) -> str:
+        """Send a draft; the result as text for the page."""
+        with errors_shown("publishing"):
+            config = json.loads(draft.files[store.CONFIG])
+            if not rules_only:
+                write = partial(self._write_weights, visitor.generator, config["fingerprint"])
+                draft = replace(draft, later={store.WEIGHTS: write})
+            done = send(draft, api, private=private, advice=PAGE_ADVICE, on_step=lambda words: progress(desc=words))
+        if done.private:
+            access = f"only you can see it: `rewriter demo --generator {draft.repo_id}` opens it on your own machine"
+        else:
+            access = "everybody can open it"
+            if config["base"] and config["base"]["id"] in self.queue.shared.names:
+                access += f"; [this link](?model={draft.repo_id}) opens it here"
+        removed = f"; removed: {', '.join(done.removed)}" if done.removed else ""
+        return (
+            f"**{'Published' if done.changed else 'It was published already'}**: [{draft.repo_id}]({done.url}), "
+            f"{access}{removed}.\n\n"
+            f'```python\nimport rewriter\ngenerator = rewriter.load_generator("{draft.repo_id}")\n```'
+        )
+
+    def _draft(
+        self, visitor: Visitor, account: str, name: str, description: str, rules_only: bool
+    ) -> tuple[Draft, list[str]]:
+        """The draft without weights and pictures, and the paths of its pictures."""
+        with errors_shown("fetching the licence"):  # here, so that the queue never waits for the network
+            licences.text_of(self.queue.shared.origin(visitor.generator))
+        shown = self.queue.call("draft", visitor, account, name, description, not rules_only)
+        return shown["draft"], shown["pictures"]
+
+    def _with_pictures(
+        self, visitor: Visitor, draft: Draft, paths: Sequence[str], progress: Callable[..., Any]
+    ) -> Generator[Any, None, Draft]:
+        """The draft with its pictures, drawn one by one in the queue, and once for preview and publishing."""
+        rules = hashlib.sha256(b"".join(data for path, data in draft.files.items() if path.startswith("rules/")))
+        pictures: dict[str, bytes] = {}
+        for which, path in enumerate(paths):
+            key = rules.digest(), path
+            if (drawn := self.drawn.peek(key)) is None:
+                for one in self.queue.follow("compare", visitor, which):
+                    yield gr.skip()  # lets Gradio notice that the tab was closed
+                    if isinstance(one, dict):
+                        drawn = one["picture"]
+                    else:
+                        progress(0.8 * (which + one[0]) / len(paths), desc=one[1])
+                self.drawn.put(key, drawn)
+            pictures[path] = drawn
+        return draft.having(pictures)
+
+    def _write_weights(self, base: str, fingerprint: str, path: Path) -> None:
+        """Write the base's weights, loaded anew on the CPU because the GPU belongs to its worker.
+
+        Raises:
+            InputError: the base has changed since the page loaded it.
+        """
+        generator = load_generator(base, device="cpu", revision=self.queue.shared.revisions.get(base))
+        if generator.fingerprint != fingerprint:
+            raise InputError(f"{base} has changed since this page was opened: load the page again")
+        store.write_weights(generator, path)
+
+    def _client(
+        self, request: gr.Request, profile: gr.OAuthProfile | None, token: gr.OAuthToken | None
+    ) -> tuple[str, HfApi]:
+        """The visitor's account, and a client that acts for them."""
+        api = connect(own_token(request, token, login=self.login))
+        if profile is not None and not _is_mock(token):
+            return profile.username, api
+        with in_words("see whose token this is", api):
+            return str(api.whoami()["name"]), api
+
+
+def own_token(request: gr.Request, token: gr.OAuthToken | None, *, login: bool) -> str:
+    """The visitor's own token; `login`: whether the page has a login.
+
+    Raises:
+        InputError: there is none, or another site asks for it; says what else the visitor can do.
+    """
+    if token is not None and token.token and not _is_mock(token):
+        if not _is_same_origin(request):
+            raise InputError("the request came from another page: nothing was published")
+        return token.token
+    here = not ON_SPACE and _is_on_this_machine(request)
+    if here and (own := get_token()):
+        return own
+    if login:
+        raise InputError(LOG_IN)
+    if here:
+        raise InputError(f"log in first, on this machine: `hf auth login`, or set HF_TOKEN. {OTHERWISE}")
+    raise InputError(NO_LOGIN)
+
+
+def _is_mock(token: gr.OAuthToken | None) -> bool:
+    """Whether this is the useless token that Gradio's login gives to everybody outside of a Space."""
+    return not ON_SPACE and token is not None and token.token.startswith("mock-oauth-token")
+
+
+def _is_same_origin(request: gr.Request) -> bool:
+    """Whether this page sent the request, and not another site with the visitor's cookies."""
+    origin = urlsplit(request.headers.get("origin") or "").netloc
+    return bool(origin) and origin in (request.headers.get("host"), os.environ.get("SPACE_HOST"))
+
+
+def _is_on_this_machine(request: gr.Request) -> bool:
+    """Whether the page is open on the machine that serves it: no tunnel, and no script of another site."""
+    host, origin = request.headers.get("host") or "", request.headers.get("origin")
+    client = request.client.host if request.client else ""
+    if any(name in request.headers for name in FORWARDED) or origin != f"http://{host}":
+        return False
+    try:
+        return host.rsplit(":", 1)[0] in THIS_MACHINE and ip_address(client).is_loopback
+    except ValueError:
+        return False

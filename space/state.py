@@ -1,0 +1,157 @@
+"""What one visitor has (`Visitor`), and what all visitors share (`Shared`): generators, statistics and pictures.
+
+A visitor is a few kilobytes and picklable. Each click turns it into one editing session: `Shared.session`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewriter import Rewriter, Rule, load_generator
+from rewriter.cache import Cache
+from rewriter.checkpoints.catalogue import catalogue
+from rewriter.checkpoints.download import cached
+from rewriter.editing.history import History
+from rewriter.editing.search import KEPT
+from rewriter.editing.statistics import Statistics
+from rewriter.errors import InputError, OnStep, report
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features
+from rewriter.generators.origin import Origin
+from rewriter.hub.repository import BUILT_IN
+from rewriter.hub.resolve import on_hub
+
+PAGE_SIZE = 12  # pictures on the board
+MODEL_BYTES = 4 << 30  # generators that stay in memory
+STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
+SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """The state of one browser tab.
+
+    Attributes:
+        generator: name of the chosen generator.
+        histories: the editing history for each generator that was worked on.
+        seeds: the pictures on the board.
+        selected: the picture in the painter.
+        matches: whether the board also needs the pictures with the matches marked.
+        link: the example or the published generator that the page's address has opened.
+    """
+
+    generator: str = BUILT_IN
+    histories: Mapping[str, History] = field(default_factory=dict)
+    seeds: tuple[int, ...] = tuple(range(PAGE_SIZE))
+    selected: int = 0
+    matches: bool = False
+    link: str = ""
+
+    @property
+    def history(self) -> History | None:
+        """The history for the chosen generator, if there is one."""
+        return self.histories.get(self.generator)
+
+    @property
+    def can_execute(self) -> bool:
+        """Whether the edit in progress is complete."""
+        return self.history is not None and not self.history.present.edit.missing()
+
+    def with_history(self, history: History) -> Visitor:
+        """The visitor with a new history for the chosen generator."""
+        return replace(self, histories={**self.histories, self.generator: history})
+
+
+class Shared:
+    """Generators and caches of one process, shared by all visitors, who choose among the given names."""
+
+    def __init__(self, names: Iterable[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
+        self.names, self.device, self.catalogue = tuple(names), device, catalogue()
+        self.models, self.keys, self.pages = Cache(MODEL_BYTES), Cache(KEPT), Cache(KEPT // 2)
+        self.revisions: dict[str, str | None] = {}  # of the generators on the Hub that were downloaded
+        self._statistics: OrderedDict[str, Statistics] = OrderedDict()
+
+    def absent(self, name: str) -> bool:
+        """Whether a generator has to be downloaded first.
+
+        Raises:
+            InputError: the name is not offered here.
+        """
+        if name not in self.names:
+            raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
+        if entry := self.catalogue.get(name):
+            return name != BUILT_IN and cached(entry) is None
+        return on_hub(name) and name not in self.revisions
+
+    def origin(self, name: str) -> Origin:
+        """Where a generator comes from, as far as that is known without loading it."""
+        loaded, known = self.models.peek(name), self.catalogue.get(name)
+        return loaded.origin if loaded else known.origin if known else Origin()
+
+    def model(self, name: str) -> Generator:
+        """A generator on this machine; it is loaded at the first call.
+
+        Raises:
+            InputError: the name is not offered, the file cannot be read, or it has to be downloaded first.
+        """
+        loaded: Generator | None = self.models.peek(name)
+        if loaded is not None:
+            return loaded
+        if self.absent(name):
+            raise InputError(f"{name} is not on this machine any more: choose it again to download it")
+        revision = self.revisions.get(name)
+        return self.models.get(name, lambda: load_generator(name, device=self.device, revision=revision))
+
+    def page_size(self, generator: Generator) -> int:
+        """How many pictures the board shows: fewer if each takes seconds to draw."""
+        return PAGE_SIZE if generator.device.type != "cpu" or generator.operations < SLOW else PAGE_SIZE // 3
+
+    def session(self, visitor: Visitor) -> Rewriter:
+        """The visitor's editing session; InputError if the history belongs to another generator of that name."""
+        generator = self.model(visitor.generator)
+        statistics = self._statistics.pop(generator.fingerprint, None) or Statistics(generator)
+        self._statistics[generator.fingerprint] = statistics
+        while len(self._statistics) > STATISTICS:
+            self._statistics.popitem(last=False)
+        return Rewriter(generator, history=visitor.history, statistics=statistics, keys=self.keys)
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        session: Rewriter,
+        seeds: Sequence[int],
+        rules: Sequence[Rule] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Pictures (n, 3, H, W) with the session's rules or the given ones; only what the rules change is computed.
+
+        Raises:
+            CancelledError: `on_step`, called with (pictures drawn, of), returned False.
+        """
+        generator, truncation = session.generator, session.edit.truncation
+        on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
+        ruled = {rule.layer for rule in on}
+        layer = next((name for name in generator.layers if name in ruled), None)
+        key: tuple[Any, ...] = (generator.fingerprint, truncation, layer, *seeds)
+        if layer is None:
+            return self.pages.get(key, lambda: torch.cat([*self._drawn(generator, seeds, truncation, on_step)]))
+
+        def features() -> Features:
+            return generator.keys(seeds, layer, truncation=truncation, rules=[])
+
+        return generator.picture(self.pages.get(key, features), rules=on)
+
+    def _drawn(
+        self, generator: Generator, seeds: Sequence[int], truncation: float, on_step: OnStep | None
+    ) -> Iterator[Tensor]:
+        """Pictures without rules: all at once, or one by one if each takes seconds."""
+        size = 1 if self.page_size(generator) < PAGE_SIZE else len(seeds)
+        for first in range(0, len(seeds), size):
+            report(on_step, first, len(seeds))
+            yield generator.sample(seeds[first : first + size], truncation=truncation, rules=[])

@@ -1,0 +1,187 @@
+"""The queue of work on the shared models: one piece at a time, in one thread, or on ZeroGPU in its forked worker.
+
+One thread, because visitors share one device, and because PyTorch keeps a pool of threads for each calling thread.
+Arguments and results are picklable.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from typing import Any
+
+import gradio as gr
+
+from downloads import Downloads
+from handlers import Handlers
+from rewriter import Rule
+from rewriter.errors import CancelledError, InputError, RewriterError
+from rewriter.hub import repository
+from state import Visitor
+from view import Shown
+
+try:
+    from spaces import GPU  # installed on Spaces with ZeroGPU only
+except ImportError:
+    GPU = None
+
+ZERO_GPU = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+ON_SPACE = bool(os.environ.get("SPACE_ID"))  # shared with strangers, who wait
+CALL_SECONDS, LONG_SECONDS = 10, 60 if ON_SPACE else 900  # limits for quick and for long work
+INTERVAL = 0.1  # seconds without progress after which whoever follows the work can stop following it
+ERROR = "error"  # the part of a result that holds an error message
+Progress = tuple[float, str]  # share done, message
+Following = Generator[Progress | Shown, None, None]
+
+
+class WorkQueue:
+    """Runs handlers by name, one after the other; the library's errors become messages on the page.
+
+    `call` waits for quick work. `follow` iterates over the progress of long work and then its result; closing the
+    iterator cancels the work. Errors come out of the queue as values, because an exception would cost ZeroGPU a worker.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        self.shared, self._handlers, self._downloads = handlers.shared, handlers, Downloads()
+        self._pool = ThreadPoolExecutor(1, "work")
+        self._call: Callable[..., Shown] = GPU(self._run, duration=CALL_SECONDS) if ZERO_GPU else self._wait
+        progress = self._progress
+        self._follow: Callable[..., Following] = GPU(progress, duration=LONG_SECONDS) if ZERO_GPU else progress
+
+    def call(self, name: str, *arguments: Any) -> Shown:
+        """The result of a handler; gr.Error if it fails."""
+        return _checked(self._call(name, *arguments))
+
+    def follow(self, name: str, *arguments: Any) -> Following:
+        """The progress of a handler, then its result."""
+        followed = self._follow(name, *arguments)
+        try:
+            for one in followed:
+                yield _checked(one)
+        finally:
+            followed.close()
+
+    def fetch(self, name: str) -> Generator[Progress, None, None]:
+        """Download a generator if necessary, beside the queue; its progress; gr.Error if that fails."""
+        shared = self.shared
+        with errors_shown(f"fetching {name}"):
+            if shared.absent(name):
+                known = shared.catalogue.get(name)
+                shared.revisions[name] = yield from self._downloads.follow(name, known.title if known else name)
+            if ZERO_GPU:
+                shared.model(name)  # a worker would load it again each time
+
+    def fetch_linked(self, wanted: str, *, linked: bool = True) -> Following:
+        """Download what a link or the generator menu asks for, beside the queue; then say how to continue.
+
+        That is an example, a generator that is offered here, or a published one with such a base. The last item is
+        {"fetched": the name and arguments of a handler}, for `continue_with`.
+        """
+        if wanted in self.shared.names:
+            yield from self.fetch(wanted)
+            yield {"fetched": ("choose", wanted, wanted if linked else None)}
+        elif "/" not in wanted:
+            yield {"fetched": ("linked", wanted)}
+        else:
+            yield 0.0, f"Looking for {wanted}"
+            with errors_shown(f"opening {wanted}"):
+                base, rules = read_published(wanted)
+                if base not in self.shared.names:
+                    raise InputError(
+                        f"the base of {wanted} is not offered here: open it on your own machine, with "
+                        f"rewriter demo --generator {wanted}"
+                    )
+            yield from self.fetch(base)
+            yield {"fetched": ("adopt", base, rules, wanted)}
+
+    def continue_with(self, visitor: Visitor, fetched: tuple[Any, ...] | None) -> Following:
+        """Follow the handler that continues after a download."""
+        if fetched:
+            yield from self.follow(fetched[0], visitor, *fetched[1:])
+
+    def _run(self, name: str, *arguments: Any, **notify: Any) -> Shown:
+        try:
+            shown: Shown = getattr(self._handlers, name)(*arguments, **notify)
+            return shown
+        except CancelledError:
+            return {ERROR: f"this took longer than {LONG_SECONDS} s and was cancelled; nothing has changed"}
+        except RewriterError as error:
+            return {ERROR: str(error)}
+        except Exception:
+            logging.exception("%s failed", name)
+            return {ERROR: "something went wrong, and nothing has changed: try again, or try something else"}
+
+    def _wait(self, name: str, *arguments: Any) -> Shown:
+        return self._pool.submit(self._run, name, *arguments).result()
+
+    def _progress(self, name: str, *arguments: Any) -> Following:
+        results: SimpleQueue[tuple[bool, Progress | Shown]] = SimpleQueue()
+        cancelled, end, last = Event(), time.monotonic() + LONG_SECONDS, (0.0, "Working")
+
+        def notify(done: int, of: int, message: str, shown: Shown | None = None) -> bool:
+            results.put((False, shown or (done / of, message)))
+            return not cancelled.is_set() and time.monotonic() < end
+
+        def work() -> None:
+            results.put((True, {} if cancelled.is_set() else self._run(name, *arguments, notify=notify)))
+
+        worker = Thread(target=work, daemon=True) if ZERO_GPU else None
+        worker.start() if worker else self._pool.submit(work)
+        try:
+            done = False
+            while not done:
+                one: Progress | Shown = last
+                with suppress(Empty):
+                    done, one = results.get(timeout=INTERVAL)
+                last = last if isinstance(one, dict) else one
+                yield one
+        finally:
+            cancelled.set()
+            if worker:
+                worker.join()  # somebody else gets the GPU as soon as this returns
+
+
+def read_published(repo_id: str) -> tuple[str, tuple[Rule, ...]]:
+    """The base and the rules of a published generator that everybody may open; "" if the base is not known here.
+
+    Raises:
+        InputError: there is none, or it cannot be used.
+    """
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # tensors may still be mapped to its files
+        try:
+            files, _ = repository.fetch(repo_id, apart=Path(folder))
+            config = repository.read(files)
+            return config.known or "", repository.rules_in(files, config)
+        except InputError as error:  # the message must not show where files lie on this machine
+            raise InputError(re.sub(rf"{re.escape(folder)}\S*/snapshots/\w+", repo_id, str(error))) from error
+
+
+@contextmanager
+def errors_shown(doing: str) -> Iterator[None]:
+    """Show errors from outside of the queue on the page, too."""
+    try:
+        yield
+    except RewriterError as error:
+        _checked({ERROR: str(error)})
+    except gr.Error:
+        raise
+    except Exception:
+        logging.exception("%s failed", doing)
+        _checked({ERROR: f"something went wrong in {doing}: try again"})
+
+
+def _checked(result: Any) -> Any:
+    """A result; gr.Error if it holds an error message."""
+    if isinstance(result, dict) and ERROR in result:
+        raise gr.Error(f"{html.escape(result[ERROR], quote=False)}.", duration=10, print_exception=False)
+    return result
