@@ -1,13 +1,13 @@
-"""The page without a browser: its handlers by themselves, its lane, and its endpoints through a real client."""
+"""The page without a browser: its handlers, the work queue, downloads, and the endpoints through a real client."""
 
+import asyncio
 import base64
 import json
 import multiprocessing
 import pickle
-import shutil
+import subprocess
 import sys
 import threading
-import time
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +16,16 @@ import gradio as gr
 import pytest
 import torch
 import yaml
-from conftest import square
+from conftest import DATA, square
+from gradio_client import Client, handle_file
 from PIL import Image
 
-from rewriter import Rewriter, Rule, load_edits, masks
+from rewriter import Rewriter, Rule, load_edits, masks, save_edits
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.editing.history import History, State
 from rewriter.editing.statistics import Recipe
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.benchmark import random_config_f
-from rewriter.masks import disc
 from rewriter.worlds import townscape
 
 SPACE = Path(__file__).parent.parent / "space"
@@ -33,315 +33,365 @@ sys.path.insert(0, str(SPACE))
 
 from app import LAUNCH, Page  # noqa: E402 (the Space's files lie beside each other)
 from handlers import Handlers  # noqa: E402
-from lane import Lane  # noqa: E402
-from painter import Painter  # noqa: E402
-from studio import Studio, Visitor  # noqa: E402
-from view import in_short, offers, plain, restored  # noqa: E402
+from painter import read_painted  # noqa: E402
+from state import Shared, Visitor  # noqa: E402
+from view import escape_markdown, format_seeds, restore  # noqa: E402
+from work_queue import WorkQueue  # noqa: E402
 
-SPIRE, DOME = disc(64, 0.27, 0.35, 0.1), disc(64, 0.33, 0.24, 0.09)
-README = (SPACE.parent / "README.md").read_text(encoding="utf-8")
-GOLDEN = Path(__file__).parent / "data" / "nvidia_stylegan2_16px_plain.pt"
-
-
-@pytest.fixture(scope="module")
-def studio():
-    return Studio(("townscape", str(GOLDEN)), device="cpu")
+SMALL = str(DATA / "nvidia_stylegan2_16px_plain.pt")  # executes an edit in a tenth of a second
+THING, PLACE = square(4, 4, 12, 12), square(2, 6, 8, 12)
 
 
-@pytest.fixture(scope="module")
-def do(studio):
-    return Handlers(studio)
+def paint(seed, mask):
+    """What the painter sends."""
+    return f"{seed}:{masks.encode(mask)}"
+
+
+def new(**fields):
+    return Visitor(generator=SMALL, **fields)
 
 
 @pytest.fixture(scope="module")
-def lane(do):
-    return Lane(do)
+def shared():
+    return Shared((SMALL, "townscape"), device="cpu")
 
 
 @pytest.fixture(scope="module")
-def ready(do):
-    """Copied from picture 1, pasted on picture 0, which is the context too."""
-    visitor = do.mark(Visitor(selected=1), "copy", SPIRE)["visitor"]
-    for what in ("paste", "context"):
-        visitor = do.mark(visitor, what, DOME, 0)["visitor"]
+def do(shared):
+    return Handlers(shared)
+
+
+@pytest.fixture(scope="module")
+def queue(do):
+    return WorkQueue(do)
+
+
+@pytest.fixture(scope="module")
+def marked(do):
+    """Copied from picture 1, pasted on picture 0, which is the context too: can be executed."""
+    visitor = new(selected=1)
+    for what, painted in (("copy", paint(1, THING)), ("paste", paint(0, PLACE)), ("context", paint(0, PLACE))):
+        visitor = do.mark(visitor, what, painted)["visitor"]
     return visitor
 
 
 @pytest.fixture(scope="module")
-def done(do, ready):
-    return do.execute(ready)["visitor"]
+def executed(do, marked):
+    return do.execute(marked)["visitor"]
+
+
+@pytest.fixture(scope="module")
+def example(do):
+    """The page after a click on an example."""
+    return do.example(Visitor(), "no-light-on-ground")
+
+
+def show(do, visitor, *names):
+    return do.view.show(visitor, do.shared.session(visitor), *names)
 
 
 def board(do, visitor):
-    return do.view.show(visitor, "board")["board"]
+    return show(do, visitor, "board")["board"]
 
 
 def rules(do, visitor):
-    return do.view.show(visitor, "rules")["rules"]["rules"]
+    return show(do, visitor, "rules")["rules"]["rules"]
 
 
-def original(shown):
-    """Whether a board shows nothing that is not as it was."""
-    return not any("other" in tile for tile in shown["tiles"])
+def is_original(board):
+    return not any("other" in tile for tile in board["tiles"])
 
 
-def images(shown):
-    """Pictures by their number, whatever their order."""
-    return {tile["key"]: tile["image"] for tile in shown["tiles"]}
+def images(board):
+    return {tile["key"]: tile["image"] for tile in board["tiles"]}
 
 
-def content(shown):
-    """Name and bytes of a download."""
-    download = shown["download"]
-    return download["name"], base64.b64decode(download["url"].partition(",")[2])
+def saved(shown, folder):
+    """The downloaded file, written into a folder."""
+    path = folder / shown["download"]["name"]
+    path.write_bytes(base64.b64decode(shown["download"]["url"].partition(",")[2]))
+    return path
 
 
-# --- the steps ---
+# --- the edit and its rules ---
 
 
-def test_what_is_next_is_said_step_by_step(do, ready, done):
-    assert "copy a thing" in do.open(Visitor())["next"] and not do.open(Visitor())["ready"]
-    copied = do.mark(Visitor(selected=1), "copy", SPIRE)
+def test_page_says_what_to_do_next(do, marked, executed):
+    opened, copied = do.open(new()), do.mark(new(), "copy", paint(1, THING))
+    assert "copy a thing" in opened["next"] and not opened["can_execute"]
     assert "paste it" in copied["next"] and copied["mask"] is None
-    assert do.view.show(ready, "next")["ready"] and "Ready" in do.view.show(ready, "next")["next"]
-    assert "Done" in do.view.show(done, "next")["next"]
+    ready = show(do, marked, "next")
+    assert "Ready" in ready["next"] and ready["can_execute"] and marked.can_execute
+    assert "Done" in show(do, executed, "next")["next"] and not new().can_execute
 
 
-def test_trays_show_what_was_marked(do, ready):
-    trays = do.view.show(ready, "trays")
+def test_trays_show_copy_paste_context_and_protected_places(do, marked):
+    trays = show(do, marked, "trays")
     assert [len(trays[name]["tiles"]) for name in ("tray", "context", "keep")] == [4, 1, 0]
     assert all(tile["image"].startswith("data:image/png;base64,") for tile in trays["tray"]["tiles"])
-    assert do.unmark(ready, "context", "0")["context"]["tiles"] == []
-    kept = do.mark(ready, "keep", DOME, 3)
+    assert do.unmark(marked, "context", "0")["context"]["tiles"] == []
+    kept = do.mark(marked, "keep", paint(3, THING))
     assert len(kept["keep"]["tiles"]) == 1 and do.unmark(kept["visitor"], "keep", "0")["keep"]["tiles"] == []
 
 
-def test_executing_changes_the_board_and_undo_restores_it_exactly(do, ready, done):
-    before, after = board(do, ready), board(do, done)
-    assert original(before) and not original(after)
+def test_executing_changes_the_board_and_undo_restores_it_exactly(do, marked, executed):
+    before, after = board(do, marked), board(do, executed)
+    assert is_original(before) and not is_original(after)
     assert {tile["key"]: tile.get("other", tile["image"]) for tile in after["tiles"]} == images(before)
-    undone = do.step(done, "undo")
+    undone = do.step(executed, "undo")
     assert undone["board"] == before and undone["rules"]["rules"] == []
     assert do.step(undone["visitor"], "redo")["board"] == after
 
 
-def test_the_pictures_come_before_the_figures(do, ready, done):
-    told = []
-    do.execute(ready, lambda done, of, words, shown=None: told.append((words, shown)) or True)
-    words, shown = told[-1]
-    assert words.startswith("Measuring") and shown["board"] == board(do, done)
+def test_pictures_are_shown_before_the_effect_is_measured(do, marked, executed):
+    heard = []
+    do.execute(marked, lambda done, of, message, shown=None: heard.append((message, shown)) or True)
+    message, shown = heard[-1]
+    assert message.startswith("Measuring") and shown["board"] == board(do, executed)
 
 
-def test_strength_zero_off_and_revert_are_the_original(do, done):
-    for shown in (do.rule(done, "strength", 0, 0.0), do.rule(done, "switch", 0, False), do.step(done, "revert")):
-        assert original(shown["board"])
+def test_strength_zero_switched_off_and_removed_rules_give_the_original(do, executed):
+    for shown in (
+        do.rule(executed, "strength", 0, 0.0),
+        do.rule(executed, "switch", 0, False),
+        do.step(executed, "revert"),
+    ):
+        assert is_original(shown["board"])
 
 
-def test_a_strength_that_is_tried_is_shown_and_not_noted(do, done):
-    tried = do.rule(done, "try", 0, 0.0)
-    assert original(tried["board"]) and "visitor" not in tried
-    assert do.rule(done, "strength", 0, 0.5)["rules"]["rules"][0]["strength"] == 0.5
+def test_trying_a_strength_shows_it_without_setting_it(do, executed):
+    tried = do.rule(executed, "try", 0, 0.0)
+    assert is_original(tried["board"]) and "visitor" not in tried
+    assert do.rule(executed, "strength", 0, 0.5)["rules"]["rules"][0]["strength"] == 0.5
 
 
-def test_a_page_from_the_first_ruled_layer_on_is_the_page(studio, done):
-    session = studio.session(done)
-    assert (studio.pictures(session, done.seeds) - session.sample(done.seeds)).abs().max() < 1e-4
+def test_board_computed_from_the_first_changed_layer_equals_whole_pictures(shared, executed):
+    session = shared.session(executed)
+    assert (shared.pictures(session, executed.seeds) - session.sample(executed.seeds)).abs().max() < 1e-4
 
 
-def test_rules_are_reordered_and_removed(do, done):
-    again = do.example(do.step(done, "begin")["visitor"], "no-light-on-ground")["visitor"]
-    titles = [rule["title"] for rule in rules(do, again)]
-    moved = do.rule(again, "move", 0, 1)
-    assert [rule["title"] for rule in moved["rules"]["rules"]] == titles[::-1]
-    assert [rule["title"] for rule in do.rule(again, "remove", 0)["rules"]["rules"]] == titles[1:]
+def test_edits_of_a_file_are_executed_in_order_and_undone_in_one_step(do, executed, tmp_path):
+    edit = executed.history.present.edit
+    save_edits([edit.with_(title="one"), edit.with_(title="two")], tmp_path / "two.json")
+    loaded = do.load(new(), str(tmp_path / "two.json"))
+    assert [rule["title"] for rule in loaded["rules"]["rules"]] == ["one", "two"]
+    assert "match much the same places" in str(loaded["rules"]["remarks"])
+    assert rules(do, do.step(loaded["visitor"], "undo")["visitor"]) == []
+    moved = do.rule(loaded["visitor"], "move", 0, 1)
+    assert [rule["title"] for rule in moved["rules"]["rules"]] == ["two", "one"]
+    assert [rule["title"] for rule in do.rule(loaded["visitor"], "remove", 0)["rules"]["rules"]] == ["two"]
 
 
-@pytest.mark.parametrize(("name", "made"), [("no-light-on-ground", 1), ("grand-tour", 3)])
-def test_a_shipped_edit_fills_the_trays_and_executes(do, name, made):
-    shown = do.example(Visitor(), name)
-    assert len(shown["rules"]["rules"]) == made and len(shown["context"]["tiles"]) >= 8
-    assert shown["visitor"].selected == shown["visitor"].seeds[0] and not original(shown["board"])
-    with pytest.raises(InputError, match=name):
+def test_example_fills_the_trays_and_executes(do, example):
+    assert len(example["rules"]["rules"]) == 1 and len(example["context"]["tiles"]) >= 8
+    assert example["visitor"].selected == example["visitor"].seeds[0] and not is_original(example["board"])
+    assert do.step(example["visitor"], "begin")["layer"]["value"] == "layer8"  # not the example's
+    assert rules(do, do.step(example["visitor"], "undo")["visitor"]) == []
+    with pytest.raises(InputError, match="no-light-on-ground"):
         do.example(Visitor(), "nothing")
 
 
-def test_an_edit_that_did_not_take_says_so_with_the_next_thing_to_try(do):
+@pytest.mark.browser
+def test_example_of_several_edits_makes_several_rules(do):
+    shown = do.example(Visitor(), "grand-tour")
+    assert len(shown["rules"]["rules"]) == 3 and rules(do, do.step(shown["visitor"], "undo")["visitor"]) == []
+
+
+@pytest.mark.browser
+def test_edit_with_too_little_effect_says_what_to_try_next(do):
     (rule,) = do.example(Visitor(), "door-in-the-sky")["rules"]["rules"]
-    assert any("did not take" in words and "try" in words for words in rule["remarks"])
+    assert any("edit failed" in remark and "try" in remark for remark in rule["remarks"])
 
 
-def test_two_rules_that_overlap_are_remarked_upon(do):
-    once = do.example(Visitor(), "dome-to-spire")["visitor"]
-    assert "directions" in str(do.example(once, "dome-to-tree")["rules"]["remarks"])
-
-
-def test_what_is_painted_knows_its_picture(do):
-    painted = Painter().preprocess(f"5:{masks.encode(DOME)}")
-    assert painted.seed == 5 and painted.mask.shape == (64, 64)
-    copied = do.mark(Visitor(selected=9), "copy", *painted)["visitor"]
-    assert copied.work.present.edit.copy.seed == 5
-    for nonsense in ("5:", "5:x", "123456789:" + masks.encode(DOME), "5" * 50):
-        with pytest.raises(gr.Error):
-            Painter().preprocess(nonsense)
-
-
-def test_another_copy_is_another_rule_and_undo_takes_one_step(do, done):
-    again = do.mark(done, "copy", DOME, 3)
-    edit = again["visitor"].work.present.edit
+def test_second_copy_begins_another_rule_and_is_undone_in_one_step(do, executed):
+    again = do.mark(executed, "copy", paint(3, PLACE))
+    edit = again["visitor"].history.present.edit
     assert edit.paste is None and edit.context == () and len(again["rules"]["rules"]) == 1
-    assert do.step(again["visitor"], "undo")["visitor"].work.present is done.work.present
-    shown = do.example(Visitor(), "grand-tour")["visitor"]
-    assert rules(do, do.step(shown, "undo")["visitor"]) == []
-    begun = do.step(do.example(Visitor(), "add-tree")["visitor"], "begin")
-    assert begun["layer"]["value"] == "layer8"  # not the example's
+    assert do.step(again["visitor"], "undo")["visitor"].history.present is executed.history.present
 
 
 def test_erasing_and_zeroing_need_no_copy(do):
-    erased = do.mark(Visitor(), "erase", DOME, 0)
-    assert erased["ready"] and "narrower context" in erased["tray"]["note"]
-    zeroed = do.step(do.mark(Visitor(), "context", DOME, 0)["visitor"], "zero")
-    assert zeroed["ready"] and do.execute(zeroed["visitor"])["rules"]["rules"][0]["title"] == "rule at layer8"
+    assert do.mark(new(), "erase", paint(0, PLACE))["can_execute"]
+    zeroed = do.step(do.mark(new(), "context", paint(0, PLACE))["visitor"], "zero")
+    assert zeroed["can_execute"] and do.execute(zeroed["visitor"])["rules"]["rules"][0]["title"] == "rule at layer4"
 
 
-def test_two_visitors_never_see_each_others_rules(do, done):
-    other = do.mark(Visitor(), "copy", DOME, 3)["visitor"]
-    assert rules(do, other) == [] and original(board(do, other))
+def test_visitors_never_see_each_others_rules(do, executed):
+    other = do.mark(new(), "copy", paint(3, PLACE))["visitor"]
+    assert rules(do, executed) and rules(do, other) == [] and is_original(board(do, other))
 
 
-# --- looking around ---
+def test_one_click_makes_one_session(do, marked, executed, monkeypatch, tmp_path):
+    made, session, kept = [], do.shared.session, show(do, executed, "kept")["kept"]
+    monkeypatch.setattr(do.shared, "session", lambda visitor: made.append(visitor) or session(visitor))
+    file = saved(do.save(executed, "session"), tmp_path)
+    for click in (
+        lambda: do.open(new(), kept),
+        lambda: do.choose(marked, "townscape"),
+        lambda: do.mark(executed, "copy", paint(1, THING)),
+        lambda: do.set(executed, "rank", 2),
+        lambda: do.execute(marked),
+        lambda: do.find(executed, paint(1, THING)),
+        lambda: do.look(executed, "Matches"),
+        lambda: do.rule(executed, "strength", 0, 0.5),
+        lambda: do.load(new(), str(file)),
+    ):
+        made.clear()
+        click()
+        assert len(made) == 1
 
 
-def test_pictures_as_people_write_them(do):
-    shown = do.browse(Visitor(), "0-3, 40,97, 2 ")
-    assert shown["visitor"].seeds == (0, 1, 2, 3, 40, 97) and shown["seeds"] == "0-3, 40, 97"
-    assert do.more(shown["visitor"])["visitor"].seeds == tuple(range(98, 110))
-    assert do.more(replace(Visitor(), seeds=(99_995,)))["visitor"].seeds[0] == 0
-    assert in_short(()) == ""
+# --- masks and settings ---
 
 
-@pytest.mark.parametrize("text", ["", "x", "5-2", "0-100", "100000", "-1", "1e9", "9" * 50])
-def test_pictures_that_are_none_are_refused_in_words(do, text):
-    with pytest.raises(InputError, match="seeds"):
-        do.browse(Visitor(), text)
+def test_mask_comes_with_the_seed_of_its_picture(do):
+    mask, seed = read_painted(paint(5, THING))
+    assert seed == 5 and torch.equal(mask, THING) and read_painted(masks.encode(THING))[1] is None
+    assert do.mark(new(selected=9), "copy", paint(5, THING))["visitor"].history.present.edit.copy.seed == 5
+    assert do.mark(new(selected=9), "copy", masks.encode(THING))["visitor"].history.present.edit.copy.seed == 9
 
 
-def test_matches_are_shown_where_the_context_fires(do, ready):
-    shown = do.look(ready, "Matches")
-    assert all(tile["match"] != tile["image"] for tile in shown["board"]["tiles"])
-    assert not do.look(shown["visitor"], "Original")["visitor"].matches
-    early = do.look(Visitor(), "Matches")
-    assert "mark a place" in early["board"]["note"]
-    marked = do.mark(early["visitor"], "context", DOME, 0)
-    assert marked["board"]["note"] == "" and "match" in marked["board"]["tiles"][0]
-    tiny = do.mark(early["visitor"], "context", disc(256, 0.1, 0.1, 0.005), 0)
-    assert "No matches" in tiny["board"]["note"] and do.more(tiny["visitor"])["board"]["note"]
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *(None, "", "5:", 7, {"a": 1}, "5:x", "5" * 50, "https://example.org/mask.png"),
+        *("123456789:" + masks.encode(THING), "0:data:image/jpeg;base64,AAAA", "0:data:image/png;base64,AAAA"),
+        *("0:data:image/png;base64," + "A" * (5 << 20), paint(0, torch.zeros(8, 8)), paint(0, torch.ones(3000, 3))),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_mask_is_refused(do, bad):
+    with pytest.raises(InputError, match="mask|painted|seeds"):
+        do.mark(new(), "copy", bad)
 
 
-def test_places_like_the_context_or_like_what_is_painted_are_found(do, ready):
-    by_context, by_paint = do.find(ready), do.find(replace(ready, selected=0), DOME)
-    assert len(by_context["visitor"].seeds) == 12 and by_context["visitor"].seeds == by_paint["visitor"].seeds
-    assert by_paint["visitor"].work is ready.work  # looking for it makes nothing a context
-    with pytest.raises(InputError, match="paint on a picture"):
-        do.find(Visitor())
-
-
-def test_settings_are_the_edits_own_and_slow_methods_have_a_limit(do, studio, ready):
-    visitor = ready
-    for name, value in {"rank": 1, "smoothness": 3.0, "method": "direct", "title": "hat", "layer": "layer7"}.items():
+def test_settings_belong_to_the_edit_and_iterative_methods_are_limited(do, shared, marked):
+    visitor = marked
+    for name, value in {"rank": 1, "smoothness": 3.0, "method": "direct", "title": "hat", "layer": "layer3"}.items():
         visitor = do.set(visitor, name, value)["visitor"]
-    shown = do.view.show(visitor, "settings")
-    assert (shown["smoothness"], shown["title"], shown["layer"]["value"]) == (3.0, "hat", "layer7")
-    edit = studio.session(do.execute(visitor)["visitor"]).edit
-    assert (edit.method, edit.steps) == ("direct", 500)
-    assert do.set(visitor, "method", "least-squares")["visitor"].work.present.edit.steps is None
-    softer = do.set(visitor, "truncation", 0.5)
-    assert softer["board"] != board(do, visitor)
-    for name in ("generator", "statistics", "units"):  # the last two could keep the lane busy for hours
+    shown = show(do, visitor, "settings")
+    assert (shown["smoothness"], shown["title"], shown["layer"]["value"]) == (3.0, "hat", "layer3")
+    assert (shared.session(visitor).edit.method, shared.session(visitor).edit.steps) == ("direct", 500)
+    assert do.set(visitor, "method", "least-squares")["visitor"].history.present.edit.steps is None
+    assert do.set(visitor, "truncation", 0.5)["board"] != board(do, visitor)
+    for name in ("generator", "statistics", "units"):
         with pytest.raises(InputError, match="choose one of"):
             do.set(visitor, name, 1)
 
 
-def test_layers_are_suggested_by_their_pictures(do, ready):
-    found = do.suggest(ready)["suggested"]["tiles"]
-    assert len(found) > 3 and all(tile["caption"].startswith(tile["key"]) for tile in found)
-    assert do.set(ready, "layer", found[0]["key"])["layer"]["value"] == found[0]["key"]
+def test_every_layer_is_tried_and_one_is_chosen(do, marked):
+    found = do.suggest(marked)["suggested"]["tiles"]
+    assert len(found) > 3 and all(tile["caption"].startswith(f"{tile['key']}: score") for tile in found)
+    assert do.set(marked, "layer", found[0]["key"])["layer"]["value"] == found[0]["key"]
     with pytest.raises(CancelledError):
-        do.suggest(ready, lambda *news: False)
+        do.suggest(marked, lambda *progress: False)
 
 
-def test_another_generator_has_work_of_its_own(do, studio, done):
-    shown = do.choose(done, str(GOLDEN))
-    assert "16 × 16" in shown["about"] and shown["rules"]["rules"] == []
-    assert len(do.choose(shown["visitor"], "townscape")["rules"]["rules"]) == 1
-    assert do.example(shown["visitor"], "dome-to-spire")["visitor"].generator == "townscape"
+# --- choosing pictures and generators ---
+
+
+def test_pictures_are_chosen_by_numbers_and_ranges(do):
+    shown = do.browse(new(), "0-3, 40,97, 2 ")
+    assert shown["visitor"].seeds == (0, 1, 2, 3, 40, 97) and shown["seeds"] == "0-3, 40, 97"
+    assert do.more(shown["visitor"])["visitor"].seeds == tuple(range(98, 110))
+    assert do.more(new(seeds=(99_995,)))["visitor"].seeds[0] == 0
+    assert format_seeds(()) == "" and do.pick(new(), "7")["picture"]["seed"] == 7
+
+
+@pytest.mark.parametrize("text", ["", "x", "5-2", "0-100", "100000", "-1", "1e9", "9" * 50])
+def test_bad_picture_numbers_are_refused(do, text):
+    with pytest.raises(InputError, match="seeds"):
+        do.browse(new(), text)
+
+
+def test_matches_are_marked_in_the_pictures(do, marked):
+    shown = do.look(marked, "Matches")
+    assert all(tile["match"] != tile["image"] for tile in shown["board"]["tiles"])
+    assert "bright edge" in shown["board"]["note"] and not do.look(shown["visitor"], "Original")["visitor"].matches
+    early = do.look(new(), "Matches")
+    assert "mark a place" in early["board"]["note"] and do.look(new(), "Original") == {}
+    assert "match" in do.mark(early["visitor"], "context", paint(0, PLACE))["board"]["tiles"][0]
+    tiny = do.mark(early["visitor"], "context", paint(0, masks.disc(256, 0.1, 0.1, 0.005)))
+    assert "No matches" in tiny["board"]["note"]
+
+
+def test_similar_pictures_are_found_by_context_or_by_painting(do, marked):
+    by_context, by_painting = do.find(marked), do.find(replace(marked, selected=0), paint(0, PLACE))
+    assert len(by_context["visitor"].seeds) == 12 and by_context["visitor"].seeds == by_painting["visitor"].seeds
+    assert by_painting["visitor"].history is marked.history  # painting for a search adds no context
+    with pytest.raises(InputError, match="paint on a picture"):
+        do.find(new())
+
+
+def test_each_generator_has_work_of_its_own(do, executed):
+    shown = do.choose(executed, "townscape")
+    assert "64 × 64" in shown["about"] and shown["rules"]["rules"] == []
+    assert len(do.choose(shown["visitor"], SMALL)["rules"]["rules"]) == 1
     with pytest.raises(InputError, match="choose one of"):
-        do.choose(done, "/etc/passwd")
+        do.choose(executed, "/etc/passwd")
 
 
-def test_generators_that_were_not_used_for_long_make_room(do):
-    small = Studio(("townscape", str(GOLDEN)), device="cpu")
-    small.models.limit = 1
-    first = small.model("townscape")
-    assert small.model("townscape") is not first and small.models.size == 0
-    small.models.limit = sum(tensor.nbytes for tensor in first.state_dict().values())
-    kept = small.model("townscape")
-    assert small.model("townscape") is kept and small.models.size == small.models.limit
+def test_generators_not_used_recently_are_unloaded():
+    shared = Shared((SMALL,), device="cpu")
+    shared.models.limit = 1
+    first = shared.model(SMALL)
+    assert shared.model(SMALL) is not first and shared.models.size == 0
+    shared.models.limit = sum(tensor.nbytes for tensor in first.state_dict().values())
+    assert shared.model(SMALL) is shared.model(SMALL) and shared.models.size == shared.models.limit
+
+
+def test_board_shows_fewer_pictures_of_a_slow_generator(do, shared):
+    slow = random_config_f(64)
+    slow.layers = {**slow.layers, "more": replace(slow.layers["layer10"], in_channels=10**5)}
+    assert shared.page_size(slow) == 4 and shared.page_size(shared.model(SMALL)) == 12
 
 
 # --- files, reloads and links ---
 
 
-def test_what_was_saved_loads_to_the_same_pictures(do, done, tmp_path):
-    for what in ("edit", "session", "rule"):
-        name, data = content(do.save(done, what))
-        (tmp_path / name).write_bytes(data)
-        assert images(do.load(Visitor(), str(tmp_path / name))["board"]) == images(board(do, done))
-    assert load_edits(tmp_path / "rule-at-layer8.json")[0].copy.seed == 1
-    assert Rule.load(tmp_path / "rule-at-layer8.rule.safetensors").layer == "layer8"
+@pytest.mark.parametrize("what", ["edit", "session", "rule"])
+def test_saved_work_loads_to_the_same_pictures(do, executed, tmp_path, what):
+    file = saved(do.save(executed, what), tmp_path)
+    assert images(do.load(new(), str(file))["board"]) == images(board(do, executed))
+    if what == "edit":
+        assert file.name == "rule-at-layer4.json" and load_edits(file)[0].copy.seed == 1
+    if what == "rule":
+        assert file.name == "rule-at-layer4.rule.safetensors" and Rule.load(file).layer == "layer4"
 
 
-def test_an_edit_in_progress_is_saved_and_taken_up_as_it_is(do, tmp_path):
-    half = do.mark(Visitor(), "copy", SPIRE, 1)["visitor"]
-    name, data = content(do.save(half, "edit"))
-    (tmp_path / name).write_bytes(data)
-    assert "paste it" in do.load(Visitor(), str(tmp_path / name))["next"]
+def test_unfinished_edit_is_saved_and_loaded(do, tmp_path):
+    half = do.mark(new(), "copy", paint(1, THING))["visitor"]
+    assert "paste it" in do.load(new(), str(saved(do.save(half, "edit"), tmp_path)))["next"]
 
 
-def test_sheets_and_animations_are_pictures(do, done, tmp_path):
-    for what, kind, frames in (("sheet", "PNG", 1), ("animation", "WEBP", 16)):
-        name, data = content(do.save(done, what))
-        (tmp_path / name).write_bytes(data)
-        with Image.open(tmp_path / name) as image:
-            assert image.format == kind and getattr(image, "n_frames", 1) == frames
+@pytest.mark.parametrize(("what", "kind", "frames"), [("sheet", "PNG", 1), ("animation", "WEBP", 16)])
+def test_pictures_are_saved_as_sheet_and_animation(do, executed, tmp_path, what, kind, frames):
+    with Image.open(saved(do.save(executed, what), tmp_path)) as image:
+        assert image.format == kind and getattr(image, "n_frames", 1) == frames
 
 
-def test_names_of_files_are_harmless(do, ready):
-    titled = do.execute(do.set(ready, "title", "../../etc/<b>passwd</b> …")["visitor"])["visitor"]
-    name, _ = content(do.save(titled, "rule"))
-    assert name == "etc-b-passwd-b.rule.safetensors"
+def test_file_names_are_harmless(do, marked):
+    titled = do.execute(do.set(marked, "title", "../../etc/<b>passwd</b> …")["visitor"])["visitor"]
+    assert do.save(titled, "rule")["download"]["name"] == "etc-b-passwd-b.rule.safetensors"
 
 
-def test_a_recording_of_the_original_loads(do, tmp_path):
-    places = {"object": [1, masks.encode(SPIRE)], "paste": [0, masks.encode(DOME)], "key": [[0, masks.encode(DOME)]]}
-    (tmp_path / "hat.json").write_text(json.dumps(places))
-    assert do.load(Visitor(), str(tmp_path / "hat.json"))["rules"]["rules"][0]["title"] == "hat"
-    golden = Visitor(generator=str(GOLDEN), selected=3)
+def test_recording_of_the_original_implementation_loads(do, tmp_path):
     whole = masks.encode(torch.ones(16, 16))
-    (tmp_path / "all.json").write_text(json.dumps({"object": [1, whole], "paste": [0, whole], "key": []}))
-    shown = do.load(golden, str(tmp_path / "all.json"))
-    assert shown["layer"]["value"] == "layer4" and shown["visitor"].generator == str(GOLDEN)
+    (tmp_path / "all.json").write_text(json.dumps({"object": [1, whole], "paste": [0, whole], "key": [[0, whole]]}))
+    shown = do.load(new(selected=3), str(tmp_path / "all.json"))
+    assert shown["rules"]["rules"][0]["title"] == "all" and shown["layer"]["value"] == "layer4"
 
 
-def test_work_survives_a_reload(do, studio, done):
-    kept = json.loads(json.dumps(do.view.show(done, "kept")["kept"]))
+def test_work_survives_a_reload(do, shared, executed):
+    kept = json.loads(json.dumps(show(do, executed, "kept")["kept"]))
     shown = do.open(Visitor(), kept)
-    assert shown["board"] == board(do, done) and shown["rules"] == do.view.show(done, "rules")["rules"]
-    assert do.step(shown["visitor"], "undo")["rules"]["rules"] == []  # the way back too
-    assert restored(studio, {**kept, "works": {}}) == Visitor(selected=done.selected)
-    elsewhere = do.choose(done, str(GOLDEN))["visitor"]
-    both = json.loads(json.dumps(do.view.show(elsewhere, "kept")["kept"]))
-    assert set(restored(studio, both).works) == {"townscape"} and restored(studio, both).generator == str(GOLDEN)
-    assert restored(studio, {**both, "generator": "gone"}).generator == "townscape"
+    assert shown["board"] == board(do, executed) and shown["rules"] == show(do, executed, "rules")["rules"]
+    assert do.step(shown["visitor"], "undo")["rules"]["rules"] == []  # with the steps to undo
+    assert restore(shared, {**kept, "works": {}}) == new(selected=executed.selected)
+    elsewhere = do.choose(executed, "townscape")["visitor"]
+    both = json.loads(json.dumps(show(do, elsewhere, "kept")["kept"]))
+    assert set(restore(shared, both).histories) == {SMALL} and restore(shared, both).generator == "townscape"
+    assert restore(shared, {**both, "generator": "gone"}).generator == "townscape"
 
 
 KEPT = {"generator": "townscape", "seeds": "0-3", "selected": "0", "link": "", "works": {}}
@@ -350,49 +400,48 @@ KEPT = {"generator": "townscape", "seeds": "0-3", "selected": "0", "link": "", "
 @pytest.mark.parametrize(
     "kept",
     [
-        7,
-        [],
-        {},
-        {**KEPT, "works": {"townscape": "AAAA"}},
-        {**KEPT, "works": {"townscape": "ÄÖ"}},
-        {**KEPT, "works": {"townscape": 7}},
-        {**KEPT, "works": []},
-        {**KEPT, "seeds": "-3"},
-        {**KEPT, "seeds": ["0"]},
+        *(7, [], {}, {**KEPT, "works": []}, {**KEPT, "seeds": "-3"}, {**KEPT, "seeds": ["0"]}),
+        *({**KEPT, "works": {"townscape": work}} for work in ("AAAA", "ÄÖ", 7)),
     ],
 )
-def test_a_browser_that_kept_nonsense_begins_anew_and_is_told(do, kept):
-    shown = do.open(Visitor(), kept)
-    assert shown["visitor"] == Visitor() and "cannot be taken up" in shown["next"] and "kept" not in shown
+def test_damaged_browser_storage_is_ignored_with_a_message(do, kept):
+    shown = do.open(new(), kept)
+    assert shown["visitor"] == new() and "cannot be restored" in shown["next"] and "kept" not in shown
 
 
-def test_what_would_keep_everybody_waiting_is_refused(do, ready, tmp_path):
-    edit = ready.work.present.edit
+def test_unknown_generator_in_browser_storage_is_ignored(do):
+    for name in (3, None, ["townscape"], "<img src=x>"):
+        shown = do.open(new(), {**KEPT, "generator": name})
+        assert shown["visitor"].generator == "townscape" and "<img" not in shown["next"]
+
+
+def test_edit_that_would_block_the_queue_is_refused(do, marked, tmp_path):
+    edit = marked.history.present.edit
     for slow in (edit.with_(statistics=Recipe(50_000, 16, 0)), edit.with_(method="direct", steps=50_000)):
         slow.save(tmp_path / "slow.json")
-        with pytest.raises(InputError, match="rewriter apply"):
-            do.load(Visitor(), str(tmp_path / "slow.json"))
         History((State(slow),)).save(tmp_path / "slow.safetensors")
-        with pytest.raises(InputError, match="rewriter apply"):
-            do.load(Visitor(), str(tmp_path / "slow.safetensors"))
+        for name in ("slow.json", "slow.safetensors"):
+            with pytest.raises(InputError, match="rewriter apply"):
+                do.load(new(), str(tmp_path / name))
 
 
-def test_a_session_comes_on_top_and_undo_leads_back(do, done, tmp_path):
-    name, data = content(do.save(done, "session"))
-    (tmp_path / name).write_bytes(data)
-    own = do.example(Visitor(), "no-light-on-ground")["visitor"]
-    loaded = do.load(own, str(tmp_path / name))
-    assert rules(do, loaded["visitor"])[0]["title"] != "no light on the ground"
-    assert do.step(loaded["visitor"], "undo")["rules"]["rules"] == rules(do, own)
+def test_loaded_session_is_undone_to_the_work_before(do, executed, tmp_path):
+    file = saved(do.save(executed, "session"), tmp_path)
+    own = do.rule(executed, "strength", 0, 0.5)["visitor"]
+    loaded = do.load(own, str(file))["visitor"]
+    assert rules(do, loaded)[0]["strength"] == 1 and do.step(loaded, "undo")["rules"]["rules"] == rules(do, own)
 
 
-def test_links_open_an_edit_on_top_or_a_picture_and_pass_over_the_rest(do, done):
-    kept = do.view.show(done, "kept")["kept"]
-    shown = do.open(Visitor(), kept, {"edit": "add-tree"})
-    assert shown["pending"] == "add-tree" and len(shown["rules"]["rules"]) == 1 and "kept" not in shown
-    followed = do.linked(shown["visitor"], "add-tree")
-    assert len(followed["rules"]["rules"]) == 2 and do.linked(Visitor(), "") == {}
-    assert do.open(Visitor(), followed["kept"], {"edit": "add-tree"})["pending"] == ""  # it was followed already
+def test_link_opens_an_example_once(do, example):
+    assert do.open(Visitor(), None, {"edit": "no-light-on-ground"})["pending"] == "no-light-on-ground"
+    opened = replace(example["visitor"], link="no-light-on-ground")
+    kept = show(do, opened, "kept")["kept"]
+    assert do.open(Visitor(), kept, {"edit": "no-light-on-ground"})["pending"] == ""  # the page was reloaded
+    assert do.open(Visitor(), kept, {"edit": "add-tree"})["pending"] == "add-tree"
+    assert do.linked(Visitor(), "") == {}
+
+
+def test_link_opens_a_picture_and_nonsense_is_ignored(do):
     shown = do.open(Visitor(), None, {"seed": "40"})
     assert shown["visitor"].selected == 40 and shown["visitor"].seeds == tuple(range(36, 48))
     for link in ({"edit": "../x"}, {"seed": "-1"}, {"seed": "9" * 40}, {"seed": "0-3"}, {"what": "?"}):
@@ -400,175 +449,160 @@ def test_links_open_an_edit_on_top_or_a_picture_and_pass_over_the_rest(do, done)
         assert shown["visitor"] == Visitor() and shown["pending"] == ""
 
 
-def test_files_that_are_none_are_refused_in_words(do, tmp_path, done):
+def test_unusable_file_is_refused_by_name(do, shared, marked, tmp_path):
+    edit = marked.history.present.edit
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.safetensors").write_bytes(b"\0" * 64)
-    (tmp_path / "c.json").write_text(json.dumps({**studio_edit(done), "fingerprint": "0" * 64}))
-    for name in ("a.json", "b.safetensors", "c.json", "none.json"):
-        with pytest.raises(InputError, match=name.split(".")[0] if name != "c.json" else "was made on"):
-            do.load(Visitor(), str(tmp_path / name))
-    foreign = Rewriter(Handlers(Studio((str(GOLDEN),))).studio.model(str(GOLDEN)))
-    foreign.save(tmp_path / "d.safetensors")
-    with pytest.raises(InputError, match="was made on"):
-        do.load(Visitor(), str(tmp_path / "d.safetensors"))
+    (tmp_path / "c.json").write_text(json.dumps({**edit.to_json(), "fingerprint": "0" * 64}))
+    Rewriter(shared.model("townscape")).save(tmp_path / "d.safetensors")
+    for name, error in {"a.json": "a", "b.safetensors": "b", "none.json": "none", "c.json": "made on"}.items():
+        with pytest.raises(InputError, match=error):
+            do.load(new(), str(tmp_path / name))
+    with pytest.raises(InputError, match="made on"):
+        do.load(new(), str(tmp_path / "d.safetensors"))
 
 
-def studio_edit(visitor):
-    return visitor.work.present.edit.to_json()
+@pytest.mark.parametrize(
+    ("who", "handler", "arguments"),
+    [
+        ("marked", "mark", ("explode", paint(0, THING))),
+        ("marked", "unmark", ("context", "7")),
+        ("marked", "unmark", ("context", "x")),
+        ("new", "step", ("undo",)),
+        ("executed", "step", ("explode",)),
+        ("executed", "rule", ("strength", 0, 5.0)),
+        ("executed", "rule", ("strength", 0, "x")),
+        ("executed", "rule", ("strength", 3, 1.0)),
+        ("executed", "rule", ("strength", "x", 1.0)),
+        ("executed", "rule", ("explode", 0)),
+        ("executed", "save", ("explode",)),
+        ("executed", "save", ("rule", 7)),
+        ("executed", "save", ("rule", None)),
+        ("executed", "set", (None, 1)),
+        ("new", "execute", ()),
+    ],
+)
+def test_impossible_step_is_refused(do, request, who, handler, arguments):
+    with pytest.raises(InputError):
+        getattr(do, handler)(new() if who == "new" else request.getfixturevalue(who), *arguments)
 
 
-def test_what_cannot_be_done_is_refused_in_words(do, ready, done):
-    for refused in (
-        lambda: do.mark(ready, "copy", None),
-        lambda: do.mark(ready, "explode", DOME),
-        lambda: do.mark(ready, "copy", DOME, 10**9),
-        lambda: do.unmark(ready, "context", "7"),
-        lambda: do.unmark(ready, "context", "x"),
-        lambda: do.step(Visitor(), "undo"),
-        lambda: do.step(done, "explode"),
-        lambda: do.rule(done, "strength", 0, 5.0),
-        lambda: do.rule(done, "strength", 0, "x"),
-        lambda: do.rule(done, "strength", 3, 1.0),
-        lambda: do.rule(done, "strength", "x", 1.0),
-        lambda: do.rule(done, "explode", 0),
-        lambda: do.save(done, "explode"),
-        lambda: do.save(done, "rule", 7),
-        lambda: do.save(done, "rule", None),
-        lambda: do.set(done, None, 1),
-        lambda: do.execute(Visitor()),
-    ):
-        with pytest.raises(InputError):
-            refused()
+def test_context_has_at_most_a_hundred_places(do, marked):
+    edit = marked.history.present.edit
+    full = marked.with_history(History((State(edit.with_(context=edit.context * 100)),)))
+    with pytest.raises(InputError, match="at most 100"):
+        do.mark(full, "context", paint(0, PLACE))
+    assert len(do.unmark(full, "context", "0")["context"]["tiles"]) == 99
 
 
-def test_a_thousand_contexts_are_refused_and_the_session_goes_on(do):
-    visitor, refused = Visitor(), ""
-    for seed in range(1000):
-        try:
-            visitor = do.mark(visitor, "context", DOME, seed % 7)["visitor"]
-        except InputError as error:
-            refused = str(error)
-            break
-    assert "at most 100" in refused
-    assert len(do.unmark(visitor, "context", "0")["context"]["tiles"]) == 99
+def test_text_from_strangers_is_escaped():
+    text = "[a](b) <i> *c* ![d](e)"
+    assert escape_markdown(text) == "".join(f"&#{ord(c)};" if c in "[]()<>*!" else c for c in text)
 
 
-# --- the lane ---
-
-
-def test_work_is_done_one_at_a_time_and_in_one_thread(do):
-    class Slow:
-        studio = None
-        threads, at_work, most = set(), 0, 0
-
-        def work(self, visitor):
-            self.threads.add(threading.get_ident())
-            self.at_work += 1
-            self.most = max(self.most, self.at_work)
-            time.sleep(0.01)
-            self.at_work -= 1
-            return {}
-
-    slow = Slow()
-    lane = Lane(slow)
-    callers = [threading.Thread(target=lane.call, args=("work", Visitor())) for _ in range(8)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert len(slow.threads) == slow.most == 1
-
-
-def test_news_come_before_the_result_and_errors_are_words(lane, ready):
-    *news, shown = lane.follow("execute", ready)
-    assert len(shown["rules"]["rules"]) == 1
-    assert any(isinstance(one, tuple) and one[1] == "Solving" for one in news)
-    with pytest.raises(gr.Error, match="copy a thing") as caught:
-        list(lane.follow("execute", Visitor()))
-    assert caught.value.print_exception is False
+# --- the work queue ---
 
 
 class Steps:
-    """Handlers whose work goes on until it is told to stop."""
+    """Handlers whose work goes on until it is cancelled."""
 
-    studio = None
+    shared = None
 
     def __init__(self):
-        self.done, self.ended = 0, threading.Event()
+        self.running, self.most, self.threads, self.ended = 0, 0, set(), threading.Event()
 
-    def work(self, visitor, tell):
-        while tell(self.done, 10**6, "Working"):
-            self.done += 1
-            time.sleep(0.001)
+    def work(self, visitor, notify):
+        while notify(0, 1, "Working"):
+            self.ended.wait(0.001)
         self.ended.set()
+        return {}
+
+    def quick(self, visitor):
+        self.running += 1
+        self.threads.add(threading.get_ident())
+        self.most = max(self.most, self.running)
+        self.ended.wait(0.005)
+        self.running -= 1
         return {}
 
     def fail(self, visitor):
         raise RuntimeError("CUDA out of memory at 0x7f")
 
 
-def test_work_that_is_dropped_stops_and_leaves_the_lane_free():
+def test_work_is_done_one_at_a_time_in_one_thread():
     steps = Steps()
-    news = Lane(steps).follow("work", Visitor())
-    assert next(news)[1] == "Working"
-    news.close()
-    assert steps.ended.wait(10)
+    queue = WorkQueue(steps)
+    callers = [threading.Thread(target=queue.call, args=("quick", Visitor())) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(steps.threads) == steps.most == 1
 
 
-def test_whoever_waits_for_a_turn_can_leave(do):
+def test_progress_comes_before_the_result_and_errors_are_messages(queue, marked):
+    *progress, shown = queue.follow("execute", marked)
+    assert len(shown["rules"]["rules"]) == 1
+    assert any(isinstance(one, tuple) and one[1] == "Solving" for one in progress)
+    with pytest.raises(gr.Error, match="copy a thing") as caught:
+        list(queue.follow("execute", new()))
+    assert caught.value.print_exception is False
+
+
+def test_closing_the_iterator_cancels_the_work_and_frees_the_queue():
     steps = Steps()
-    lane = Lane(steps)
-    first, second = lane.follow("work", Visitor()), lane.follow("work", Visitor())
-    next(first)
-    assert next(second) == (0.0, "Working")  # says something although it has not begun
+    queue = WorkQueue(steps)
+    first, second = queue.follow("work", Visitor()), queue.follow("work", Visitor())
+    assert next(first)[1] == "Working" and next(second) == (0.0, "Working")  # the second one waits for its turn
     second.close()
     first.close()
+    assert steps.ended.wait(10) and queue.call("quick", Visitor()) == {}
 
 
-def test_what_nobody_foresaw_is_told_without_its_details(caplog):
+def test_unexpected_error_is_logged_and_shown_without_details(caplog):
     with pytest.raises(gr.Error, match="something went wrong") as caught:
-        Lane(Steps()).call("fail", Visitor())
+        WorkQueue(Steps()).call("fail", Visitor())
     assert "CUDA" not in str(caught.value) and "CUDA out of memory" in caplog.text
 
 
-def test_what_strangers_wrote_is_no_html(lane, tmp_path):
+def test_error_messages_escape_html_and_hide_folders(queue, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps({"version": 1, "generator": "", "layer": "a", "<img src=x>": 1}))
     with pytest.raises(gr.Error, match="&lt;img src=x&gt;") as caught:
-        list(lane.follow("load", Visitor(), str(tmp_path / "bad.json")))
+        list(queue.follow("load", Visitor(), str(tmp_path / "bad.json")))
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_work_that_takes_too_long_is_stopped_in_words(do, ready, monkeypatch):
-    monkeypatch.setattr("lane.SECONDS", 0)
+def test_work_over_the_time_limit_is_cancelled_with_a_message(queue, marked, monkeypatch):
+    monkeypatch.setattr("work_queue.LONG_SECONDS", 0)
     with pytest.raises(gr.Error, match="took longer than"):
-        list(Lane(do).follow("execute", ready))
+        list(queue.follow("execute", marked))
 
 
-def _in_a_fork(do, queue, data):
+def _in_a_fork(do, results, data):
     torch.set_num_threads(1)
     name, arguments = pickle.loads(data)
-    queue.put(pickle.dumps(getattr(do, name)(*arguments)))
+    results.put(pickle.dumps(getattr(do, name)(*arguments)))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking where threads are; a ZeroGPU worker does so too
-def test_a_forked_worker_with_pickled_arguments_does_the_same(do, ready, done):
-    """As on ZeroGPU: everything goes in by argument, and comes out as values of the CPU."""
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forking a process that has threads, as ZeroGPU does
+def test_forked_worker_gives_the_same_result(do, marked, executed):
+    """As on ZeroGPU: arguments and results are pickled."""
     fork = multiprocessing.get_context("fork")
-    queue = fork.SimpleQueue()
-    for name, arguments in (("execute", (ready,)), ("rule", (done, "strength", 0, 0.5))):
-        worker = fork.Process(target=_in_a_fork, args=(do, queue, pickle.dumps((name, arguments))))
+    results = fork.SimpleQueue()
+    for name, arguments in (("execute", (marked,)), ("rule", (executed, "strength", 0, 0.5))):
+        worker = fork.Process(target=_in_a_fork, args=(do, results, pickle.dumps((name, arguments))))
         worker.start()
-        shown = pickle.loads(queue.get())
+        shown = pickle.loads(results.get())
         worker.join()
         expected = getattr(do, name)(*arguments)
         assert shown["board"] == expected["board"]
-        assert len(shown["visitor"].work.states) == len(expected["visitor"].work.states)
+        assert len(shown["visitor"].history.states) == len(expected["visitor"].history.states)
 
 
-# --- the server ---
+# --- the server and its endpoints ---
 
 
-def test_the_requirements_are_those_of_the_package_less_gradio():
+def test_requirements_are_those_of_the_package_without_gradio():
     """The Space's card pins Gradio, and ZeroGPU has torch 2.8 to 2.11; all else must agree with the package."""
     package = tomllib.loads((SPACE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = {line for line in package["project"]["dependencies"] if not line.startswith("gradio")}
@@ -576,257 +610,18 @@ def test_the_requirements_are_those_of_the_package_less_gradio():
     assert {line.replace("<2.12", "<2.14") for line in given} == wanted and "torch>=2.8,<2.12" in given
 
 
-def test_the_library_does_not_need_gradio():
-    import subprocess
-
-    asked = "import sys, rewriter; sys.exit('gradio' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+def test_library_does_not_import_gradio():
+    code = "import sys, rewriter; sys.exit('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_shipped_edit_has_a_card():
+def test_every_example_has_a_card():
     for path in townscape.examples().values():
         with Image.open(path.with_suffix(".png")) as image:
             assert image.size == (130, 64)
 
 
-@pytest.fixture(scope="module")
-def url(studio):
-    page = Page(studio)
-    _, address, _ = page.demo.queue().launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **LAUNCH)
-    yield address
-    page.demo.close()
-
-
-@pytest.fixture
-def client(url):
-    from gradio_client import Client
-
-    return Client(url, verbose=False)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_script_does_the_whole_edit(client):
-    endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert {"/copy", "/paste", "/context", "/execute", "/undo", "/rule", "/save", "/load", "/find"} <= set(endpoints)
-    assert [p["parameter_name"] for p in endpoints["/copy"]["parameters"]] == ["seed", "mask"]
-    assert "paste it" in client.predict(1, masks.encode(SPIRE), api_name="/copy")["next"]
-    for name in ("/paste", "/context"):
-        said = client.predict(0, masks.encode(DOME), api_name=name)
-    assert "Ready" in said["next"]
-    (rule,) = client.predict(api_name="/execute")["rules"]
-    assert rule["strength"] == 1.0 and any("matching places" in words for words in rule["words"])
-    now, before = (client.predict("0-3", as_it_was, api_name="/pictures") for as_it_was in (False, True))
-    assert list(now) == ["0", "1", "2", "3"] and now["0"] != before["0"]
-    client.predict(0, "strength", 0.0, api_name="/rule")
-    assert client.predict("0-3", False, api_name="/pictures") == before
-    saved = client.predict("edit", 0, api_name="/save")
-    assert saved["name"] == "rule-at-layer8.json" and saved["url"].startswith("data:application/json;base64,")
-    assert client.predict(api_name="/undo")["rules"][0]["strength"] == 1.0
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_readmes_script_runs(url):
-    (code,) = [part for part in README.split("```")[1::2] if "gradio_client" in part]
-    said = {}
-    exec(code.removeprefix("python").replace("http://127.0.0.1:7860", url), said)
-    assert len(said["pictures"]) == 12 and said["pictures"]["0"].startswith("data:image/png")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_an_agent_does_the_whole_edit_over_mcp(studio):
-    import asyncio
-
-    from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
-
-    page = Page(studio)
-    launched = page.demo.queue().launch(
-        prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", mcp_server=True, **LAUNCH
-    )
-
-    async def edit():
-        async with streamablehttp_client(f"{launched[1]}gradio_api/mcp/") as (read, write, _):
-            async with ClientSession(read, write) as session:
-                await session.initialize()
-                tools = {tool.name: tool.description for tool in (await session.list_tools()).tools}
-                await session.call_tool("copy", {"seed": 1, "mask": masks.encode(SPIRE)})
-                await session.call_tool("paste", {"seed": 0, "mask": masks.encode(DOME)})
-                return tools, (await session.call_tool("execute", {})).content[0].text
-
-    tools, said = asyncio.run(edit())
-    page.demo.close()
-    assert {"copy", "paste", "context", "execute", "undo", "rule", "save"} <= set(tools) and all(tools.values())
-    assert '"strength": 1.0' in said or "'strength': 1.0" in said
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_script_loads_a_file_and_finds_and_chooses(client, tmp_path):
-    from gradio_client import handle_file
-
-    said = client.predict(handle_file(townscape.examples()["no-light-on-ground"]), api_name="/load")
-    assert said["rules"][0]["title"] == "no light on the ground"
-    assert len(client.predict(api_name="/find")) == 12
-    assert client.predict("title", "dark", api_name="/setting")["rules"]
-    assert client.predict(str(GOLDEN), api_name="/generator")["rules"] == []
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    "bad",
-    [
-        "data:image/png;base64,AAAA",
-        "data:image/jpeg;base64,AAAA",
-        "https://example.org/mask.png",
-        "data:image/png;base64," + "A" * (5 << 20),
-        masks.encode(torch.zeros(8, 8)),
-        masks.encode(torch.ones(3000, 3)),
-        "",
-        7,
-        {"a": 1},
-    ],
-    ids=["damaged", "jpeg", "url", "long", "empty", "oversized", "nothing", "number", "object"],
-)
-def test_bad_masks_are_refused_in_words_and_the_session_goes_on(client, bad):
-    with pytest.raises(Exception, match="mask|painted"):
-        client.predict(0, bad, api_name="/copy")
-    assert "paste it" in client.predict(1, masks.encode(SPIRE), api_name="/copy")["next"]
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_two_executes_at_once_lead_to_one_rule(client):
-    client.predict(1, masks.encode(SPIRE), api_name="/copy")
-    client.predict(0, masks.encode(DOME), api_name="/paste")
-    jobs = [client.submit(api_name="/execute") for _ in range(2)]
-    assert [len(job.result()["rules"]) for job in jobs] == [1, 1]
-
-
-# --- generators that are still on the Hub ---
-
-
-def choose(lane, visitor, name):
-    """As the page does: fetch, then draw."""
-    yield from lane.fetch(name)
-    yield from lane.follow("choose", visitor, name)
-
-
-def waiting(hub, news):
-    """The first news of a download, which goes slowly from here on."""
-    hub.pause = 0.1
-    return next(iter(news))
-
-
-def test_a_generator_is_downloaded_when_it_is_chosen_and_drawn_with_its_licence(shelf, ready):
-    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    assert dict(map(reversed, offers(lane.studio)))["small"] == "Small things, 16 px ↓ 5 MB"
-    shelf.pause = 0.02
-    *news, shown = choose(lane, ready, "small")
-    shares, words = zip(*[one for one in news if one[1].startswith("Downloading")], strict=True)
-    assert list(shares) == sorted(shares) and 0 <= shares[0] < shares[-1] <= 1 and len(set(shares)) > 2
-    assert words[-1].startswith("Downloading Small things: ") and words[-1].endswith(" MB")
-    assert shown["visitor"].generator == "small" and len(shown["board"]["tiles"]) == 12
-    assert shown["generator"]["choices"][1] == ("Small things, 16 px", "small")
-    assert "[cc-by-4.0](https://example.org/licence) · Ada &#60;ada@example.org&#62;" in shown["about"]
-    assert (
-        shown["layer"]["value"] == "layer4" and "start here" in dict(map(reversed, shown["layer"]["choices"]))["layer4"]
-    )
-    assert [edit.copy.seed for edit in [shown["visitor"].works["townscape"].present.edit]] == [1]
-    shelf.requests.clear()
-    *_, again = choose(lane, replace(shown["visitor"], generator="townscape"), "small")
-    assert again["board"] == shown["board"] and shelf.requests == []
-
-
-def test_a_download_that_is_cancelled_stops_and_is_gone_on_with(shelf):
-    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    news = choose(lane, Visitor(), "small")
-    waiting(shelf, news)
-    while next(news)[0] < 0.2:
-        pass
-    news.close()
-    time.sleep(1)
-    asked = len(shelf.requests)
-    assert lane.studio.absent("small")
-    shelf.pause = 0
-    *_, shown = choose(lane, Visitor(), "small")
-    assert shown["visitor"].generator == "small" and len(shelf.requests) > asked
-
-
-def test_two_visitors_wait_for_one_download_and_one_may_leave(shelf):
-    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    first, second = choose(lane, Visitor(), "small"), choose(lane, Visitor(), "small")
-    waiting(shelf, first)
-    waiting(shelf, second)
-    first.close()
-    *_, shown = second
-    assert shown["visitor"].generator == "small"
-    assert sum(request.startswith("GET") and "resolve" in request for request in shelf.requests) == 1
-
-
-@pytest.mark.parametrize("fault", [404, 503, "cut"])
-def test_a_failed_download_says_why_and_the_page_goes_on(shelf, ready, fault, monkeypatch):
-    monkeypatch.setattr("rewriter.checkpoints.download.PAUSE", 0)
-    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    shelf.fault = lambda n, request: fault
-    with pytest.raises(gr.Error, match="cannot download small"):
-        list(choose(lane, ready, "small"))
-    assert lane.call("refresh", ready)["generator"]["value"] == "townscape"
-    shelf.fault = lambda n, request: None
-    *_, shown = choose(lane, ready, "small")
-    assert shown["visitor"].generator == "small"
-
-
-def test_work_on_a_generator_that_is_not_here_any_more_is_kept_until_it_is(shelf, ready, tmp_path):
-    here = Handlers(Studio(("townscape", "small"), device="cpu"))
-    *_, shown = choose(Lane(here), ready, "small")
-    visitor = here.mark(shown["visitor"], "copy", square(4, 4, 12, 12), 3)["visitor"]
-    kept = here.view.show(visitor, "kept")["kept"]
-    shutil.rmtree(tmp_path / "hub")
-    there = Handlers(Studio(("townscape", "small"), device="cpu"))
-    opened = there.open(Visitor(), kept)
-    assert opened["visitor"].generator == "townscape" and "choose it again" in opened["next"]
-    assert set(opened["visitor"].works) == {"townscape", "small"} and there.view.show(opened["visitor"], "kept")
-    *_, shown = choose(Lane(there), opened["visitor"], "small")
-    assert shown["visitor"].work.present.edit.copy.seed == 3
-
-
-def test_work_that_belongs_to_another_generator_of_that_name_is_dropped_when_it_is_chosen(shelf, ready):
-    do = Handlers(Studio(("townscape", "small"), device="cpu"))
-    visitor = replace(ready, works={**ready.works, "small": ready.works["townscape"]})
-    *_, shown = choose(Lane(do), visitor, "small")
-    assert shown["visitor"].work is None and "is gone" in shown["next"] and "townscape" in shown["visitor"].works
-
-
-def test_nonsense_in_the_browser_is_passed_over(do):
-    for left in (3, None, ["townscape"], "<img src=x>"):
-        shown = do.open(Visitor(), {**KEPT, "generator": left})
-        assert shown["visitor"].generator == "townscape" and "<img" not in shown["next"]
-
-
-def test_somebodys_words_are_no_markdown():
-    assert plain("[a](b) <i> *c* ![d](e)") == "".join(
-        f"&#{ord(c)};" if c in "[]()<>*!" else c for c in "[a](b) <i> *c* ![d](e)"
-    )
-
-
-def test_a_generator_whose_pictures_take_seconds_is_looked_at_by_fours(do):
-    slow = random_config_f(64)
-    slow.layers = {**slow.layers, "more": replace(slow.layers["layer10"], in_channels=10**5)}
-    assert do.studio.page(slow) == 4 and do.studio.page(do.studio.model("townscape")) == 12
-
-
-def test_the_work_of_others_goes_on_during_a_download(shelf, ready):
-    lane = Lane(Handlers(Studio(("townscape", "small"), device="cpu")))
-    news = lane.fetch("small")
-    waiting(shelf, news)
-    shelf.pause = 0.5
-    *_, shown = lane.follow("execute", ready)
-    assert len(shown["rules"]["rules"]) == 1 and lane.studio.absent("small")
-    shelf.pause = 0
-    list(news)  # to the end, if it is not there already
-    *_, shown = lane.follow("choose", shown["visitor"], "small")
-    assert len(shown["visitor"].works["townscape"].present.rules) == 1
-
-
-def test_what_the_space_fetches_before_it_starts_is_in_the_catalogue():
+def test_files_preloaded_by_the_space_are_in_the_catalogue():
     card = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
     known = {(e.repository, e.file, e.revision): e for e in catalogue().values()}
     for line in card["preload_from_hub"]:
@@ -835,6 +630,93 @@ def test_what_the_space_fetches_before_it_starts_is_in_the_catalogue():
         assert all(known[repository, file, revision].sha256 for file in files.split(","))
 
 
-def test_the_page_offers_the_catalogue():
-    names = {entry.id for entry in catalogue().values() if entry.repository}
-    assert names < {value for _, value in offers(Studio(dict.fromkeys(["townscape", *names])))}
+@pytest.fixture(scope="module")
+def url(shared):
+    """The page with its MCP server."""
+    page = Page(shared)
+    options = {"prevent_thread_lock": True, "quiet": True, "server_name": "127.0.0.1", "mcp_server": True}
+    yield page.demo.queue().launch(**options, **LAUNCH)[1]
+    page.demo.close()
+
+
+@pytest.fixture
+def client(url):
+    """A script that works on the small generator."""
+    client = Client(url, verbose=False)
+    client.predict(SMALL, api_name="/generator")
+    return client
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_script_does_a_whole_edit(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    steps = {"copy", "paste", "context", "keep", "erase", "zero", "undo", "redo", "begin", "revert", "execute", "rule"}
+    others = {"generator", "pictures", "setting", "example", "find", "layers", "save", "load"}
+    assert set(endpoints) == {f"/{name}" for name in steps | others}
+    assert [p["parameter_name"] for p in endpoints["/copy"]["parameters"]] == ["seed", "mask"]
+    assert "paste it" in client.predict(1, masks.encode(THING), api_name="/copy")["next"]
+    for name in ("/paste", "/context"):
+        said = client.predict(0, masks.encode(PLACE), api_name=name)
+    assert "Ready" in said["next"]
+    (rule,) = client.predict(api_name="/execute")["rules"]
+    assert rule["strength"] == 1.0 and any("matching places" in line for line in rule["words"])
+    now, before = (client.predict("0-3", original, api_name="/pictures") for original in (False, True))
+    assert list(now) == ["0", "1", "2", "3"] and now["0"] != before["0"]
+    client.predict(0, "strength", 0.0, api_name="/rule")
+    assert client.predict("0-3", False, api_name="/pictures") == before
+    file = client.predict("edit", 0, api_name="/save")
+    assert file["name"] == "rule-at-layer4.json" and file["url"].startswith("data:application/json;base64,")
+    assert client.predict(api_name="/undo")["rules"][0]["strength"] == 1.0
+    assert len(client.predict(api_name="/find")) == 12 and client.predict("title", "dark", api_name="/setting")["rules"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_script_of_the_readme_runs(url):
+    text = (SPACE / "README.md").read_text(encoding="utf-8")
+    (code,) = [part for part in text.split("```")[1::2] if "gradio_client" in part]
+    names = {}
+    exec(code.removeprefix("python").replace("http://127.0.0.1:7860", url), names)
+    assert len(names["pictures"]) == 12 and names["pictures"]["0"].startswith("data:image/png")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_agent_does_a_whole_edit_over_mcp(url):
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def edit():
+        async with streamablehttp_client(f"{url}gradio_api/mcp/") as (read, write, _):
+            async with ClientSession(read, write) as session:
+                await session.initialize()
+                tools = {tool.name: tool.description for tool in (await session.list_tools()).tools}
+                await session.call_tool("generator", {"name": SMALL})
+                await session.call_tool("copy", {"seed": 1, "mask": masks.encode(THING)})
+                await session.call_tool("paste", {"seed": 0, "mask": masks.encode(PLACE)})
+                return tools, (await session.call_tool("execute", {})).content[0].text
+
+    tools, said = asyncio.run(edit())
+    assert {"copy", "paste", "context", "execute", "undo", "rule", "save"} <= set(tools) and all(tools.values())
+    assert '"strength": 1.0' in said or "'strength': 1.0" in said
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_script_loads_a_file(client, marked, tmp_path):
+    marked.history.present.edit.with_(title="hat").save(tmp_path / "hat.json")
+    said = client.predict(handle_file(tmp_path / "hat.json"), api_name="/load")
+    assert said["rules"][0]["title"] == "hat"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_bad_mask_from_a_script_is_refused_and_the_session_goes_on(client):
+    for bad in ("data:image/png;base64,AAAA", masks.encode(torch.zeros(8, 8)), "", None, 7, {"a": 1}):
+        with pytest.raises(Exception, match="mask|painted"):
+            client.predict(0, bad, api_name="/copy")
+    assert "paste it" in client.predict(1, masks.encode(THING), api_name="/copy")["next"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_executing_twice_at_once_makes_one_rule(client):
+    client.predict(1, masks.encode(THING), api_name="/copy")
+    client.predict(0, masks.encode(PLACE), api_name="/paste")
+    jobs = [client.submit(api_name="/execute") for _ in range(2)]
+    assert [len(job.result()["rules"]) for job in jobs] == [1, 1]
