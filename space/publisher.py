@@ -22,7 +22,6 @@ import gradio as gr
 from huggingface_hub import HfApi, get_token
 
 from lane import SHARED, failing
-from rewriter import load_generator
 from rewriter.cache import Cache
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import connect, in_words, quiet
@@ -229,7 +228,7 @@ class Publisher:
 
     def _write_weights(self, base: str, fingerprint: str, path: Path) -> None:
         """On the CPU and anew: what is on the GPU belongs to its worker. InputError if it has changed meanwhile."""
-        generator = load_generator(base, device="cpu", revision=self.lane.studio.brought.get(base))
+        generator = self.lane.studio.source(base).load(device="cpu")
         if generator.fingerprint != fingerprint:
             raise InputError(f"{base} is not what it was when the page was opened: load the page again")
         store.write_weights(generator, path)

@@ -16,10 +16,9 @@ from loopback import LoopbackHub
 
 from rewriter import load_generator
 from rewriter.checkpoints import catalogue as module
-from rewriter.checkpoints.catalogue import CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
+from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
 from rewriter.cli import main
 from rewriter.errors import InputError
-from rewriter.hub.resolve import BUILT_IN
 from rewriter.worlds import townscape
 
 # As published, when it was read: repository → revision, then file → (resolution, size, SHA-256).

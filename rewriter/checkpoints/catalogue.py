@@ -21,14 +21,14 @@ from rewriter.files import read_json
 from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
-FILE = "checkpoints.json"
+FILE, BUILT_IN = "checkpoints.json", "townscape"
 VARIABLE = "REWRITER_CATALOGUE"
 VERSION, MOST = 1, 1000
 ADVICE = ("structure", "objects", "texture")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PinnedFile:
     """A file, and exactly that one.
 
     repository, file, revision: where it is on the Hub; without a repository the file lies in `folder`: that of the
@@ -40,8 +40,8 @@ class Source:
     repository: str | None
     file: str
     revision: str | None
-    size: int | None
-    sha256: str | None
+    size: int | None = None
+    sha256: str | None = None
     note: str = ""
     folder: Path = Path()
 
@@ -52,7 +52,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry(Source):
+class Entry(PinnedFile):
     """A generator that we know.
 
     clamp: of a StyleGAN2's features; None: none, or what the file itself says.

@@ -6,7 +6,6 @@ they cannot: the clamp, the fingerprint, and whose they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from rewriter.checkpoints.catalogue import ADVICE, sanitize_origin
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
-from rewriter.files import read_json, replacing, write_tensors
+from rewriter.files import read_json, replacing, write_json, write_tensors
 from rewriter.generators.base import Generator
 from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG_LIMIT = 1 << 20  # bytes
 FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules beside the weights, or no weights
 
 
@@ -40,8 +40,7 @@ def save(generator: Generator, folder: str | Path) -> None:
     """
     folder = Path(folder)
     write_weights(generator, folder / WEIGHTS)
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(written(config(generator)), encoding="utf-8")
+    write_json(config(generator), folder / CONFIG, indent=2)
 
 
 def export(generator: Generator, path: str | Path, layout: str) -> None:
@@ -85,13 +84,14 @@ def config(generator: Generator) -> dict[str, Any]:
     }
 
 
-def written(about: dict[str, Any]) -> str:
-    """A config as its file has it."""
-    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder of ours, its main fields validated.
 
-
-def check(about: Any, path: Path) -> None:
-    """Raise InputError unless what a file holds is a config that we know how to read."""
+    Raises:
+        InputError: it is missing, damaged, of something else, or of a later version.
+    """
+    path = folder / CONFIG
+    about = read_json(path, limit=CONFIG_LIMIT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise InputError(f"{path} is not the config of a generator that this package wrote: see `rewriter convert`")
     if about.get("version") not in VERSIONS:
@@ -99,17 +99,39 @@ def check(about: Any, path: Path) -> None:
     kinds = {"name": str, "origin": dict, "layers": dict}
     if not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
         raise InputError(f"{path} lacks name, origin or layers: save the generator again")
+    return dict(about)
+
+
+def read_file(
+    path: Path, *, name: str, conv_clamp: float | None = None, default_clamp: float | None = None
+) -> Generator:
+    """Read a checkpoint file of any known layout.
+
+    Args:
+        path: the file.
+        name: what to call the generator.
+        conv_clamp: clamp of the features; None: what the file says.
+        default_clamp: for a file that says nothing.
+
+    Raises:
+        InputError: a damaged or hostile file, an unknown layout, or a clamp for an architecture that has none.
+    """
+    state, options = read_checkpoint(path)
+    clamp = conv_clamp or options.get("conv_clamp") or default_clamp
+    generator = convert(state, name=name, **{**options, "conv_clamp": clamp})
+    if conv_clamp is not None and not isinstance(generator, StyleGAN2):
+        raise InputError(f"{path} is no StyleGAN2: it has no conv_clamp; leave it out")
+    return generator
 
 
 def load(folder: str | Path) -> Generator:
-    """Read what `save` wrote: weights and config; rules that lie beside them are `published.rules_in`'s.
+    """Read what `save` wrote: weights and config. Rules beside them are read by `hub.repository`.
 
     Raises:
         InputError: no such folder, a file that is damaged, or weights that are not those that the config was made for.
     """
     folder = Path(folder)
-    about = read_json(folder / CONFIG, limit=1 << 20)
-    check(about, folder / CONFIG)
+    about = read_config(folder)
     state, options = read_checkpoint(folder / WEIGHTS)
     generator = convert(state, name=_name(about), **options)
     if generator.fingerprint != about.get("fingerprint"):

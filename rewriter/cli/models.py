@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rewriter.checkpoints import store
-from rewriter.checkpoints.catalogue import Entry, catalogue
+from rewriter.checkpoints.catalogue import BUILT_IN, Entry, catalogue
 from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
@@ -20,7 +20,7 @@ from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
-from rewriter.hub.repository import BUILT_IN, listed
+from rewriter.hub.repository import listed
 from rewriter.hub.resolve import SUFFIXES
 
 OTHERS = (".pt", ".pth", ".bin")

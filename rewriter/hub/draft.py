@@ -82,9 +82,10 @@ def stale(there: Iterable[str], made: Draft) -> list[str]:
 def _left(folder: Path) -> list[str]:
     """The files of a draft that was saved in a folder, as its config names them."""
     try:
-        slugs = [PurePosixPath(file).stem for file in repository.read(folder).rules]
+        about = repository.read(folder)
     except InputError:  # none was
         return []
+    slugs = [PurePosixPath(file).stem for file in about.rules] if about else []
     exported = [EXPORTED.format(layout) for layout in (*STYLEGAN2, *PROGGAN)]
     return [store.WEIGHTS, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
 
