@@ -206,7 +206,7 @@ WRONG = [
     ("licence", [None, "cc-by-4.0", {}, {"id": "mit"}, {"id": "mit", "link": "https://x.org/a", "more": 1}]),
     ("licence", [{"id": "M I T", "link": "https://x.org/a"}, {"id": "mit", "link": "javascript:alert(1)"}]),
     ("attribution", [None, 3, "a\nb", "x" * 301]),
-    ("layers", [None, [], {"objects": "layer8"}, {"structure": "a", "objects": "layer8", "texture": "layer8"}]),
+    ("layers", [None, [], {"objects": "layer8"}, {"structure": "A b", "objects": "layer8", "texture": "layer8"}]),
     ("layers", [{"structure": ["layer2"], "objects": "layer8", "texture": "layer8"}]),
     ("note", [None, 3, "a\nb", "x" * 301]),
 ]

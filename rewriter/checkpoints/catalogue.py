@@ -15,9 +15,11 @@ from typing import Any
 
 from rewriter import checks
 from rewriter.checkpoints.client import check_name
+from rewriter.checkpoints.layouts import NAMES
 from rewriter.checks import Check, choice, flag, list_of, matching, number, object_of, optional, refusal, text, whole
 from rewriter.errors import InputError
 from rewriter.files import read_json
+from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
@@ -159,7 +161,7 @@ def _file(name: str, value: Any) -> str:
     return checked
 
 
-_LAYER = matching(r"layer\d{1,2}", "a layer such as layer8")
+_LAYER = matching(r"[a-z][a-z0-9._]{0,39}", "a layer such as layer8")
 _LICENCE = object_of(
     {
         "id": matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0"),
@@ -176,8 +178,8 @@ CHECKS: Mapping[str, Check] = {
     "revision": optional(matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits")),
     "size": optional(whole(1, 1 << 40)),
     "sha256": optional(matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning")),
-    "architecture": choice(("stylegan2", "proggan")),
-    "layout": choice(("nvidia", "rosinality", "genforce", "gandissect")),
+    "architecture": lambda name, value: choice(tuple(ARCHITECTURES))(name, value),
+    "layout": lambda name, value: choice((*NAMES, *ARCHITECTURES))(name, value),
     "resolution": whole(8, 1024),
     "clamp": optional(number(1e-6, 1e6)),
     "licence": lambda name, value: Licence(**_LICENCE(name, value)),

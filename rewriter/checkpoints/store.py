@@ -18,8 +18,6 @@ from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing, write_json, write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.proggan import ProgressiveGAN
-from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CONFIG_LIMIT = 1 << 20  # bytes
@@ -28,7 +26,7 @@ FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules bes
 
 def write_weights(generator: Generator, path: str | Path) -> None:
     """Write a generator's weights as safetensors, with the clamp in the metadata; its rules are not among them."""
-    metadata = {"format": "pt", **{key: str(value) for key, value in _clamps(generator).items()}}
+    metadata = {"format": "pt", **{key: str(value) for key, value in generator.settings().items()}}
     write_tensors(generator.state_dict(), path, metadata)
 
 
@@ -51,16 +49,14 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
     """
     state: dict[str, Any] = rewrite_as(generator, layout)
     if layout == "rosinality":
-        clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
-        stated = {} if clamp is None else {"conv_clamp": clamp}
-        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}
+        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
     with replacing(path) as temporary, temporary.open("wb") as file:  # a path's name would be in it
         torch.save(state, file)
 
 
 def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot say of the generator."""
-    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
+    clamp = generator.settings().get("conv_clamp")
     if clamp is None:
         return []
     if layout == "nvidia":
@@ -74,8 +70,8 @@ def remarks(generator: Generator, layout: str) -> list[str]:
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
     about: dict[str, Any] = {"format": FORMAT, "version": VERSIONS[0], "name": generator.name}
-    about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
-    about |= _clamps(generator)
+    about |= {"architecture": generator.architecture, "resolution": generator.resolution, "zdim": generator.zdim}
+    about |= generator.settings()
     return {
         **about,
         "fingerprint": generator.fingerprint,
@@ -119,8 +115,8 @@ def read_file(
     state, options = read_checkpoint(path)
     clamp = conv_clamp or options.get("conv_clamp") or default_clamp
     generator = convert(state, name=name, **{**options, "conv_clamp": clamp})
-    if conv_clamp is not None and not isinstance(generator, StyleGAN2):
-        raise InputError(f"{path} is no StyleGAN2: it has no conv_clamp; leave it out")
+    if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
+        raise InputError(f"{path} is a {generator.architecture}, which has no conv_clamp: leave it out")
     return generator
 
 
@@ -153,16 +149,3 @@ def describe(generator: Generator, about: Mapping[str, Any]) -> None:
 
 def _name(about: Mapping[str, Any]) -> str:
     return "".join(filter(str.isprintable, about["name"]))[:80]
-
-
-def architecture(generator: Generator) -> str:
-    """What a catalogue and a config call its kind."""
-    return "stylegan2" if isinstance(generator, StyleGAN2) else "proggan"
-
-
-def _clamps(generator: Generator) -> dict[str, Any]:
-    """The clamp, under the name that the reader of a file expects."""
-    if isinstance(generator, ProgressiveGAN):
-        return {"clamp": generator.config.clamp}
-    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
-    return {} if clamp is None else {"conv_clamp": clamp}

@@ -83,7 +83,7 @@ def metadata(generator: Generator) -> dict[str, Any]:
         **base,
         "library_name": LIBRARY,
         "pipeline_tag": "unconditional-image-generation",
-        "tags": [TAG, "model-editing", "image-generation", store.architecture(generator), *own, ARXIV],
+        "tags": [TAG, "model-editing", "image-generation", generator.architecture, *own, ARXIV],
     }
 
 

@@ -232,7 +232,7 @@ def _read_entry(entry: Entry, path: Path, sha256: str, conv_clamp: float | None)
 
 def _describe(generator: Generator, entry: Entry) -> None:
     """Note what the catalogue says about a generator; InputError if the catalogue is wrong."""
-    if (found := store.architecture(generator)) != entry.architecture:
+    if (found := generator.architecture) != entry.architecture:
         raise InputError(f"{entry.id} is a {found}, and the catalogue says {entry.architecture}: correct the entry")
     if generator.resolution != entry.resolution:
         raise InputError(
