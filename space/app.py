@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -19,11 +18,9 @@ from board import SHOW, TRIED, board, file_download, rule_list
 from handlers import MARKS, SETTINGS, Handlers
 from painter import painter
 from publish import LOGIN, PublishPanel
-from rewriter.checkpoints.catalogue import catalogue
+from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError
-from rewriter.hub.repository import BUILT_IN
-from rewriter.hub.resolve import on_hub
 from rewriter.memory import SOLVERS
 from rewriter.memory.solve import SMOOTHNESS
 from rewriter.worlds import townscape
@@ -386,10 +383,6 @@ def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOG
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs another package: pip install 'gradio[mcp]'")
     known = [entry.id for entry in catalogue().values() if entry.repository or entry.local.is_file()]
-    if absent := [each for each in generators if each not in known and not Path(each).exists() and not on_hub(each)]:
-        raise InputError(
-            f"there is no file {absent[0]}: name a checkpoint, or a generator that `rewriter generators` lists"
-        )
     page = Page(Shared(dict.fromkeys([BUILT_IN, *generators, *known])), login=login)
     try:
         page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)

@@ -6,8 +6,7 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
-from rewriter.errors import CancelledError
-from rewriter.hub.resolve import prefetch
+from rewriter.hub.sources import Source
 
 AT_ONCE = 2
 INTERVAL = 0.2  # seconds between progress reports
@@ -16,14 +15,13 @@ INTERVAL = 0.2  # seconds between progress reports
 class Download:
     """The download of one generator."""
 
-    def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, source: Source, pool: ThreadPoolExecutor) -> None:
         self.received, self.size, self.waiting, self.cancelled = 0, 0, 0, Event()
-        self.done: Future[str | None] = pool.submit(prefetch, name, on_step=self._on_step)
+        self.done: Future[Source] = pool.submit(source.fetch, self._on_step)
 
-    def _on_step(self, received: int, size: int) -> None:
+    def _on_step(self, received: int, size: int) -> bool:
         self.received, self.size = received, size
-        if self.cancelled.is_set():
-            raise CancelledError("nobody waits for this download any more")
+        return not self.cancelled.is_set()
 
 
 class Downloads:
@@ -33,19 +31,20 @@ class Downloads:
         self._pool, self._lock = ThreadPoolExecutor(AT_ONCE, "download"), Lock()
         self._running: dict[str, Download] = {}
 
-    def follow(self, name: str, title: str) -> Generator[tuple[float, str], None, str | None]:
+    def follow(self, source: Source) -> Generator[tuple[float, str], None, Source]:
         """Report (share, message) until the download is complete; closing the iterator stops waiting for it.
 
-        Returns the revision to load, for a generator that has revisions.
+        Returns the source, pinned to the revision that was downloaded.
 
         Raises:
             InputError: the download failed; says what to do next.
         """
         with self._lock:
-            mine = self._running.get(name)
+            mine = self._running.get(source.name)
             if mine is None or mine.cancelled.is_set() or mine.done.done():
-                mine = self._running[name] = Download(name, self._pool)
+                mine = self._running[source.name] = Download(source, self._pool)
             mine.waiting += 1
+        title = source.origin.title or source.name
         try:
             while not mine.done.done():
                 share = mine.received / mine.size if mine.size else 0.0

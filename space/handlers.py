@@ -17,6 +17,7 @@ from huggingface_hub import constants
 
 from painter import read_painted
 from rewriter import Edit, Rewriter, Rule, load_edits
+from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.checkpoints.client import is_name
 from rewriter.cli.describe import kind_of
 from rewriter.editing import history
@@ -27,7 +28,6 @@ from rewriter.errors import CancelledError, InputError, OnStep
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.hub.card import named
 from rewriter.hub.draft import compare, comparisons, draft
-from rewriter.hub.repository import BUILT_IN
 from rewriter.worlds import townscape
 from saving import Export
 from state import Shared, Visitor

@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import gradio as gr
 from huggingface_hub import HfApi, get_token
 
-from rewriter import load_generator
 from rewriter.cache import Cache
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import connect, in_words, quiet
@@ -234,7 +233,7 @@ class PublishPanel:
         Raises:
             InputError: the base has changed since the page loaded it.
         """
-        generator = load_generator(base, device="cpu", revision=self.queue.shared.revisions.get(base))
+        generator = self.queue.shared.source(base).load(device="cpu")
         if generator.fingerprint != fingerprint:
             raise InputError(f"{base} has changed since this page was opened: load the page again")
         store.write_weights(generator, path)

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewriter import Rewriter, Rule, load_generator
+from rewriter import Rewriter, Rule
 from rewriter.cache import Cache
-from rewriter.checkpoints.catalogue import catalogue
-from rewriter.checkpoints.download import cached
+from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.editing.history import History
 from rewriter.editing.search import KEPT
 from rewriter.editing.statistics import Statistics
@@ -24,8 +23,8 @@ from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
 from rewriter.generators.origin import Origin
-from rewriter.hub.repository import BUILT_IN
-from rewriter.hub.resolve import on_hub
+from rewriter.hub.resolve import resolve
+from rewriter.hub.sources import Source
 
 PAGE_SIZE = 12  # pictures on the board
 MODEL_BYTES = 4 << 30  # generators that stay in memory
@@ -74,25 +73,23 @@ class Shared:
     def __init__(self, names: Iterable[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.models, self.keys, self.pages = Cache(MODEL_BYTES), Cache(KEPT), Cache(KEPT // 2)
-        self.revisions: dict[str, str | None] = {}  # of the generators on the Hub that were downloaded
+        self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
 
-    def absent(self, name: str) -> bool:
-        """Whether a generator has to be downloaded first.
-
-        Raises:
-            InputError: the name is not offered here.
-        """
+    def source(self, name: str) -> Source:
+        """What a generator is loaded from; InputError if the name is not offered here."""
         if name not in self.names:
             raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
-        if entry := self.catalogue.get(name):
-            return name != BUILT_IN and cached(entry) is None
-        return on_hub(name) and name not in self.revisions
+        return self.sources[name]
+
+    def absent(self, name: str) -> bool:
+        """Whether a generator has to be downloaded first; InputError if the name is not offered here."""
+        return not self.source(name).is_local
 
     def origin(self, name: str) -> Origin:
         """Where a generator comes from, as far as that is known without loading it."""
-        loaded, known = self.models.peek(name), self.catalogue.get(name)
-        return loaded.origin if loaded else known.origin if known else Origin()
+        origin: Origin = (self.models.peek(name) or self.source(name)).origin
+        return origin
 
     def model(self, name: str) -> Generator:
         """A generator on this machine; it is loaded at the first call.
@@ -105,8 +102,7 @@ class Shared:
             return loaded
         if self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again to download it")
-        revision = self.revisions.get(name)
-        return self.models.get(name, lambda: load_generator(name, device=self.device, revision=revision))
+        return self.models.get(name, lambda: self.source(name).load(device=self.device))
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the board shows: fewer if each takes seconds to draw."""

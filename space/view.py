@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewriter import Rewriter, Rule
+from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.editing.edit import Edit, Region
 from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.history import History
@@ -23,7 +24,6 @@ from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
-from rewriter.hub.repository import BUILT_IN
 from rewriter.masks import resize
 from rewriter.memory.solve import SMOOTHNESS
 from rewriter.pictures import to_image

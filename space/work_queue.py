@@ -9,14 +9,11 @@ from __future__ import annotations
 import html
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -24,9 +21,8 @@ import gradio as gr
 
 from downloads import Downloads
 from handlers import Handlers
-from rewriter import Rule
 from rewriter.errors import CancelledError, InputError, RewriterError
-from rewriter.hub import repository
+from rewriter.hub.repository import public_rules
 from state import Visitor
 from view import Shown
 
@@ -76,8 +72,7 @@ class WorkQueue:
         shared = self.shared
         with errors_shown(f"fetching {name}"):
             if shared.absent(name):
-                known = shared.catalogue.get(name)
-                shared.revisions[name] = yield from self._downloads.follow(name, known.title if known else name)
+                shared.sources[name] = yield from self._downloads.follow(shared.source(name))
             if ZERO_GPU:
                 shared.model(name)  # a worker would load it again each time
 
@@ -95,7 +90,7 @@ class WorkQueue:
         else:
             yield 0.0, f"Looking for {wanted}"
             with errors_shown(f"opening {wanted}"):
-                base, rules = read_published(wanted)
+                base, rules = public_rules(wanted)
                 if base not in self.shared.names:
                     raise InputError(
                         f"the base of {wanted} is not offered here: open it on your own machine, with "
@@ -149,21 +144,6 @@ class WorkQueue:
             cancelled.set()
             if worker:
                 worker.join()  # somebody else gets the GPU as soon as this returns
-
-
-def read_published(repo_id: str) -> tuple[str, tuple[Rule, ...]]:
-    """The base and the rules of a published generator that everybody may open; "" if the base is not known here.
-
-    Raises:
-        InputError: there is none, or it cannot be used.
-    """
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # tensors may still be mapped to its files
-        try:
-            files, _ = repository.fetch(repo_id, apart=Path(folder))
-            config = repository.read(files)
-            return config.known or "", repository.rules_in(files, config)
-        except InputError as error:  # the message must not show where files lie on this machine
-            raise InputError(re.sub(rf"{re.escape(folder)}\S*/snapshots/\w+", repo_id, str(error))) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import asdict
 
 import pytest
 from conftest import DATA
@@ -15,10 +16,9 @@ from loopback import LoopbackHub
 
 from rewriter import load_generator
 from rewriter.checkpoints import catalogue as module
-from rewriter.checkpoints.catalogue import CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
+from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
 from rewriter.cli import main
 from rewriter.errors import InputError
-from rewriter.hub.resolve import BUILT_IN
 from rewriter.worlds import townscape
 
 # As published, when it was read: repository → revision, then file → (resolution, size, SHA-256).
@@ -206,7 +206,7 @@ WRONG = [
     ("licence", [None, "cc-by-4.0", {}, {"id": "mit"}, {"id": "mit", "link": "https://x.org/a", "more": 1}]),
     ("licence", [{"id": "M I T", "link": "https://x.org/a"}, {"id": "mit", "link": "javascript:alert(1)"}]),
     ("attribution", [None, 3, "a\nb", "x" * 301]),
-    ("layers", [None, [], {"objects": "layer8"}, {"structure": "a", "objects": "layer8", "texture": "layer8"}]),
+    ("layers", [None, [], {"objects": "layer8"}, {"structure": "A b", "objects": "layer8", "texture": "layer8"}]),
     ("layers", [{"structure": ["layer2"], "objects": "layer8", "texture": "layer8"}]),
     ("note", [None, 3, "a\nb", "x" * 301]),
 ]
@@ -268,7 +268,7 @@ def test_ids_are_not_given_twice(own):
         ('{"version": 1}', "expected an object with version 1"),
         ('{"version": 1, "generators": [], "more": 1}', "expected an object with version 1"),
         ('{"version": 1, "generators": {}}', "not a list"),
-        ('{"version": 1, "generators": [1]}', "an entry is an object"),
+        ('{"version": 1, "generators": [1]}', "expected an object with id"),
         (json.dumps({"version": 1, "generators": [{}] * (MOST + 1)}), f"at most {MOST}"),
         (" " * (5 << 20), "larger than 4 MB"),
         ("\xff\xfe", "not JSON"),
@@ -307,7 +307,7 @@ def test_hostile_json_is_an_entry_or_an_input_error(data):
         assert str(error).isprintable() and len(str(error)) < 500
     else:
         assert isinstance(entry, Entry) and entry.local.is_relative_to(shipped().parent)
-        assert json.loads(json.dumps(entry.origin))["id"] == entry.id
+        assert json.loads(json.dumps(entry.origin.to_json()))["id"] == entry.id
     assert repr(data) == repr(before)
 
 
@@ -336,7 +336,7 @@ def test_a_file_of_ones_own_lies_beside_its_catalogue(own, monkeypatch, tmp_path
     shutil.copy(DATA / "rosinality_stylegan2_16px.pt", tmp_path / "mine.pt")
     generator = load_generator("mine", device="cpu")
     assert (generator.name, generator.advice) == ("mine", LOCAL["layers"])
-    assert generator.origin["licence"] == LOCAL["licence"] and len(generator.origin["sha256"]) == 64
+    assert asdict(generator.origin.licence) == LOCAL["licence"] and len(generator.origin.sha256) == 64
 
 
 def test_a_file_of_ones_own_may_change_unless_its_hash_is_given(own, tmp_path):
@@ -344,7 +344,7 @@ def test_a_file_of_ones_own_may_change_unless_its_hash_is_given(own, tmp_path):
     own(LOCAL)
     for name in ("rosinality_stylegan2_16px.pt", "nvidia_stylegan2_16px_plain.pt"):
         shutil.copy(DATA / name, path)
-        assert load_generator("mine", device="cpu").origin["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert load_generator("mine", device="cpu").origin.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     own({**LOCAL, "sha256": hashlib.sha256((DATA / "rosinality_stylegan2_16px.pt").read_bytes()).hexdigest()})
     with pytest.raises(InputError, match="not the file of mine: expected SHA-256 .* Nothing was read or deleted"):
         load_generator("mine", device="cpu")

@@ -13,12 +13,12 @@ from loopback import Commit, LoopbackHub
 from PIL import Image
 from test_recording import FULL, saved
 
+from rewriter.cache import default_folder
 from rewriter.checkpoints import catalogue as module
 from rewriter.checkpoints.catalogue import catalogue, shipped
 from rewriter.checkpoints.convert import rewrite_as
 from rewriter.cli import main
 from rewriter.editing.rule import Rule
-from rewriter.editing.statistics import default_cache
 from rewriter.evaluation.benchmark import random_config_f
 
 CHURCH = catalogue()["church"]
@@ -104,4 +104,4 @@ def test_a_recording_is_applied_to_church_and_applied_again_offline(hub, run, mo
     assert len(hub.requests) == asked and again["goal_error_removed"] == first["goal_error_removed"]
     rules = [Rule.load(tmp_path / f"{name}.safetensors") for name in ("first", "again")]
     assert torch.equal(rules[0].delta, rules[1].delta) and rules[0].edit.generator == "church"
-    assert any(default_cache().rglob("*.safetensors"))  # what was measured once
+    assert any(default_folder().rglob("*.safetensors"))  # what was measured once

@@ -70,11 +70,13 @@ def test_the_page_at_the_root_with_the_package_beside_it_and_nothing_else():
     page = {
         path.name for path in PAGE.iterdir() if path.suffix not in others and path.is_file() and path.name[0] != "."
     }
-    examples = {f"townscape/examples/{name}{kind}" for name in townscape.examples() for kind in (".json", ".png")}
+    examples = {
+        f"worlds/townscape/examples/{name}{kind}" for name in townscape.examples() for kind in (".json", ".png")
+    }
     modules = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
     package = {"py.typed", townscape.WEIGHTS.relative_to(PACKAGE).as_posix(), *examples, *modules}
     assert set(space.files()) == {"LICENSE", "checkpoints.json"} | page | {f"rewriter/{path}" for path in package}
-    assert {"app.py", "README.md", "requirements.txt", "rewriter/session.py"} <= set(space.files())
+    assert {"app.py", "README.md", "requirements.txt", "rewriter/editing/session.py"} <= set(space.files())
     assert all(file.is_file() for file in space.files().values())
 
 
@@ -140,7 +142,7 @@ def test_a_space_can_be_installed_from_and_cards_name_where_from(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
     subprocess.run([*pip, source], check=True)
     code = (
-        "import rewriter; from rewriter import card, deploy; from rewriter.checkpoints.catalogue import catalogue; "
+        "import rewriter; from rewriter.hub import card, space; from rewriter.checkpoints.catalogue import catalogue; "
         "g = rewriter.load_generator('townscape', device='cpu'); "
         "print(rewriter.__file__, tuple(g.sample([0]).shape), 'church' in catalogue(), len(space.files()), "
         "card.install())"
@@ -154,7 +156,7 @@ def test_a_space_can_be_installed_from_and_cards_name_where_from(tmp_path):
     assert done.stdout.strip() == wanted
     environment["SPACE_ID"] = "ada/page"
     done = subprocess.run(
-        [sys.executable, "-c", "from rewriter import card; print(card.install())"],
+        [sys.executable, "-c", "from rewriter.hub import card; print(card.install())"],
         capture_output=True,
         text=True,
         cwd=tmp_path,

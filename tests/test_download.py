@@ -26,6 +26,7 @@ DATA = bytes(range(256)) * 12345  # three megabytes, which travel by LFS
 OTHER = DATA[:-1] + b"!"
 SMALL = DATA[: LARGE // 2]
 SHA = hashlib.sha256(DATA).hexdigest()
+ABSENT = {"clamp": None, "note": ""}
 NOWHERE = "http://127.0.0.1:1"
 
 
@@ -199,7 +200,7 @@ def child(hub, entry, tmp_path):
     """Start a process that downloads the entry as a user's catalogue gives it."""
     path = tmp_path / "mine.json"
     layers = {"structure": "layer2", "objects": "layer4", "texture": "layer6"}
-    path.write_text(json.dumps({"version": 1, "generators": [{**entry.origin, "layers": layers}]}))
+    path.write_text(json.dumps({"version": 1, "generators": [{**ABSENT, **entry.origin.to_json(), "layers": layers}]}))
     folders = {"HF_HUB_CACHE": constants.HF_HUB_CACHE, "REWRITER_CATALOGUE": str(path)}
     started = []
 

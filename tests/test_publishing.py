@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -21,8 +22,10 @@ import rewriter
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.convert import convert
+from rewriter.editing.edit import Edit
 from rewriter.editing.rule import Effect, Rule
 from rewriter.errors import InputError
+from rewriter.generators.origin import FoldedRule, Licence, Origin
 from rewriter.hub import card, licences, publish, repository
 from rewriter.hub.draft import Draft, compare, comparisons, draft, licensed
 from rewriter.hub.licences import Text
@@ -46,12 +49,12 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def rules(town, change):
     """Two rules of the built-in generator: a strong one, and a weak one that is switched off."""
-    edit = json.loads(townscape.examples()["dome-to-spire"].read_text())
+    edit = Edit.load(townscape.examples()["dome-to-spire"])
     effect = Effect(0.3, 0.75, 0.66, 0.38, 48, 1122, 2.4, 0.53, 0.7)
     made = []
     for layer, title in (("layer8", "dome to spire"), ("layer5", "Trees & more")):
         low = change(town, layer)
-        own = {"edit": {**edit, "title": title, "layer": layer}, "fingerprint": town.fingerprint, "effect": effect}
+        own = {"edit": edit.with_(title=title, layer=layer), "fingerprint": town.fingerprint, "effect": effect}
         made.append(Rule(layer, low.delta, low.directions, **own))
     return [made[0].at(0.8), Rule(**{**vars(made[1]), "on": False})]
 
@@ -106,7 +109,7 @@ def test_rules_alone_are_small_and_find_their_base(hub, town, rules):
     assert sum(made.sizes[path] for path in made.sizes if not path.endswith(".png")) < 60_000 and not made.later
     sent(hub, made)
     loaded = rewriter.load_generator(NAME, device="cpu")
-    assert torch.equal(loaded.sample([3]), town.sample([3], rules=rules[:1])) and loaded.origin["id"] == "townscape"
+    assert torch.equal(loaded.sample([3]), town.sample([3], rules=rules[:1])) and loaded.origin.id == "townscape"
     assert not any("model.safetensors" in request for request in hub.requests)
 
 
@@ -145,13 +148,13 @@ def test_a_base_of_the_catalogue_is_named_fetched_and_keeps_its_licence(shelf, c
     data = ModelCard(made.card).data.to_dict()
     assert data["base_model"] == "ada/small" and data["base_model_relation"] == "finetune"
     assert data["license"] == "cc-by-4.0" and card.TAG in data["tags"] and b"cc-by-4.0" in made.files["LICENSE"]
-    assert base.origin["revision"] in made.card and base.fingerprint in made.card and "Ada" in made.card
+    assert base.origin.revision in made.card and base.fingerprint in made.card and "Ada" in made.card
     sent(shelf, made, private=False)
     wanted = base.sample([1, 2], rules=[rule])
     assert torch.equal(rewriter.load_generator("ada/rewritten", device="cpu").sample([1, 2]), wanted)
     monkeypatch.delenv("REWRITER_CATALOGUE")  # whose catalogue has no such entry, finds it where the config says
     other = rewriter.load_generator("ada/rewritten", device="cpu")
-    assert torch.equal(other.sample([1, 2]), wanted) and other.origin["licence"]["id"] == "cc-by-4.0"
+    assert torch.equal(other.sample([1, 2]), wanted) and other.origin.licence.id == "cc-by-4.0"
 
 
 def test_a_clamp_given_by_hand_goes_along(shelf, change, monkeypatch):
@@ -223,7 +226,7 @@ def test_the_card_says_what_was_changed_and_the_hub_takes_it(drafted):
 @pytest.mark.parametrize("where", ["title", "description", "rule"])
 def test_words_of_strangers_are_words_and_nothing_else(town, rules, where):
     typed = NASTY.replace("\u202e", "") if where != "rule" else NASTY
-    odd = Rule(**{**vars(rules[0]), "edit": {"title": typed, "truncation": 1.0}})
+    odd = replace(rules[0], edit=replace(rules[0].edit, title=typed))
     named = card.named([odd if where == "rule" else rules[0]])
     words = {"title": "t", "description": "d", **({where: typed} if where != "rule" else {})}
     text = card.write(town, named, NAME, **words, weights=True, exported={}, version="1")
@@ -256,8 +259,8 @@ def structure(text):
 
 def test_names_of_files_come_from_titles_and_lead_nowhere(rules):
     titles = ["../../etc/passwd", "", "…", "A" * 300, "x\x00y", "CON", "rules/../../x"]
-    named = card.named([Rule(**{**vars(rules[0]), "edit": {"title": title}}) for title in titles])
-    assert all(repository.RULE.fullmatch(f"rules/{each.slug}.safetensors") for each in named)
+    named = card.named([replace(rules[0], edit=replace(rules[0].edit, title=title)) for title in titles])
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9-]{0,80}", each.slug) for each in named)
     assert len({each.slug for each in named}) == len(titles)
 
 
@@ -293,22 +296,22 @@ def test_no_rules_rules_of_another_and_a_base_nobody_could_fetch(town, stylegan,
 # --- licences ---
 
 
-NVIDIA = {"id": "nvidia-source-code-license-nc", "link": "https://nvlabs.github.io/stylegan2/license.html"}
+NVIDIA = Licence("nvidia-source-code-license-nc", "https://nvlabs.github.io/stylegan2/license.html")
 
 
 def test_a_non_commercial_licence_stays_one_and_its_text_goes_along(hub, town, rules, monkeypatch):
     text = b"Nvidia Source Code License-NC\n"
     hub.raw["LICENSE.txt"] = text
     sha = hashlib.sha256(text).hexdigest()
-    monkeypatch.setitem(licences.TEXTS, NVIDIA["link"], Text(f"{hub.url}/raw/LICENSE.txt", sha))
+    monkeypatch.setitem(licences.TEXTS, NVIDIA.link, Text(f"{hub.url}/raw/LICENSE.txt", sha))
     base = town.rewritten([])
-    base.origin = {**town.origin, "id": "church", "licence": NVIDIA, "repository": "a/b", "attribution": "Karras"}
+    base.origin = replace(town.origin, id="church", licence=NVIDIA, repository="a/b", attribution="Karras")
     for _ in range(2):  # the second time from what was kept
         made = draft(base, rules[:1], NAME)
         assert made.files["LICENSE"] == text
     assert hub.requests.count("GET /raw/LICENSE.txt") == 1
     data = ModelCard(made.card).data.to_dict()
-    assert (data["license"], data["license_name"], data["license_link"]) == ("other", NVIDIA["id"], "LICENSE")
+    assert (data["license"], data["license_name"], data["license_link"]) == ("other", NVIDIA.id, "LICENSE")
     assert "non-commercial use only" in made.card and data["base_model"] == "a/b"
 
 
@@ -319,9 +322,9 @@ def test_whose_it_is_is_not_a_strangers_to_say(hub, town, rules, drafted):
     weights = townscape.WEIGHTS.read_bytes()
     hub.add("model", "eve/mine", {**hostile(drafted, origin=odd), store.WEIGHTS: weights})
     loaded = rewriter.load_generator("eve/mine", device="cpu")
-    assert loaded.origin["licence"]["id"] == "apache-2.0" and "Eve" not in loaded.origin["attribution"]
+    assert loaded.origin.licence.id == "apache-2.0" and "Eve" not in loaded.origin.attribution
     base = town.rewritten([])
-    base.origin = {**odd, "id": "townscape", "repository": "e/vil", "licence": NVIDIA}
+    base.origin = replace(town.origin, file=odd["file"], repository="e/vil", licence=NVIDIA)
     text = card.write(base, card.named(rules), NAME, title="t", description="", weights=True, exported={}, version="1")
     assert "<img" not in text and "built into" not in text and "non-commercial use only" in text
 
@@ -340,7 +343,7 @@ def test_weights_under_another_bases_name_are_not_that_base(hub, town, stylegan,
     claimed = {name: getattr(church, name) for name in ("id", "repository", "file", "revision", "size", "sha256")}
     hub.add("model", "eve/church", {**files, **hostile(made, base={**claimed, "clamp": church.clamp})})
     loaded = rewriter.load_generator("eve/church", device="cpu")
-    assert loaded.origin["licence"] == NVIDIA
+    assert loaded.origin.licence == NVIDIA
     with pytest.raises(InputError, match="with its weights"):
         draft(loaded, None, NAME, weights=False)
 
@@ -348,7 +351,7 @@ def test_weights_under_another_bases_name_are_not_that_base(hub, town, stylegan,
 def test_a_licence_that_is_stated_is_said_to_be(stylegan, change):
     own = Rule("layer4", *vars_of(change(stylegan, "layer4")), fingerprint=stylegan.fingerprint)
     text = card.write(
-        licensed(stylegan, NVIDIA["id"]),
+        licensed(stylegan, NVIDIA.id),
         card.named([own]),
         NAME,
         title="t",
@@ -362,8 +365,8 @@ def test_a_licence_that_is_stated_is_said_to_be(stylegan, change):
 
 def test_a_base_with_rules_in_its_weights_is_nowhere_else(town, rules):
     folded = town.rewritten([])
-    folded.origin = {**town.origin, "repository": "a/b", "revision": "0" * 40, "sha256": "0" * 64}
-    folded.origin |= {"rules": [{"title": "x", "layer": "layer2", "rank": 1, "strength": 1.0}]}
+    there = {"repository": "a/b", "revision": "0" * 40, "sha256": "0" * 64}
+    folded.origin = replace(town.origin, **there, rules=(FoldedRule("x", "layer2", 1, 1.0),))
     with pytest.raises(InputError, match="with its weights"):
         draft(folded, rules, NAME, weights=False)
     assert json.loads(draft(folded, rules, NAME).files["config.json"])["base"] is None
@@ -373,9 +376,9 @@ def test_a_base_with_rules_in_its_weights_is_nowhere_else(town, rules):
 def test_a_licence_that_is_not_what_it_was(hub, monkeypatch, text, said, tmp_path):
     monkeypatch.setenv("REWRITER_CACHE", str(tmp_path))
     hub.raw |= {"LICENSE.txt": text} if text else {}
-    monkeypatch.setitem(licences.TEXTS, NVIDIA["link"], Text(f"{hub.url}/raw/LICENSE.txt", "0" * 64))
+    monkeypatch.setitem(licences.TEXTS, NVIDIA.link, Text(f"{hub.url}/raw/LICENSE.txt", "0" * 64))
     with pytest.raises(InputError, match=said):
-        licences.text_of({"licence": NVIDIA})
+        licences.text_of(Origin(licence=NVIDIA))
     assert list(tmp_path.rglob("*.txt")) == []
 
 
@@ -407,7 +410,7 @@ def test_a_revision_stays_what_it_was(hub, town, rules, drafted):
     assert len(rewriter.load_generator(NAME, revision=first.commit, device="cpu").rules) == 2
     assert len(hub.requests) == asked  # a commit that is here is asked for nowhere
     newest = rewriter.load_generator(NAME, device="cpu")
-    assert newest.rules[0].strength == 2.0 and newest.origin["published"] == f"{NAME}@{second.commit}"
+    assert newest.rules[0].strength == 2.0 and newest.origin.published == f"{NAME}@{second.commit}"
     with pytest.raises(InputError, match="check the name"):
         rewriter.load_generator(NAME, revision="nowhere", device="cpu")
 
@@ -603,21 +606,21 @@ BASE = {"id": "x", "repository": "e/vil", "file": "x.pt", "revision": "0" * 40, 
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"rules": ["../../../x.safetensors"]}, "no file of rules"),
-        ({"rules": ["/etc/passwd"]}, "no file of rules"),
-        ({"rules": [{"file": "x"}]}, "no file of rules"),
-        ({"rules": []}, "1 to 64"),
-        ({"rules": ["rules/1-dome-to-spire.safetensors"] * 65}, "1 to 64"),
-        ({"rules": ["rules/9-none.safetensors"]}, "not there any more"),
+        ({"rules": ["../../../x.safetensors"]}, "expected a file in rules/"),
+        ({"rules": ["/etc/passwd"]}, "expected a file in rules/"),
+        ({"rules": [{"file": "x"}]}, "expected a file in rules/"),
+        ({"rules": []}, "rules is empty"),
+        ({"rules": ["rules/1-dome-to-spire.safetensors"] * 65}, "at most 64"),
+        ({"rules": ["rules/9-none.safetensors"]}, "was deleted"),
         ({"format": "other"}, "rewriter convert"),
         ({"version": 3}, "update this package"),
         ({"fingerprint": "0" * 64}, "fetch both again"),
-        ({"fingerprint": None}, "no fingerprint"),
+        ({"fingerprint": None}, "fingerprint is None"),
         ({"base": {**BASE, "clamp": None, "repository": None}}, "no repository"),
         ({"base": {**BASE, "clamp": None, "file": "../../x"}}, "below its repository"),
         ({"base": {**BASE, "clamp": None, "revision": "main"}}, "40 hexadecimal"),
         ({"base": {**BASE, "clamp": None, "sha256": None}}, "lacks revision or sha256"),
-        ({"base": "townscape"}, "not an object"),
+        ({"base": "townscape"}, "expected an object"),
         ({"base": None, "weights": False}, "neither weights nor base"),
         ({"weights": 1}, "true or false"),
     ],
@@ -630,7 +633,7 @@ def test_a_config_of_a_stranger_is_refused_by_name(hub, town, drafted, config, s
 
 
 def test_files_too_large_rules_of_another_base_and_what_is_no_generator(hub, drafted, town):
-    hub.add("model", "eve/large", {"config.json": b" " * (repository.CONFIG_LIMIT + 1)})
+    hub.add("model", "eve/large", {"config.json": b" " * (store.CONFIG_LIMIT + 1)})
     with pytest.raises(InputError, match="at most 1 MB"):
         rewriter.load_generator("eve/large", device="cpu")
     rule = drafted.files["rules/1-dome-to-spire.safetensors"].replace(town.fingerprint.encode(), b"0" * 64)
@@ -670,7 +673,7 @@ def test_published_listed_drawn_inspected_and_published_further(hub, run, rule_f
     status, out, _ = run("publish", "ada/more", tmp_path / "more.safetensors", "--generator", NAME)
     assert status == 0 and hub.repositories["model", "ada/more"].private
     loaded = rewriter.load_generator("ada/more", device="cpu")
-    assert loaded.origin["id"] == "townscape"
+    assert loaded.origin.id == "townscape"
     assert [rule.strength for rule in loaded.rules] == [0.8, 1.0]
     folder = tmp_path / "folded"
     assert run("convert", NAME, folder)[0] == 0
@@ -703,7 +706,7 @@ def test_on_top_of_a_published_one_its_rules_stay_and_count_once(hub, run, rule_
         ("publish", "ada/more", rule_file, "--generator", NAME),
     ):
         status, _, err = run(*command)
-        assert status == 2 and "the rule 'dome to spire' is there already" in err
+        assert status == 2 and "'dome to spire' is given twice, or the generator brings it along" in err
     for command in ("sample", "--out", tmp_path / "x.png"), ("stats", "--layer", "layer8"):
         status, _, err = run(*command, "--rule", rule_file, "--rule", rule_file)
         assert status == 2 and "given twice" in err
@@ -732,7 +735,7 @@ def test_rules_alone_of_what_has_rules_in_its_weights_are_refused(hub, run, town
     assert status == 2 and "publish it with its weights" in err
     assert run(*arguments)[0] == 0
     loaded = rewriter.load_generator("ada/folded", device="cpu")
-    assert loaded.fingerprint == folded.fingerprint and "dome to spire" in loaded.origin["rules"][0]["title"]
+    assert loaded.fingerprint == folded.fingerprint and "dome to spire" in loaded.origin.rules[0].title
 
 
 def test_masks_that_take_long_to_look_at_are_refused(town, rules, monkeypatch):
@@ -745,11 +748,11 @@ def test_masks_that_take_long_to_look_at_are_refused(town, rules, monkeypatch):
 def test_a_rule_made_after_others_does_not_go_without_them(hub, run, drafted, tmp_path):
     sent(hub, drafted)
     session = rewriter.Rewriter(rewriter.load_generator(NAME, device="cpu"))
-    later = {**rewriter.load_edits(townscape.examples()["add-tree"])[0].to_json(), "after": session.edit.after}
-    assert later["after"]
-    Rule(**{**vars(session.rules[0]), "edit": later, "delta": -session.rules[0].delta}).save(tmp_path / "r.safetensors")
+    later = Edit.load(townscape.examples()["add-tree"]).with_(after=session.edit.after)
+    assert later.after
+    replace(session.rules[0], edit=later, delta=-session.rules[0].delta).save(tmp_path / "r.safetensors")
     status, _, err = run("publish", "ada/more", tmp_path / "r.safetensors")
-    assert status == 2 and "made after others, which are not given" in err
+    assert status == 2 and "made on top of rules that are not given" in err
     assert run("publish", "ada/more", tmp_path / "r.safetensors", "--generator", NAME)[0] == 0
 
 
@@ -777,18 +780,20 @@ def test_what_became_of_it_is_said(hub, run, rule_file):
     assert status == 0 and "published, everybody can open it" in out
     status, out, _ = run("publish", NAME, rule_file, "--rules-only")
     assert status == 0 and "updated" in out and "removed: exported/rosinality.pt, model.safetensors" in out
-    assert "nothing is new" in run("publish", NAME, rule_file, "--rules-only")[1]
+    assert "is up to date already" in run("publish", NAME, rule_file, "--rules-only")[1]
 
 
 def test_bad_arguments_are_one_line(hub, run, rule_file, tmp_path, monkeypatch, rules):
-    Rule(**{**vars(rules[0]), "edit": {**rules[0].edit, "after": None}}).save(tmp_path / "damaged.safetensors")
+    rules[0].save(tmp_path / "damaged.safetensors")
+    damaged = (tmp_path / "damaged.safetensors").read_bytes()
+    (tmp_path / "damaged.safetensors").write_bytes(damaged.replace(b'\\"after\\": [', b'\\"afte_\\": ['))
     for arguments, said in (
         (["nobody", rule_file], "USER/NAME"),
         ([NAME, tmp_path / "none.safetensors"], "cannot read"),
         (["bob/x", rule_file], "403"),
         ([NAME, rule_file, "--licence", "mit"], "cannot be changed"),
         ([NAME, rule_file, rule_file], "given twice"),
-        ([NAME, tmp_path / "damaged.safetensors"], "after"),
+        ([NAME, tmp_path / "damaged.safetensors"], "afte_"),
     ):
         status, out, err = run("publish", *arguments)
         assert status == 2 and said in err.splitlines()[-1] and out == ""

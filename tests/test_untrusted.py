@@ -156,8 +156,9 @@ def test_what_a_message_shows_of_a_file_is_short(tmp_path):
     knot = ()
     for _ in range(60):
         knot = (knot, knot)
-    assert "tuple" in refusal(tmp_path / "network.pkl", persistence.dumps(saying(activation=knot)))
-    assert "number" in refusal(tmp_path / "file.pt", hostile.saved({"g_ema": {}, "conv_clamp": knot}))
+    assert len(refusal(tmp_path / "network.pkl", persistence.dumps(saying(activation=knot)))) < 400
+    said = refusal(tmp_path / "file.pt", hostile.saved({"g_ema": {}, "conv_clamp": knot}))
+    assert "conv_clamp is" in said and "a number" in said and len(said) < 600
 
 
 # --- files that try ---

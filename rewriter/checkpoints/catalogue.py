@@ -15,20 +15,22 @@ from typing import Any
 
 from rewriter import checks
 from rewriter.checkpoints.client import check_name
+from rewriter.checkpoints.layouts import NAMES
 from rewriter.checks import Check, choice, flag, list_of, matching, number, object_of, optional, refusal, text, whole
 from rewriter.errors import InputError
 from rewriter.files import read_json
+from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
-FILE = "checkpoints.json"
+FILE, BUILT_IN = "checkpoints.json", "townscape"
 VARIABLE = "REWRITER_CATALOGUE"
 VERSION, MOST = 1, 1000
 ADVICE = ("structure", "objects", "texture")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PinnedFile:
     """A file, and exactly that one.
 
     repository, file, revision: where it is on the Hub; without a repository the file lies in `folder`: that of the
@@ -40,8 +42,8 @@ class Source:
     repository: str | None
     file: str
     revision: str | None
-    size: int | None
-    sha256: str | None
+    size: int | None = None
+    sha256: str | None = None
     note: str = ""
     folder: Path = Path()
 
@@ -52,7 +54,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry(Source):
+class Entry(PinnedFile):
     """A generator that we know.
 
     clamp: of a StyleGAN2's features; None: none, or what the file itself says.
@@ -159,7 +161,7 @@ def _file(name: str, value: Any) -> str:
     return checked
 
 
-_LAYER = matching(r"layer\d{1,2}", "a layer such as layer8")
+_LAYER = matching(r"[a-z][a-z0-9._]{0,39}", "a layer such as layer8")
 _LICENCE = object_of(
     {
         "id": matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0"),
@@ -176,8 +178,8 @@ CHECKS: Mapping[str, Check] = {
     "revision": optional(matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits")),
     "size": optional(whole(1, 1 << 40)),
     "sha256": optional(matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning")),
-    "architecture": choice(("stylegan2", "proggan")),
-    "layout": choice(("nvidia", "rosinality", "genforce", "gandissect")),
+    "architecture": lambda name, value: choice(tuple(ARCHITECTURES))(name, value),
+    "layout": lambda name, value: choice((*NAMES, *ARCHITECTURES))(name, value),
     "resolution": whole(8, 1024),
     "clamp": optional(number(1e-6, 1e6)),
     "licence": lambda name, value: Licence(**_LICENCE(name, value)),

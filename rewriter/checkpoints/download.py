@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,14 +31,13 @@ from huggingface_hub import (
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from rewriter.cache import default_folder
-from rewriter.checkpoints.catalogue import Source
+from rewriter.checkpoints.catalogue import PinnedFile
 from rewriter.checkpoints.client import AGAIN, TRANSPORT, check_token, in_words
 from rewriter.checkpoints.read import SIZE
-from rewriter.errors import InputError
+from rewriter.errors import InputError, OnStep, report
 from rewriter.files import read_json, replacing
 
 Step = tuple[int, int]
-OnStep = Callable[[int, int], Any]  # bytes there, bytes in all; may raise to stop
 PATIENCE, PAUSE = 5, 1.0  # attempts without a byte; seconds between two
 WAIT = 0.5  # seconds for another process, before telling how far it is
 SPARE = 64 << 20  # bytes that a disk should have left
@@ -53,7 +52,7 @@ ADVICE = {
 }
 
 
-def cached(entry: Source) -> Path | None:
+def cached(entry: PinnedFile) -> Path | None:
     """Where the entry's file is on this machine, if it is; asks nobody."""
     if entry.repository is None:
         return entry.local if entry.local.is_file() else None
@@ -61,15 +60,16 @@ def cached(entry: Source) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(entry: Source, *, on_step: OnStep = lambda done, of: None) -> Path:
+def fetch(entry: PinnedFile, *, on_step: OnStep | None = None) -> Path:
     """The entry's file, downloaded if it is not here, and verified.
 
     Args:
         entry: of the catalogue, or any other file that is known so exactly.
-        on_step: told how many bytes there are, and of how many; what it raises stops the download, to be gone on with.
+        on_step: called with the bytes downloaded and the bytes in all; returning False cancels the download.
 
     Raises:
         InputError: offline, refused, cut short, no room, or not the file that was meant; says what to do next.
+        CancelledError: `on_step` returned False; the next download resumes.
     """
     path = cached(entry)
     if path is None and entry.repository is None:
@@ -78,14 +78,16 @@ def fetch(entry: Source, *, on_step: OnStep = lambda done, of: None) -> Path:
     if path is None:
         with closing(_download(entry)) as steps:
             for done, of in steps:
-                on_step(done, of)
+                report(
+                    on_step, done, of, cancelled=f"the download of {entry.id} was cancelled; the next one resumes it"
+                )
         path = cached(entry)
         assert path is not None
     verify(entry, path)
     return path
 
 
-def verify(entry: Source, path: Path) -> str:
+def verify(entry: PinnedFile, path: Path) -> str:
     """The file's SHA-256, which is the entry's; it is remembered, so that an unchanged file is read for it only once.
 
     Raises:
@@ -119,7 +121,7 @@ def hash_of(path: Path) -> str:
         raise InputError(f"cannot read {path} ({error.strerror}): check the disk and its permissions") from error
 
 
-def _other(entry: Source, path: Path, expected: str, found: str) -> str:
+def _other(entry: PinnedFile, path: Path, expected: str, found: str) -> str:
     return (
         f"{path} is not the file of {entry.id}: expected {expected}, found {found}. Nothing was read or deleted: "
         "delete it to fetch it again, or give its path to use it as it is"
@@ -160,7 +162,7 @@ def _cache() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _download(entry: Source) -> Generator[Step, None, None]:
+def _download(entry: PinnedFile) -> Generator[Step, None, None]:
     """Fetch into the cache, from what is there of an earlier try; yields the bytes there, and in all."""
     assert entry.repository and entry.revision
     url = hf_hub_url(entry.repository, entry.file, revision=entry.revision)
@@ -270,7 +272,7 @@ def _stream(url: str, file: BinaryIO, size: int) -> Iterator[Step]:
                 return  # whatever else may come
 
 
-def _accept(entry: Source, partial: Path, blob: Path) -> None:
+def _accept(entry: PinnedFile, partial: Path, blob: Path) -> None:
     """Give a whole file its name in the cache, if it is the one that was meant."""
     found = hash_of(partial)
     lfs = blob.name if re.fullmatch(r"[0-9a-f]{64}", blob.name) else ""

@@ -50,7 +50,7 @@ class Persistent:
     """An object of NVIDIA's persistence: its class by name, and its fields; its source code was left alone."""
 
     name: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(repr=False)  # nested values could take for ever to write out
 
 
 @dataclass(frozen=True)

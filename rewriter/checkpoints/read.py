@@ -10,10 +10,11 @@ What a file is shows in its first bytes, whatever its name.
 from __future__ import annotations
 
 import argparse
-import math
 import pickle
+import reprlib
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ from rewriter.checkpoints.layouts import CONDITIONAL
 from rewriter.checkpoints.pickle_types import DTYPES, Described, Persistent, Storage
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.errors import InputError
+from rewriter.generators.architectures import ARCHITECTURES
 
 CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # how torch.save's older kind begins
@@ -104,8 +106,7 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    options: Options = {"clamp": metadata["clamp"] == "True"} if "clamp" in metadata else {}
-    return state, options | _clamp(metadata.get("conv_clamp"))
+    return state, _settings(metadata)
 
 
 def _is_tar(head: bytes) -> bool:
@@ -133,28 +134,25 @@ def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
         inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inside:
             average = loaded.get("latent_avg")
-            options = _clamp(loaded.get("conv_clamp"))
+            options = _settings({"conv_clamp": loaded.get("conv_clamp")})
             loaded = {**loaded[inside], **({} if average is None else {"latent_avg": average})}
     if not isinstance(loaded, Mapping) or not all(type(value) in _PLAIN for value in loaded.values()):
         raise InputError("it does not hold a state dict of tensors: export the generator's (g_ema) weights")
     return {str(name): value.detach() for name, value in loaded.items()}, options
 
 
-def _clamp(value: Any) -> Options:
-    """The clamp that a file states, as an option; nothing if it states none."""
-    try:
-        clamp = None if value is None else float(value)
-    except (TypeError, ValueError, OverflowError):
-        clamp = math.nan
-    if clamp is not None and not 0 < clamp < math.inf:
-        raise InputError(f"it states conv_clamp {_shown(value)}: expected a number above 0")
-    return {} if clamp is None else {"conv_clamp": clamp}
+def _settings(told: Mapping[str, Any]) -> Options:
+    """What a file says beside its tensors, validated; what no architecture knows is left out."""
+    checks = {name: check for each in ARCHITECTURES.values() for name, check in each.SETTINGS.items()}
+    return {name: checks[name](name, _plain(told[name])) for name in checks if told.get(name) is not None}
 
 
-def _shown(value: Any) -> str:
-    """A value in a message; what is nested could take for ever to write out."""
-    plain = type(value) in (str, float, type(None)) or type(value) is int and not abs(value) >> 60
-    return repr(value)[:40] if plain else f"of the type {type(value).__name__}"
+def _plain(value: Any) -> Any:
+    """The value that a text in metadata stands for."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return {"True": True, "False": False}[value] if value in ("True", "False") else float(value)
+    return value
 
 
 # --- NVIDIA's persistence ---
@@ -217,8 +215,8 @@ def _said(modules: Mapping[str, Persistent]) -> Options:
     for prefix, module in modules.items():
         activation, architecture = module.fields.get("activation", "lrelu"), module.fields.get("architecture", "skip")
         if module.name == "SynthesisLayer" and activation != "lrelu" or architecture != "skip":
-            said = f"{_shown(activation)}, {_shown(architecture)}"
+            said = f"{reprlib.repr(activation)[:40]}, {reprlib.repr(architecture)[:40]}"
             raise InputError(f"this generator is not supported, because of {prefix[:80]!r}: {said}")
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
         raise InputError("its layers are clamped differently")
-    return _clamp(clamps[0] if clamps else None)
+    return _settings({"conv_clamp": clamps[0] if clamps else None})

@@ -6,7 +6,6 @@ they cannot: the clamp, the fingerprint, and whose they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,17 @@ from rewriter.checkpoints.catalogue import ADVICE, sanitize_origin
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
-from rewriter.files import read_json, replacing, write_tensors
+from rewriter.files import read_json, replacing, write_json, write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.proggan import ProgressiveGAN
-from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG_LIMIT = 1 << 20  # bytes
 FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules beside the weights, or no weights
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
     """Write a generator's weights as safetensors, with the clamp in the metadata; its rules are not among them."""
-    metadata = {"format": "pt", **{key: str(value) for key, value in _clamps(generator).items()}}
+    metadata = {"format": "pt", **{key: str(value) for key, value in generator.settings().items()}}
     write_tensors(generator.state_dict(), path, metadata)
 
 
@@ -40,8 +38,7 @@ def save(generator: Generator, folder: str | Path) -> None:
     """
     folder = Path(folder)
     write_weights(generator, folder / WEIGHTS)
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(written(config(generator)), encoding="utf-8")
+    write_json(config(generator), folder / CONFIG, indent=2)
 
 
 def export(generator: Generator, path: str | Path, layout: str) -> None:
@@ -52,16 +49,14 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
     """
     state: dict[str, Any] = rewrite_as(generator, layout)
     if layout == "rosinality":
-        clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
-        stated = {} if clamp is None else {"conv_clamp": clamp}
-        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}
+        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
     with replacing(path) as temporary, temporary.open("wb") as file:  # a path's name would be in it
         torch.save(state, file)
 
 
 def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot say of the generator."""
-    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
+    clamp = generator.settings().get("conv_clamp")
     if clamp is None:
         return []
     if layout == "nvidia":
@@ -75,8 +70,8 @@ def remarks(generator: Generator, layout: str) -> list[str]:
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
     about: dict[str, Any] = {"format": FORMAT, "version": VERSIONS[0], "name": generator.name}
-    about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
-    about |= _clamps(generator)
+    about |= {"architecture": generator.architecture, "resolution": generator.resolution, "zdim": generator.zdim}
+    about |= generator.settings()
     return {
         **about,
         "fingerprint": generator.fingerprint,
@@ -85,13 +80,14 @@ def config(generator: Generator) -> dict[str, Any]:
     }
 
 
-def written(about: dict[str, Any]) -> str:
-    """A config as its file has it."""
-    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder of ours, its main fields validated.
 
-
-def check(about: Any, path: Path) -> None:
-    """Raise InputError unless what a file holds is a config that we know how to read."""
+    Raises:
+        InputError: it is missing, damaged, of something else, or of a later version.
+    """
+    path = folder / CONFIG
+    about = read_json(path, limit=CONFIG_LIMIT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise InputError(f"{path} is not the config of a generator that this package wrote: see `rewriter convert`")
     if about.get("version") not in VERSIONS:
@@ -99,17 +95,39 @@ def check(about: Any, path: Path) -> None:
     kinds = {"name": str, "origin": dict, "layers": dict}
     if not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
         raise InputError(f"{path} lacks name, origin or layers: save the generator again")
+    return dict(about)
+
+
+def read_file(
+    path: Path, *, name: str, conv_clamp: float | None = None, default_clamp: float | None = None
+) -> Generator:
+    """Read a checkpoint file of any known layout.
+
+    Args:
+        path: the file.
+        name: what to call the generator.
+        conv_clamp: clamp of the features; None: what the file says.
+        default_clamp: for a file that says nothing.
+
+    Raises:
+        InputError: a damaged or hostile file, an unknown layout, or a clamp for an architecture that has none.
+    """
+    state, options = read_checkpoint(path)
+    clamp = conv_clamp or options.get("conv_clamp") or default_clamp
+    generator = convert(state, name=name, **{**options, "conv_clamp": clamp})
+    if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
+        raise InputError(f"{path} is a {generator.architecture}, which has no conv_clamp: leave it out")
+    return generator
 
 
 def load(folder: str | Path) -> Generator:
-    """Read what `save` wrote: weights and config; rules that lie beside them are `published.rules_in`'s.
+    """Read what `save` wrote: weights and config. Rules beside them are read by `hub.repository`.
 
     Raises:
         InputError: no such folder, a file that is damaged, or weights that are not those that the config was made for.
     """
     folder = Path(folder)
-    about = read_json(folder / CONFIG, limit=1 << 20)
-    check(about, folder / CONFIG)
+    about = read_config(folder)
     state, options = read_checkpoint(folder / WEIGHTS)
     generator = convert(state, name=_name(about), **options)
     if generator.fingerprint != about.get("fingerprint"):
@@ -131,16 +149,3 @@ def describe(generator: Generator, about: Mapping[str, Any]) -> None:
 
 def _name(about: Mapping[str, Any]) -> str:
     return "".join(filter(str.isprintable, about["name"]))[:80]
-
-
-def architecture(generator: Generator) -> str:
-    """What a catalogue and a config call its kind."""
-    return "stylegan2" if isinstance(generator, StyleGAN2) else "proggan"
-
-
-def _clamps(generator: Generator) -> dict[str, Any]:
-    """The clamp, under the name that the reader of a file expects."""
-    if isinstance(generator, ProgressiveGAN):
-        return {"clamp": generator.config.clamp}
-    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
-    return {} if clamp is None else {"conv_clamp": clamp}

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from rewriter.checkpoints.device import default_device
 from rewriter.cli.common import Device, Json, edits_of, generator_of, load, say
 from rewriter.editing.measuring import processes
 from rewriter.errors import InputError, RewriterError
@@ -37,7 +38,6 @@ from rewriter.evaluation.realism_summary import summary
 from rewriter.files import replacing
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import SEEDS, latents
-from rewriter.hub.resolve import default_device
 from rewriter.pictures import save_png, to_image
 
 QUICK, USUAL, MANY, PAIRS = 100, 1000, 10_000, 50  # pictures: --quick, on a CPU, on a GPU; pairs to be judged

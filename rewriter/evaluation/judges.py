@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from rewriter.checkpoints.catalogue import Source
+from rewriter.checkpoints.catalogue import PinnedFile
+from rewriter.checkpoints.device import place
 from rewriter.checkpoints.download import fetch
 from rewriter.errors import InputError, OnStep
-from rewriter.hub.resolve import placed
 
 if TYPE_CHECKING:
     from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
@@ -43,13 +43,13 @@ VGG16 = ("timm/vgg16.tv_in1k", "b8d8aa2dd860af9233c8c67385a8097fd6c35d3f")  # to
 LINEAR = ("vivym/lpips", "270571f1fb2a2c4c5f920cec96cd87838c345982")  # to the bit lpips 0.1.4's vgg.pth; BSD-2-Clause
 
 
-def _at(where: tuple[str, str], file: str, sha256: str) -> Source:
+def _at(where: tuple[str, str], file: str, sha256: str) -> PinnedFile:
     repository, revision = where
     name = f"{repository.split('/')[1]}/{file}"
-    return Source(id=name, repository=repository, file=file, revision=revision, size=None, sha256=sha256)
+    return PinnedFile(id=name, repository=repository, file=file, revision=revision, size=None, sha256=sha256)
 
 
-FILES: Mapping[str, Source] = {
+FILES: Mapping[str, PinnedFile] = {
     "trunk": _at(VGG16, "model.safetensors", "57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8"),
     "heads": _at(
         LINEAR, "vgg_lpips_linear.safetensors", "0c6387bf2e51e434dedbc0ca4c5894f605c415b8d128bfe720e13456eb4333ac"
@@ -91,7 +91,7 @@ def lpips(device: torch.device | str | None = None, on_step: OnStep | None = Non
     for name, part, prefix in (("trunk", distance.features, "features."), ("heads", distance.heads, "")):
         with safe_open(_fetch(name, on_step), framework="pt") as file:  # of the trunk's, a classifier's, a tenth
             part.load_state_dict({key: file.get_tensor(prefix + key) for key in part.state_dict()})
-    return placed(distance.requires_grad_(False).eval(), device)
+    return place(distance.requires_grad_(False).eval(), device)
 
 
 def segmenter(
@@ -127,7 +127,7 @@ def segmenter(
             f"this version of transformers looks for {lacking[0]} in CLIPSeg: pip install 'rewriter[eval]'"
         )
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return CLIPSeg(placed(model.requires_grad_(False).eval(), device), tokenizer, threshold)
+    return CLIPSeg(place(model.requires_grad_(False).eval(), device), tokenizer, threshold)
 
 
 class LPIPS(nn.Module):

@@ -18,11 +18,12 @@ from typing import Any
 from huggingface_hub import ModelCardData, constants
 
 from rewriter.checkpoints import store
+from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
 from rewriter.hub import licences
-from rewriter.hub.repository import BUILT_IN, TAG, is_built_in
+from rewriter.hub.repository import TAG, is_built_in
 
 LIBRARY = "rewriter"
 PAPER = "[Rewriting a Deep Generative Model](https://rewriting.csail.mit.edu/) (Bau, Liu, Wang, Zhu, Torralba, 2020)"
@@ -82,7 +83,7 @@ def metadata(generator: Generator) -> dict[str, Any]:
         **base,
         "library_name": LIBRARY,
         "pipeline_tag": "unconditional-image-generation",
-        "tags": [TAG, "model-editing", "image-generation", store.architecture(generator), *own, ARXIV],
+        "tags": [TAG, "model-editing", "image-generation", generator.architecture, *own, ARXIV],
     }
 
 

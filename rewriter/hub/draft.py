@@ -16,7 +16,7 @@ from PIL import Image
 import rewriter
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name
-from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
+from rewriter.checkpoints.layouts import NAMES, layout_for
 from rewriter.editing.effect import firing
 from rewriter.editing.history import RULES
 from rewriter.editing.rule import Rule, carried_rules
@@ -82,10 +82,11 @@ def stale(there: Iterable[str], made: Draft) -> list[str]:
 def _left(folder: Path) -> list[str]:
     """The files of a draft that was saved in a folder, as its config names them."""
     try:
-        slugs = [PurePosixPath(file).stem for file in repository.read(folder).rules]
+        about = repository.read(folder)
     except InputError:  # none was
         return []
-    exported = [EXPORTED.format(layout) for layout in (*STYLEGAN2, *PROGGAN)]
+    slugs = [PurePosixPath(file).stem for file in about.rules] if about else []
+    exported = [EXPORTED.format(layout) for layout in NAMES]
     return [store.WEIGHTS, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
 
 
@@ -188,9 +189,8 @@ def licensed(generator: Generator, licence: str) -> Generator:
 
 def _layouts(generator: Generator, export: Sequence[str]) -> dict[str, str]:
     """Layouts and the files that they go into."""
-    there = STYLEGAN2 if store.architecture(generator) == "stylegan2" else PROGGAN
-    if unknown := [layout for layout in export if layout not in there]:
-        raise InputError(f"{generator.name} cannot be written as {unknown[0]!r}: choose {' or '.join(there)}")
+    for layout in export:
+        layout_for(generator, layout)  # refuses one that the architecture does not have
     return {layout: EXPORTED.format(layout) for layout in export}
 
 
