@@ -231,8 +231,7 @@ class Page:
                 with self._cancellable("work", request) as cancelled:
                     working = {"can_cancel": True, "can_execute": False}
                     stopped = yield from self._followed(follow(visitor, *values), cancelled, progress, working)
-                if stopped:
-                    yield self._show(self.queue.call("refresh", visitor))
+                yield self._show(self.queue.call("refresh", visitor) if stopped else {})  # Gradio needs one update
             except gr.Error:
                 yield self._show(self.queue.call("refresh", visitor))  # as if nothing had been tried
                 raise
