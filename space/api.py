@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import gradio as gr
@@ -79,8 +80,7 @@ class Endpoints:
 
     def save(self, what: str, rule: int, request: gr.Request) -> dict[str, str]:
         """Your work as a file: edit, session, rule (by its number), sheet or animation."""
-        download: dict[str, str] = self._result(request, "save", what, rule)["download"]
-        return download
+        return self._result(request, "save", what, rule)["download"]
 
     def load(self, file: str, request: gr.Request) -> Any:
         """Load a file: an edit, a recording of the original implementation, a rule or a session."""
@@ -106,45 +106,37 @@ class Endpoints:
                 self._visitors.popitem(last=False)
         return result
 
-    def _marking(self, what: str) -> Callable[..., Any]:
+    def _step(self, handler: str, what: str) -> Callable[..., Any]:
+        """A step as an endpoint; MCP shows its name and its description."""
+
         def mark(seed: int, mask: str, request: gr.Request) -> Any:
-            return self._work(request, "mark", what, f"{seed}:{mask or ''}")
+            return self._work(request, handler, what, f"{seed}:{mask or ''}")
 
-        return mark
-
-    def _stepping(self, what: str) -> Callable[..., Any]:
         def step(request: gr.Request) -> Any:
-            return self._work(request, "step", what)
+            return self._work(request, handler, what)
 
-        return step
+        run = mark if handler == "mark" else step
+        run.__name__, run.__doc__ = what, DESCRIPTIONS[what]
+        return run
 
 
 def expose(queue: WorkQueue) -> None:
     """Add the endpoints to the Blocks that are being laid out."""
     endpoints, button = Endpoints(queue), gr.Button(visible=False)
     outcome = gr.JSON(visible=False, label="outcome")
-    seed = gr.Number(0, precision=0, visible=False, label="seed of a picture, 0 to 99,999")
-    mask = gr.Textbox(visible=False, label="mask: a PNG data URL whose opaque part is painted")
-    rule = gr.Number(0, precision=0, visible=False, label="number of a rule in the list, from 0")
-    value = gr.JSON(visible=False, label="the new value")
-    text = {name: gr.Textbox(visible=False, label=name) for name in ("generator", "setting", "example", "do", "what")}
-    inputs: dict[str, list[Any]] = {
-        "generator": [text["generator"]],
-        "pictures": [gr.Textbox("0-11", visible=False, label="seeds"), gr.Checkbox(visible=False, label="original")],
-        "setting": [text["setting"], value],
-        "example": [text["example"]],
-        "rule": [rule, text["do"], value],
-        "save": [text["what"], rule],
-        "load": [gr.File(visible=False, label="file", file_types=[".json", ".safetensors"])],
+    inputs = {
+        "seed": gr.Number(0, precision=0, visible=False, label="seed of a picture, 0 to 99,999"),
+        "mask": gr.Textbox(visible=False, label="mask: a PNG data URL whose opaque part is painted"),
+        "rule": gr.Number(0, precision=0, visible=False, label="number of a rule in the list, from 0"),
+        "value": gr.JSON(visible=False, label="the new value"),
+        "seeds": gr.Textbox("0-11", visible=False, label="seeds"),
+        "original": gr.Checkbox(visible=False, label="original"),
+        "file": gr.File(visible=False, label="file", file_types=[".json", ".safetensors"]),
+        **{name: gr.Textbox(visible=False, label=name) for name in ("name", "do", "what")},
     }
-
-    def endpoint(name: str, run: Callable[..., Any], given: list[Any]) -> None:
+    runs = {what: endpoints._step("mark" if what in MARKS else "step", what) for what in (*MARKS, *STEPS)}
+    runs |= {name: getattr(endpoints, name) for name in vars(Endpoints) if not name.startswith("_")}
+    for name, run in runs.items():
         options = DOWNLOADS if name == "generator" else {"concurrency_id": "gpu"}
+        given = [inputs[each] for each in signature(run).parameters if each in inputs]
         button.click(run, given, outcome, api_name=name, **options)
-
-    for what in (*MARKS, *STEPS):
-        run = endpoints._marking(what) if what in MARKS else endpoints._stepping(what)
-        run.__name__, run.__doc__ = what, DESCRIPTIONS[what]  # MCP shows them
-        endpoint(what, run, [seed, mask] if what in MARKS else [])
-    for name in (name for name in vars(Endpoints) if not name.startswith("_")):
-        endpoint(name, getattr(endpoints, name), inputs.get(name, []))

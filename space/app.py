@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from threading import Event
@@ -25,7 +25,7 @@ from rewriter.memory import SOLVERS
 from rewriter.memory.solve import SMOOTHNESS
 from rewriter.worlds import townscape
 from state import Shared, Visitor
-from style import LAUNCH
+from style import LAUNCH, PRIVATE, PROGRESS
 from view import Shown, data_url, generator_choices
 from work_queue import ZERO_GPU, Following, WorkQueue
 
@@ -42,13 +42,12 @@ SAVE_LABELS = {"edit": "Save edit", "session": "Save session", "sheet": "Save pi
 VIEWS = ("Rewritten", "Original", "Matches")
 PARTS = (  # everything that a handler may update
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
-    *("next", "execute", "cancel", "rules", "suggested", "download"),
+    *("next", "execute", "cancel", "rules", "suggested", "suggested_name", "download"),
     *SETTINGS,
 )
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+PROPERTIES = ("painter", "execute", "cancel", "suggested_name", "layer", "generator", "stop")  # updated by property
 QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
 QUEUED: dict[str, Any] = {**QUIET, "concurrency_id": "gpu"}
-PROGRESS = gr.Progress()  # Gradio wants it as a default
 INTERVAL = 0.2  # seconds between progress reports
 
 
@@ -69,11 +68,13 @@ class Page:
                 self._edit(first)
                 self._rules()
             self.panel = PublishPanel(self.demo, self.queue, self.visitor, login=login)
+            self.suggested_name = self.panel.name
+            self._outputs = [getattr(self, name) for name in PARTS]
             self._wire_opening()
+            self._wire_generator()
             self._wire_pictures()
             self._wire_edit()
             self._wire_rules()
-            self._wire_files()
             api.expose(self.queue)
 
     # --- layout ---
@@ -94,27 +95,21 @@ class Page:
         with gr.Column(elem_id="pictures"):
             gr.Markdown("### 1 · Choose a picture")
             with gr.Row():
-                self.view = gr.Radio(
-                    VIEWS, value=VIEWS[0], label="Pictures shown", show_label=False, container=False, elem_id="view"
-                )
+                plain: dict[str, Any] = {"show_label": False, "container": False}
+                self.view = gr.Radio(VIEWS, value=VIEWS[0], label="Pictures shown", elem_id="view", **plain)
             self.board = board(first.get("board"), elem_id="board")
             with gr.Row():
-                plain: dict[str, Any] = {"show_label": False, "container": False, "max_lines": 1}
-                self.seeds = gr.Textbox(
-                    "0-11", label="Picture numbers", placeholder="0-11, 40, 97", elem_id="seeds", **plain
-                )
+                plain |= {"label": "Picture numbers", "placeholder": "0-11, 40, 97", "max_lines": 1}
+                self.seeds = gr.Textbox("0-11", elem_id="seeds", **plain)
                 self.more = gr.Button("More pictures", size="sm", min_width=80, elem_id="more")
                 self.find = gr.Button("Find similar", size="sm", min_width=80, elem_id="find")
 
     def _painting(self, first: Shown) -> None:
         with gr.Column(elem_id="painting"):
             gr.Markdown(PAINTING)
-            self.painter = painter(**first.get("picture", {}), elem_id="painter")
+            self.painter = painter(**first.get("painter", {}), elem_id="painter")
             with gr.Row():
-                self.marks = {
-                    what: gr.Button(label, elem_id=what, size="md", min_width=110)
-                    for what, label in MARK_LABELS.items()
-                }
+                self.marks = _buttons(MARK_LABELS, size="md", min_width=110)
 
     def _edit(self, first: Shown) -> None:
         with gr.Column(elem_id="edit"):
@@ -147,16 +142,11 @@ class Page:
         with gr.Column(elem_id="made"):
             gr.Markdown("### Rules")
             with gr.Row():
-                self.steps = {
-                    what: gr.Button(label, elem_id=what, size="sm", min_width=80) for what, label in STEP_LABELS.items()
-                }
+                self.steps = _buttons(STEP_LABELS, size="sm", min_width=80)
             self.rules = rule_list(elem_id="rules")
             gr.Markdown("**Save** your work, or **load** an edit, a rule, a session or a recording.")
             with gr.Row():
-                self.saves = {
-                    what: gr.Button(label, elem_id=f"save-{what}", size="sm", min_width=80)
-                    for what, label in SAVE_LABELS.items()
-                }
+                self.saves = _buttons(SAVE_LABELS, "save-", size="sm", min_width=80)
                 kinds = [".json", ".safetensors"]
                 self.load = gr.UploadButton("Load …", file_types=kinds, size="sm", min_width=80, elem_id="load")
             self.download = file_download()
@@ -168,92 +158,70 @@ class Page:
 
     def _update(self, name: str, value: Any) -> tuple[Any, Any]:
         """The component that shows a part of the page, and its update."""
-        match name:
-            case "picture":
-                return self.painter, gr.update(**value)
-            case "mask":
-                return self.painter, gr.update(value=None)
-            case "can_execute":
-                return self.execute, gr.update(interactive=value)
-            case "can_cancel":
-                return self.cancel, gr.update(interactive=value)
-            case "suggested_name":
-                return self.panel.name, gr.update(placeholder=value)
-            case "layer" | "generator" | "stop":
-                return getattr(self, name), gr.update(**value)
         component = getattr(self, name)
+        if name in PROPERTIES:
+            return component, gr.update(**value)
         return component, json.dumps(value) if isinstance(component, gr.HTML) else value
-
-    @property
-    def _outputs(self) -> list[Any]:
-        return [self.panel.name, *(getattr(self, name) for name in PARTS)]
 
     # --- events ---
 
     def _on(
-        self,
-        event: Callable[..., Any],
-        name: str,
-        *fixed: Any,
-        inputs: Sequence[Any] = (),
-        keys: Sequence[str] = (),
-        **options: Any,
+        self, event: Any, name: str, *fixed: Any, inputs: Sequence[Any] = (), keys: Sequence[str] = (), **options: Any
     ) -> Any:
-        """On the event, call the handler of that name and show what it returns.
+        """Show what a handler returns for the visitor, the arguments, the `inputs`, and the event's data at `keys`."""
 
-        The handler gets the visitor, the fixed arguments, and the event's data under `keys`, or else the values of the
-        `inputs`.
-        """
+        def run(visitor: Visitor, event: gr.EventData, *values: Any) -> dict[Any, Any]:
+            return self._show(self.queue.call(name, visitor, *fixed, *values, *(event._data.get(key) for key in keys)))
 
-        def with_event(visitor: Visitor, event: gr.EventData) -> dict[Any, Any]:
-            return run(visitor, *(event._data.get(key) for key in keys))
+        return event(run, [self.visitor, *inputs], self._outputs, **{**QUEUED, "trigger_mode": "multiple", **options})
 
-        def run(visitor: Visitor, *values: Any) -> dict[Any, Any]:
-            return self._show(self.queue.call(name, visitor, *fixed, *values))
-
-        options = {**QUEUED, "trigger_mode": "multiple", **options}
-        return event(with_event if keys else run, [self.visitor, *inputs], self._outputs, **options)
-
-    def _on_long(
-        self, event: Callable[..., Any], name: str, *, inputs: Sequence[Any] = (), keys: Sequence[str] = ()
-    ) -> None:
+    def _on_long(self, event: Any, name: str, *, inputs: Sequence[Any] = (), keys: Sequence[str] = ()) -> None:
         """As `_on`, for a handler that takes long: with progress, and Cancel; Execute has to wait until it is over."""
         after_download = name == "continue_with"
         follow = self.queue.continue_with if after_download else partial(self.queue.follow, name)
 
-        def with_event(
-            visitor: Visitor, event: gr.EventData, request: gr.Request, progress: gr.Progress = PROGRESS
+        def run(
+            visitor: Visitor, event: gr.EventData, request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any
         ) -> Iterator[Any]:
-            yield from run(visitor, request, progress, *(event._data.get(key) for key in keys))
-
-        def run(visitor: Visitor, request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> Iterator[Any]:
+            working = {"cancel": {"interactive": True}, "execute": {"interactive": False}}
+            work = follow(visitor, *values, *(event._data.get(key) for key in keys))
             try:
-                with self._cancellable("work", request) as cancelled:
-                    working = {"can_cancel": True, "can_execute": False}
-                    stopped = yield from self._followed(follow(visitor, *values), cancelled, progress, working)
+                stopped = yield from self._followed(work, working, "work", request, progress)
                 yield self._show(self.queue.call("refresh", visitor) if stopped else {})  # Gradio needs one update
             except gr.Error:
                 yield self._show(self.queue.call("refresh", visitor))  # as if nothing had been tried
                 raise
 
-        def over(visitor: Visitor) -> dict[Any, Any]:
-            return self._show({"can_cancel": False, "can_execute": visitor.can_execute})
+        def over(visitor: Visitor) -> list[Any]:
+            return [gr.update(interactive=False), gr.update(interactive=visitor.can_execute)]
 
         where = {**QUEUED, "show_progress": "full", "show_progress_on": self.about if after_download else self.next}
-        ran = event(with_event if keys else run, [self.visitor, *inputs], self._outputs, **where)
+        ran = event(run, [self.visitor, *inputs], self._outputs, **where)
         for ended in (ran.success, ran.failure):  # not before: Gradio ignores clicks on Execute until its event ends
             ended(over, self.visitor, [self.cancel, self.execute], **QUIET)
 
-    @contextmanager
-    def _cancellable(self, kind: str, request: gr.Request) -> Iterator[Event]:
-        """An event that is set when this tab's button for that kind of work is pressed.
+    def _followed(
+        self, work: Following, working: Shown, kind: str, request: gr.Request, progress: gr.Progress
+    ) -> Generator[Any, None, bool]:
+        """Update the page with results, and from time to time with progress, until the work ends or is cancelled.
 
-        Gradio's own `cancels` would also cancel what is started while it still waits for the cancelled work to end.
+        Returns whether this tab's button for that kind of work has cancelled it. Gradio's own `cancels` would also
+        cancel what the visitor starts while the cancelled work has not ended.
         """
-        key = kind, request.session_hash
+        key, last = (kind, request.session_hash), 0.0
         cancelled = self._cancelled[key] = Event()
         try:
-            yield cancelled
+            with closing(work):
+                for one in work:
+                    if cancelled.is_set():
+                        return True
+                    if isinstance(one, dict):
+                        yield self._show(one)
+                    elif time.monotonic() > last + INTERVAL:
+                        yield gr.skip() if last else self._show(working)  # also lets Gradio notice a closed tab
+                        progress(one[0], desc=one[1])  # after the update, which hides it
+                        last = time.monotonic()
+            return False
         finally:
             self._cancelled.pop(key, None)
 
@@ -264,23 +232,6 @@ class Page:
 
         return press
 
-    def _followed(
-        self, work: Following, cancelled: Event, progress: gr.Progress, working: Shown
-    ) -> Generator[Any, None, bool]:
-        """Update the page with results, and from time to time with progress; returns whether it was cancelled."""
-        last = 0.0
-        with closing(work):
-            for one in work:
-                if cancelled.is_set():
-                    return True
-                if isinstance(one, dict):
-                    yield self._show(one)
-                elif time.monotonic() > last + INTERVAL:
-                    yield gr.skip() if last else self._show(working)  # also lets Gradio notice that a tab was closed
-                    progress(one[0], desc=one[1])  # after the update, which hides it
-                    last = time.monotonic()
-        return False
-
     def _wire_opening(self) -> None:
         def opened(visitor: Visitor, kept: Any, request: gr.Request) -> Any:
             link = dict(request.query_params)
@@ -288,7 +239,6 @@ class Page:
 
         self.demo.load(opened, [self.visitor, self.kept], self._outputs, **QUEUED)
         self._on_long(self.cards.pick, "example", keys=["key"])
-        self._wire_generator()
 
     def _wire_generator(self) -> None:
         """What the menu or a link asks for is downloaded first, beside the queue, and then drawn with."""
@@ -304,19 +254,16 @@ class Page:
     def _fetching(self, linked: bool) -> Callable[..., Iterator[Any]]:
         """What an event does to download what is wanted; it leaves in `fetched` how to continue."""
 
-        def fetch(
-            visitor: Visitor, wanted: str, request: gr.Request, progress: gr.Progress = PROGRESS
-        ) -> Iterator[Any]:
+        def run(visitor: Visitor, wanted: str, request: gr.Request, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
             stopped = not wanted or wanted == visitor.generator  # the page itself has reset the menu
             if not stopped:
                 work = self.queue.fetch_linked(wanted, linked=linked)
                 working = {"stop": {"visible": True}, "generator": {"interactive": False}, "fetched": None}
-                with self._cancellable("download", request) as cancelled:
-                    stopped = yield from self._followed(work, cancelled, progress, working)
+                stopped = yield from self._followed(work, working, "download", request, progress)
             done = {"stop": {"visible": False}, "generator": {"interactive": True}}
             yield self._show(_no_download(visitor) if stopped else done)
 
-        return fetch
+        return run
 
     def _wire_pictures(self) -> None:
         self._on(self.seeds.submit, "browse", inputs=[self.seeds])
@@ -346,8 +293,6 @@ class Page:
         self._on(self.rules.act, "rule", keys=["do", "rule", "value"])
         trying = self._on(self.rules.attempt, "rule", "try", keys=["rule", "value"])
         trying.then(None, js=TRIED % "rules")
-
-    def _wire_files(self) -> None:
         for what, button in self.saves.items():
             self._on(button.click, "save", what)
         self._on(self.rules.fetch, "save", "rule", keys=["rule"])
@@ -358,6 +303,10 @@ def _no_download(visitor: Visitor) -> Shown:
     """The generator menu where no download is running, or where one did not succeed."""
     menu = {"value": visitor.generator, "interactive": True}
     return {"stop": {"visible": False}, "generator": menu, "fetched": None}
+
+
+def _buttons(labels: Mapping[str, str], prefix: str = "", **options: Any) -> dict[str, gr.Button]:
+    return {what: gr.Button(label, elem_id=f"{prefix}{what}", **options) for what, label in labels.items()}
 
 
 def _card(name: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
+import view
 from painter import read_painted
 from rewriter import Edit, Rewriter, Rule, load_edits
 from rewriter.checkpoints.catalogue import BUILT_IN
@@ -31,21 +32,7 @@ from rewriter.hub.draft import compare, comparisons, draft
 from rewriter.worlds import townscape
 from saving import Export
 from state import Shared, Visitor
-from view import (
-    EVERYTHING,
-    MOST_PICTURES,
-    MOST_STEPS,
-    WORK,
-    Shown,
-    View,
-    check_affordable,
-    check_affordable_edit,
-    escape_markdown,
-    look_up,
-    restore,
-    suggested_name,
-    tiles,
-)
+from view import Shown
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
 SETTINGS = ("layer", "rank", "smoothness", "method", "truncation", "title")
@@ -64,7 +51,7 @@ class Handlers:
     """The page's actions on the shared generators."""
 
     def __init__(self, shared: Shared) -> None:
-        self.shared, self.view = shared, View(shared)
+        self.shared, self.view = shared, view.View(shared)
 
     # --- choosing what to see ---
 
@@ -73,7 +60,7 @@ class Handlers:
         link, trouble, session = link or {}, "", None
         if kept is not None:
             try:
-                restored = restore(self.shared, kept)
+                restored = view.restore(self.shared, kept)
                 visitor, session = restored, self.shared.session(restored)
                 if visitor.generator != kept["generator"] and kept["generator"] in self.shared.names:
                     trouble = f"{kept['generator']} is not on this machine any more: choose it again."
@@ -88,10 +75,10 @@ class Handlers:
         wanted, names = link.get("model", "") or link.get("edit", ""), self.shared.names
         known = wanted in townscape.examples() or ("model" in link and (is_name(wanted) or wanted in names))
         if "model" in link and not known:
-            name = escape_markdown(wanted[:96])
+            name = view.escape_markdown(wanted[:96])
             trouble = f"{name!r} is not a generator: a link to a published one ends in ?model=USER/NAME."
         opened = wanted == visitor.link and (wanted in names or session.rules)  # before the page was reloaded
-        shown = self.view.show(visitor, session, *EVERYTHING)
+        shown = self.view.show(visitor, session, *view.EVERYTHING)
         del shown["kept"]  # until there is something new to keep
         return _with_note({**shown, "pending": wanted if known and not opened else ""}, trouble)
 
@@ -107,11 +94,11 @@ class Handlers:
             visitor, trouble = replace(visitor, histories=histories), f"Your earlier work on it is lost: {error}."
             session = self.shared.session(visitor)
         self.shared.pictures(session, seeds, [], _on_step(notify, f"Drawing with {generator}"))
-        return _with_note(self.view.show(visitor, session, *EVERYTHING), trouble)
+        return _with_note(self.view.show(visitor, session, *view.EVERYTHING), trouble)
 
     def browse(self, visitor: Visitor, text: str) -> Shown:
         """Show the pictures with these seeds."""
-        seeds, session = tuple(dict.fromkeys(parse_seeds(text, most=MOST_PICTURES))), self.shared.session(visitor)
+        seeds, session = tuple(dict.fromkeys(parse_seeds(text, most=view.MOST_PICTURES))), self.shared.session(visitor)
         most = 4 * self.shared.page_size(session.generator)
         if len(seeds) > most:
             raise InputError(f"this generator draws slowly here: ask for at most {most} pictures")
@@ -129,9 +116,9 @@ class Handlers:
         visitor = replace(visitor, selected=parse_seeds(key, most=1)[0])
         return self.view.show(visitor, self.shared.session(visitor), "board", "picture")
 
-    def look(self, visitor: Visitor, view: str) -> Shown:
+    def look(self, visitor: Visitor, which: str) -> Shown:
         """Switch between "Rewritten", "Original" and "Matches"; only the last one needs new pictures."""
-        matches = view == "Matches"
+        matches = which == "Matches"
         if matches == visitor.matches:
             return {}
         visitor = replace(visitor, matches=matches)
@@ -140,22 +127,19 @@ class Handlers:
     def find(self, visitor: Visitor, painted: str | None = None, notify: Notify = silent) -> Shown:
         """Show the pictures that match the painted place best, or the context if nothing is painted."""
         session = self.shared.session(visitor)
-        before, found = session.history, list[Found]()
+        before = session.history
+        found: list[list[Found]] = [[]]  # the best so far, after each batch
         if painted:
             mask, seed = read_painted(painted)
             session.begin()
             session.add_context(visitor.selected if seed is None else seed, mask)
         elif not (session.edit.context or session.edit.paste):
             raise InputError("nothing to look for yet: paint on a picture, or mark a context")
-
-        def on_found(best: list[Found]) -> None:
-            found[:] = best
-
+        options: dict[str, Any] = {"seeds": SEARCHED, "on_found": found.append}
         with suppress(CancelledError):  # out of time: show what was found until then
-            on_step = _on_step(notify, "Searching")
-            session.search(self.shared.page_size(session.generator), seeds=SEARCHED, on_step=on_step, on_found=on_found)
+            session.search(self.shared.page_size(session.generator), on_step=_on_step(notify, "Searching"), **options)
         session.history = before
-        return self.view.show(replace(visitor, seeds=tuple(one.seed for one in found)), session, "board")
+        return self.view.show(replace(visitor, seeds=tuple(one.seed for one in found[-1])), session, "board")
 
     # --- the edit in progress ---
 
@@ -167,38 +151,35 @@ class Handlers:
         if made and what in ("copy", "erase"):  # another thing: another rule
             session.begin(default_layer(session.generator))
         actions = (session.copy, session.paste, session.add_context, session.keep, session.erase)
-        look_up(what, dict(zip(MARKS, actions, strict=True)))(visitor.selected if seed is None else seed, mask)
+        view.look_up(what, dict(zip(MARKS, actions, strict=True)))(visitor.selected if seed is None else seed, mask)
         session.history = before.then(session.history.present)  # one step to undo
-        return {**self._after(visitor, session), "mask": None}
+        return {**self._after(visitor, session), "painter": {"value": None}}
 
     def unmark(self, visitor: Visitor, what: str, key: str) -> Shown:
         """Remove a place from the context, or from the protected places."""
         session = self.shared.session(visitor)
         actions = {"context": session.remove_context, "keep": session.remove_keep}
-        look_up(what, actions)(parse_seeds(key, most=1)[0])
+        view.look_up(what, actions)(parse_seeds(key, most=1)[0])
         return self._after(visitor, session)
 
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
         session = self.shared.session(visitor)
-        if look_up(name, {each: getattr(session.edit, each) for each in SETTINGS}) == value:
+        if view.look_up(name, {each: getattr(session.edit, each) for each in SETTINGS}) == value:
             return self._after(visitor, session)
         new = {name: round(value, 1) if name == "truncation" and isinstance(value, float) else value}
         if name == "method":
-            new["steps"] = None if value == "least-squares" else MOST_STEPS
+            new["steps"] = None if value == "least-squares" else view.MOST_STEPS
         session.set(**new)
         return self._after(visitor, session, *(("board", "picture") if name == "truncation" else ()))
 
     def suggest(self, visitor: Visitor, notify: Notify = silent) -> Shown:
         """Try the edit at every layer; the board has the best one first, to choose from."""
         found = self.shared.session(visitor).suggest(on_step=_on_step(notify, "Trying every layer"))
-        done = [(one.layer, one.score, one.picture) for one in found if one.picture is not None]
+        done = {it.layer: (f"{it.layer}: score {it.score:.2f}", it.picture) for it in found if it.picture is not None}
         failed = [one for one in found if one.picture is None]
         note = f"Not possible at {', '.join(one.layer for one in failed)}: {failed[0].why}." if failed else ""
-        board = tiles([(f"{layer}: score {score:.2f}", picture) for layer, score, picture in done], note, note=note)
-        for tile, (layer, *_) in zip(board["tiles"], done, strict=True):
-            tile["key"] = layer
-        return {"suggested": board}
+        return {"suggested": view.tiles(done.values(), note, note=note, keys=list(done))}
 
     # --- the rules ---
 
@@ -208,15 +189,11 @@ class Handlers:
         self._execute(visitor, session, notify)
         return self._after(visitor, session, "board", "picture")
 
-    def example(self, visitor: Visitor, name: str, notify: Notify = silent) -> Shown:
-        """Load an example's edits and execute them; copy, paste and context stay to look at."""
-        edits = load_edits(look_up(name, townscape.examples()))
-        visitor = replace(visitor, generator=BUILT_IN)
-        return self._load_edits(visitor, self.shared.session(visitor), edits, notify)
-
-    def linked(self, visitor: Visitor, name: str, notify: Notify = silent) -> Shown:
-        """The example that a link asks for."""
-        return {**self.example(replace(visitor, link=name), name, notify), "pending": ""} if name else {}
+    def example(self, visitor: Visitor, name: str, linked: bool = False, notify: Notify = silent) -> Shown:
+        """Load an example's edits and execute them; copy, paste and context stay to look at. `linked`: by a link."""
+        edits = load_edits(view.look_up(name, townscape.examples()))
+        visitor = replace(visitor, generator=BUILT_IN, link=name if linked else visitor.link)
+        return {**self._load_edits(visitor, self.shared.session(visitor), edits, notify), "pending": ""}
 
     def adopt(self, visitor: Visitor, base: str, rules: Sequence[Rule], link: str, notify: Notify = silent) -> Shown:
         """Replace the rules by those of a published generator with this base; one step to undo."""
@@ -224,9 +201,7 @@ class Handlers:
         session = self.shared.session(visitor)
         session.history = session.history.then(Rewriter(session.generator, rules=rules).history.present)
         shown = self._after(visitor, session, "about", "board", "picture")
-        opened = (
-            f"**[{link}]({constants.ENDPOINT}/{link}) is open**: its rules have replaced yours. *Undo* restores them."
-        )
+        opened = f"**[{link}]({constants.ENDPOINT}/{link}) is open**: its rules replaced yours. *Undo* restores them."
         return {**shown, "next": f"{opened} {shown['next']}", "pending": ""}
 
     def draft(self, visitor: Visitor, account: str, name: str, description: str, weights: bool) -> Shown:
@@ -235,10 +210,8 @@ class Handlers:
         name = name.strip().removeprefix(f"{account}/")
         if "/" in name:
             raise InputError(f"{name!r} is more than a name: leave out the account, it is always yours ({account})")
-        if not is_name(whole := f"{account}/{name or suggested_name(session)}"):
-            raise InputError(
-                f"{name!r} cannot be a name: use letters, digits, '-', '_' and '.', with a letter or digit at both ends"
-            )
+        if not is_name(whole := f"{account}/{name or view.suggested_name(session)}"):
+            raise InputError(f"{name!r} cannot be a name: use letters and digits, with single '-', '_' or '.' between")
         made = draft(session.generator, session.rules, whole, description=description, weights=weights, pictures=False)
         return {"draft": replace(made, later={}), "pictures": comparisons(named(session.rules))}
 
@@ -252,19 +225,17 @@ class Handlers:
         session = self.shared.session(visitor)
         begin = partial(session.begin, default_layer(session.generator))
         actions: tuple[Callable[[], None], ...] = (session.zero, session.undo, session.redo, begin, session.revert)
-        look_up(what, dict(zip(STEPS, actions, strict=True)))()
+        view.look_up(what, dict(zip(STEPS, actions, strict=True)))()
         return self._after(visitor, session, "board", "picture")
 
     def rule(self, visitor: Visitor, do: str, index: int, value: Any = None) -> Shown:
         """Change the list of rules: strength, switch, move or remove. "try" shows a strength without setting it."""
         session = self.shared.session(visitor)
-        actions: dict[str, Callable[[], None]] = {
-            "strength": lambda: session.set_strength(index, value),
-            "switch": lambda: session.switch(index, value),
-            "move": lambda: session.move(index, value),
-            "remove": lambda: session.remove(index),
-        }
-        look_up("strength" if do == "try" else do, actions)()
+        if do == "remove":
+            session.remove(index)
+        else:
+            change = {"strength": session.set_strength, "switch": session.switch, "move": session.move}
+            view.look_up(do, {**change, "try": session.set_strength})(index, value)
         if do == "try":
             return {"board": self.view.board(visitor, session)}
         return self._after(visitor, session, "board", "picture")
@@ -280,10 +251,11 @@ class Handlers:
         try:
             session = self.shared.session(visitor)
             if Path(file).suffix != ".safetensors":
-                edits = [check_affordable_edit(edit) for edit in load_edits(file)]
+                edits = [view.check_affordable(edit) for edit in load_edits(file)]
                 return self._load_edits(visitor, session, edits, notify)
             if kind_of(Path(file)) == history.FORMAT:
-                loaded = Rewriter(session.generator, history=check_affordable(History.load(file)))
+                loaded = Rewriter(session.generator, history=History.load(file))
+                view.check_affordable(loaded.edit)
                 session.history = session.history.then(loaded.history.present)  # one step to undo
             else:
                 session.add(Rule.load(file))
@@ -302,7 +274,7 @@ class Handlers:
         before = visitor.history.present.edit if visitor.history else session.history.states[0].edit
         changed = any(getattr(before, name) != getattr(session.edit, name) for name in SETTINGS)
         names += ("board",) if visitor.matches else ()
-        work = [name for name in WORK if name != "settings" or changed]
+        work = [name for name in view.WORK if name != "settings" or changed]
         return self.view.show(visitor.with_history(session.history), session, *names, *work)
 
     def _execute(self, visitor: Visitor, session: Rewriter, notify: Notify) -> None:

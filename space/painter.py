@@ -106,8 +106,7 @@ canvas.addEventListener('pointermove', event => {
   if (last) for (const point of points) { stroke(last, point); last = point; }
 });
 const lift = () => { if (last) { last = null; publish(); } };
-canvas.addEventListener('pointerup', lift);
-canvas.addEventListener('pointercancel', lift);
+for (const end of ['pointerup', 'pointercancel']) canvas.addEventListener(end, lift);
 canvas.addEventListener('pointerleave', () => { if (!last) ring.hidden = true; });
 stage.addEventListener('keydown', event => {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
@@ -122,9 +121,8 @@ const choose = eraser => {
 };
 tools.paint.addEventListener('click', () => choose(false));
 tools.eraser.addEventListener('click', () => choose(true));
-tools.undo.addEventListener('click', () => {
-  if (strokes.length) { pen.putImageData(strokes.pop(), 0, 0); publish(); }
-});
+const undo = () => { if (strokes.length) { pen.putImageData(strokes.pop(), 0, 0); publish(); } };
+tools.undo.addEventListener('click', undo);
 tools.clear.addEventListener('click', () => { clear(); publish(); });
 const look = () => {
   delete element.dataset.ready;

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -28,12 +28,9 @@ from rewriter.errors import InputError
 from rewriter.hub import licences, repository
 from rewriter.hub.draft import DESCRIPTION, Draft
 from rewriter.hub.publish import ADVICE, find, send
-from state import Visitor
+from style import PRIVATE, PROGRESS
 from view import data_url, escape_markdown
-from work_queue import ON_SPACE, errors_shown
-
-if TYPE_CHECKING:
-    from work_queue import WorkQueue
+from work_queue import ON_SPACE, WorkQueue, errors_shown
 
 LOGIN = bool(os.environ.get("OAUTH_CLIENT_ID"))  # set on a Space that lets people log in
 THIS_MACHINE = ("localhost", "127.0.0.1")
@@ -43,18 +40,14 @@ PAGE_ADVICE = {
     401: "your login has expired: log out and in again",
     403: "this page may write only to repositories in your account that it made itself: choose a new name",
 }
-OTHERWISE = (
-    "*Save* writes your work to a file, which `rewriter publish USER/NAME FILE` publishes from your own machine."
-)
+OTHERWISE = "*Save* writes a file, which `rewriter publish USER/NAME FILE` publishes from your own machine."
 LOG_IN = f"Log in first, with the button above. {OTHERWISE}"
-NO_LOGIN = (
-    f"This page has no login. {OTHERWISE} Or open the page on your own machine with `rewriter demo`: `hf auth login` "
-    "is enough there."
-)
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+NO_LOGIN = f"This page has no login. {OTHERWISE} Or open it on your own machine: `hf auth login`, then `rewriter demo`."
 OPTIONS: dict[str, Any] = {**PRIVATE, "concurrency_id": "publish", "concurrency_limit": 4}
 DRAWN = 64 << 20  # bytes of pictures in the cache
-PROGRESS = gr.Progress()  # Gradio wants it as a default
+Form = dict[Any, Any]  # what is filled in, by component
+Profile = gr.OAuthProfile | None
+Token = gr.OAuthToken | None
 
 
 class PublishPanel:
@@ -62,7 +55,7 @@ class PublishPanel:
 
     def __init__(self, demo: gr.Blocks, queue: WorkQueue, visitor: gr.State, *, login: bool = LOGIN) -> None:
         quiet()
-        self.queue, self.login, self.drawn = queue, login, Cache(DRAWN)
+        self.queue, self.visitor, self.login, self.drawn = queue, visitor, login, Cache(DRAWN)
         with gr.Accordion("Publish, or open what others published", open=False, elem_id="publisher") as self.panel:
             gr.Markdown(
                 "A published generator has its own page on Hugging Face. Anybody loads it with one line of Python, or "
@@ -89,36 +82,26 @@ class PublishPanel:
             self.status = gr.Markdown(elem_id="published")
             with gr.Accordion("Files and card", open=False, visible=False) as self.draft:
                 self.files, self.card = gr.Markdown(elem_id="publish-files"), gr.Markdown(elem_id="publish-card")
-            with gr.Row():
-                self.list = gr.Button("List published generators", size="sm", elem_id="list-published")
+            self.list = gr.Button("List published generators", size="sm", elem_id="list-published")
             self.listed = gr.Markdown(elem_id="listed")
-        self._wire(demo, visitor)
+        self._wire(demo)
 
-    def _wire(self, demo: gr.Blocks, visitor: gr.State) -> None:
+    def _wire(self, demo: gr.Blocks) -> None:
         if self.login:  # open again when the visitor returns from logging in
             demo.load(self.returned, None, self.panel, show_progress="hidden", **PRIVATE)
-        inputs = [visitor, self.name, self.description, self.rules_only]
+        form: set[Any] = {self.visitor, self.name, self.description, self.rules_only, self.private}
         options = {"show_progress_on": self.status, **OPTIONS}
         shown = [self.draft, self.files, self.card, self.status]
-        previewing = self.preview.click(self.on_preview, inputs, shown, **options)
-        sent = [self.status, self.draft]
-        self.publish.click(self.on_publish, [*inputs, self.private], sent, cancels=[previewing], **options)
+        previewing = self.preview.click(self.on_preview, form, shown, **options)
+        self.publish.click(self.on_publish, form, [self.status, self.draft], cancels=[previewing], **options)
         self.list.click(self.on_list, None, self.listed, **OPTIONS)
 
-    def returned(self, profile: gr.OAuthProfile | None) -> Any:
+    def returned(self, profile: Profile) -> Any:
         """Open the panel for people who are logged in."""
         return gr.Accordion(open=True) if profile else gr.skip()
 
     def on_preview(
-        self,
-        visitor: Visitor,
-        name: str,
-        description: str,
-        rules_only: bool,
-        request: gr.Request,
-        profile: gr.OAuthProfile | None,
-        token: gr.OAuthToken | None,
-        progress: gr.Progress = PROGRESS,
+        self, form: Form, request: gr.Request, profile: Profile, token: Token, progress: gr.Progress = PROGRESS
     ) -> Iterator[Any]:
         """Show the card, and the files with their sizes; nothing is sent."""
         yield [gr.Accordion(visible=False), "", "", "Preparing the preview …"]
@@ -126,8 +109,7 @@ class PublishPanel:
         with suppress(InputError):
             account = self._client(request, profile, token)[0]
         try:
-            draft, paths = self._draft(visitor, account, name, description, rules_only)
-            draft = yield from self._with_pictures(visitor, draft, paths, progress)
+            draft = yield from self._draft(form, account, progress)
         except gr.Error as error:
             yield [gr.skip(), "", "", error.message]
             raise
@@ -141,27 +123,16 @@ class PublishPanel:
         yield [gr.Accordion(visible=True, open=True), files, card, "Nothing is sent until you press *Publish*."]
 
     def on_publish(
-        self,
-        visitor: Visitor,
-        name: str,
-        description: str,
-        rules_only: bool,
-        private: bool,
-        request: gr.Request,
-        profile: gr.OAuthProfile | None,
-        token: gr.OAuthToken | None,
-        progress: gr.Progress = PROGRESS,
+        self, form: Form, request: gr.Request, profile: Profile, token: Token, progress: gr.Progress = PROGRESS
     ) -> Iterator[Any]:
         """Publish in the visitor's account; show where it is, or why it failed."""
         yield ["Publishing …", gr.Accordion(visible=False)]
         try:
             with errors_shown("publishing"):
                 account, api = self._client(request, profile, token)
-            draft, paths = self._draft(visitor, account, name, description, rules_only)
-            with errors_shown("publishing"):
-                find(draft.repo_id, api, private=private, advice=PAGE_ADVICE)
-            draft = yield from self._with_pictures(visitor, draft, paths, progress)
-            yield [self._send(visitor, draft, api, private, rules_only, partial(progress, 0.9)), gr.skip()]
+            check = partial(find, api=api, private=form[self.private], advice=PAGE_ADVICE)
+            draft = yield from self._draft(form, account, progress, check)
+            yield [self._send(form, draft, api, partial(progress, 0.9)), gr.skip()]
         except gr.Error as error:
             yield [f"**Not published**: {error.message}", gr.skip()]
             raise
@@ -176,16 +147,15 @@ class PublishPanel:
         ]
         return "\n".join(lines) or "Nobody has published a generator yet."
 
-    def _send(
-        self, visitor: Visitor, draft: Draft, api: HfApi, private: bool, rules_only: bool, progress: Callable[..., Any]
-    ) -> str:
+    def _send(self, form: Form, draft: Draft, api: HfApi, progress: Callable[..., Any]) -> str:
         """Send a draft; the result as text for the page."""
         with errors_shown("publishing"):
             config = json.loads(draft.files[store.CONFIG])
-            if not rules_only:
-                write = partial(self._write_weights, visitor.generator, config["fingerprint"])
+            if not form[self.rules_only]:
+                write = partial(self._write_weights, form[self.visitor].generator, config["fingerprint"])
                 draft = replace(draft, later={store.WEIGHTS: write})
-            done = send(draft, api, private=private, advice=PAGE_ADVICE, on_step=lambda words: progress(desc=words))
+            options = {"private": form[self.private], "advice": PAGE_ADVICE}
+            done = send(draft, api, **options, on_step=lambda words: progress(desc=words))
         if done.private:
             access = f"only you can see it: `rewriter demo --generator {draft.repo_id}` opens it on your own machine"
         else:
@@ -200,21 +170,19 @@ class PublishPanel:
         )
 
     def _draft(
-        self, visitor: Visitor, account: str, name: str, description: str, rules_only: bool
-    ) -> tuple[Draft, list[str]]:
-        """The draft without weights and pictures, and the paths of its pictures."""
+        self, form: Form, account: str, progress: Callable[..., Any], check: Callable[[str], object] = lambda name: None
+    ) -> Generator[Any, None, Draft]:
+        """A draft without weights; once its name is checked, its pictures are drawn one by one, and kept."""
+        visitor, weights = form[self.visitor], not form[self.rules_only]
         with errors_shown("fetching the licence"):  # here, so that the queue never waits for the network
             licences.text_of(self.queue.shared.origin(visitor.generator))
-        shown = self.queue.call("draft", visitor, account, name, description, not rules_only)
-        return shown["draft"], shown["pictures"]
-
-    def _with_pictures(
-        self, visitor: Visitor, draft: Draft, paths: Sequence[str], progress: Callable[..., Any]
-    ) -> Generator[Any, None, Draft]:
-        """The draft with its pictures, drawn one by one in the queue, and once for preview and publishing."""
+        shown = self.queue.call("draft", visitor, account, form[self.name], form[self.description], weights)
+        draft = shown["draft"]
+        with errors_shown("publishing"):
+            check(draft.repo_id)
         rules = hashlib.sha256(b"".join(data for path, data in draft.files.items() if path.startswith("rules/")))
         pictures: dict[str, bytes] = {}
-        for which, path in enumerate(paths):
+        for which, path in enumerate(shown["pictures"]):
             key = rules.digest(), path
             if (drawn := self.drawn.peek(key)) is None:
                 for one in self.queue.follow("compare", visitor, which):
@@ -222,7 +190,7 @@ class PublishPanel:
                     if isinstance(one, dict):
                         drawn = one["picture"]
                     else:
-                        progress(0.8 * (which + one[0]) / len(paths), desc=one[1])
+                        progress(0.8 * (which + one[0]) / len(shown["pictures"]), desc=one[1])
                 self.drawn.put(key, drawn)
             pictures[path] = drawn
         return draft.having(pictures)
@@ -238,9 +206,7 @@ class PublishPanel:
             raise InputError(f"{base} has changed since this page was opened: load the page again")
         store.write_weights(generator, path)
 
-    def _client(
-        self, request: gr.Request, profile: gr.OAuthProfile | None, token: gr.OAuthToken | None
-    ) -> tuple[str, HfApi]:
+    def _client(self, request: gr.Request, profile: Profile, token: Token) -> tuple[str, HfApi]:
         """The visitor's account, and a client that acts for them."""
         api = connect(own_token(request, token, login=self.login))
         if profile is not None and not _is_mock(token):
@@ -249,7 +215,7 @@ class PublishPanel:
             return str(api.whoami()["name"]), api
 
 
-def own_token(request: gr.Request, token: gr.OAuthToken | None, *, login: bool) -> str:
+def own_token(request: gr.Request, token: Token, *, login: bool) -> str:
     """The visitor's own token; `login`: whether the page has a login.
 
     Raises:
@@ -269,7 +235,7 @@ def own_token(request: gr.Request, token: gr.OAuthToken | None, *, login: bool) 
     raise InputError(NO_LOGIN)
 
 
-def _is_mock(token: gr.OAuthToken | None) -> bool:
+def _is_mock(token: Token) -> bool:
     """Whether this is the useless token that Gradio's login gives to everybody outside of a Space."""
     return not ON_SPACE and token is not None and token.token.startswith("mock-oauth-token")
 

@@ -88,8 +88,7 @@ class Shared:
 
     def origin(self, name: str) -> Origin:
         """Where a generator comes from, as far as that is known without loading it."""
-        origin: Origin = (self.models.peek(name) or self.source(name)).origin
-        return origin
+        return (self.models.peek(name) or self.source(name)).origin
 
     def model(self, name: str) -> Generator:
         """A generator on this machine; it is loaded at the first call.
@@ -97,8 +96,7 @@ class Shared:
         Raises:
             InputError: the name is not offered, the file cannot be read, or it has to be downloaded first.
         """
-        loaded: Generator | None = self.models.peek(name)
-        if loaded is not None:
+        if loaded := self.models.peek(name):
             return loaded
         if self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again to download it")
@@ -136,18 +134,16 @@ class Shared:
         layer = next((name for name in generator.layers if name in ruled), None)
         key: tuple[Any, ...] = (generator.fingerprint, truncation, layer, *seeds)
         if layer is None:
-            return self.pages.get(key, lambda: torch.cat([*self._drawn(generator, seeds, truncation, on_step)]))
+            return self.pages.get(key, lambda: torch.cat([*self._drawn(session, seeds, on_step)]))
 
         def features() -> Features:
             return generator.keys(seeds, layer, truncation=truncation, rules=[])
 
         return generator.picture(self.pages.get(key, features), rules=on)
 
-    def _drawn(
-        self, generator: Generator, seeds: Sequence[int], truncation: float, on_step: OnStep | None
-    ) -> Iterator[Tensor]:
+    def _drawn(self, session: Rewriter, seeds: Sequence[int], on_step: OnStep | None) -> Iterator[Tensor]:
         """Pictures without rules: all at once, or one by one if each takes seconds."""
-        size = 1 if self.page_size(generator) < PAGE_SIZE else len(seeds)
+        size = 1 if self.page_size(session.generator) < PAGE_SIZE else len(seeds)
         for first in range(0, len(seeds), size):
             report(on_step, first, len(seeds))
-            yield generator.sample(seeds[first : first + size], truncation=truncation, rules=[])
+            yield session.sample(seeds[first : first + size], original=True)

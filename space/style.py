@@ -44,6 +44,8 @@ THEME = gr.themes.Soft(
     button_secondary_border_color="*neutral_300",
     button_border_width="1px",
 )
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # no endpoint for scripts
+PROGRESS = gr.Progress()  # Gradio wants it as the default of a parameter
 LAUNCH: dict[str, Any] = {
     **{"css": CSS, "theme": THEME, "max_file_size": "64mb", "show_error": True, "ssr_mode": False},
     "state_session_capacity": 2000,

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count, groupby
 from typing import Any, TypeVar
 
 import torch
@@ -55,9 +56,10 @@ def picture_url(picture: Tensor, side: int = THUMBNAIL) -> str:
     return data_url(buffer.getvalue(), f"image/{kind}")
 
 
-def tiles(pictures: Iterable[tuple[str, Tensor]], empty: str = "", *, note: str = "") -> Shown:
+def tiles(pictures: Iterable[tuple[str, Tensor]], empty: str = "", note: str = "", keys: Sequence[str] = ()) -> Shown:
     """The value of a board: captioned pictures with a note, or the text `empty` if there are none."""
-    made = [{"key": f"{i}", "caption": c, "image": picture_url(p)} for i, (c, p) in enumerate(pictures)]
+    named = zip(keys or map(str, count()), pictures, strict=False)
+    made = [{"key": key, "caption": caption, "image": picture_url(picture)} for key, (caption, picture) in named]
     return {"tiles": made, "note": note if made else empty}
 
 
@@ -99,7 +101,7 @@ class View:
 
     def _picture(self, visitor: Visitor, session: Rewriter) -> Shown:
         url = picture_url(self.shared.pictures(session, [visitor.selected])[0], FULL)
-        return {"picture": {"picture": url, "seed": visitor.selected}}
+        return {"painter": {"picture": url, "seed": visitor.selected}}
 
     def _trays(self, visitor: Visitor, session: Rewriter) -> Shown:
         edit, pictures, note = session.edit, [], ""
@@ -129,10 +131,9 @@ class View:
 
     def _next(self, visitor: Visitor, session: Rewriter) -> Shown:
         missing, made = session.edit.missing(), session.history.present.made is not None
-        if missing:
-            return {"next": f"**Next:** {missing[0]}.", "can_execute": False}
         done = "**Done.** Change the edit and execute it again, or press *New rule*."
-        return {"next": done if made else "**Ready:** press *Execute*.", "can_execute": True}
+        text = f"**Next:** {missing[0]}." if missing else done if made else "**Ready:** press *Execute*."
+        return {"next": text, "execute": {"interactive": not missing}}
 
     def _rules(self, visitor: Visitor, session: Rewriter) -> Shown:
         own = {f"rule {i + 1}: {remark}" for i, rule in enumerate(session.rules) for remark in advice(rule)}
@@ -147,7 +148,8 @@ class View:
             for rule in session.rules
         ]
         remarks = [remark for remark in session.remarks() if remark not in own]
-        return {"rules": {"rules": rules, "remarks": remarks}, "suggested_name": suggested_name(session)}
+        name = {"placeholder": suggested_name(session)}
+        return {"rules": {"rules": rules, "remarks": remarks}, "suggested_name": name}
 
     def _settings(self, visitor: Visitor, session: Rewriter) -> Shown:
         edit, generator, names = session.edit, session.generator, ("rank", "method", "truncation", "title")
@@ -197,40 +199,35 @@ def restore(shared: Shared, kept: Any) -> Visitor:
             link=f"{kept['link']}"[:96],
         )
         histories = {
-            name: check_affordable(History.from_bytes(base64.b64decode(work[: 2 * KEPT_BYTES], validate=True)))
+            name: History.from_bytes(base64.b64decode(work[: 2 * KEPT_BYTES], validate=True))
             for name, work in kept["works"].items()
             if name in shared.names
         }
+        for history in histories.values():
+            check_affordable(history.present.edit)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"the work that your browser kept cannot be restored ({error})") from error
     most = 4 * shared.page_size(shared.model(visitor.generator))
     return replace(visitor, histories=histories, seeds=visitor.seeds[:most])
 
 
-def check_affordable(history: History) -> History:
-    """The history; InputError if its edit would block the shared queue whenever it is shown or executed."""
-    check_affordable_edit(history.present.edit)
-    return history
-
-
-def check_affordable_edit(edit: Edit) -> Edit:
-    """The edit; InputError if it would block the shared queue."""
+def check_affordable(edit: Edit) -> Edit:
+    """The edit; InputError if it would block the shared queue whenever it is shown or executed."""
     if edit.statistics is not None or (edit.steps or 0) > MOST_STEPS:
-        raise InputError(
-            f"the edit needs its own statistics or more than {MOST_STEPS} steps, too long for a shared page: use "
-            "`rewriter apply`"
-        )
+        reason = f"the edit asks for its own statistics, or for more than {MOST_STEPS} steps"
+        raise InputError(f"{reason}, which takes too long on a shared page: use `rewriter apply`")
     return edit
 
 
 def generator_choices(shared: Shared) -> list[tuple[str, str]]:
     """The generators to choose from, as (label, name); an arrow marks those that have to be downloaded."""
-    known = {name: shared.catalogue[name] for name in shared.names if name in shared.catalogue}
-    titles = {name: f"{entry.title}, {entry.resolution} px" for name, entry in known.items()}
-    for name in filter(shared.absent, shared.names):
-        size = known[name].size if name in known else None
-        titles[name] = f"{titles.get(name, name)} ↓{size / 1e6: .0f} MB" if size else f"{titles.get(name, name)} ↓"
-    return [(titles.get(name, name), name) for name in shared.names]
+    choices = []
+    for name in shared.names:
+        entry = shared.catalogue.get(name)
+        title = f"{entry.title}, {entry.resolution} px" if entry else name
+        size = f"{entry.size / 1e6: .0f} MB" if entry and entry.size else ""
+        choices.append((f"{title} ↓{size}" if shared.absent(name) else title, name))
+    return choices
 
 
 def suggested_name(session: Rewriter) -> str:
@@ -252,13 +249,8 @@ def look_up(name: str, things: Mapping[str, T]) -> T:
 
 def format_seeds(seeds: Sequence[int]) -> str:
     """Seeds as `parse_seeds` reads them: (0, 1, 2, 8) → "0-2, 8"."""
-    runs: list[list[int]] = []
-    for seed in seeds:
-        if runs and seed == runs[-1][1] + 1:
-            runs[-1][1] = seed
-        else:
-            runs.append([seed, seed])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+    runs = [[seed for _, seed in run] for _, run in groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def layer_label(generator: Generator, layer: LayerInfo) -> str:

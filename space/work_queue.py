@@ -50,7 +50,8 @@ class WorkQueue:
     def __init__(self, handlers: Handlers) -> None:
         self.shared, self._handlers, self._downloads = handlers.shared, handlers, Downloads()
         self._pool = ThreadPoolExecutor(1, "work")
-        self._call: Callable[..., Shown] = GPU(self._run, duration=CALL_SECONDS) if ZERO_GPU else self._wait
+        on_gpu = GPU(self._run, duration=CALL_SECONDS) if ZERO_GPU else None
+        self._call: Callable[..., Shown] = on_gpu or (lambda *named: self._pool.submit(self._run, *named).result())
         progress = self._progress
         self._follow: Callable[..., Following] = GPU(progress, duration=LONG_SECONDS) if ZERO_GPU else progress
 
@@ -86,7 +87,7 @@ class WorkQueue:
             yield from self.fetch(wanted)
             yield {"fetched": ("choose", wanted, wanted if linked else None)}
         elif "/" not in wanted:
-            yield {"fetched": ("linked", wanted)}
+            yield {"fetched": ("example", wanted, True)}
         else:
             yield 0.0, f"Looking for {wanted}"
             with errors_shown(f"opening {wanted}"):
@@ -106,8 +107,7 @@ class WorkQueue:
 
     def _run(self, name: str, *arguments: Any, **notify: Any) -> Shown:
         try:
-            shown: Shown = getattr(self._handlers, name)(*arguments, **notify)
-            return shown
+            return getattr(self._handlers, name)(*arguments, **notify)
         except CancelledError:
             return {ERROR: f"this took longer than {LONG_SECONDS} s and was cancelled; nothing has changed"}
         except RewriterError as error:
@@ -115,9 +115,6 @@ class WorkQueue:
         except Exception:
             logging.exception("%s failed", name)
             return {ERROR: "something went wrong, and nothing has changed: try again, or try something else"}
-
-    def _wait(self, name: str, *arguments: Any) -> Shown:
-        return self._pool.submit(self._run, name, *arguments).result()
 
     def _progress(self, name: str, *arguments: Any) -> Following:
         results: SimpleQueue[tuple[bool, Progress | Shown]] = SimpleQueue()

@@ -70,16 +70,17 @@ def put(generator, rule, name, *, private=False, weights=False):
     send(draft(generator, [rule], name, weights=weights, pictures=False), connect(TOKEN), private=private)
 
 
-def updates(method, visitor, *values, who=ADA, **headers):
+def updates(press, visitor, name="hats", *, rules_only=True, private=True, who=ADA, **headers):
     """What a button of the panel shows, one update after the other."""
-    headers = {"host": "ada-page.hf.space", "origin": "https://ada-page.hf.space", **headers}
+    panel, headers = press.__self__, {"host": "ada-page.hf.space", "origin": "https://ada-page.hf.space", **headers}
+    form = {panel.visitor: visitor, panel.name: name, panel.description: "", panel.private: private}
     request = gr.Request(request=SimpleNamespace(headers=headers, client=None))
-    return method(visitor, *values, request, *who, lambda *progress, **message: None)
+    return press({**form, panel.rules_only: rules_only}, request, *who, lambda *progress, **message: None)
 
 
-def publish(page, visitor, name="hats", *, rules_only=True, private=True, **request):
+def publish(page, *form, **options):
     """What the panel says in the end."""
-    *_, (status, _) = updates(page.panel.on_publish, visitor, name, "", rules_only, private, **request)
+    *_, (status, _) = updates(page.panel.on_publish, *form, **options)
     return status
 
 
@@ -87,7 +88,7 @@ def publish(page, visitor, name="hats", *, rules_only=True, private=True, **requ
 
 
 def test_preview_publish_and_list(page, hub, town, rule, visitor, drawn):
-    *_, (_, files, card, status) = updates(page.panel.on_preview, visitor, "hats", "", True)
+    *_, (_, files, card, status) = updates(page.panel.on_preview, visitor)
     assert "config.json" in files and card.count("data:image/png") == 2 and "Nothing is sent" in status
     assert hub.repositories == {} and drawn == [0, 1]
     assert "ada/hats" in publish(page, visitor) and drawn == [0, 1]
@@ -112,7 +113,7 @@ def test_failure_is_shown_with_what_to_do_next(page, hub, visitor, drawn, name, 
     hub.fault = lambda n, request: fault if fault and path in request.path else None
     shown = []
     with pytest.raises(gr.Error, match=message):
-        shown.extend(updates(page.panel.on_publish, visitor, name, "", True, True))
+        shown.extend(updates(page.panel.on_publish, visitor, name))
     hub.fault = lambda n, request: None
     said = publish(page, visitor, "mine")
     made = hub.repositories["model", "ada/mine"]
@@ -121,7 +122,7 @@ def test_failure_is_shown_with_what_to_do_next(page, hub, visitor, drawn, name, 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 1000])
 def test_leaving_while_publishing_sends_all_or_nothing(page, hub, visitor, drawn, steps):
-    publishing = updates(page.panel.on_publish, visitor, "left", "", False, True)
+    publishing = updates(page.panel.on_publish, visitor, "left", rules_only=False)
     for _ in zip(range(steps), publishing, strict=False):
         pass
     publishing.close()

@@ -101,10 +101,10 @@ def saved(shown, folder):
 
 def test_page_says_what_to_do_next(do, marked, executed):
     opened, copied = do.open(new()), do.mark(new(), "copy", paint(1, THING))
-    assert "copy a thing" in opened["next"] and not opened["can_execute"]
-    assert "paste it" in copied["next"] and copied["mask"] is None
+    assert "copy a thing" in opened["next"] and not opened["execute"]["interactive"]
+    assert "paste it" in copied["next"] and copied["painter"] == {"value": None}
     ready = show(do, marked, "next")
-    assert "Ready" in ready["next"] and ready["can_execute"] and marked.can_execute
+    assert "Ready" in ready["next"] and ready["execute"]["interactive"] and marked.can_execute
     assert "Done" in show(do, executed, "next")["next"] and not new().can_execute
 
 
@@ -170,9 +170,9 @@ def test_second_copy_begins_another_rule_and_is_undone_in_one_step(do, executed)
 
 
 def test_erasing_and_zeroing_need_no_copy(do):
-    assert do.mark(new(), "erase", paint(0, PLACE))["can_execute"]
-    zeroed = do.step(do.mark(new(), "context", paint(0, PLACE))["visitor"], "zero")
-    assert zeroed["can_execute"] and do.execute(zeroed["visitor"])["rules"]["rules"][0]["title"] == "rule at layer4"
+    erased, context = (do.mark(new(), what, paint(0, PLACE))["visitor"] for what in ("erase", "context"))
+    zeroed = do.step(context, "zero")["visitor"]
+    assert erased.can_execute and zeroed.can_execute and rules(do, do.execute(zeroed)["visitor"])
 
 
 def test_visitors_never_see_each_others_rules(do, executed):
@@ -245,7 +245,7 @@ def test_pictures_are_chosen_by_numbers_and_ranges(do):
     assert shown["visitor"].seeds == (0, 1, 2, 3, 40, 97) and shown["seeds"] == "0-3, 40, 97"
     assert do.more(shown["visitor"])["visitor"].seeds == tuple(range(98, 110))
     assert do.more(new(seeds=(99_995,)))["visitor"].seeds[0] == 0
-    assert format_seeds(()) == "" and do.pick(new(), "7")["picture"]["seed"] == 7
+    assert format_seeds(()) == "" and do.pick(new(), "7")["painter"]["seed"] == 7
 
 
 @pytest.mark.parametrize("text", ["", "x", "5-2", "0-100", "100000", "-1", "1e9", "9" * 50])
