@@ -1,9 +1,10 @@
-"""What several test files need: the golden generators, the built-in one, and a change to apply to them."""
+"""Helpers and fixtures that several test files share: generators, rules of them, a Hub, the command line, a browser."""
 
 import io
 import json
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
 
-from rewriter import load_generator
+from rewriter import Rule, load_edits, load_generator, replay
 from rewriter.checkpoints.convert import convert
 from rewriter.editing.statistics import Statistics
 from rewriter.generators.change import LowRank
+from rewriter.worlds import townscape
 
 DATA = Path(__file__).parent / "data"
 
@@ -37,6 +39,16 @@ def square(top, left, bottom, right, side=16):
     mask = torch.zeros(side, side)
     mask[top:bottom, left:right] = 1
     return mask
+
+
+def near(a, b, tolerance=5e-5):
+    """Equal within a share of the range: a batch, and several rules, add float32 numbers in another order."""
+    return (a - b).abs().max() <= tolerance * (b.max() - b.min())
+
+
+def same_rule(a, b):
+    """Equal to the bit: the change, and the level from which on a place matches."""
+    return torch.equal(a.delta, b.delta) and torch.equal(a.directions, b.directions) and a.level == b.level
 
 
 def golden(name):
@@ -73,9 +85,9 @@ def stylegan(untouched):
     return untouched(convert(state_of("nvidia_stylegan2_16px_plain.pt"), name="stylegan"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def statistics(stylegan):
-    """What is known of it, measured once a file."""
+    """Measurements of its layers, made once in a run."""
     return Statistics(stylegan)
 
 
@@ -93,6 +105,21 @@ def town(untouched):
 def generator(request):
     """Each of the three in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def shipped(town):
+    """Execute edits that come with the built-in generator, each once in a run: a name gives its rules, in order."""
+    statistics = Statistics(town)
+
+    @cache
+    def execute(name):
+        rules = ()
+        for edit in load_edits(townscape.examples()[name]):
+            rules += (replay(town, edit, rules=rules, statistics=statistics),)
+        return rules
+
+    return execute
 
 
 @pytest.fixture
@@ -150,5 +177,16 @@ def change():
         directions = torch.linalg.qr(torch.randn(weight.shape[1], rank, generator=draw))[0].T.contiguous()
         delta = torch.randn(weight.shape[0], rank, *weight.shape[2:], generator=draw)
         return LowRank(layer, delta * (size * weight.norm() / delta.norm()), directions)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_rule(change):
+    """Make a rule of a random change, as it might come from a file."""
+
+    def make(generator, layer, *, seed=0, rank=2, size=0.3, **about):
+        one = change(generator, layer, rank=rank, size=size, seed=seed)
+        return Rule(layer, one.delta, one.directions, fingerprint=generator.fingerprint, **about)
 
     return make
