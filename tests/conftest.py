@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import sys
 from functools import cache
 from pathlib import Path
@@ -49,6 +50,13 @@ def near(a, b, tolerance=5e-5):
 def same_rule(a, b):
     """Equal to the bit: the change, and the level from which on a place matches."""
     return torch.equal(a.delta, b.delta) and torch.equal(a.directions, b.directions) and a.level == b.level
+
+
+def flipped(data, count, end=None):
+    """Copies of a file's content with one bit flipped, somewhere among its first `end` bytes."""
+    draw = random.Random(0)
+    for at in (draw.randrange(end or len(data)) for _ in range(count)):
+        yield data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
 
 
 def golden(name):

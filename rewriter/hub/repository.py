@@ -153,7 +153,7 @@ def rules_in(folder: Path, about: Config) -> tuple[Rule, ...]:
         if rule.fingerprint != about.fingerprint:
             raise InputError(f"{folder / file} belongs to another generator than {store.CONFIG} says: fetch both again")
         found.append(rule)
-    check_edits(found)
+        check_edits(found)  # after each: masks are large once they are decoded
     return tuple(found)
 
 
