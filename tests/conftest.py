@@ -14,7 +14,7 @@ from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
 
-from rewriter import Rule, load_edits, load_generator, replay
+from rewriter import Rewriter, Rule, load_edits, load_generator, replay
 from rewriter.checkpoints.convert import convert
 from rewriter.editing.statistics import Statistics
 from rewriter.generators.change import LowRank
@@ -97,6 +97,27 @@ def stylegan(untouched):
 def statistics(stylegan):
     """Measurements of its layers, made once in a run."""
     return Statistics(stylegan)
+
+
+@pytest.fixture
+def begin(stylegan, statistics):
+    """Start a session with a copy, a paste and so many contexts."""
+
+    def make(contexts=3, *, generator=stylegan, **options):
+        session = Rewriter(generator, "layer4", **{"statistics": statistics, **options})
+        session.copy(7, square(4, 6, 12, 12))
+        session.paste(1, square(6, 4, 12, 12))
+        for seed in (1, 2, 3)[:contexts]:
+            session.add_context(seed, square(6, 4, 12, 12))
+        return session
+
+    return make
+
+
+@pytest.fixture
+def session(begin):
+    """Copied and pasted, three contexts."""
+    return begin()
 
 
 @pytest.fixture(scope="session")
