@@ -1,25 +1,52 @@
 """Rewrite the rules of a pretrained image generator: copy, paste, context, execute.
 
-Read the modules in this order and you have read the method: masks, generators (what can be rewritten), memory (the
-method), stats (its measuring as a job), rule, edit, effect, execute, search, suggest, session; then how generators come
-in (checkpoints, townscape, hub) and pictures go out.
+Read the folders in this order and you have read the method: generators (what can be rewritten), memory (one layer as an
+associative memory), editing (the work of a person). checkpoints, worlds and hub say where generators come from and
+where rewritten ones go; evaluation measures; cli prints.
 """
 
-from rewriter.editing.edit import Edit, Region, load_edits, save_edits
-from rewriter.editing.execute import replay
-from rewriter.editing.rule import Effect, Rule
-from rewriter.editing.session import Rewriter
-from rewriter.errors import RewriterError
-from rewriter.generators.base import Generator
-from rewriter.generators.change import LowRank
-from rewriter.hub.publish import publish
-from rewriter.hub.resolve import load_generator
-from rewriter.memory.directions import key_directions
-from rewriter.memory.keys import SecondMoment
-from rewriter.memory.solve import solve
+from __future__ import annotations
 
-__version__ = "0.1.0"
-__all__ = [
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rewriter.editing.edit import Edit, load_edits, save_edits
+    from rewriter.editing.execute import replay
+    from rewriter.editing.region import Region
+    from rewriter.editing.rule import Effect, Rule
+    from rewriter.editing.session import Rewriter
+    from rewriter.editing.statistics import Statistics
+    from rewriter.errors import RewriterError
+    from rewriter.generators.base import Generator
+    from rewriter.generators.change import LowRank
+    from rewriter.hub.publish import publish
+    from rewriter.hub.resolve import load_generator
+    from rewriter.memory.directions import key_directions
+    from rewriter.memory.keys import SecondMoment
+    from rewriter.memory.solve import solve
+
+__version__ = "0.2.0.dev0"
+_HOMES = {  # public name → module; imported when first used, so that `rewriter --help` need not wait for torch
+    "Edit": "editing.edit",
+    "Effect": "editing.rule",
+    "Generator": "generators.base",
+    "LowRank": "generators.change",
+    "Region": "editing.region",
+    "Rewriter": "editing.session",
+    "RewriterError": "errors",
+    "Rule": "editing.rule",
+    "SecondMoment": "memory.keys",
+    "Statistics": "editing.statistics",
+    "key_directions": "memory.directions",
+    "load_edits": "editing.edit",
+    "load_generator": "hub.resolve",
+    "publish": "hub.publish",
+    "replay": "editing.execute",
+    "save_edits": "editing.edit",
+    "solve": "memory.solve",
+}
+__all__ = [  # noqa: F822  # see __getattr__
     "Edit",
     "Effect",
     "Generator",
@@ -29,6 +56,7 @@ __all__ = [
     "RewriterError",
     "Rule",
     "SecondMoment",
+    "Statistics",
     "key_directions",
     "load_edits",
     "load_generator",
@@ -37,3 +65,15 @@ __all__ = [
     "save_edits",
     "solve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rewriter' has no attribute {name!r}")
+    found = getattr(import_module(f"rewriter.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,4 +1,4 @@
-"""Files are written to a temporary name, then renamed: an interrupted write leaves the old file."""
+"""Files, written to a temporary name and then renamed, so that an interruption keeps the old file."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def write_json(data: Any, path: str | Path, *, indent: int = 1) -> None:
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file. The same content gives the same bytes, which are not sent to the Hub a second time."""
+    """Write a safetensors file. Equal content gives equal bytes, so that the Hub need not be sent it again."""
     with replacing(path) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
-        with temporary.open("r+b") as file:  # the library orders the metadata by chance
+        with temporary.open("r+b") as file:  # the library writes metadata in random order
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
             header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -76,7 +76,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise InputError if `path` could not be written later: better before an hour's work than after it."""
+    """Raise InputError, before any work, if `path` cannot be written."""
     path = Path(path)
     if os.path.isdir(path):
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
@@ -85,7 +85,7 @@ def check_writable(path: str | Path) -> None:
         temporary.touch()
     path.with_name(f"{path.name}.probe").unlink(missing_ok=True)
     for folder in created:
-        with contextlib.suppress(OSError):  # something else has come to lie in it
+        with contextlib.suppress(OSError):  # somebody else wrote into it meanwhile
             folder.rmdir()
 
 

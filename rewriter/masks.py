@@ -1,4 +1,4 @@
-"""Painted masks ↔ tensors: where on a picture a person pointed.
+"""Masks: where on a picture a person pointed, as tensors and as PNG files.
 
 A mask is a float tensor (H, W) in [0, 1] at any resolution; in files it is the alpha channel of a small PNG.
 """
@@ -23,8 +23,17 @@ from rewriter.errors import InputError
 
 PREFIX = "data:image/png;base64,"
 MAX_SIDE = 2048
+MAX_CONTEXT = 100  # masks in one list; the longest of the original's recordings has 34
+MAX_CELLS = 1 << 26  # values of the masks in one list together: 64 of 1024 a side, a quarter of a gigabyte
 MAX_TEXT = 4 * 1024 * 1024
-UNREADABLE = (binascii.Error, struct.error, OSError, SyntaxError, ValueError, IndexError)  # Pillow's on damaged chunks
+UNREADABLE = (
+    binascii.Error,
+    struct.error,
+    OSError,
+    SyntaxError,
+    ValueError,
+    IndexError,
+)  # of damaged files
 
 
 class Box(NamedTuple):
@@ -76,7 +85,7 @@ def as_mask(values: ArrayLike | Tensor) -> Tensor:
         raise InputError(f"a mask is (height, width) with sides of 1 to {MAX_SIDE}, not {tuple(mask.shape)}")
     if not bool(mask.isfinite().all()) or mask.min() < 0 or mask.max() > 1:
         raise InputError("mask values must lie in [0, 1]: divide a 0…255 mask by 255")
-    mask = (mask * 255).round() / 255  # as it will be recorded, so that a replay is exact
+    mask = (mask * 255).round() / 255  # the steps of a file, so that a replay is exact
     if mask.max() == 0:
         raise InputError("the mask is empty: paint something first")
     return mask
@@ -120,7 +129,7 @@ def digest(mask: Tensor) -> str:
 
 
 def resize(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask (H, W) → (h, w): each cell takes the mean of the area it covers, so that thin strokes survive."""
+    """Mask (H, W) → (h, w) by area averages, which keep thin strokes."""
     return F.interpolate(mask[None, None], size=size, mode="area")[0, 0]
 
 
@@ -134,7 +143,7 @@ def bounds(mask: Tensor, *, above: float = 0.0) -> Box:
 
 
 def grow(mask: Tensor, up: int, down: int, left: int, right: int) -> Tensor:
-    """Dilate (…, H, W): what is painted spreads so many cells up, down, left and right."""
+    """Dilate (…, H, W) by that many cells up, down, left and right."""
     padded = F.pad(mask.flatten(0, -3) if mask.ndim > 2 else mask[None], (right, left, down, up))
     rows = F.max_pool2d(padded, (up + down + 1, 1), 1)
     return F.max_pool2d(rows, (1, left + right + 1), 1).view(mask.shape)

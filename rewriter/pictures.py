@@ -1,4 +1,4 @@
-"""Pictures ↔ PNG, and the sheets on which people look at many of them at once."""
+"""Tensors → pictures: PNG files, sheets of many pictures, animations; and the difference between pictures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ PAPER = (250, 250, 248)
 INK = (60, 60, 60)
 GAP = 6
 LINE = 15
-FADE, TICK, HOLD = 8, 60, 1200  # of an animation: steps, and milliseconds a step and at both ends
+FADE, TICK, HOLD = 8, 60, 1200  # an animation's steps, and milliseconds of a step and of both ends
 
 
 def to_image(picture: Tensor) -> Image.Image:
     """One picture (3, H, W) in [-1, 1] → RGB image; values outside are cut."""
     pixels = (picture.detach().cpu().float() * 127.5 + 128).clamp(0, 255).byte()
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean absolute difference over the colours of pictures (n, 3, H, W), in 1/255: (n, H, W)."""
+    return (a.clamp(-1, 1) - b.clamp(-1, 1)).abs().mean(1) * 127.5
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
@@ -81,7 +86,7 @@ def before_after(
 
 
 def animation(before: Tensor, after: Tensor, *, columns: int = 4) -> bytes:
-    """Pictures (n, 3, H, W) in rows that turn from before into after and back, without end: an animated WebP."""
+    """An animated WebP of pictures (n, 3, H, W) that fade from before to after and back, in a loop."""
     captions = [""] * len(before)
     shares = [step / FADE for step in range(FADE + 1)]
     frames = [sheet(torch.lerp(before, after, share), captions, columns=columns) for share in shares]

@@ -1,21 +1,69 @@
-"""The command line, the only printer of the package: `rewriter --help`."""
+"""The command line, the only printer of the package: `rewriter --help`.
+
+A command's module is imported when the command runs: `rewriter --help` need not wait for torch.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from rewriter.checkpoints.catalogue import VARIABLE
-from rewriter.cli import draw, models, share, study
-from rewriter.cli.evaluate import EPILOG, evaluate
-from rewriter.cli.publish import publish
 from rewriter.errors import RewriterError
 
+MODULES = {  # command → the file beside this one that holds it
+    "sample": "draw",
+    "apply": "draw",
+    "inspect": "draw",
+    "suggest": "study",
+    "search": "study",
+    "stats": "study",
+    "benchmark": "study",
+    "evaluate": "evaluate",
+    "generators": "models",
+    "convert": "models",
+    "publish": "publish",
+    "demo": "share",
+    "deploy": "share",
+}
+
+
+class Commands(TyperGroup):
+    """Commands by name; the list of them is read from their source, without importing it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All of them, in the order of a first visit."""
+        return list(MODULES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command."""
+        if cmd_name not in MODULES:
+            return None
+        module = import_module(f"rewriter.cli.{MODULES[cmd_name]}")
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(cmd_name, epilog=getattr(module, "EPILOGS", {}).get(cmd_name))(getattr(module, cmd_name))
+        return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """One line for each."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_line(name)) for name in MODULES])
+
+
+def _first_line(command: str) -> str:
+    source = Path(__file__).with_name(f"{MODULES[command]}.py").read_text(encoding="utf-8")
+    functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+    return (ast.get_docstring(next(each for each in functions if each.name == command)) or "").split("\n")[0]
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Rewrite the rules of a pretrained image generator.\n\n"
     "An edit says what to copy, where to paste it and in which context; applying it changes the model, "
     "not a picture.\n\n\b\nStart with:\n  rewriter apply dome-to-spire --out town.png",
@@ -24,35 +72,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (draw.sample, draw.apply, draw.inspect, study.suggest, study.search):
-    app.command()(command)
-app.command(
-    epilog="\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
-    "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
-)(study.stats)
-app.command()(study.benchmark)
-app.command(epilog=EPILOG)(evaluate)
-app.command()(models.generators)
-app.command()(models.convert)
-app.command()(publish)
-app.command()(share.demo)
-app.command()(share.deploy)
 
 
 @app.callback()
 def everywhere(
     own: Annotated[
         Path | None,
-        typer.Option("--catalogue", help=f"Generators of your own, in the form of checkpoints.json; or ${VARIABLE}."),
+        typer.Option("--catalogue", help="Your own generators, a file like checkpoints.json; or $REWRITER_CATALOGUE."),
     ] = None,
 ) -> None:
     """Options that stand before the command."""
     if own is not None:
-        os.environ[VARIABLE] = str(own)  # so that whatever is started from here finds it too, such as the page
+        os.environ["REWRITER_CATALOGUE"] = str(own)  # so that processes started from here find it too
 
 
-def main() -> None:
-    """Run the command line: errors are one clear line and exit status 2."""
+def main() -> Any:
+    """Run the command line: an error is one clear line and exit status 2."""
     try:
         app()
     except RewriterError as error:

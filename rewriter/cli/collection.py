@@ -1,16 +1,14 @@
-"""Whole collections: numbered pictures of consecutive seeds with a manifest; a stopped one goes on where it was."""
+"""Collections: numbered pictures of consecutive seeds with a manifest; an interrupted run resumes."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rewriter.errors import CancelledError, InputError
-from rewriter.files import read_json, replacing
+from rewriter.errors import InputError, OnStep, report
+from rewriter.files import read_json, write_json
 from rewriter.generators.base import Generator
 from rewriter.generators.change import digest
 from rewriter.generators.latents import SEEDS
@@ -52,7 +50,7 @@ class Collection:
         }
 
 
-def draw(generator: Generator, plan: Collection, *, on_step: Callable[[int, int], object] | None = None) -> int:
+def draw(generator: Generator, plan: Collection, *, on_step: OnStep | None = None) -> int:
     """Write the pictures that are not there yet, with the rules that the generator carries; returns how many.
 
     Raises:
@@ -68,19 +66,19 @@ def draw(generator: Generator, plan: Collection, *, on_step: Callable[[int, int]
         _check_same(old, manifest, plan.folder)
         by_seed = {entry["seed"]: entry for entry in [*old["pictures"], *wanted]}
         manifest["pictures"] = [by_seed[seed] for seed in sorted(by_seed)]
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    write_json(manifest, path)
     missing = [p for p in wanted if not all((plan.folder / p[k]).exists() for k in p if k != "seed")]
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
         _draw(generator, plan, batch)
-        if on_step is not None and on_step(start + len(batch), len(missing)) is False:
-            raise CancelledError(f"stopped after {start + len(batch)} of {len(missing)}; the same command goes on")
+        done = start + len(batch)
+        words = f"stopped after {done} of {len(missing)} pictures; the same command resumes"
+        report(on_step, done, len(missing), cancelled=words)
     return len(missing)
 
 
 def _check_same(old: Any, new: dict[str, Any], folder: Path) -> None:
-    """A longer or shorter run of the same settings may continue; anything else would mix two collections."""
+    """Raise InputError unless the folder's pictures were drawn with the same settings."""
     settings = ("generator", "fingerprint", "rules", "truncation", "pairs")
     other = [s for s in settings if not isinstance(old, dict) or old.get(s) != new[s]]
     if other:
@@ -88,7 +86,7 @@ def _check_same(old: Any, new: dict[str, Any], folder: Path) -> None:
     if not isinstance(old.get("pictures"), list) or not all(
         isinstance(e, dict) and "seed" in e for e in old["pictures"]
     ):
-        raise InputError(f"{folder / MANIFEST} is damaged: delete it, and the same command goes on")
+        raise InputError(f"{folder / MANIFEST} is damaged: delete it and run the same command again")
 
 
 def _draw(generator: Generator, plan: Collection, batch: list[dict[str, Any]]) -> None:

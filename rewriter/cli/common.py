@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,8 +19,9 @@ from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.download import cached
 from rewriter.editing.edit import Edit, load_edits
 from rewriter.editing.rule import Rule, carried_rules
-from rewriter.errors import InputError
+from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
+from rewriter.generators.threads import choose_threads
 from rewriter.hub.resolve import load_generator
 from rewriter.worlds import townscape
 
@@ -30,7 +32,7 @@ GeneratorName = Annotated[
 EditGenerator = Annotated[str | None, typer.Option("--generator", help="Default: the one that the edit names.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: what accelerate finds.")]
 Truncation = Annotated[float, typer.Option(help="1: as trained; towards 0: closer to the average picture.")]
-Job = Callable[[str], Callable[[int, int], None]]
+Job = Callable[[str], OnStep]  # name → the progress callback of a bar
 
 
 def say(as_json: bool, data: dict[str, Any], words: str) -> None:
@@ -40,10 +42,10 @@ def say(as_json: bool, data: dict[str, Any], words: str) -> None:
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Job]:
-    """Bars on standard error, one for each named job that starts."""
+    """Progress bars on standard error, one for each named job."""
     with Progress(console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
 
-        def job(name: str) -> Callable[[int, int], None]:
+        def job(name: str) -> OnStep:
             task = bars.add_task(name, total=None, visible=False)
 
             def on_step(done: int, of: int) -> None:
@@ -55,8 +57,12 @@ def progress(quiet: bool) -> Iterator[Job]:
 
 
 def edits_of(name: str) -> tuple[Edit, ...]:
-    """The edits in a file, or of a shipped example."""
+    """The edits in a file, or those shipped under this name."""
     shipped = townscape.examples()
+    if name not in shipped and not Path(name).suffix and not Path(name).exists():
+        similar = get_close_matches(name, shipped)
+        hint = f"did you mean {similar[0]}? " if similar else ""
+        raise InputError(f"there is no edit {name!r}: {hint}Shipped edits are {', '.join(shipped)}; or name a file")
     return load_edits(shipped.get(name, Path(name)))
 
 
@@ -77,8 +83,9 @@ def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None
     new = entry is not None and entry.sha256 is None and cached(entry) is None
     with progress(quiet) as job:
         model = load_generator(name, device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))
+    choose_threads(model)
     if new and not quiet:
-        print(f"{name}: its SHA-256 is {model.origin.sha256}, and has to be from now on", file=sys.stderr)
+        print(f"{name}: later downloads must have the same SHA-256, {model.origin.sha256}", file=sys.stderr)
     return model
 
 
@@ -92,13 +99,13 @@ def rules_for(paths: Sequence[Path] | None, model: Generator) -> list[Rule]:
 
 
 def check_new(rules: Sequence[Rule], there: Sequence[Rule]) -> None:
-    """Refuse a rule that is given twice, or that the generator brings along: it would count twice."""
+    """Raise InputError for a rule that is given twice, or that the generator brings along: it would act twice."""
     for i, rule in enumerate(rules):
         if any(torch.equal(rule.delta.cpu(), other.delta.cpu()) for other in [*there, *rules[:i]]):
             raise InputError(f"{rule.title!r} is given twice, or the generator brings it along: leave it out")
 
 
 def check_truncation(truncation: float) -> None:
-    """Refuse what no generator was drawn with."""
+    """Raise InputError for a truncation out of range."""
     if not 0 <= truncation <= 2:
         raise InputError(f"truncation is a number from 0 to 2, not {truncation}")

@@ -1,4 +1,4 @@
-"""Rules, edits and generators in words, for people who look at a file."""
+"""Descriptions of rules, edits, sessions and generators, as data and in words."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from rewriter.hub.resolve import SUFFIXES, load_generator
 def describe(
     file: str, load_edits: Callable[[str], Sequence[Edit]], load: Callable[[str], Generator] = load_generator
 ) -> tuple[dict[str, Any], str]:
-    """What a file or name is, as data and as words.
+    """Describe a file, or a generator by name, as data and in words.
 
     Raises:
-        InputError: it is none of a rule, an edit and a generator, or it is damaged.
+        InputError: it is not a rule, an edit, a session or a generator, or it is damaged.
     """
     path = Path(file)
     kind = kind_of(path) if path.suffix == ".safetensors" else ""
@@ -46,7 +46,7 @@ def describe(
 
 
 def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
-    """Layers with their figures, best first, then those that an edit cannot be done at, with the reason."""
+    """Layers with their figures, best first, then the layers at which the edit is not possible, with the reason."""
     lines = [f"{'layer':8} {'score':>7} {'likeness':>9} {'elsewhere':>10}"]
     for row in rows:
         spill = f"{'all marked':>10}" if row["spill"] is None else f"{row['spill']:6.2f}/255"
@@ -55,7 +55,7 @@ def table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
 
 
 def kind_of(path: Path) -> str:
-    """What a safetensors file says it is, "" if it does not say; InputError if it is none."""
+    """The format that a safetensors file names, "" if it names none; InputError if it is no such file."""
     try:
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {}).get("format", ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +33,7 @@ from rewriter.editing.provenance import check_complete, with_default_layer
 from rewriter.editing.rule import Rule, carried_rules
 from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import InputError
+from rewriter.errors import InputError, OnStep
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
@@ -46,7 +46,7 @@ def sample(
     generator: GeneratorName = "townscape",
     seeds: Annotated[str | None, typer.Option(help="Pictures for a sheet, e.g. 0-23,40; 0-23 if not given.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to apply; may be repeated.")] = None,
-    count: Annotated[int | None, typer.Option(help="Write so many numbered pictures into the folder --out.")] = None,
+    count: Annotated[int | None, typer.Option(help="Write this many numbered pictures into the folder --out.")] = None,
     first: Annotated[int, typer.Option(help="First seed of such a collection.")] = 0,
     pairs: Annotated[bool, typer.Option("--pairs", help="With --rule: each picture before and after.")] = False,
     truncation: Truncation = 1.0,
@@ -54,7 +54,7 @@ def sample(
     out: Annotated[Path | None, typer.Option(help="The sheet (sample.png), or the folder for --count.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw a sheet of seeds, or a whole collection: numbered files and a manifest; a stopped one goes on."""
+    """Draw pictures: a sheet of some seeds, or a collection of numbered files, which resumes if interrupted."""
     check_truncation(truncation)
     if count is not None and (seeds is not None or out is None):
         raise InputError("a collection takes --count N --out FOLDER, and --first instead of --seeds")
@@ -93,12 +93,12 @@ def apply(
     out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
     save_rule: Annotated[Path | None, typer.Option(help="Write the rule (safetensors); numbered if several.")] = None,
     save_model: Annotated[Path | None, typer.Option(help="Write the rewritten generator's plain weights.")] = None,
-    save_session: Annotated[Path | None, typer.Option(help="Write all rules as a session to go on with.")] = None,
+    save_session: Annotated[Path | None, typer.Option(help="Write all rules as a session, to continue later.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Apply edits to a generator, say what they did, and draw unseen pictures before and after.
+    """Apply edits to a generator: report what they did, and draw unseen pictures before and after.
 
-    An edit file is this package's, or a recording of the original implementation (with --generator and --layer).
+    An edit file was written by this package, or recorded by the original implementation (add --generator and --layer).
     Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark, and
     grand-tour, three in succession.
     """
@@ -138,7 +138,7 @@ def inspect(
     seeds: Annotated[int, typer.Option(help="Pictures to judge the built-in generator by.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Say what a rule, an edit or a generator is; for townscape also how well it draws each thing."""
+    """Describe a rule, an edit or a generator; for townscape also how well it draws each thing."""
     data, words = describe.describe(file, edits_of, lambda name: load(name, None, as_json))
     if file == "townscape":
         first = townscape.gate.UNSEEN.start
@@ -159,21 +159,19 @@ def _requests(files: Sequence[str], given: dict[str, Any]) -> list[tuple[str, Ed
         found = [edit.with_(**given) for edit in edits_of(file)]
         several = [f"{file}, {i}: {edit.title or edit.kind}" for i, edit in enumerate(found, start=1)]
         requests += zip(several if len(found) > 1 else [file], found, strict=True)
-    if given:  # the later ones were made after others than these now are
+    if given:  # later edits name the earlier rules that they were made after, and the options change those
         requests = [(name, edit.with_(after=()) if i else edit) for i, (name, edit) in enumerate(requests)]
     return requests
 
 
 def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:
-    """Refuse, before any work, what could not be written or would overwrite each other."""
+    """Raise InputError, before any work, for outputs that cannot be written or would overwrite each other."""
     outputs = [sheet, *others]
     if len({path.absolute() for path in outputs}) < len(outputs):
         raise InputError(f"two outputs have the same name ({', '.join(map(str, outputs))}): give each its own")
     for path in others:
         if path.suffix != ".safetensors":
-            raise InputError(
-                f"{path} should end in .safetensors: that is what rules, models and sessions are written as"
-            )
+            raise InputError(f"{path} should end in .safetensors, the format of rules, models and sessions")
     for path in outputs:
         check_writable(path)
 
@@ -205,9 +203,9 @@ def _sheet(
     truncation: float,
     title: str,
     out: Path,
-    on_step: Callable[[int, int], None],
+    on_step: OnStep,
 ) -> int:
-    """Before and after: the first 16 unseen seeds on which the context fires and the first 8 on which it does not."""
+    """Before and after: the first 16 unseen seeds in which the context matches and the first 8 in which it does not."""
     hits, misses = firing(model, rules, hits=SHEET * 2 // 3, misses=SHEET // 3, truncation=truncation, on_step=on_step)
     seeds = [*hits, *misses]
     before, after = (model.sample(seeds, truncation=truncation, rules=own) for own in ([], rules))

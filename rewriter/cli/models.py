@@ -1,4 +1,4 @@
-"""Commands on generators themselves: generators lists them, convert writes one in another form."""
+"""Commands about generators: `generators` lists them, `convert` writes one in another form."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ OTHERS = (".pt", ".pth", ".bin")
 
 def generators(
     published: Annotated[
-        bool, typer.Option("--published", help="List rewritten ones on the Hub instead: those with our tag.")
+        bool, typer.Option("--published", help="List rewritten generators that people published on the Hub.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the generators that --generator takes by name: size, licence, whether they are on this machine.
+    """List the generators that --generator takes by name: size, licence, and whether they are downloaded.
 
     A catalogue of your own, in the form of checkpoints.json, adds to them: --catalogue FILE, or REWRITER_CATALOGUE.
     """
@@ -43,7 +43,7 @@ def generators(
     columns = ("id", "title", "resolution", "size", "here", "licence")
     head, *lines = _table(columns, [[_cell(name, row[name]) for name in columns] for row in rows])
     notes = [f"  {row['id']}: {row['note']}" for row in rows if row["note"] and row["repository"]]
-    own = "“yourself”: on no Hub repository; get the file from its authors and give its path"
+    own = "“yourself”: not on the Hub; get the file from its authors and give its path"
     hint = "Draw with one:  rewriter sample --generator church   (downloads it once)"
     say(as_json, {"generators": rows}, "\n".join([head, *lines, "", *notes, f"  {own}", "", hint]))
 
@@ -55,7 +55,7 @@ def _published(as_json: bool) -> None:
     seen = [{**row, "likes": f"{row['likes']}{' · private' if row['private'] else ''}"} for row in found]
     lines = _table(columns, [[str(row[name]) for name in columns] for row in seen])
     hint = "Draw with one:  rewriter sample --generator USER/NAME"
-    none = "Nobody has published one yet, or none for everybody: be the first, rewriter publish --help"
+    none = "No public one yet. Be the first: rewriter publish --help"
     say(as_json, {"published": found}, "\n".join([*lines, "", hint]) if found else none)
 
 
@@ -76,14 +76,14 @@ def convert(
     ] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to fold into the weights; repeatable.")] = None,
     conv_clamp: Annotated[
-        float | None, typer.Option(help="Clamp of features, where IN cannot say it: 256 for StyleGAN2-ADA.")
+        float | None, typer.Option(help="Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a generator as a folder of config.json and model.safetensors, or as a file that others read.
+    """Write a generator as a folder (config.json, model.safetensors), or as a file for other people's tools.
 
-    The folder loads faster than most published files, wherever --generator takes a path, and it is the same generator:
-    its fingerprint does not change, and edits and rules made on the one work on the other.
+    The folder loads faster than most published files, and --generator takes its path. It is the same generator: its
+    fingerprint does not change, and edits and rules made on one work on the other.
     """
     _check_form(out, layout)
     check_writable(out if layout or _is_file(out) else out / store.CONFIG)
@@ -92,7 +92,7 @@ def convert(
         model.origin = replace(model.origin, sha256=hash_of(Path(source)))
     rules = rules_for(rule, model)
     made = model.rewritten(rules) if rules else model
-    if rules:  # whoever passes it on has to say what was changed
+    if rules:  # licences ask that a derivative says what was changed
         made.origin = replace(model.origin, rules=(*model.origin.rules, *map(_folded, rules)))
     remarks = _write(made, out, layout)
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
@@ -107,17 +107,17 @@ def _is_file(out: Path) -> bool:
 
 
 def _check_form(out: Path, layout: str | None) -> None:
-    """Refuse, before any download, a name and a layout that do not belong together."""
+    """Raise InputError, before any download, for a file name that does not fit the layout."""
     if layout is not None and layout not in {*STYLEGAN2, *PROGGAN}:
         raise InputError(f"{layout!r} is no layout: choose {', '.join({**STYLEGAN2, **PROGGAN})}")
     if layout is None and _is_file(out) and out.suffix != ".safetensors":
-        raise InputError(f"{out} is a file for other people's tools: say whose with --layout, or name a folder")
+        raise InputError(f"{out} is a file for other people's tools: choose one with --layout, or name a folder")
     if layout is not None and out.suffix not in OTHERS:
-        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: end it in .pt")
+        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: its name must end in .pt")
 
 
 def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
-    """Write it; remarks on what the form cannot hold."""
+    """Write the generator; returns remarks on what the form cannot store."""
     if layout is None:
         (store.write_weights if _is_file(out) else store.save)(model, out)
         return []
@@ -126,7 +126,7 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
 
 
 def _folded(rule: Rule) -> FoldedRule:
-    """What a folder says of a rule that was folded into its weights."""
+    """What the origin records of a rule that is folded into the weights."""
     return FoldedRule(rule.edit.title if rule.edit else "", rule.layer, rule.rank, rule.strength)
 
 

@@ -26,32 +26,33 @@ def publish(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Your account or organisation, and a name.")],
     rules: Annotated[list[Path], typer.Argument(metavar="RULES …", help="Rule files in order, or a saved session.")],
     generator: Annotated[
-        str | None, typer.Option(help="The base; default: the one that the rules were made on.")
+        str | None, typer.Option(help="The base generator; default: the one that the rules were made on.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the card; default: the rules' titles.")] = "",
+    title: Annotated[str, typer.Option(help="Title of the card; default: the rules' titles.")] = "",
     description: Annotated[str, typer.Option(help="A paragraph for the card; plain text.")] = "",
     private: Annotated[
         bool | None,
-        typer.Option("--private/--public", help="Who sees a new one. Private unless said otherwise."),
+        typer.Option("--private/--public", help="Who sees a new repository. Default: private."),
     ] = None,
     rules_only: Annotated[
-        bool, typer.Option("--rules-only", help="Tens of kilobytes; the base is fetched from where it lives.")
+        bool,
+        typer.Option("--rules-only", help="Without the base's weights, which are downloaded from their source."),
     ] = False,
     export: Annotated[
         list[str] | None,
-        typer.Option(help="Folded weights too: rosinality, nvidia, genforce or gandissect; repeatable."),
+        typer.Option(help="Add folded weights: rosinality, nvidia, genforce or gandissect; repeatable."),
     ] = None,
-    licence: Annotated[str, typer.Option(help="Of a base whose licence is not known: its id on the Hub.")] = "",
-    pr: Annotated[bool, typer.Option("--pr", help="Propose it to a repository that you may not write to.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write it into this folder instead: to look at it first.")] = None,
+    licence: Annotated[str, typer.Option(help="Of a base that the catalogue does not know: the Hub's id of it.")] = "",
+    pr: Annotated[bool, typer.Option("--pr", help="Open a pull request on somebody else's repository.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the files into this folder instead, to check them.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Publish a rewritten generator on Hugging Face, with a card and pictures; anybody loads it with one line.
+    """Publish a rewritten generator on Hugging Face, with a card and pictures.
 
-    Everything goes there in one commit: either all of it arrives, or nothing does, and running it again is always
-    safe. The base keeps its licence, which is on the card. Make rules with `rewriter apply … --save-rule FILE`; load
-    what you published with rewriter.load_generator("USER/NAME"), or name it wherever --generator takes a name.
+    Everything is sent in one commit, so a failure changes nothing and you can always run this again. The base keeps
+    its licence, which the card states. Make rules with `rewriter apply … --save-rule FILE`. Anybody loads the result
+    with rewriter.load_generator("USER/NAME"), or with --generator USER/NAME.
 
     Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your repositories.
     """
@@ -94,14 +95,14 @@ def _said(made: Draft, done: Published) -> str:
     if done.proposed:
         return f"{made.repo_id}: proposed"
     if not done.changed:
-        return f"{made.repo_id} is as it was, nothing is new"
+        return f"{made.repo_id} is up to date already"
     seen = "only you see it" if done.private else "everybody can open it"
     gone = f"; removed: {', '.join(done.removed)}" if done.removed else ""
     return f"{made.repo_id} is {'published' if done.created else 'updated'}, {seen}{gone}"
 
 
 def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
-    """The rules in files, and whether a session is among them: that has those that its generator carried."""
+    """The rules in files, and whether one is a session, which includes the rules that its generator brought along."""
     found: list[Rule] = []
     whole = False
     for path in files:
@@ -111,7 +112,7 @@ def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
         else:
             found.append(Rule.load(path))
     if not found:
-        raise InputError("there is no rule in this: execute an edit first (rewriter apply EDIT --save-rule FILE)")
+        raise InputError("these files hold no rule: execute an edit first (rewriter apply EDIT --save-rule FILE)")
     return found, whole
 
 

@@ -1,4 +1,4 @@
-"""Commands that open the page: demo on this machine, deploy as a Hugging Face Space."""
+"""Commands that open the page: `demo` on this machine, `deploy` as a Hugging Face Space."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rewriter.hub import space
 
 def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 to be reached from other machines.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="0.0.0.0: reachable from other machines.")] = "127.0.0.1",
     generator: Annotated[
         list[str] | None,
-        typer.Option(help="A checkpoint, or USER/NAME, to be chosen there too; repeatable."),
+        typer.Option(help="A checkpoint or USER/NAME to offer beside the catalogue; repeatable."),
     ] = None,
     login: Annotated[
-        bool, typer.Option("--login", help="Show the login that a Space has; it logs in as this machine's account.")
+        bool, typer.Option("--login", help="Show a Space's login button; it logs in as this machine's account.")
     ] = False,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the steps as MCP tools too, in one session that all MCP clients share.")
@@ -38,22 +38,22 @@ def deploy(
         bool | None,
         typer.Option(
             "--private/--public",
-            help="Who sees a new Space. Public unless said otherwise: it is there to be shown.",
+            help="Who sees a new Space. Default: public.",
         ),
     ] = None,
     hardware: Annotated[
-        str | None, typer.Option(help="Such as cpu-basic, or zero-a10g for ZeroGPU. Default: what it has.")
+        str | None, typer.Option(help="For example cpu-basic, or zero-a10g for ZeroGPU. Default: unchanged.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be there; needs no network and no token.")
+        bool, typer.Option("--dry-run", help="List the files only; needs no network and no token.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put the page on Hugging Face as a Space of yours, or bring it up to date.
+    """Create or update your Space on Hugging Face with the page.
 
-    The page and this package go there in one commit: either all of it arrives, or nothing does, and running it again
-    is always safe. What an earlier version left is removed (everything else in rewriter/ and every other Python file
-    beside app.py); any other file of yours stays. A Space that holds another app is left alone.
+    The page and this package are sent in one commit, so a failure changes nothing and you can always run this again.
+    Files of an earlier version are removed (everything else in rewriter/, and every other Python file beside app.py);
+    your other files stay. A Space that holds another app is not touched.
 
     Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your Spaces.
     """
@@ -62,7 +62,7 @@ def deploy(
     total = sum(sizes.values())
     if dry_run:
         listed = "\n".join(f"{size:9,}  {path}" for path, size in sizes.items())
-        words = f"{listed}\n{total:9,}  bytes in {len(sizes)} files would be the Space {name}"
+        words = f"{listed}\n{total:9,}  bytes in {len(sizes)} files would become the Space {name}"
         say(as_json, {"space": name, "files": sizes, "bytes": total}, words)
         return
     quiet()
@@ -70,6 +70,6 @@ def deploy(
         name, private=private, hardware=hardware, on_step=lambda words: typer.echo(f"{words} …", err=True)
     )
     data = {"space": name, **vars(done), "files": len(sizes), "bytes": total}
-    what = "made" if done.created else "brought up to date" if done.changed else "up to date already"
+    what = "created" if done.created else "updated" if done.changed else "up to date already"
     gone = f"; removed {', '.join(done.removed)}" if done.removed else ""
     say(as_json, data, f"{name} is {what}{gone}. It starts in some minutes:\n{done.url}")

@@ -1,8 +1,7 @@
-"""Commands that look into an edit, a generator or a machine: suggest, search, stats, benchmark."""
+"""Commands that study an edit, a generator or a machine: suggest, search, stats, benchmark."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,12 +31,17 @@ from rewriter.editing.recipe import Recipe
 from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, RewriterError
-from rewriter.evaluation import benchmark as timing
-from rewriter.files import check_writable, replacing
+from rewriter.evaluation.benchmark import benchmark as benchmark_all
+from rewriter.evaluation.benchmark import markdown
+from rewriter.files import check_writable, write_json, write_text
 from rewriter.generators.latents import SEEDS
 from rewriter.hub.resolve import default_device
 
-EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last.")]
+EPILOGS = {
+    "stats": "\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
+    "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
+}
+EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last is used.")]
 
 
 def suggest(
@@ -77,7 +81,7 @@ def search(
     out: Annotated[Path, typer.Option(help="The sheet of pictures and matches (PNG).")] = Path("found.png"),
     as_json: Json = False,
 ) -> None:
-    """Find the pictures in which an edit's context fires most, and show where."""
+    """Find the pictures that match an edit's context best, and show where."""
     if count < 1 or not 0 <= first <= SEEDS - count:
         raise InputError(f"{count} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
     check_writable(out)
@@ -102,34 +106,34 @@ def stats(
     places: Annotated[int, typer.Option(help="Random places of each picture.")] = 16,
     first_seed: Annotated[int, typer.Option(help="First picture.")] = 0,
     truncation: Truncation = 1.0,
-    rule: Annotated[list[Path] | None, typer.Option(help="A rule that is in force; may be repeated.")] = None,
+    rule: Annotated[list[Path] | None, typer.Option(help="A rule that is applied; may be repeated.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
     """Measure the statistics of layers before they are edited; an interrupted run resumes."""
-    together = measuring.processes(device)
+    state = measuring.processes(device)
     try:
         check_truncation(truncation)
         if bool(layer) == all_layers:
             raise InputError("name layers with --layer, or take --all-layers")
-        model = load(generator, device, as_json or not together.is_main_process)
+        model = load(generator, device, as_json or not state.is_main_process)
         rules = rules_for(rule, model)
         recipes = {}
         for name in layer or model.layers:
-            recipe = Recipe.for_layer(model.layer(name)) if count is None else Recipe(count)
+            recipe = Recipe.for_channels(model.layer(name).in_channels) if count is None else Recipe(count)
             recipes[name] = replace(recipe, places=places, first_seed=first_seed)
-        with progress(as_json or not together.is_main_process) as job:
+        with progress(as_json or not state.is_main_process) as job:
             own, step = Statistics(model), job("pictures")
             measured = measuring.measure(own, recipes, truncation=truncation, rules=rules, on_step=step)
     except RewriterError:
-        if together.is_main_process:
+        if state.is_main_process:
             raise
-        raise typer.Exit(2) from None  # the main process says it for all
-    if together.is_main_process:
+        raise typer.Exit(2) from None  # the main process reports the error
+    if state.is_main_process:
         report = {"generator": model.name, "fingerprint": model.fingerprint, "truncation": truncation}
         layers = [each.to_json() for each in measured]
         say(as_json, {**report, "layers": layers}, "\n".join(each.in_words() for each in measured))
-    together.destroy_process_group()
+    state.destroy_process_group()
 
 
 def benchmark(
@@ -144,17 +148,16 @@ def benchmark(
     if out is not None:
         check_writable(out / "benchmark.json")
     devices = [device] if device else list(dict.fromkeys(["cpu", default_device().type]))
-    report = timing.benchmark(resolution, devices=devices, on_step=lambda what: typer.echo(f"{what} …", err=True))
-    table = timing.markdown(report)
-    for name, text in (("benchmark.json", json.dumps(report, indent=1)), ("benchmark.md", table)):
-        if out is not None:
-            with replacing(out / name) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+    report = benchmark_all(resolution, devices=devices, on_step=lambda what: typer.echo(f"{what} …", err=True))
+    table = markdown(report)
+    if out is not None:
+        write_json(report, out / "benchmark.json")
+        write_text(f"{table}\n", out / "benchmark.md")
     say(as_json, report, table)
 
 
 def _session(file: str, generator: str | None, device: str | None, quiet: bool, *, complete: bool = False) -> Rewriter:
-    """A session with the last of a file's edits in progress, made after the others."""
+    """A session in which a file's last edit is in progress and its earlier ones are executed."""
     edits = edits_of(file)
     model = generator_of(edits, generator, device, quiet)
     *earlier, last = (with_default_layer(model, edit) for edit in edits)

@@ -1,30 +1,32 @@
-"""What a rule did: goal error removed, reach and side effect, on pictures that no edit was made with."""
+"""What a rule did, measured on pictures that its edit does not point at; and what to try next if it did too little."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter.editing.rule import Effect, Rule
+from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features
 from rewriter.masks import grow
 from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal
+from rewriter.pictures import difference
 
-UNSEEN = 10_000  # people pick from 0…9,999; statistics and smoothness use those too
+UNSEEN = 10_000  # the first seed to measure on; people, statistics and bystanders use seeds below it
 BATCH = 16
-POOR, HARM, EVERYWHERE = 0.15, 4.0, 0.9  # when to say that an edit did not take
-UNLIKE = 0.3
+POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect
+HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
 
 
 def advice(rule: Rule) -> list[str]:
-    """What fell short, in words with what to try next; empty if the rule took, or its effect is not known."""
+    """What fell short and what to try next; empty if the rule did what was asked, or its effect is not known."""
     effect = rule.effect
     if effect is None:
         return []
@@ -32,23 +34,23 @@ def advice(rule: Rule) -> list[str]:
     unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
     if unlike and harm:
         words.append(
-            f"it did not take: the marked places come {effect.likeness:.0%} of the way to what was asked for, and "
+            f"the edit failed: the marked places come {effect.likeness:.0%} of the way to what was asked for, and "
             f"elsewhere {effect.side_effect:.1f}/255 changes: try another layer (`suggest` ranks them) or a narrower "
             "context; some rules cannot be changed"
         )
     elif unlike:
         words.append(
-            f"it hardly took: the marked places come {effect.likeness:.0%} of the way to what was asked for: try "
-            f"another layer (`suggest` ranks them), rank {rule.rank + 1} or less smoothness"
+            f"the edit had little effect: the marked places come {effect.likeness:.0%} of the way to what was asked "
+            f"for: try another layer (`suggest` ranks them), rank {rule.rank + 1} or less smoothness"
         )
     elif effect.goal_error_removed < POOR:
         words.append(
-            f"it hardly reaches the goal ({effect.goal_error_removed:.0%} of the error removed): try another layer, "
-            f"less smoothness, or rank {rule.rank + 1} with more context"
+            f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try "
+            f"another layer, less smoothness, or rank {rule.rank + 1} with more context"
         )
     if harm and not unlike:
         words.append(
-            f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or keep the "
+            f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or protect the "
             "places that should stay"
         )
     edit = rule.edit
@@ -56,11 +58,11 @@ def advice(rule: Rule) -> list[str]:
         words.append("the protected places were not protected: only method least-squares does that, and not for zero")
     if not effect.places:
         words.append(
-            f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and more of each"
+            f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones"
         )
     elif effect.reach < POOR:
         words.append(
-            f"it moves few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try "
+            f"it changes few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try "
             "less smoothness"
         )
     if effect.left_out > EVERYWHERE:
@@ -71,12 +73,12 @@ def advice(rule: Rule) -> list[str]:
 
 
 def effect_in_words(name: str, rule: Rule) -> str:
-    """One paragraph: what the rule did, how long it took, and whether it took."""
+    """One paragraph: what the rule did, and how long it took to solve."""
     effect = rule.effect
     if effect is None:
         return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
     side = (
-        "not measurable (everything is near a match)"
+        "not measured (every place is near a match)"
         if math.isnan(effect.side_effect)
         else (f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)")
     )
@@ -85,7 +87,9 @@ def effect_in_words(name: str, rule: Rule) -> str:
         f"solved in {effect.seconds:.2f} s"
     ]
     if not math.isnan(effect.likeness):
-        beside = "nothing is beside them" if math.isnan(effect.spill) else f"beside them {effect.spill:.2f}/255 changed"
+        beside = (
+            "they cover the pictures" if math.isnan(effect.spill) else f"beside them {effect.spill:.2f}/255 changed"
+        )
         lines.append(f"  marked places {effect.likeness:.0%} of the way to what was asked for; {beside}")
     lines.append(
         f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
@@ -95,7 +99,7 @@ def effect_in_words(name: str, rule: Rule) -> str:
 
 
 def matching(rule: Rule, features: Features) -> Tensor:
-    """Places where the context fires, bool (n, h, w): the response is at least half the contexts' mean."""
+    """Places that match the context, bool (n, h, w): their response is at least half the context's mean."""
     return Directions(rule.directions.to(features.keys), rule.level).match(features.keys)
 
 
@@ -109,19 +113,25 @@ def firing(
     earlier: Sequence[Rule] = (),
     truncation: float = 1.0,
     limit: int = 2000,
-    on_step: Callable[[int, int], object] | None = None,
+    on_step: OnStep | None = None,
 ) -> tuple[list[int], list[int]]:
-    """The first unseen seeds on which the context of any of the rules fires, and the first on which none does.
+    """The first unseen seeds whose pictures match the context of any of the rules, and the first that match none.
 
-    Rules that come `earlier` are in force already. Fewer than asked for if the first `limit` unseen seeds do not hold
-    so many.
+    Args:
+        generator: the generator.
+        rules: the rules, in order.
+        hits: how many matching seeds to find.
+        misses: how many others.
+        earlier: rules that are applied before these.
+        truncation: of the pictures.
+        limit: look at most at so many seeds; fewer than asked for may be found.
+        on_step: called with (seeds done, limit).
     """
     found: dict[bool, list[int]] = {True: [], False: []}
     wanted = {True: hits, False: misses}
     own = {seed for rule in rules for seed in rule.seeds()}
     for first in range(UNSEEN, UNSEEN + limit, BATCH):
-        if on_step is not None:
-            on_step(first - UNSEEN, limit)
+        report(on_step, first - UNSEEN, limit)
         seeds, fires = list(range(first, first + BATCH)), torch.zeros(BATCH, dtype=torch.bool)
         for i, rule in enumerate(rules):
             features = generator.keys(seeds, rule.layer, truncation=truncation, rules=[*earlier, *rules[:i]])
@@ -145,10 +155,16 @@ def measure(
     seeds: Sequence[int] | None = None,
     seconds: float = math.nan,
 ) -> Effect:
-    """Measure a rule against the generator with the rules that were on when it was made.
+    """Compare the generator with a rule and without it.
 
-    The goal error is that of the first picture of the goal, the one that was pasted on. `seeds` None: the first unseen
-    ones, 48 of them, fewer where pictures are large and there is no GPU.
+    Args:
+        generator: the generator.
+        rule: the rule.
+        goal: what it was solved for; the goal error is that of its first picture, the one that was pasted on.
+        truncation: of the pictures.
+        rules: the rules that were on when it was made.
+        seeds: pictures to measure on; None: the first 48 unseen ones, fewer if they are large and there is no GPU.
+        seconds: how long solving took.
     """
     if seeds is None:
         number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))
@@ -181,11 +197,6 @@ def measure(
     )
 
 
-def difference(a: Tensor, b: Tensor) -> Tensor:
-    """Mean absolute difference over the colours of pictures (n, 3, H, W), in 1/255: (n, H, W)."""
-    return (a.clamp(-1, 1) - b.clamp(-1, 1)).abs().mean(1) * 127.5
-
-
 def _moved(before: Tensor, after: Tensor, towards: Tensor, size: Sequence[int]) -> Tensor:
     """Key cells whose values moved at least halfway along the goal's mean change, as float (n, h, w)."""
     share = torch.einsum("nohw,o->nhw", after - before, towards) / towards.square().sum().clamp_min(1e-12)
@@ -193,9 +204,9 @@ def _moved(before: Tensor, after: Tensor, towards: Tensor, size: Sequence[int]) 
 
 
 def _margin(generator: Generator, layer: str, goal: Goal) -> tuple[int, int]:
-    """How far around a match the rule may act on purpose, in pixels (rows, columns).
+    """How far around a match the rule is meant to act, in pixels (rows, columns).
 
-    That is half the goal's box, and beyond it whatever the following layers see.
+    Half the goal's box, and beyond it what the following layers see of the changed values.
     """
     info, (height, width) = generator.layer(layer), goal.boxes[0].size
     pixels = generator.resolution / info.resolution

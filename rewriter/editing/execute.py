@@ -108,7 +108,7 @@ def prepare(
 
 
 def _centre(region: Region, side: int) -> tuple[float, float]:
-    """Middle of a region's box, measured on its own mask, in cells of a map of the given side."""
+    """Centre of the box around a region's mask, as (row, column) in cells of a map of the given side."""
     height, width = region.mask.shape
     row, column = masks.bounds(region.mask, above=float(region.mask.max()) / 2).centre
     return row * side / height, column * side / width
@@ -130,7 +130,7 @@ class Job:
 
     @cached_property
     def memory(self) -> Memory:
-        """The layer, with the rules that are on there folded in."""
+        """The layer; rules that are on at it are folded into its weight."""
         return self.generator.rewritten(self.generator.rules_at(self.rules, self.info.name)).memory(self.info.name)
 
     def measure(self, on_step: OnStep | None = None) -> None:
@@ -162,13 +162,13 @@ class Job:
 
     @property
     def target(self) -> Region:
-        """The place that is pasted on or erased, or else marked first; InputError without any."""
+        """The place that is pasted on or erased, or else the first context; InputError if there is none."""
         if not self.context:
             raise InputError("no place is marked yet: paste onto a picture, or mark a context")
         return self.edit.paste or self.context[0]
 
     def look_up(self, regions: Iterable[Region | None] | None = None) -> None:
-        """Features of every picture that the edit names, or of these, in one go."""
+        """Compute the features of every picture that the edit points at, or of the given places, in batches."""
         if regions is None:
             regions = [self.edit.paste, *self.context, *self.edit.keep, self.edit.copy]
         seeds = sorted({region.seed for region in regions if region})
@@ -179,7 +179,7 @@ class Job:
             self.features |= {seed: found[[j]] for j, seed in enumerate(batch)}
 
     def _on(self, region: Region, side: int, what: str) -> Tensor:
-        """A region's mask on a map of the layer, (side, side); refused if it covers less than one cell."""
+        """A region's mask on a map of the layer, (side, side); InputError if it covers less than one cell."""
         cells = masks.resize(region.mask, (side, side))
         if cells.sum() < 1 or cells.max() <= RIM:
             finer = [n for n, i in self.generator.layers.items() if i.key_resolution > side]
@@ -203,13 +203,13 @@ class Job:
         return key_directions(torch.cat(keys), self.moment, weights=torch.cat(weights), rank=rank, method=method)
 
     def copied(self) -> tuple[Tensor, Tensor]:
-        """Values (out, H, W) of the copied picture, and the copy mask on them."""
+        """Values (out, H, W) of the copied picture, and the copy mask at their resolution."""
         assert self.edit.copy is not None
         values = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
         return values, self._on(self.edit.copy, self.info.resolution, "copied place")
 
     def copied_pictures(self) -> tuple[Tensor, Tensor]:
-        """The copied picture, and its copied values rendered alone: features are zero at all other places (Fig. 2)."""
+        """The copied picture, and a picture of the copied values alone, with zeros at all other places (Fig. 2)."""
         assert self.edit.copy is not None
         features, (values, mask) = self.features[self.edit.copy.seed], self.copied()
         alone = features
@@ -221,7 +221,7 @@ class Job:
         return whole, part
 
     def pasted(self) -> Goal:
-        """The copied values on the picture that was pasted on, centre on centre."""
+        """The goal for the picture that was pasted on: the copied values, centred on the pasted place."""
         assert self.edit.copy is not None
         features, side = self.features[self.target.seed], self.info.resolution
         source, mask = self.copied()
@@ -233,7 +233,7 @@ class Job:
         return paste(features, before, [centre], source, mask, snap=self.info.scale)
 
     def goal(self) -> Goal:
-        """The wanted values of the pasted-on picture, and of each context where the edit is spread."""
+        """The goal: the values wanted of the pasted picture and, if the edit is spread, of each context."""
         spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
         pictures = [self.target, *spread]
         features = Features.cat([self.features[region.seed] for region in pictures])
@@ -254,7 +254,7 @@ class Job:
         return paste(features, before, centres, source, mask, snap=self.info.scale)
 
     def forgotten(self, change: LowRank) -> Goal:
-        """What the contexts' places answer once the layer has forgotten them."""
+        """The goal that a zeroed layer reaches: its values at the contexts after the change."""
         features = Features.cat([self.features[region.seed] for region in self.context])
         weight = torch.stack([self._on(region, self.info.resolution, "context") for region in self.context])
         before = self.generator.values(features, rules=self.rules)
@@ -265,7 +265,7 @@ class Job:
     def _elsewhere(
         self, features: Features, spread: list[Region], first: Goal, whitening: Tensor
     ) -> list[tuple[float, float]]:
-        """Centres of the goal's box on the other context pictures' value maps: by their masks, then by their keys."""
+        """Where the goal's box belongs on the other contexts' pictures: near their masks, aligned by their keys."""
         scale, side = self.info.scale, self.info.key_resolution
         box = masks.Box(*(edge // scale for edge in first.boxes[0][:2]), *(-(-e // scale) for e in first.boxes[0][2:]))
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
@@ -290,7 +290,7 @@ class Job:
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
 
     def kept(self) -> list[Bystanders]:
-        """The protected places, each region one set."""
+        """The protected places, one set for each region."""
         sets = []
         for region in self.edit.keep:
             cells = self._on(region, self.info.resolution, "place to keep").flatten()

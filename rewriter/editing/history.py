@@ -1,7 +1,7 @@
-"""What a session is, apart from its generator: the edit in progress, the rules made so far, and the way back.
+"""The state of a session, apart from its generator: the edit in progress, the rules, and the states to undo to.
 
-Immutable, a few kilobytes, picklable; as a file it is a safetensors file with the rules' tensors, each rule, edit and
-mask once however many states share it.
+Immutable, a few kilobytes, picklable. Its file is a safetensors file with the rules' tensors; each rule, edit and mask
+is stored once, however many states share it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from rewriter.files import replacing
 from rewriter.masks import decode
 
 FORMAT = "rewriter-session-1"
-LIMIT = 200  # states to go back to
-RULES = 64  # in one session
+LIMIT = 200  # states that can be undone
+RULES = 64  # rules in one session
 _SIZE = 64 << 20
-FINEST = 256  # cells of a mask on each side
-CELLS = 1 << 25  # of all masks together, 128 MB: a small file could hold some that fill the memory
+FINEST = 256  # largest side of a mask, in cells
+CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can decode to huge masks
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MASKED = ("copy", "paste", "context", "keep")
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """One moment: the edit in progress, the rules in order, and which of them that edit has led to, if any."""
+    """The edit in progress, the rules in order, and the index of the rule that the edit has led to, if any."""
 
     edit: Edit
     rules: tuple[Rule, ...] = ()
@@ -48,24 +48,24 @@ class State:
 
     @property
     def before(self) -> tuple[Rule, ...]:
-        """The rules that the edit in progress is made after: those that stand before its own."""
+        """The rules before the one that the edit in progress has led to: those it is made after."""
         return self.rules[: self.made]
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """States one after the other, and which of them is the present; the later ones can be redone."""
+    """States in order and the index of the present one; later states can be redone."""
 
     states: tuple[State, ...]
     at: int = 0
 
     @property
     def present(self) -> State:
-        """The state things are in."""
+        """The present state."""
         return self.states[self.at]
 
     def then(self, state: State) -> History:
-        """A new present; what had been undone is gone, and so are states too far back or too large to keep.
+        """Add a state after the present one. Undone states are dropped, and the oldest ones if there are too many.
 
         Raises:
             InputError: the state alone is too large to be saved.
@@ -74,7 +74,7 @@ class History:
         while not _fits(states):
             states = states[1:]
             if not states:
-                raise InputError("this is more than a session can hold: fewer contexts, or method least-squares")
+                raise InputError("this is more than a session can hold: use fewer contexts, or method least-squares")
         return History(states, len(states) - 1)
 
     def back(self) -> History:
@@ -142,7 +142,7 @@ class History:
 
 
 def _fits(states: Sequence[State]) -> bool:
-    """Whether the masks and the rules of all states, each counted once, can be saved and read again."""
+    """Whether the masks and rules of all states, each counted once, are small enough to be saved and read again."""
     regions = {
         id(region): region.mask.numel()
         for edit in {id(state.edit): state.edit for state in states}.values()
@@ -154,7 +154,7 @@ def _fits(states: Sequence[State]) -> bool:
 
 @dataclass
 class _Tables:
-    """What states share, each once; states then name rows."""
+    """The tables of a file: everything that states share, stored once; states refer to rows."""
 
     edits: list[dict[str, Any]] = field(default_factory=list)
     rules: list[dict[str, Any]] = field(default_factory=list)
@@ -208,7 +208,7 @@ def _places_by(edit: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[st
 
 
 class _Decoded:
-    """Places of a file's edits; a mask is decoded once however many name it."""
+    """The places of a file's edits; each mask is decoded once."""
 
     def __init__(self, pngs: Any):
         self.pngs, self.cells = pngs, 0
@@ -216,7 +216,7 @@ class _Decoded:
         self._regions: dict[tuple[int, int], Region] = {}
 
     def region(self, place: Mapping[str, Any]) -> Region:
-        """A place with its mask's values."""
+        """A place with its mask decoded."""
         key = place["seed"], _row(place["mask"], len(self.pngs))
         if key not in self._regions:
             self._regions[key] = Region(**{**place, "mask": self._mask(key[1])})

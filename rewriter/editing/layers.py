@@ -1,4 +1,4 @@
-"""Which layer an edit works best at: the same edit at every layer, judged by the pictures that the person marked."""
+"""Which layer an edit works best at: try it at every layer and compare the marked pictures."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import Generator
 
 MEASURED = range(UNSEEN, UNSEEN + 16)
-PENALTY = 0.1  # what a mean change of 1/255 outside the marks costs
+PENALTY = 0.1  # a mean change of 1/255 outside the marks lowers the score by so much
 
 
 @dataclass(frozen=True)
 class Suggestion:
     """An edit at one layer.
 
-    score: the rule's likeness less a tenth for each 1/255 of spill (see `Effect`). picture: (3, H, W), the picture that
-    was pasted on or marked first, with the rule. rule is None where the layer cannot do it, and `why` says so.
+    Attributes:
+        layer: its name.
+        score: the rule's likeness, less a tenth for each 1/255 of spill (see `Effect`).
+        rule: None if the edit is not possible at this layer.
+        picture: the picture that was pasted on or marked first, with the rule, (3, H, W).
+        why: the reason if the edit is not possible.
     """
 
     layer: str
@@ -48,7 +52,7 @@ def suggest(
     statistics: Statistics | None = None,
     on_step: OnStep | None = None,
 ) -> list[Suggestion]:
-    """Solve the edit at every layer, or these, and rank them: the best first, those that cannot be done last.
+    """Solve the edit at every layer, or the given ones; best first, impossible ones last.
 
     `on_step` is called with (layers done, of).
     """
@@ -73,5 +77,5 @@ def suggest(
 
 def _score(rule: Rule) -> float:
     assert rule.effect is not None  # replay measures it
-    spill = rule.effect.spill if math.isfinite(rule.effect.spill) else 255.0  # everything is marked: no sign of care
+    spill = rule.effect.spill if math.isfinite(rule.effect.spill) else 255.0  # nothing is unmarked
     return rule.effect.likeness - PENALTY * spill

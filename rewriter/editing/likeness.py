@@ -14,12 +14,12 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.editing.edit import Edit
-from rewriter.editing.effect import difference
 from rewriter.editing.region import Region
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
 from rewriter.memory.goal import fill
+from rewriter.pictures import difference
 
 JUDGED = 24  # at most so many marks are compared
 SURROUNDINGS = 6 / 64  # of the picture's side: how far around a mark change is not counted

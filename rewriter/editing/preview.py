@@ -15,7 +15,7 @@ from rewriter.masks import Box
 
 @dataclass(frozen=True)
 class Copied:
-    """What was copied, (3, H, W) each: the picture, the thing cut out on white, and its values rendered alone."""
+    """Three pictures (3, H, W): the copied picture, the thing cut out on white, and its values rendered alone."""
 
     picture: Tensor
     cut_out: Tensor
@@ -24,7 +24,7 @@ class Copied:
 
 @dataclass(frozen=True)
 class Pasted:
-    """The picture that is pasted on or erased, (3, H, W), before and with the wanted values; and where, in pixels."""
+    """The pasted picture (3, H, W) before and with the wanted values, and the box in pixels that changes."""
 
     before: Tensor
     after: Tensor
@@ -45,7 +45,7 @@ def copied(job: Job) -> Copied:
 
 @torch.no_grad()
 def pasted(job: Job, *, on_statistics: OnStep | None = None) -> Pasted:
-    """The picture pasted on or erased, with the wanted values rendered; InputError says what is missing."""
+    """Render the goal on the picture that is pasted on or erased; InputError says what is missing."""
     edit, generator = job.edit, job.generator
     if edit.kind == "zero":
         raise InputError("zeroing has no picture to preview: execute it")

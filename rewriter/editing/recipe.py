@@ -8,7 +8,6 @@ from typing import Any
 from rewriter.checks import object_of, whole
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
-from rewriter.generators.layer import LayerInfo
 
 KEYS_PER_CHANNEL = 64
 BATCH = 16
@@ -39,9 +38,9 @@ class Recipe:
         return self.pictures * self.places
 
     @staticmethod
-    def for_layer(info: LayerInfo) -> Recipe:
-        """About 64 keys per channel: more keys would hardly turn the directions."""
-        return Recipe(pictures=max(128, KEYS_PER_CHANNEL * info.in_channels // 16))
+    def for_channels(channels: int) -> Recipe:
+        """About 64 keys for each of the key's channels: more keys would hardly turn the directions."""
+        return Recipe(pictures=max(128, KEYS_PER_CHANNEL * channels // 16))
 
     def blocks(self) -> list[range]:
         """The seeds in blocks of 64, in order; the last may be shorter."""

@@ -16,13 +16,12 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
+from rewriter.masks import MAX_CELLS, MAX_CONTEXT
 
 NEEDED = {"object", "paste", "key"}
 FIELDS = NEEDED | {"query"}
 OURS = {"version", "generator", "layer"}
 UNIT_FIELDS = {"intervention", "revert"}
-MAX_CONTEXT = 100  # the original's longest has 34
-MAX_CELLS = 1 << 26  # all masks together: 64 of 1024 a side, or a quarter of a gigabyte
 
 
 class Place(NamedTuple):

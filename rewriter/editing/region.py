@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.checks import list_of, refusal, whole
-from rewriter.editing.recording import MAX_CELLS, MAX_CONTEXT
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
+from rewriter.masks import MAX_CELLS, MAX_CONTEXT
 
 SEED = whole(0, SEEDS - 1)
 

@@ -1,4 +1,4 @@
-"""Where a context fires: the pictures that answer it most, of thousands, and the places in one picture."""
+"""Where a context matches: the best of thousands of pictures, and the places within one picture."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rewriter.masks import Box, grow
 from rewriter.memory.directions import Directions
 
 BATCH = 16
-KEPT = 768 << 20  # bytes of keys that a search keeps for the next one
+KEPT = 768 << 20  # bytes of keys that are cached for the next search
 QUANTILE = 0.999  # of the responses at all places; above it a place matches
-POPULATION = range(10_000, 10_128)  # pictures that the quantile is taken over
-DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of what does not match, colour around what does
+POPULATION = range(10_000, 10_128)  # the pictures that the quantile is computed on
+DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of places that do not match, colour around those that do
 
 
 @dataclass(frozen=True)
 class Found:
-    """A picture, how strongly the context fires in it (1: as on its own places), and where: a box in pixels."""
+    """A picture, its strongest response to the context (1: the mean of the marked places), and its box in pixels."""
 
     seed: int
     score: float
@@ -36,10 +36,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Matches:
-    """Where the context fires in one picture.
+    """Where the context matches in one picture.
 
-    heat: (h, w), on the layer's keys; 1 is the contexts' own mean. level: exceeded at one place in a thousand of other
-    pictures. fires: (h, w) bool, heat above level. overlay: (3, H, W), the picture with the rest dimmed.
+    Attributes:
+        seed: the picture.
+        heat: response of each of the layer's keys, (h, w); 1 is the mean of the marked places.
+        level: the heat that one place in a thousand of other pictures exceeds.
+        fires: heat above level, bool (h, w).
+        overlay: the picture with everything else dimmed, (3, H, W).
     """
 
     seed: int
@@ -51,7 +55,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Places:
-    """The keys of a layer in any pictures, a batch at a time."""
+    """The keys of a layer for any pictures, a batch at a time, cached."""
 
     generator: Generator
     layer: str
@@ -70,7 +74,7 @@ class Places:
 
     @cached_property
     def model(self) -> tuple[Hashable, ...]:
-        """What the keys depend on, the pictures apart."""
+        """Identity of everything the keys depend on besides the seeds."""
         earlier = digest(self.generator.rules_at(self.rules, self.layer, before=True))
         return self.generator.fingerprint, str(self.generator.device), self.layer, self.truncation, earlier
 
@@ -85,19 +89,19 @@ class Places:
         return float(responses.kthvalue(rank).values)
 
     def box(self, cell: int, width: int) -> Box:
-        """The part of the picture, in pixels, that a cell of the key map (its number, row by row) lies over."""
+        """The box in pixels of a cell of the key map, given by its number, row by row."""
         side = self.generator.resolution / width
         row, column = divmod(cell, width)
         return Box(*(round(edge * side) for edge in (row, column, row + 1, column + 1)))
 
 
 def response(directions: Directions, keys: Tensor) -> Tensor:
-    """How strongly the context fires, (n, h, w), for keys (n, in, h, w): 1 is the contexts' own mean."""
+    """Response to the context, (n, h, w), of keys (n, in, h, w); 1 is the mean of the marked places."""
     return torch.einsum("i,nihw->nhw", directions.matrix[0].to(keys), keys) / directions.level
 
 
 def check_number(k: int) -> None:
-    """Refuse to look for fewer than one picture, or for more than a sheet holds."""
+    """Raise InputError unless k is from 1 to 400, the most that a sheet holds."""
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 400:
         raise InputError(f"{k!r} pictures to find: ask for 1 to 400")
 
@@ -111,7 +115,7 @@ def search(
     on_step: OnStep | None = None,
     on_found: Callable[[list[Found]], object] | None = None,
 ) -> list[Found]:
-    """The k pictures whose strongest place answers most (the paper's ranking), the best first.
+    """The k pictures with the strongest response at any place (the paper's ranking), best first.
 
     `on_step` is called with (pictures done, of) after each batch, `on_found` with the best so far before it.
     """
@@ -133,7 +137,7 @@ def search(
 
 
 def matches(places: Places, directions: Directions, seeds: Sequence[int], pictures: Tensor) -> list[Matches]:
-    """Where the context fires in each of the pictures (n, 3, H, W) of the given seeds."""
+    """Where the context matches in each of the pictures (n, 3, H, W) of the given seeds."""
     level = places.level(directions)
     heats = [heat for _, keys in places.keys(seeds) for heat in response(directions, keys)]
     return [
@@ -143,7 +147,7 @@ def matches(places: Places, directions: Directions, seeds: Sequence[int], pictur
 
 
 def overlay(picture: Tensor, fires: Tensor) -> Tensor:
-    """A picture (3, H, W) with everything dimmed but the cells (h, w) that fire, which get a bright edge."""
+    """A picture (3, H, W) in which the matching cells (h, w) have a bright edge and everything else is dimmed."""
     size = picture.shape[1:]
     inside = F.interpolate(fires[None, None].float().to(picture), size=tuple(size), mode="nearest")[0, 0]
     edge = (grow(inside, 1, 1, 1, 1) - inside)[None]

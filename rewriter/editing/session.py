@@ -1,4 +1,4 @@
-"""Rewriter: one generator and the edits of one person: point, execute, look, undo, go on."""
+"""Rewriter: the session of one person with one generator: point, execute, look, undo."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.memory.directions import Directions
 
-OVERLAP = 45.0  # degrees: from here on half of what one rule answers to calls up the other too
+OVERLAP = 45.0  # degrees; below it places that match one rule match the other at half strength or more
 OPTIONS = (
     *("layer", "truncation", "rank", "smoothness", "method", "steps", "directions", "spread", "units", "title"),
     "statistics",
@@ -40,11 +40,21 @@ OPTIONS = (
 class Rewriter:
     """One generator, the edit in progress and the rules made so far. The generator is never changed.
 
-    Places are pointed at by seed and mask: bool or [0, 1] arrays (H, W) at any resolution. `execute` turns the edit
-    into a rule; executing it again, changed, replaces that rule; `begin` starts the next edit on top of the rules.
-    Every step can be undone. `history` holds all of it, without the generator; given to another Rewriter it goes on
-    from there (layer, truncation and rules are then its own). rules None: those that the generator carries. Sessions
-    of many people share one `statistics` and one cache of `keys`.
+    Places are given by seed and mask: bool or [0, 1] arrays (H, W) at any resolution. `execute` turns the edit into a
+    rule; executing the changed edit again replaces that rule; `begin` starts the next edit on top of the rules. Every
+    step can be undone.
+
+    Args:
+        generator: the generator to rewrite.
+        layer: where to start; None: the generator's default layer.
+        truncation: of the pictures.
+        rules: rules to start with; None: those that a published generator brings along.
+        statistics: shared by the sessions of many people; None: a new one.
+        keys: cache for searches, shared likewise.
+        history: the state of an earlier session to continue, which replaces layer, truncation and rules.
+
+    Attributes:
+        history: the whole state, without the generator: a few kilobytes, picklable.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class Rewriter:
 
     @property
     def edit(self) -> Edit:
-        """The edit in progress; it names the rules that it is made after."""
+        """The edit in progress; its `after` names the rules that it is made on top of."""
         return self.history.present.edit
 
     @property
@@ -88,7 +98,7 @@ class Rewriter:
 
     @property
     def edits(self) -> tuple[Edit, ...]:
-        """The requests behind the rules that are on, at their strengths: what `save_edits` writes to be replayed.
+        """The edits behind the rules that are on, with their strengths; `save_edits` writes them for a replay.
 
         Raises:
             InputError: a rule was solved on top of different rules than those enabled now; save the session instead.
@@ -106,11 +116,11 @@ class Rewriter:
 
     @property
     def marked(self) -> int:
-        """The picture that was pasted on, or marked first; InputError if none is."""
+        """Seed of the picture that was pasted on, or of the first context; InputError if there is none."""
         return self._job().target.seed
 
     def sample(self, seeds: Sequence[int], *, original: bool = False) -> Tensor:
-        """Pictures (n, 3, H, W) with the rules that are on, or as the generator draws them."""
+        """Pictures (n, 3, H, W) with the rules that are on; `original`: without any."""
         rules = () if original else self.rules
         return self.generator.sample(seeds, truncation=self.edit.truncation, rules=rules)
 
@@ -119,13 +129,13 @@ class Rewriter:
         return self.sample(seeds, original=True), self.sample(seeds)
 
     def remarks(self) -> list[str]:
-        """What to know about the rules that are on: edits that did not take and what to try next, overlaps."""
+        """Remarks on the rules that are on: edits with too little effect and what to try next, rules that overlap."""
         named = [(f"rule {i + 1}", rule) for i, rule in enumerate(self.rules) if rule.active]
         words = [f"{name}: {remark}" for name, rule in named for remark in advice(rule)]
         for (one, a), (other, b) in combinations(named, 2):
             if (angle := a.angle(b)) < OVERLAP:
                 words.append(
-                    f"{one} and {other} answer to much the same places at {a.layer} ({angle:.0f}° between their "
+                    f"{one} and {other} match much the same places at {a.layer} ({angle:.0f}° between their "
                     "directions): their changes add up there; switch one off or mark its context more narrowly"
                 )
         return words
@@ -133,31 +143,31 @@ class Rewriter:
     # --- the edit in progress ---
 
     def copy(self, seed: int, mask: ArrayLike | Tensor) -> None:
-        """Take the thing under the mask from picture `seed`: its values at the layer."""
+        """Copy the thing under the mask from picture `seed`."""
         self._edit(kind="replace", copy=_region(seed, mask), units=None)
 
     def paste(self, seed: int, mask: ArrayLike | Tensor) -> None:
-        """Put the copied thing where the mask is on picture `seed`, centre on centre."""
+        """Paste the copied thing onto picture `seed`, centred on the mask."""
         self._edit(kind="replace", paste=_region(seed, mask), units=None)
 
     def erase(self, seed: int, mask: ArrayLike | Tensor, *, units: int | None = None) -> None:
-        """Take away what is under the mask on picture `seed`; needs no copy.
+        """Erase what is under the mask on picture `seed`; nothing has to be copied.
 
-        The place is filled with what similar pictures without the context have there; with `units`, so many of the
-        units that stand out there are silenced instead, as the paper does.
+        The place is filled with what similar pictures without the context have there. With `units`, that many of the
+        units that stand out there are silenced instead, as in the paper.
         """
         self._edit(kind="erase", copy=None, paste=_region(seed, mask), units=units)
 
     def zero(self) -> None:
-        """Let the layer forget what singles the context out: needs a context alone."""
+        """Make the layer forget what singles the context out; only a context is needed."""
         self._edit(kind="zero", copy=None, paste=None, units=None)
 
     def add_context(self, seed: int, mask: ArrayLike | Tensor) -> None:
-        """Mark one more place that the rule should apply to."""
+        """Mark another place that the rule should apply to."""
         self._edit(context=(*self.edit.context, _region(seed, mask)))
 
     def remove_context(self, index: int) -> None:
-        """Take back one of the places in `edit.context`."""
+        """Remove one of the places in `edit.context`."""
         self._edit(context=_without(self.edit.context, index, "place in the context"))
 
     def keep(self, seed: int, mask: ArrayLike | Tensor) -> None:
@@ -165,7 +175,7 @@ class Rewriter:
         self._edit(keep=(*self.edit.keep, _region(seed, mask)))
 
     def remove_keep(self, index: int) -> None:
-        """Take back one of the places in `edit.keep`."""
+        """Remove one of the places in `edit.keep`."""
         self._edit(keep=_without(self.edit.keep, index, "place among those to keep"))
 
     def set(self, **options: Any) -> None:
@@ -179,7 +189,7 @@ class Rewriter:
         self._edit(**options)
 
     def use(self, edit: Edit) -> None:
-        """Take up a recorded edit, complete or not, in place of the edit in progress, on top of the rules made so far.
+        """Replace the edit in progress with a recorded one, complete or not, on top of the rules made so far.
 
         Raises:
             InputError: an edit of another generator, or of a layer that this one lacks.
@@ -208,7 +218,7 @@ class Rewriter:
         return preview.pasted(self._job(), on_statistics=on_statistics)
 
     def direction(self, *, on_statistics: OnStep | None = None) -> Directions:
-        """What singles out the context (or the pasted place, without one); InputError without either."""
+        """What singles out the context, or the pasted place if there is none; InputError without either."""
         job = self._job()
         if not job.context:
             raise InputError("no context yet: mark a place on a picture")
@@ -224,7 +234,7 @@ class Rewriter:
         on_step: OnStep | None = None,
         on_found: Callable[[list[Found]], object] | None = None,
     ) -> list[Found]:
-        """The k pictures in which the context fires most, the strongest first.
+        """The k pictures with the strongest response to the context, best first.
 
         Args:
             k: how many.
@@ -236,15 +246,15 @@ class Rewriter:
         return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step, on_found=on_found)
 
     def matches(self, seed: int) -> Matches:
-        """Where in a picture the context fires."""
+        """Where the context matches in a picture."""
         return self.matches_on([seed])[0]
 
     def matches_on(self, seeds: Sequence[int]) -> list[Matches]:
-        """Where in each of several pictures the context fires."""
+        """Where the context matches in each of several pictures."""
         return search.matches(self._places(), self.direction(), seeds, self.sample(seeds))
 
     def suggest(self, layers: Sequence[str] | None = None, *, on_step: OnStep | None = None) -> list[Suggestion]:
-        """The same edit at every layer, the best first; see `suggest.suggest`."""
+        """The same edit at every layer, best first; see `layers.suggest`."""
         return suggest(
             self.generator,
             self.edit,
@@ -267,7 +277,7 @@ class Rewriter:
         on_statistics: OnStep | None = None,
         on_rule: Callable[[Rule], object] | None = None,
     ) -> Rule:
-        """Turn the edit into a rule, which replaces the one that the same edit led to before.
+        """Turn the edit into a rule, which replaces the rule of an earlier execution of the same edit.
 
         Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of) and may return False to cancel,
         `on_statistics` (pictures, of) while a layer is measured for the first time, `on_rule` the rule before
@@ -300,16 +310,16 @@ class Rewriter:
         return rule
 
     def add(self, rule: Rule) -> None:
-        """Put a rule made earlier on top of the others; InputError if it is damaged or of another generator."""
+        """Add a rule made elsewhere on top of the others; InputError if it is damaged or of another generator."""
         _check_room(len(self.rules) + 1)
         self._then(rules=(*self.rules, _own(self.generator, rule)))
 
     def set_strength(self, index: int, strength: float) -> None:
-        """How strongly a rule acts: 0 is the base, 1 the rule as solved; −1…2."""
+        """Set a rule's strength, −1…2: 0 is the base, 1 the rule as solved."""
         self._replace(index, _at(self.rules, index).at(strength))
 
     def switch(self, index: int, on: bool) -> None:
-        """Turn a rule off or on again; it keeps its strength."""
+        """Switch a rule off or on; it keeps its strength."""
         self._replace(index, replace(_at(self.rules, index), on=bool(on)))
 
     def move(self, index: int, to: int) -> None:
@@ -320,36 +330,36 @@ class Rewriter:
         self._reorder(order)
 
     def remove(self, index: int) -> None:
-        """Drop a rule."""
+        """Remove a rule."""
         _at(self.rules, index)
         self._reorder([i for i in range(len(self.rules)) if i != index])
 
     def revert(self) -> None:
-        """Drop every rule: the generator as it was. The edit in progress stays."""
+        """Remove every rule. The edit in progress stays."""
         self._reorder([])
 
-    # --- the way back ---
+    # --- undo, redo, files ---
 
     def undo(self) -> None:
-        """Take back the last step; InputError if there is none."""
+        """Undo the last step; InputError if there is none."""
         self.history = self.history.back()
 
     def redo(self) -> None:
-        """Do again what was taken back; InputError if there is nothing."""
+        """Redo the step that was undone last; InputError if there is none."""
         self.history = self.history.forward()
 
     def save(self, path: str | Path) -> None:
-        """Write the session, its rules and its way back to a file; see `load`."""
+        """Write the session with its rules and its undo steps to a file; see `load`."""
         self.history.save(path)
 
     @staticmethod
     def load(
         generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: Cache | None = None
     ) -> Rewriter:
-        """Go on with a saved session.
+        """Continue a saved session.
 
         Raises:
-            InputError: no session, a damaged one, or one of another generator.
+            InputError: the file is not a session, is damaged, or belongs to another generator.
         """
         return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys)
 
@@ -374,7 +384,7 @@ class Rewriter:
         self._then(rules=(*self.rules[:index], rule, *self.rules[index + 1 :]))
 
     def _reorder(self, order: list[int]) -> None:
-        """Keep the rules at these positions, in this order; the edit in progress follows its own rule."""
+        """Keep the rules at these positions, in this order; the edit in progress stays with its rule."""
         made = self.history.present.made
         self._then(rules=tuple(self.rules[i] for i in order), made=order.index(made) if made in order else None)
 
@@ -385,7 +395,7 @@ def _check_room(rules: int) -> None:
 
 
 def _own(generator: Generator, rule: Rule) -> Rule:
-    """A rule from elsewhere, checked by what the session's file is checked by: what is taken in can be saved."""
+    """A rule made elsewhere, validated like a rule in a session's file, so that the session can be saved."""
     generator.check(rule)
     rule = rule.to("cpu")
     edit = rule.edit and rule.edit.validated()
@@ -399,7 +409,7 @@ def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
 
 
 def _reduced(places: Any) -> Any:
-    """A place, several, or None, with masks of at most 256 a side: finer ones say no more, and a session keeps many."""
+    """A place, several, or None, with masks of at most 256 a side: finer ones add nothing but size."""
     if isinstance(places, tuple):
         return tuple(map(_reduced, places))
     if places is None or max(places.mask.shape) <= FINEST:

@@ -155,7 +155,7 @@ class Statistics:
         self, layer: str, truncation: float = 1.0, *, rules: Sequence[LowRank] = (), recipe: Recipe | None = None
     ) -> Sampling:
         """Which moment is meant; recipe None: the layer's default."""
-        recipe = recipe or Recipe.for_layer(self.generator.layer(layer))
+        recipe = recipe or Recipe.for_channels(self.generator.layer(layer).in_channels)
         return Sampling(layer, truncation, digest(self.generator.rules_at(rules, layer, before=True)), recipe)
 
     def stored(self, sampling: Sampling) -> SecondMoment | None:

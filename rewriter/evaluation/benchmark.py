@@ -137,7 +137,10 @@ def _edit(generator: Generator, edit: Edit, name: str, known: Statistics) -> Row
 def _first_statistics(known: Statistics, edit: Edit) -> Row:
     """The first statistics of a layer: second moment and bystanders."""
     generator = known.generator
-    info, recipe = generator.layer(edit.layer), edit.statistics or Recipe.for_layer(generator.layer(edit.layer))
+    info, recipe = (
+        generator.layer(edit.layer),
+        edit.statistics or Recipe.for_channels(generator.layer(edit.layer).in_channels),
+    )
     moment, bystanders = (
         _seconds(lambda: known.moment(edit.layer, recipe=recipe), generator),
         _seconds(lambda: known.bystanders(edit.layer), generator),

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from rewriter.editing.edit import Edit, load_edits
-from rewriter.editing.effect import difference
 from rewriter.editing.likeness import SURROUNDINGS
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.judging import Draw, Figure, Rows, towns, unchanged
 from rewriter.masks import grow, resize
+from rewriter.pictures import difference
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import scenes
 

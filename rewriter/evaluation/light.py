@@ -9,10 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rewriter.editing.effect import difference
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import around, labelled
 from rewriter.evaluation.judging import Draw, Figure, Rows, towns, unchanged
+from rewriter.pictures import difference
 from rewriter.worlds.townscape import scenes
 
 STEADY = 0.05  # windows whose brightness changes by no more than this share stay as they are

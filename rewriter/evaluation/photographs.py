@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 
 from rewriter.editing.edit import Edit
-from rewriter.editing.effect import difference
 from rewriter.evaluation.experiments import ONE_GOAL, OURS, PAPER, Experiment
 from rewriter.evaluation.judges import Perceptual, Segmenter
 from rewriter.evaluation.judging import Draw, Figure, Rows, unchanged
 from rewriter.generators.latents import latents
+from rewriter.pictures import difference
 
 FIGURES = (
     Figure("segmented", "became", "was", better="more"),

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.editing.effect import difference
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import around, labelled
 from rewriter.evaluation.judging import BATCH, Draw, Figure, Rows, towns, unchanged
 from rewriter.masks import grow
+from rewriter.pictures import difference
 from rewriter.worlds.townscape import scenes
 
 PRINTED = range(60_000, 60_200)  # the prints are taken from these scenes

@@ -1,4 +1,4 @@
-"""Latents by seed, as the original drew them: seed n is row n of one endless table."""
+"""Latents by seed, as in the original implementation: seed n is row n of one fixed random table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from rewriter.errors import InputError
 
 SEEDS = 100_000
-_BLOCK = 1000  # rows between two remembered states of the random stream
+_BLOCK = 1000  # rows between two saved states of the random stream
 
 
 @lru_cache(maxsize=256)
@@ -35,7 +35,7 @@ def _rows(zdim: int, block: int) -> Tensor:
 
 
 def latents(seeds: Sequence[int], zdim: int) -> Tensor:
-    """Latents (n, zdim) of the given seeds: row n of RandomState(1).standard_normal, whatever else is asked for.
+    """Latents (n, zdim) of the given seeds: row n of RandomState(1).standard_normal, independent of other seeds.
 
     Raises:
         InputError: a seed is not a whole number in 0…99,999.

@@ -1,4 +1,4 @@
-"""Context keys → the rule's row space: the directions D in which the layer's weight may change (Eq. 16–19)."""
+"""Context keys → D, the row space of a rule: the directions of keys that its change responds to (Eq. 16–19)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from rewriter.errors import ComputationError, InputError
 from rewriter.memory import DIRECTIONS
 from rewriter.memory.keys import SecondMoment
 
-MATCH = 0.5  # share of the context's mean response from which on a place matches
-TINY = 1e-6  # singular values below this share of the largest mean nothing
+MATCH = 0.5  # a place matches from this share of the context's mean response on
+TINY = 1e-6  # singular values below this share of the largest are rounding errors
 
 
 @dataclass(frozen=True)
 class Directions:
     """Row space of a rule.
 
-    matrix: D (r, in), orthonormal rows, float32.
-    level: the context keys' mean response to the first row: how strongly a place answers that matches.
+    Attributes:
+        matrix: D (r, in), orthonormal rows, float32.
+        level: the context keys' mean response to the first row.
     """
 
     matrix: Tensor
     level: float
 
     def match(self, keys: Tensor) -> Tensor:
-        """Places (n, h, w) of keys (n, in, h, w) that answer at least half as strongly as the context does."""
+        """Which places (n, h, w) match: their keys (n, in, h, w) respond at least half as strongly as the context's."""
         return torch.einsum("i,nihw->nhw", self.matrix[0], keys) >= MATCH * self.level
 
 

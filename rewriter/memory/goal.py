@@ -1,7 +1,7 @@
-"""What the layer should answer: copy and paste, or erase → (K*, V*, where).
+"""What a layer should answer and where: copy and paste, or erase → (K*, V*, weight); and where it should not change.
 
-Goals are stated on the whole value map with a weight mask, so that nothing a crop would do at its border (padding,
-other noise) can enter them.
+Goals cover the whole value map with a weight mask. A crop would have a border, where padding and other noise would
+become part of the goal.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from rewriter.masks import Box, bounds, grow, resize
 from rewriter.memory.directions import Directions
 
 DONORS = 4  # pictures whose values an erased place is filled with
-RIM = 0.1  # cells that a mask covers less than this do not count towards its box
+RIM = 0.1  # cells covered less than this by a mask do not count towards its box
 
 
 @dataclass(frozen=True)
 class Goal:
     """K* → V*: features of some pictures, the values wanted of them, and where those count.
 
-    features: n pictures at the layer, the first being the one that was pasted on or erased. values: V* (n, out, H, W).
-    before: V (n, out, H, W), what the layer answers now. weight: (n, H, W) in [0, 1]. boxes: the cells of the value map
-    that each picture's goal covers.
+    Attributes:
+        features: of n pictures at the layer; the first is the one that was pasted on or erased.
+        values: V* (n, out, H, W).
+        before: V (n, out, H, W), the present values.
+        weight: (n, H, W) in [0, 1].
+        boxes: the cells of the value map that each picture's goal covers.
     """
 
     features: Features
@@ -53,8 +56,11 @@ class Goal:
 class Bystanders:
     """Places of other pictures whose values should stay as they are: the paper's L_smooth (Eq. 5).
 
-    features: I pictures at the layer; places: (I, n) indices into the flattened value map; weight: (I, n), how much
-    each place matters; base: W ∗ k there, (I·n, out), if known.
+    Attributes:
+        features: of I pictures at the layer.
+        places: (I, n), indices into the flattened value map.
+        weight: how much each place counts, (I, n).
+        base: W ∗ k there, (I·n, out), if it is known already.
     """
 
     features: Features
@@ -63,15 +69,14 @@ class Bystanders:
     base: Tensor | None = None
 
     def unmatched(self, directions: Directions) -> Features:
-        """Those of the pictures in which the context fires nowhere."""
+        """The pictures in which nothing matches the context."""
         fires = directions.match(self.features.keys).flatten(1).any(1)
         return self.features[(~fires).nonzero().flatten().tolist()]
 
     def sparing(self, directions: Directions, *, scale: int) -> Bystanders:
-        """The same places, less those that a rule in these directions is meant to change.
+        """The same places without those that a rule in these directions is meant to change.
 
-        A place drops out where a key under its kernel answers at least half as strongly as the context does; `scale`
-        is the layer's value cells per key cell.
+        A place is left out if a key under its kernel matches the context. `scale`: value cells per key cell.
         """
         match = grow(directions.match(self.features.keys).float(), 1, 1, 1, 1)
         on_values = match.repeat_interleave(scale, 1).repeat_interleave(scale, 2).flatten(1)
@@ -115,9 +120,9 @@ def _placed(box: Box, centre: tuple[float, float], size: Sequence[int], snap: in
 def corresponding(
     keys: Tensor, box: Box, others: Tensor, guesses: list[tuple[float, float]], *, reach: int = 2
 ) -> list[tuple[float, float]]:
-    """Where on other pictures the box belongs: the placement at which their keys look most like its own.
+    """Where the goal's box belongs on other pictures: the placement at which their keys are most alike.
 
-    A hand-drawn context says roughly where; the keys say where exactly, so that the goal can be stated there too.
+    A hand-drawn context gives the rough place; the keys give the exact one.
 
     Args:
         keys: the pasted picture's whitened keys Zk (in, h, w).
@@ -138,10 +143,10 @@ def corresponding(
 def fill(
     features: Features, before: Tensor, masks: Tensor, keys: Tensor, donor_keys: Tensor, donor_values: Tensor
 ) -> Goal:
-    """Put what other pictures without the thing have at the same place where the masks are.
+    """Fill the masked places with what similar pictures without the thing have there.
 
-    The donors are those most like the picture outside the mask; the mean of their values is what a rule for all
-    pictures should aim at.
+    The donors are the pictures most like each picture outside the mask. The goal is the mean of their values, which a
+    single rule for all pictures can aim at.
 
     Args:
         features: n pictures' features at the layer.
@@ -152,7 +157,7 @@ def fill(
         donor_values: their values (m, out, H, W).
     """
     if not len(donor_values):
-        raise InputError("the context fires on every picture tried: mark a narrower context, or zero units instead")
+        raise InputError("the context matches every picture tried: mark a narrower context, or silence units instead")
     values, size = before.clone(), (keys.shape[2], keys.shape[3])
     for i, mask in enumerate(masks):
         outside = 1 - resize(mask, size)
@@ -163,7 +168,7 @@ def fill(
 
 
 def erase(features: Features, before: Tensor, masks: Tensor, usual: Tensor, *, units: int = 30) -> Goal:
-    """Silence the units that stand out where the masks are: the goal is their absence.
+    """Silence the units that stand out in the masked places: the goal is zero for them.
 
     Args:
         features: n pictures' features at the layer.

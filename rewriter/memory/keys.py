@@ -1,4 +1,4 @@
-"""Features → keys, and their second moment C = E[k kᵀ] (uncentred), streamed."""
+"""The second moment of a layer's keys, C = E[k kᵀ] (uncentred), streamed; and where to sample the keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FLOOR = 1e-7  # eigenvalues of C below this share of the largest are raised to i
 
 
 def random_places(seeds: list[int], count: int, places: int) -> Tensor:
-    """`count` places out of `places` for each picture, (n, count): drawn from its seed, whatever the batch."""
+    """Draw `count` of `places` places for each picture, (n, count); they depend on its seed only, not on the batch."""
     draws = [torch.randint(places, (count,), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(draws)
 

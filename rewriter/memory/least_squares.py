@@ -1,7 +1,7 @@
 """Λ by damped Gauss–Newton (Levenberg–Marquardt): all output channels at once, demodulation inside.
 
-Channel o of the layer depends on its own r · taps numbers of Λ only, so the edit falls apart into independent small
-least-squares problems, solved together as one batch. The normal matrix is never built from a Jacobian of all places:
+Channel o of the layer depends on its own r · taps numbers of Λ only, so the problem separates into small independent
+least-squares problems, which are solved together as one batch. No Jacobian of all places is ever built:
 with residual slopes α (through φ) and β (through σ, one vector u per picture) it is
 Σ α² φφᵀ + Σ_i (s u ᵀ + u sᵀ + t u uᵀ), one matrix product and sums per picture.
 """
@@ -18,8 +18,8 @@ from rewriter.memory.sites import LowRankDemodulation, Sites
 
 STEPS = 30
 TOLERANCE = 1e-3  # stop when a step lowers the cost by less than this share
-BLOCK = 128  # channels at a time, so that a high rank does not fill the memory
-LIMIT = 4.0  # a channel's change may be at most so many times its weight: some scales are unbounded
+BLOCK = 128  # channels at a time, which bounds the memory of a high rank
+LIMIT = 4.0  # bound on a channel's change, relative to its weight; without it some channels diverge
 
 
 def least_squares(memory: Memory, sites: Sites, *, steps: int = STEPS, after: Callable[[int, float], object]) -> Tensor:

@@ -23,7 +23,7 @@ UNSEEN = range(20_000, 21_000)  # the trainer draws its latents at random, never
 VISIBLE = 0.1  # distance in RGB, each channel in [-1, 1], below which leaving a thing out cannot be seen
 _LEVELS = 127.5  # one unit of [-1, 1] in 1/255
 
-OnStep = Callable[[int, int], bool | None]
+OnStep = Callable[[int, int], object]
 
 
 class Sampler(Protocol):
