@@ -41,12 +41,6 @@ def test_both_halves_compose_to_the_whole_at_every_layer(generator, change, with
     assert not layers
 
 
-def test_values_of_a_layer_can_be_replaced(generator):
-    features = generator.keys(SEEDS, middle(generator))
-    other = generator.values(generator.keys(SEEDS[::-1], middle(generator)))
-    assert not near(generator.picture(features, other), generator.sample(SEEDS), 1e-2)
-
-
 def test_rendering_from_cached_keys_computes_no_earlier_layer(generator, change, monkeypatch):
     names, called = {id(generator.memory(layer)): layer for layer in generator.layers}, []
 
@@ -120,8 +114,9 @@ def test_the_receptive_field_is_exact(request, model):
         assert beyond == min(generator.receptive_field(layer), room)
 
 
-def test_features_can_be_split_and_joined(generator):
-    features = generator.keys(SEEDS, middle(generator))
+def test_features_can_be_split_and_joined_and_values_replaced(generator):
+    features, other = (generator.keys(seeds, middle(generator)) for seeds in (SEEDS, SEEDS[::-1]))
+    assert not near(generator.picture(features, generator.values(other)), generator.sample(SEEDS), 1e-2)
     joined = Features.cat([features[:1], features[[1]], features[2:]])
     assert len(joined) == 2 and torch.equal(generator.picture(joined), generator.picture(features))
 

@@ -44,22 +44,20 @@ def test_painted_means_opaque_whatever_the_colour():
     assert mask.shape == (5, 4) and mask.sum() == mask[2, 1] == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, "data URL"),
-        ("", "data URL"),
-        ("data:image/jpeg;base64,AAAA", "data URL"),
-        (masks.PREFIX + "A" * masks.MAX_TEXT, "at most 4 MB"),
-        (masks.PREFIX + "not base64!", "not a readable PNG"),
-        (masks.PREFIX + "é", "not a readable PNG"),
-        (masks.PREFIX + base64.b64encode(b"GIF89a").decode(), "not a readable PNG"),
-        (url(Image.new("LA", (4, 4), (0, 255)), "WEBP"), "not a readable PNG"),
-        (url(Image.new("RGB", (4, 4))), "no alpha"),
-        (url(Image.new("LA", (masks.MAX_SIDE + 1, 1), (0, 255))), "2049 × 1"),
-        (url(Image.new("LA", (4, 4), (255, 0))), "empty"),
+NO_PNG = {
+    "data URL": [None, "", "data:image/jpeg;base64,AAAA"],
+    "at most 4 MB": [masks.PREFIX + "A" * masks.MAX_TEXT],
+    "not a readable PNG": [
+        *(masks.PREFIX + text for text in ("not base64!", "é", base64.b64encode(b"GIF89a").decode())),
+        url(Image.new("LA", (4, 4), (0, 255)), "WEBP"),
     ],
-)
+    "no alpha": [url(Image.new("RGB", (4, 4)))],
+    "2049 × 1": [url(Image.new("LA", (masks.MAX_SIDE + 1, 1), (0, 255)))],
+    "empty": [url(Image.new("LA", (4, 4), (255, 0)))],
+}
+
+
+@pytest.mark.parametrize(("words", "text"), [(words, text) for words, texts in NO_PNG.items() for text in texts])
 def test_text_that_is_no_painted_png_is_refused(text, words):
     with pytest.raises(InputError, match=words):
         masks.decode(text)
@@ -91,22 +89,15 @@ def test_a_png_chunk_of_the_wrong_length_is_refused_or_ignored(kind, size, at):
         assert "not a readable PNG" in str(error)
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ([[0, 2]], "divide"),
-        ([[-0.1, 1]], "divide"),
-        ([[float("nan"), 1]], "divide"),
-        ([0, 1], "height, width"),
-        ([[[1]]], "height, width"),
-        ([[]], "height, width"),
-        (torch.ones(1, masks.MAX_SIDE + 1), "height, width"),
-        ([["a"]], "numbers"),
-        ([[0.0, 0.0]], "empty"),
-        (torch.zeros(3, 3, dtype=torch.bool), "empty"),
-        ([[1], [1, 0]], "height, width"),
-    ],
-)
+NO_MASK = {
+    "divide": [[[0, 2]], [[-0.1, 1]], [[float("nan"), 1]]],
+    "height, width": [[0, 1], [[[1]]], [[]], torch.ones(1, masks.MAX_SIDE + 1), [[1], [1, 0]]],
+    "numbers": [[["a"]]],
+    "empty": [[[0.0, 0.0]], torch.zeros(3, 3, dtype=torch.bool)],
+}
+
+
+@pytest.mark.parametrize(("words", "values"), [(words, each) for words, several in NO_MASK.items() for each in several])
 def test_values_that_are_no_mask_are_refused(values, words):
     with pytest.raises(InputError, match=words):
         masks.as_mask(values)

@@ -80,43 +80,34 @@ def test_streamed_moment_equals_batch_moment_and_parts_merge_in_any_order(sizes)
         assert moment.count == len(keys) and torch.allclose(moment.matrix, exact, rtol=1e-12)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_moment_is_unchanged_by_keys_that_are_not_finite(bad):
+def test_moment_refuses_keys_that_are_not_finite_or_of_other_shapes_and_is_unchanged():
     moment = moment_of(correlated(30))
-    before, keys = moment.matrix.clone(), correlated(5)
-    keys[3, 2] = bad
-    with pytest.raises(ComputationError, match="not finite"):
-        moment.update(keys)
-    assert moment.count == 30 and torch.equal(moment.matrix, before)
-
-
-def test_moment_refuses_other_shapes_and_has_no_matrix_before_the_first_key():
+    before = moment.matrix.clone()
+    for bad in (float("nan"), float("inf")):
+        keys = correlated(5)
+        keys[3, 2] = bad
+        with pytest.raises(ComputationError, match="not finite"):
+            moment.update(keys)
     for keys in (torch.zeros(3, 7), torch.zeros(8), torch.zeros(1, 3, 8)):
         with pytest.raises(InputError, match="8"):
-            SecondMoment(8).update(keys)
+            moment.update(keys)
     with pytest.raises(InputError, match="7 channels"):
-        SecondMoment(8).merge(SecondMoment(7))
+        moment.merge(SecondMoment(7))
+    assert moment.count == 30 and torch.equal(moment.matrix, before)
     with pytest.raises(InputError, match="no keys yet"):
         _ = SecondMoment(8).matrix
 
 
-def test_powers_of_the_moment_are_matrix_powers():
-    moment = moment_of(correlated(500))
+def test_powers_of_the_moment_are_matrix_powers_and_whiten_keys():
+    keys, eye = correlated(500), torch.eye(8, dtype=torch.float64)
+    moment = moment_of(keys)
     half, inverse = moment.power(-0.5), moment.power(-1)
     assert torch.allclose(half @ half, inverse, rtol=1e-6, atol=1e-6 * inverse.abs().max())
-    assert torch.allclose(inverse @ moment.matrix, torch.eye(8, dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(inverse @ moment.matrix, eye, atol=1e-6)
     assert torch.allclose(moment.power(1), moment.matrix, atol=1e-9)
-
-
-def test_whitened_keys_have_the_identity_as_second_moment():
-    keys = correlated(500)
-    white = keys.double() @ moment_of(keys).power(-0.5)
-    assert torch.allclose(white.T @ white / 500, torch.eye(8, dtype=torch.float64), atol=1e-6)
-
-
-def test_powers_are_finite_where_a_direction_never_occurs():
-    keys = correlated(50)
-    keys[:, 3] = 0
+    white = keys.double() @ half
+    assert torch.allclose(white.T @ white / 500, eye, atol=1e-6)
+    keys[:, 3] = 0  # a direction that never occurs
     assert moment_of(keys).power(-1).isfinite().all()
 
 
@@ -334,7 +325,7 @@ def test_filling_takes_the_mean_of_the_pictures_most_alike_outside_the_mask():
     for i, mask in enumerate(masks):
         assert torch.equal(goal.values[i][:, mask == 0], before[i][:, mask == 0])
     assert torch.equal(goal.weight, masks) and torch.equal(goal.before, before)
-    with pytest.raises(InputError, match="fires on every picture"):
+    with pytest.raises(InputError, match="every picture tried"):
         fill(features_of(before), before, masks, keys, donor_keys[:0], donor_values[:0])
 
 

@@ -122,41 +122,21 @@ GOOD = brush(0.5, 0.5, 0.3, side=8)
 DEEP = "x"
 for _ in range(5000):
     DEEP = [DEEP]
-PLACES = [
-    (None, "image number, mask"),
-    (3, "image number, mask"),
-    ("7,x", "image number, mask"),
-    ({}, "image number, mask"),
-    ({"seed": 7, "mask": GOOD}, "image number, mask"),
-    ([], "image number, mask"),
-    ([7], "image number, mask"),
-    ([7, GOOD, 1], "image number, mask"),
-    (DEEP, "image number, mask"),
-    ([DEEP, GOOD], "the image number"),
-    ([[7, GOOD], GOOD], "the image number"),
-    ([-1, GOOD], "the image number is -1"),
-    ([SEEDS, GOOD], "the image number is 100000"),
-    ([10**400, GOOD], "the image number"),
-    ([7.0, GOOD], "the image number is 7.0"),
-    ([math.nan, GOOD], "the image number"),
-    (["7", GOOD], "the image number"),
-    ([True, GOOD], "the image number"),
-    ([None, GOOD], "the image number"),
-    ([7, None], "data URL"),
-    ([7, DEEP], "data URL"),
-    ([7, "x"], "data URL"),
-    ([7, GOOD.replace("png", "jpeg")], "data URL"),
-    ([7, masks.PREFIX], "not a readable PNG"),
-    ([7, GOOD[:-30]], "not a readable PNG"),
-    ([7, url(Image.new("RGB", (4, 4)), "JPEG")], "not a readable PNG"),
-    ([7, OPAQUE], "no alpha"),
-    ([7, EMPTY], "empty"),
-    ([7, HUGE], "2049 × 1"),
-]
+PLACES = {
+    "image number, mask": [None, 3, "7,x", {}, {"seed": 7, "mask": GOOD}, [], [7], [7, GOOD, 1], DEEP],
+    "the image number": [
+        [seed, GOOD] for seed in (DEEP, [7, GOOD], -1, SEEDS, 10**400, 7.0, math.nan, "7", True, None)
+    ],
+    "data URL": [[7, mask] for mask in (None, DEEP, "x", GOOD.replace("png", "jpeg"))],
+    "not a readable PNG": [[7, mask] for mask in (masks.PREFIX, GOOD[:-30], url(Image.new("RGB", (4, 4)), "JPEG"))],
+    "no alpha": [[7, OPAQUE]],
+    "empty": [[7, EMPTY]],
+    "2049 × 1": [[7, HUGE]],
+}
 
 
 @pytest.mark.parametrize("name", ["object", "paste", "key"])
-@pytest.mark.parametrize(("value", "words"), PLACES)
+@pytest.mark.parametrize(("words", "value"), [(words, each) for words, values in PLACES.items() for each in values])
 def test_a_wrong_place_of_a_recording_is_refused_by_name(name, value, words):
     said = f"key 2.*{words}" if name == "key" else f"{name}.*{words}"
     with pytest.raises(InputError, match=said) as caught:
