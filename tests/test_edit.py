@@ -121,20 +121,13 @@ def test_a_wrong_field_is_refused_by_name(name, value):
 GOOD = WHOLE["copy"]
 
 
+WRONG_PLACES = [3, "x", [], {}, {"seed": 1}, {**GOOD, "extra": 1}]
+WRONG_PLACES += [{**GOOD, "seed": seed} for seed in (-1, 100_000, 1.0, "1", True)]
+WRONG_PLACES += [{**GOOD, "mask": mask} for mask in (None, "data:,", GOOD["mask"][:-30], masks.PREFIX)]
+
+
 @pytest.mark.parametrize("name", ["copy", "paste", "context", "keep"])
-@pytest.mark.parametrize(
-    "value",
-    [
-        3,
-        "x",
-        [],
-        {},
-        {"seed": 1},
-        {**GOOD, "extra": 1},
-        *({**GOOD, "seed": seed} for seed in (-1, 100_000, 1.0, "1", True)),
-        *({**GOOD, "mask": mask} for mask in (None, "data:,", GOOD["mask"][:-30], masks.PREFIX)),
-    ],
-)
+@pytest.mark.parametrize("value", WRONG_PLACES)
 def test_a_wrong_place_is_refused_by_name_and_number(name, value):
     several = name in ("context", "keep")
     with pytest.raises(InputError, match=f"{name} 2" if several else name):

@@ -192,15 +192,15 @@ def test_the_number_of_steps_to_undo_is_limited(stylegan, made):
 
 
 def plain(rule):
-    """All of a rule but how long it took."""
-    about = rule.about()
-    about["effect"] = about["effect"] and {**about["effect"], "seconds": 0}
-    return json.dumps(about), rule.delta.numpy().tobytes(), rule.directions.numpy().tobytes()
+    """All of a rule but how long it took; the request stands for the edit."""
+    effect = rule.effect and replace(rule.effect, seconds=0).to_json()
+    about = rule.layer, rule.strength, rule.on, rule.fingerprint, rule.level, rule.title, rule.request, effect
+    return about, rule.delta.numpy().tobytes(), rule.directions.numpy().tobytes()
 
 
 def content(past):
     """All that a history holds, to compare."""
-    states = [(s.edit.to_json(), [plain(rule) for rule in s.rules], s.made) for s in past.states]
+    states = [(s.edit.digest, s.edit.title, [plain(rule) for rule in s.rules], s.made) for s in past.states]
     return states, past.at
 
 
