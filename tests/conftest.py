@@ -43,17 +43,17 @@ def square(top, left, bottom, right, side=16):
 
 
 def near(a, b, tolerance=5e-5):
-    """Equal within a share of the range: a batch, and several rules, add float32 numbers in another order."""
+    """Equal within a share of the range: batches and sums of rules round differently."""
     return (a - b).abs().max() <= tolerance * (b.max() - b.min())
 
 
 def same_rule(a, b):
-    """Equal to the bit: the change, and the level from which on a place matches."""
+    """Whether change and level are equal to the bit."""
     return torch.equal(a.delta, b.delta) and torch.equal(a.directions, b.directions) and a.level == b.level
 
 
 def flipped(data, count, end=None):
-    """Copies of a file's content with one bit flipped, somewhere among its first `end` bytes."""
+    """Copies of a file's content, each with one bit flipped at random among its first `end` bytes."""
     draw = random.Random(0)
     for at in (draw.randrange(end or len(data)) for _ in range(count)):
         yield data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
@@ -74,7 +74,7 @@ def state_of(name):
 
 @pytest.fixture(scope="session")
 def untouched():
-    """Watch a generator: when its fixture ends, its weights must be what they were, to the bit."""
+    """Watch a generator: at the end of the run its weights must be unchanged, to the bit."""
     watched = []
 
     def watch(generator):
@@ -95,13 +95,13 @@ def stylegan(untouched):
 
 @pytest.fixture(scope="session")
 def statistics(stylegan):
-    """Measurements of its layers, made once in a run."""
+    """Measurements of the layers of `stylegan`, made once a run."""
     return Statistics(stylegan)
 
 
 @pytest.fixture
 def begin(stylegan, statistics):
-    """Start a session with a copy, a paste and so many contexts."""
+    """Start a session on `stylegan` with a copy, a paste and up to three contexts."""
 
     def make(contexts=3, *, generator=stylegan, **options):
         session = Rewriter(generator, "layer4", **{"statistics": statistics, **options})
@@ -116,7 +116,7 @@ def begin(stylegan, statistics):
 
 @pytest.fixture
 def session(begin):
-    """Copied and pasted, three contexts."""
+    """A session with a copy, a paste and three contexts."""
     return begin()
 
 
@@ -138,7 +138,7 @@ def generator(request):
 
 @pytest.fixture(scope="session")
 def shipped(town):
-    """Execute edits that come with the built-in generator, each once in a run: a name gives its rules, in order."""
+    """Execute the edits of a shipped example, once a run: its name gives the rules, in order."""
     statistics = Statistics(town)
 
     @cache
@@ -153,7 +153,7 @@ def shipped(town):
 
 @pytest.fixture
 def shelf(monkeypatch, tmp_path):
-    """A Hub with a training run's checkpoint of some megabytes, in a catalogue of one's own as "small"."""
+    """A loopback Hub with a checkpoint of some megabytes, and a catalogue that lists it as "small"."""
     file, loaded = io.BytesIO(), golden("rosinality_stylegan2_16px.pt")
     torch.save({**loaded, "g_optim": {"state": torch.zeros(1 << 20)}}, file)
     with LoopbackHub() as hub:
@@ -175,7 +175,7 @@ def shelf(monkeypatch, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """The command in this process: its status, its output, its errors; nobody's token is in them."""
+    """Run a command in this process: its status, output and errors, which must hold no token and no traceback."""
     from rewriter.cli import main
 
     def command(*arguments):
@@ -191,7 +191,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium, running."""
+    """A running Chromium."""
     path = find() or pytest.skip(HINT)
     with chromium(path) as running:
         yield running
@@ -212,7 +212,7 @@ def change():
 
 @pytest.fixture(scope="session")
 def random_rule(change):
-    """Make a rule of a random change, as it might come from a file."""
+    """Make a rule from a random change, as it might come from a file."""
 
     def make(generator, layer, *, seed=0, rank=2, size=0.3, **about):
         one = change(generator, layer, rank=rank, size=size, seed=seed)

@@ -35,7 +35,7 @@ def rule():
 
 @pytest.fixture(scope="module")
 def pictures():
-    """Drawn by the version that wrote the files: by the generator, with the rule, and by the session."""
+    """What version 0.1 drew: the generator alone, with the rule, and in the session."""
     return load_file(WRITTEN / "pictures.safetensors")
 
 
@@ -73,7 +73,7 @@ def test_edits_are_saved_with_the_same_bytes(name, rule, tmp_path):
 
 
 def test_replaying_the_edits_gives_the_same_rules(town, rule, session):
-    """To the bit on the same machine with as many threads; elsewhere their pictures agree within 1e-4 of the range."""
+    """Elsewhere than where they were made, pictures agree within 1e-4 of the range; the rules themselves less closely."""
     statistics, rules = Statistics(town), []
     for edit in load_edits(WRITTEN / "edits.json"):  # the second names the first as made before it
         rules.append(replay(town, edit, rules=rules, statistics=statistics, unseen=[20_000]))

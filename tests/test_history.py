@@ -49,7 +49,7 @@ def place(draw):
 
 
 def complete(session, draw):
-    """Take up a complete edit, in one step, and execute it, in another."""
+    """Take up a complete edit and execute it: two steps."""
     places = [Region(*place(draw)) for _ in range(4)]
     kind = draw.choice(["replace", "replace", "erase", "zero"])
     copy, paste = places[0] if kind == "replace" else None, places[1] if kind != "zero" else None
@@ -93,7 +93,7 @@ OPERATIONS = {
 
 
 class Draw(random.Random):
-    """Chance, with random rules in it."""
+    """A source of random numbers and random rules."""
 
     def rule(self):
         return self.make(self.generator, self.choice(LAYERS), seed=self.randrange(50), rank=self.randint(1, 3))
@@ -101,7 +101,7 @@ class Draw(random.Random):
 
 @pytest.fixture
 def program(stylegan, made):
-    """So many random operations, given as functions of the session: the same for the same seed."""
+    """Random operations as functions of the session, determined by a seed."""
 
     def make(seed, steps):
         draw = Draw(seed)
@@ -116,12 +116,12 @@ def program(stylegan, made):
     return make
 
 
-def in_turn(*seeds):
-    """The first seed always, the others where slow tests are asked for."""
+def first_of(*seeds):
+    """The first seed; the others are marked slow."""
     return [seeds[0], *(pytest.param(seed, marks=pytest.mark.slow) for seed in seeds[1:])]
 
 
-@pytest.mark.parametrize("seed", in_turn(0, 1, 2, 3))
+@pytest.mark.parametrize("seed", first_of(0, 1, 2, 3))
 def test_every_operation_can_be_undone_and_redone_to_the_bit(stylegan, statistics, program, seed):
     weights = {name: value.clone() for name, value in stylegan.state_dict().items()}
     session = Rewriter(stylegan, "layer4", statistics=statistics)
@@ -214,7 +214,7 @@ def through_a_pickle(session, _=None):
     return Rewriter(session.generator, history=past, statistics=session.statistics)
 
 
-@pytest.mark.parametrize("seed", in_turn(6, 8, 9, 11))
+@pytest.mark.parametrize("seed", first_of(6, 8, 9, 11))
 def test_a_session_saved_in_between_leads_to_the_same_end(stylegan, statistics, program, tmp_path, seed):
     def run(stops):
         session = Rewriter(stylegan, "layer4", statistics=statistics)
@@ -280,7 +280,7 @@ def of_channels(channels, more=()):
     return StyleGAN2(StyleGAN2Config({4: channels, 8: channels, 16: channels, **dict(more)}, 8, 8, 1), name="one")
 
 
-def test_ten_rules_of_a_full_size_generator_and_many_steps_are_small_and_quick_to_pickle(made):
+def test_a_long_session_of_a_full_size_generator_is_small_and_quick_to_pickle(made):
     session = long_session(of_channels(512), made)
     start = time.process_time()
     data = pickle.dumps(session.history)
@@ -291,7 +291,7 @@ def test_ten_rules_of_a_full_size_generator_and_many_steps_are_small_and_quick_t
 
 
 def test_a_pickled_session_holds_nothing_of_its_generator_but_its_name(made):
-    """So any process can read it, with or without the generator: the pickle names nothing but its own reader."""
+    """The pickle names nothing but its own reader, so a process without the generator can read it."""
     sizes = []
     for more in ({}, {32: 128, 64: 128}):
         data = pickle.dumps(long_session(of_channels(16, more), made, contexts=1).history)
@@ -321,7 +321,7 @@ def test_states_share_rules_and_places_in_memory_and_after_a_file(stylegan, made
 
 @pytest.fixture(scope="module")
 def small(stylegan, made):
-    """The file of a session with a bit of everything."""
+    """The file of a session with edits, rules, strengths and an undone step."""
     session = Rewriter(stylegan, "layer4", rules=[made(stylegan, "layer6")])
     session.copy(3, sketch(0))
     session.add_context(4, sketch(1))
@@ -332,7 +332,7 @@ def small(stylegan, made):
 
 
 def read(generator, data):
-    """A session from a file's bytes, or None where it was refused in the proper way."""
+    """A session from a file's bytes, or None if it is refused with an InputError."""
     try:
         return Rewriter(generator, history=History.from_bytes(data))
     except InputError as error:

@@ -254,7 +254,7 @@ def test_saved_edits_lead_to_the_same_rules_again(session, stylegan, tmp_path):
         _ = session.edits
 
 
-def test_fine_masks_are_reduced_the_oldest_states_make_room_and_too_much_is_refused(session, monkeypatch):
+def test_masks_have_at_most_256_cells_a_side_and_old_states_make_room_for_new_ones(session, monkeypatch):
     session.add_context(5, torch.ones(1024, 700))
     session.paste(1, torch.ones(2048, 100))
     assert session.edit.context[-1].mask.shape == (256, 256) and session.edit.paste.mask.shape == (256, 100)
@@ -461,7 +461,7 @@ BAD_OPTIONS = [  # the fields themselves are checked in test_edit.py
 
 
 def bad_places(session, _):
-    """Calls of every method that points somewhere, and a word of what it should say."""
+    """Calls with wrong places, each with a pattern for the error."""
     for place in BAD_PLACES:
         for give in (session.copy, session.paste, session.erase, session.add_context, session.keep):
             yield partial(give, *place), "mask|seed"

@@ -34,7 +34,7 @@ def path(tmp_path):
 
 
 def same(a, b):
-    """Equal to the bit in all that they hold."""
+    """Whether two rules are equal to the bit, with all that they record."""
     return a.about() == b.about() and torch.equal(a.delta, b.delta) and torch.equal(a.directions, b.directions)
 
 
@@ -157,7 +157,7 @@ def test_a_rule_is_refused_on_another_generator(rule, stylegan, proggan, change,
 
 
 def load_or_refuse(path):
-    """The rule in a file, or None where it was refused in the proper way."""
+    """The rule in a file, or None if it is refused with an InputError."""
     try:
         return Rule.load(path)
     except InputError:

@@ -134,7 +134,7 @@ def test_a_search_needs_a_context_and_valid_seeds_and_is_no_step(stylegan):
 
 
 class Watched(Cache):
-    """A cache that remembers what it had to make, and the most that it held."""
+    """A cache that records which values were made, and its largest size."""
 
     def __init__(self, limit=512 << 20):
         super().__init__(limit)
@@ -254,7 +254,7 @@ def keys():
 
 @pytest.mark.parametrize("name", ["dome", "light", "watermark"])
 def test_searching_with_a_thing_finds_that_thing(town, labels, keys, name):
-    """More often than chance, and at the place where it is."""
+    """More often than by chance, and at the right place."""
     shown = labels == scenes.LABELS.index(name)
     session = Rewriter(town, "layer8", keys=keys)
     for seed in shown[:100].flatten(1).sum(1).argsort(descending=True, stable=True)[:4].tolist():

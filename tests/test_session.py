@@ -119,7 +119,7 @@ def test_figures_do_not_depend_on_the_order_of_the_pictures(town, rule, goal, go
     assert effect.side_effect == pytest.approx(good.side_effect, rel=1e-3)
 
 
-def test_a_rule_that_matches_nowhere_reaches_nothing_and_one_that_matches_everywhere_has_no_outside(town, rule, goal):
+def test_matching_nowhere_gives_no_reach_and_matching_everywhere_leaves_no_outside(town, rule, goal):
     nowhere, everywhere = (measure(town, replace(rule, level=at), goal, seeds=SOME) for at in (1e9, -1e9))
     assert (nowhere.places, nowhere.reach, nowhere.left_out) == (0, 0, 0) and nowhere.side_effect > 0
     assert math.isnan(everywhere.side_effect) and everywhere.left_out == 1
@@ -139,7 +139,7 @@ def first(stylegan, statistics):
 
 @pytest.mark.parametrize("share", [1.0, 0.7773])
 def test_replaying_a_recorded_edit_gives_the_rule_to_the_bit_whatever_the_mask(stylegan, statistics, tmp_path, share):
-    """The record holds masks in steps of 1/255: the session must have worked with those."""
+    """A file holds masks in steps of 1/255, so the session must round them before it uses them."""
     session = Rewriter(stylegan, "layer4", statistics=statistics)
     session.copy(7, square(4, 6, 12, 12) * share)
     session.paste(1, square(6, 4, 12, 12) * share)
@@ -245,7 +245,7 @@ def test_a_linear_generator_can_be_edited_too(proggan):
 
 
 def test_an_edit_after_a_rule_is_an_edit_of_the_rewritten_generator(begin, first, stylegan):
-    """Functionally or folded, the second edit starts from the same weights."""
+    """Whether the first rule is applied beside the weights or folded into them."""
     second = begin(rules=[first]).execute(smoothness=10.0)
     twin = begin(generator=stylegan.rewritten([first]), statistics=None).execute(smoothness=10.0)
     fresh = begin().execute(smoothness=10.0)
@@ -263,7 +263,7 @@ def test_a_rule_that_is_off_does_not_count(begin, first):
 
 
 def test_earlier_rules_are_recognised_by_their_request_not_their_numbers(begin, first, session, stylegan, statistics):
-    """On another machine the same edit gives other last bits."""
+    """On another machine the same edit leads to slightly different numbers."""
     elsewhere = replace(first, delta=first.delta * (1 + 1e-6))
     after = begin(rules=[first]).edit
     assert after.after == begin(rules=[elsewhere]).execute().edit.after != ()

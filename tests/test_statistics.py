@@ -283,7 +283,7 @@ def test_a_killed_job_resumes_to_the_same_bits(town, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_agree_with_one_and_stop_together(town, tmp_path):
-    """One of them cancels: both stop; both resume, and what the main one stores has the bits of one process."""
+    """One cancels and both stop; both resume, and the stored result has the bits of a single process."""
     script = tmp_path / "job.py"
     script.write_text(
         "from rewriter.editing import measuring; from rewriter.worlds import townscape\n"
