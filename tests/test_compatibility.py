@@ -73,7 +73,7 @@ def test_edits_are_saved_with_the_same_bytes(name, rule, tmp_path):
 
 
 def test_replaying_the_edits_gives_the_same_rules(town, rule, session):
-    """Elsewhere than where they were made, pictures agree within 1e-4 of the range; the rules themselves less closely."""
+    """On other machines pictures agree within 1e-4 of the range, and the numbers of a rule less closely."""
     statistics, rules = Statistics(town), []
     for edit in load_edits(WRITTEN / "edits.json"):  # the second names the first as made before it
         rules.append(replay(town, edit, rules=rules, statistics=statistics, unseen=[20_000]))
