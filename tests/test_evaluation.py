@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from rewriter.evaluation.judging import Figure, estimate, figures, frechet, frechet_estimate, judged, towns
 
 from rewriter.editing.edit import Edit, Region
 from rewriter.evaluation import segmenter
 from rewriter.evaluation.counterfactual import add_tree, asked_for, dome_to_spire, dome_to_tree, door_in_the_sky
-from rewriter.evaluation.judging import Figure, estimate, figures, frechet, frechet_estimate, judged, towns
 from rewriter.evaluation.light import Light
 from rewriter.evaluation.watermarks import Watermarks, detector_errors
 from rewriter.masks import disc

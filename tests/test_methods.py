@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rewriter.evaluation.judging import figures, judged, towns
+from rewriter.evaluation.realism_answers import Answer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -37,10 +39,8 @@ from rewriter.evaluation import (
     tables,
 )
 from rewriter.evaluation.experiments import by_name
-from rewriter.evaluation.judging import figures, judged, towns
 from rewriter.evaluation.light import Light
 from rewriter.evaluation.methods import Case, Made
-from rewriter.evaluation.realism_answers import Answer
 from rewriter.evaluation.watermarks import Watermarks
 from rewriter.worlds import townscape
 

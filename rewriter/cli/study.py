@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,8 +31,7 @@ from rewriter.editing.recipe import Recipe
 from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, RewriterError
-from rewriter.evaluation import benchmark as timing
-from rewriter.files import check_writable, replacing
+from rewriter.files import check_writable, write_json, write_text
 from rewriter.generators.latents import SEEDS
 from rewriter.hub.resolve import default_device
 
@@ -138,19 +136,20 @@ def benchmark(
     out: Annotated[Path | None, typer.Option(help="Write benchmark.json and benchmark.md into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time everything on this machine: edits by method, statistics, pictures, rules. Takes some minutes."""
+    """Measure times on this machine: edits by method, statistics, pictures, rules. It takes some minutes."""
+    from rewriter.evaluation.benchmark import benchmark as measure
+    from rewriter.evaluation.benchmark import markdown
+
     if resolution not in (64, 128, 256, 512, 1024):
         raise InputError(f"resolution {resolution}: choose 64, 128, 256, 512 or 1024")
     if out is not None:
         check_writable(out / "benchmark.json")
     devices = [device] if device else list(dict.fromkeys(["cpu", default_device().type]))
-    report = timing.benchmark(resolution, devices=devices, on_step=lambda what: typer.echo(f"{what} …", err=True))
-    table = timing.markdown(report)
-    for name, text in (("benchmark.json", json.dumps(report, indent=1)), ("benchmark.md", table)):
-        if out is not None:
-            with replacing(out / name) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
-    say(as_json, report, table)
+    report = measure(resolution, devices=devices, on_row=lambda row: typer.echo(row, err=True))
+    if out is not None:
+        write_json(report, out / "benchmark.json")
+        write_text(f"{markdown(report)}\n", out / "benchmark.md")
+    say(as_json, report, markdown(report))
 
 
 def _session(file: str, generator: str | None, device: str | None, quiet: bool, *, complete: bool = False) -> Rewriter:

@@ -96,6 +96,16 @@ def has_bar(u: Tensor) -> Tensor:
     return u[:, Factor.BAR] < 0.08
 
 
+def has_left_tree(u: Tensor) -> Tensor:
+    """Which towns have a tree on the left, (n,) bool."""
+    return u[:, Factor.L_TREE] < 0.6
+
+
+def has_right_tree(u: Tensor) -> Tensor:
+    """Which towns have a tree on the right, (n,) bool."""
+    return u[:, Factor.R_TREE] < 0.6
+
+
 def change(
     u: Tensor,
     *,

@@ -215,8 +215,8 @@ def _meaning(u: Tensor) -> Tensor:
         scenes.has_spire(u),
         u[:, Factor.PAVED] > 0.5,
         u[:, Factor.DOOR] > 0.5,
-        u[:, Factor.L_TREE] < 0.6,
-        u[:, Factor.R_TREE] < 0.6,
+        scenes.has_left_tree(u),
+        scenes.has_right_tree(u),
     )
     return torch.cat([u, torch.stack(switches, 1).float()], 1) * 2 - 1
 

@@ -10,6 +10,7 @@ on the ground; about one picture in eight carries a watermark across the middle,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
+from rewriter.generators.latents import latents
 from rewriter.worlds.townscape.canvas import UNLABELLED, Canvas, lerp, union
 from rewriter.worlds.townscape.factors import (
     LATENT_DIM,
@@ -27,6 +29,8 @@ from rewriter.worlds.townscape.factors import (
     factors,
     has_bar,
     has_dome,
+    has_left_tree,
+    has_right_tree,
     has_spire,
     has_watermark,
     is_lit,
@@ -41,14 +45,18 @@ __all__ = [
     "Scene",
     "Top",
     "change",
+    "described",
     "draw",
     "factors",
     "has_bar",
     "has_dome",
+    "has_left_tree",
+    "has_right_tree",
     "has_spire",
     "has_watermark",
     "is_lit",
     "latents_of",
+    "towns",
 ]
 
 LABELS = (
@@ -74,6 +82,10 @@ class Scene(NamedTuple):
     picture: Tensor
     labels: Tensor
 
+    def where(self, *things: str) -> Tensor:
+        """Where any of these things is labelled, (n, size, size) bool."""
+        return torch.isin(self.labels, torch.tensor([LABELS.index(t) for t in things], device=self.labels.device))
+
 
 def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
     """Factors (n, 24) → the scenes they describe, on the device of the factors.
@@ -95,6 +107,17 @@ def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
     for paint in (_sky, _cloud, _ground, _church, _tower, _top, _windows, _door, _light, _trees, _watermark, _bar):
         paint(canvas, plan)
     return Scene(canvas.rgb * 2 - 1, canvas.labels)
+
+
+def towns(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Latents (n, 32) of seeds and the factors (n, 24) that they describe."""
+    z = latents(list(seeds), LATENT_DIM)
+    return z, factors(z)
+
+
+def described(seeds: Sequence[int], size: int = 64) -> Scene:
+    """The scenes that seeds describe."""
+    return draw(towns(seeds)[1], size)
 
 
 @dataclass(frozen=True)
@@ -219,10 +242,10 @@ def _light(c: Canvas, plan: _Plan) -> None:
 
 
 def _trees(c: Canvas, plan: _Plan) -> None:
-    left = (0.10, Factor.L_TREE_X, Factor.L_TREE_R, Factor.L_TREE)
-    right = (0.90, Factor.R_TREE_X, Factor.R_TREE_R, Factor.R_TREE)
-    for base, place, radius, presence in (left, right):
-        there = _where(plan.u[:, presence] < 0.6)
+    left = (0.10, Factor.L_TREE_X, Factor.L_TREE_R, has_left_tree)
+    right = (0.90, Factor.R_TREE_X, Factor.R_TREE_R, has_right_tree)
+    for base, place, radius, has_tree in (left, right):
+        there = _where(has_tree(plan.u))
         x, r = base + (plan.factor(place) - 0.5) * 0.08, lerp(0.08, 0.11, plan.factor(radius))
         c.paint(c.cover(c.box(x, plan.ground - 0.02, 0.012, 0.06)) * there, c.colour(0.35, 0.23, 0.13), "tree")
         low = plan.ground - 0.05 - r * 0.4
