@@ -182,14 +182,14 @@ def _dissect(asked: Request, layer: str, things: list[str]) -> None:
 
 def _judges(asked: Request) -> None:
     """The errors of the segmenter and of the detectors of marks, on pictures whose content is known."""
-    from rewriter.evaluation import tables, watermarks
+    from rewriter.evaluation import tables
     from rewriter.files import write_json
-    from rewriter.worlds.townscape import scenes, segmenter
+    from rewriter.worlds.townscape import marks, scenes, segmenter
 
     pictures = asked.generator.sample(asked.seeds, rules=[]).cpu()
     labels = scenes.described(asked.seeds, asked.generator.resolution).labels
     right = segmenter.accuracy(segmenter.load(), pictures, labels)
-    errors = watermarks.detector_errors(asked.seeds)
+    errors = marks.detector_errors(asked.seeds)
     words = [
         f"segmenter, on generated pictures: {thing}: {share:.1%} of {n:,} pixels" for thing, (share, n) in right.items()
     ]

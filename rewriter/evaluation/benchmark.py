@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -59,12 +60,9 @@ def disc_edit(generator: Generator) -> Edit:
 def benchmark(
     resolution: int = 256, *, devices: Sequence[torch.device | str] = ("cpu",), on_row: Callable[[str], object] = str
 ) -> dict[str, list[Row]]:
-    """The rows of all tables, for the built-in generator and for one with the channels of config-f.
+    """The rows of all tables, for the built-in generator and for one of `resolution` px with config-f's channels.
 
-    Args:
-        resolution: of the latter, 64 to 1024 px.
-        devices: where to run, one after the other.
-        on_row: called with a description of each measurement when it is done.
+    `on_row` is called with a description of each measurement when it is done.
     """
     report: dict[str, list[Row]] = {name: [] for name in TABLES}
     for device in map(torch.device, devices):
@@ -88,10 +86,11 @@ def measured(generator: Generator, edit: Edit) -> Iterator[tuple[str, Row]]:
         yield "statistics", {**about, "pictures": recipe.pictures, "seconds": moment, "bystanders_seconds": bystanders}
         for method in SOLVERS:
             own, unseen = edit.with_(method=method), range(UNSEEN, UNSEEN + (48 if fast else 4))
-            rules = [replay(generator, own, statistics=known, unseen=unseen) for _ in range(ROUNDS)]
-            effects = [rule.effect.to_json() for rule in rules if rule.effect]
-            shown = {name: effects[0][name] for name in ("goal_error_removed", "reach", "side_effect")}
-            seconds = median(effect["seconds"] for effect in effects)
+            repeats = ROUNDS if method == "least-squares" else 1
+            rules = [replay(generator, own, statistics=known, unseen=unseen) for _ in range(repeats)]
+            effects = [rule.effect for rule in rules if rule.effect]
+            shown = {name: effects[0].to_json()[name] for name in ("goal_error_removed", "reach", "side_effect")}
+            seconds = median(effect.seconds for effect in effects)
             yield "edits", {"edit": edit.title, **about, "method": method, "seconds": seconds, **shown}
     for row in _pictures(generator, 16 if fast else 4):
         yield "pictures", row
@@ -102,27 +101,22 @@ def _pictures(generator: Generator, batch: int) -> Iterator[Row]:
     """Ways to draw a batch, and the share of this machine's rate of matrix multiplication that each reaches."""
     z, features = generator.latents(range(batch)), generator.keys(range(batch), LAYER, rules=[])
     rules, a = [[_random_rule(generator, seed)] for seed in range(batch)], torch.randn(2048, 2048).to(z)
+    whole, precisions = partial(generator, z, rules=[]), ("bfloat16", "float16") if z.is_cuda else ("bfloat16",)
     ways: dict[str, Callable[[], Tensor]] = {
-        "whole": lambda: generator(z, rules=[]),
+        "whole": whole,
         f"from the keys of {LAYER}": lambda: generator.picture(features, rules=[]),
         "one rule": lambda: generator(z, rules=rules[0]),
         "one rule for each": lambda: generator(z, rules=rules),
-        "in bfloat16": lambda: _reduced(generator, z, torch.bfloat16),
-        **({"in float16": lambda: _reduced(generator, z, torch.float16)} if z.is_cuda else {}),
+        **{f"in {name}": torch.autocast(z.device.type, getattr(torch, name))(whole) for name in precisions},
         "2048 × 2048 matrix product": lambda: a @ a,
     }
     rounds = [[_seconds(draw, generator) for draw in ways.values()] for _ in range(ROUNDS + 1)][1:]  # one to warm up
     seconds = dict(zip(ways, map(median, zip(*rounds, strict=True)), strict=True))
-    rate, whole = 2 * 2048**3 / seconds.popitem()[1], ways["whole"]()
+    rate, expected = 2 * 2048**3 / seconds.popitem()[1], whole()
     for name, each in seconds.items():
         row = {"way": name, "batch": batch, "per_second": batch / each, "times_as_fast": seconds["whole"] / each}
-        apart = float(difference(ways[name]().float(), whole).mean())
+        apart = float(difference(ways[name]().float(), expected).mean())
         yield row | {"difference_255": apart, "share_of_matmul_rate": generator.operations * batch / each / rate}
-
-
-def _reduced(generator: Generator, z: Tensor, precision: torch.dtype) -> Tensor:
-    with torch.autocast(z.device.type, precision):
-        return generator(z, rules=[])
 
 
 def _random_rule(generator: Generator, seed: int) -> LowRank:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from rewriter.editing.edit import load_edits
 from rewriter.editing.effect import difference
-from rewriter.evaluation.damage import DAMAGE, around, damage
-from rewriter.evaluation.metrics import Draw, Metric, Rows, ratios
+from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, around, damage, ratios
 from rewriter.masks import resize
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import scenes, segmenter
@@ -57,35 +56,22 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """Judges rules that turn one thing into another.
+    """Compares pictures with what a rule that turns one thing into another should draw.
 
     concerns: factors (n, 24) → the scenes that the rule is about, (n,) bool. target: factors and the side of a picture
     → what they should become. was, becomes: labels of the things, for the segmenter.
-
-    Metrics:
-        changed: the main one. Of the pixels that should become the thing and were not drawn so already, the share
-            drawn nearer to it than to its rivals.
-        already: pixels that should become the thing and were drawn so before.
-        whole: like changed, over all pixels in which the scene and the wanted scene differ.
-        drawn: pictures in which more than half of the pixels that should become the thing do.
-        segmented: the paper's. Of the pixels that the segmenter labels `was` before, those labelled `becomes` after.
-        elsewhere: mean change away from the place and its surroundings; others: mean change of pictures that the rule
-            is not about; side effect: both together; perceptual: both together, by the segmenter's features.
-        distance: mean difference from the wanted pictures at the place and its surroundings.
     """
 
     concerns: Callable[[Tensor], Tensor]
     target: Callable[[Tensor, int], Target]
     was: str = ""
     becomes: str = ""
-    metrics: tuple[Metric, ...] = METRICS
 
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """Rows of `METRICS`, and embeddings of the drawn and the wanted pictures."""
         z, u = scenes.towns(seeds)
         x, y, about = before(z).cpu(), after(z).cpu(), self.concerns(u)
-        concerned = about[:, None, None]
-        target, embedding = _target(self, tuple(seeds), x.shape[-1])
+        concerned, (target, embedding) = about[:, None, None], _target(self, tuple(seeds), x.shape[-1])
         away, reached, change = ~around(target.place), target.reached(y), difference(x, y)
         could = target.should & ~target.reached(x)
         differ = ((target.rivals[0] - target.wanted).square().sum(1) > DIFFERENT) & concerned
@@ -112,7 +98,9 @@ class Counterfactual:
 
 def _segmented(pictures: Tensor, thing: str) -> Tensor:
     """Where the segmenter sees a thing, (n, H, W) bool; nowhere for ""."""
-    return segmenter.load().labels(pictures) == (scenes.LABELS.index(thing) if thing else -1)
+    if not thing:
+        return torch.zeros_like(pictures[:, 0], dtype=torch.bool)
+    return segmenter.load().labels(pictures) == scenes.LABELS.index(thing)
 
 
 @lru_cache(maxsize=1)  # all methods are judged on the same seeds
@@ -141,10 +129,7 @@ def _spires(u: Tensor, side: int) -> Target:
 
 
 def _leaves(u: Tensor, side: int) -> Target:
-    """The dome's pixels in the colour of the town's leaves at its time of day: no scene has a tree on its tower.
-
-    They count if they are nearer to it than to the dome, the sky behind it, spires and battlements.
-    """
+    """The dome's pixels in the colour of the town's leaves at its time of day: no scene has a tree on its tower."""
     now, behind = scenes.draw(u, side), scenes.draw(u, side, without="dome").picture
     leaves = _colour(scenes.draw(scenes.change(u, left_tree=True, right_tree=True), side), "tree")
     spire, stone = _colour(scenes.draw(scenes.change(u, top="spire"), side), "spire"), _colour(now, "tower")
@@ -153,11 +138,7 @@ def _leaves(u: Tensor, side: int) -> Target:
 
 
 def _right_trees(u: Tensor, side: int) -> Target:
-    """The same town with a tree on the right.
-
-    Its place and size are factors of the town, which a rule cannot know: one that draws the same tree everywhere does
-    not reach 100 %.
-    """
+    """The same town with a tree on the right; its place and size are factors, which a rule cannot know."""
     now, then = scenes.draw(u, side), scenes.draw(scenes.change(u, right_tree=True), side)
     should = then.where("tree") & ~now.where("tree")
     return Target(then.picture, (now.picture,), should, should)
@@ -183,7 +164,7 @@ def _copied_door() -> tuple[Tensor, Tensor]:
     return _colour(scenes.described([edit.copy.seed]), "door"), edit.paste.mask
 
 
-DOME_TO_SPIRE = Counterfactual(scenes.has_dome, _spires, "dome", "spire")
-DOME_TO_TREE = Counterfactual(scenes.has_dome, _leaves, "dome", "tree")
-ADD_TREE = Counterfactual(lambda u: ~scenes.has_right_tree(u), _right_trees)
-DOOR_IN_THE_SKY = Counterfactual(lambda u: torch.ones(len(u), dtype=torch.bool), _doors)
+DOME_TO_SPIRE = Judge(METRICS, Counterfactual(scenes.has_dome, _spires, "dome", "spire"))
+DOME_TO_TREE = Judge(METRICS, Counterfactual(scenes.has_dome, _leaves, "dome", "tree"))
+ADD_TREE = Judge(METRICS, Counterfactual(lambda u: ~scenes.has_right_tree(u), _right_trees))
+DOOR_IN_THE_SKY = Judge(METRICS, Counterfactual(lambda u: torch.ones(len(u), dtype=torch.bool), _doors))

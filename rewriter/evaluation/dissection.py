@@ -51,10 +51,10 @@ def dissect(generator: Generator, layer: str, things: Sequence[str], *, seeds: S
     values = torch.cat(parts)
     sampled = values.transpose(0, 1).flatten(1)[:, :: max(1, values[:, 0].numel() // SAMPLES)]
     level = torch.quantile(sampled, QUANTILE, 1)
-    both, either = torch.zeros(len(level)), torch.zeros(len(level))
+    both, either, size = torch.zeros(len(level)), torch.zeros(len(level)), (generator.resolution,) * 2
     for batch, part in zip(batches, parts, strict=True):
         shown = scenes.described(batch, generator.resolution).where(*things)[:, None]
-        on = _enlarged(part, generator.resolution) > level[:, None, None]
+        on = F.interpolate(part, size, mode="bilinear") > level[:, None, None]
         both += (on & shown).sum((0, 2, 3))
         either += (on | shown).sum((0, 2, 3))
     iou = both / either.clamp_min(1)
@@ -66,10 +66,6 @@ def _values(generator: Generator, layer: str, seeds: Sequence[int]) -> Tensor:
     return generator.values(generator.keys(seeds, layer, rules=[]), rules=[]).cpu()
 
 
-def _enlarged(values: Tensor, side: int) -> Tensor:
-    return F.interpolate(values, size=(side, side), mode="bilinear")
-
-
 @torch.no_grad()
 def sheet(generator: Generator, ranking: Ranking, *, units: int = 8, pictures: int = 8) -> Image.Image:
     """A row for each of the best units: the pictures in which it is strongest, dimmed where it is off."""
@@ -77,7 +73,7 @@ def sheet(generator: Generator, ranking: Ranking, *, units: int = 8, pictures: i
     for unit in ranking.order[:units].tolist():
         seeds = [ranking.seeds[i] for i in ranking.strongest[unit].topk(pictures).indices.tolist()]
         values, drawn = _values(generator, ranking.layer, seeds), generator.sample(seeds, rules=[]).cpu()
-        on = _enlarged(values[:, [unit]], generator.resolution) > ranking.level[unit]
+        on = F.interpolate(values[:, [unit]], drawn.shape[2:], mode="bilinear") > ranking.level[unit]
         rows.append(torch.where(on, drawn, drawn * 0.35 - 0.5))
         captions += [f"unit {unit}, IoU {ranking.iou[unit]:.2f}", *[""] * (pictures - 1)]
     title = f"{ranking.layer}: units that agree with {' and '.join(ranking.things)}"

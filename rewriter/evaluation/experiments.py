@@ -16,10 +16,10 @@ from rewriter.editing.rule import Rule
 from rewriter.errors import OnStep
 from rewriter.evaluation import TITLES, methods, physical
 from rewriter.evaluation.counterfactual import ADD_TREE, DOME_TO_SPIRE, DOME_TO_TREE, DOOR_IN_THE_SKY
-from rewriter.evaluation.light import Light
+from rewriter.evaluation.light import LIGHT
 from rewriter.evaluation.methods import Case, Method, Result, solved
 from rewriter.evaluation.metrics import Judge
-from rewriter.evaluation.watermarks import Watermarks
+from rewriter.evaluation.watermarks import WATERMARKS
 from rewriter.generators.base import Generator
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import make_examples
@@ -57,7 +57,7 @@ QUICKER: dict[str, Methods] = {  # what replaces methods that take minutes
 CHANGE, SHAPES = ("changed", "side effect"), ("changed", "drawn", "elsewhere", "others")
 TURNED = ("already", "changed", "segmented", "side effect", "perceptual", "distance", "fréchet")
 MARKS = ("middle", "bottom", "side effect", "perceptual", "distance", "fréchet")
-LIGHT = ("rule", "light left", "windows", "steady", "side effect", "perceptual")
+LIT = ("rule", "light left", "windows", "steady", "side effect", "perceptual")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _paper() -> Iterator[Experiment]:
     zeroed: Methods = {f"zeroed {share:.0%}": partial(methods.zeroed, share=share) for share in SHARES}
     marks, axes = OURS | rank_1 | PAPER | zeroed | ceiling("no marks"), ("distance", "side effect")
     edits, things = shipped("remove-watermark"), ("watermark", "bar")
-    yield Experiment("watermark", Watermarks(), marks, edits, MARKS, axes, things)
+    yield Experiment("watermark", WATERMARKS, marks, edits, MARKS, axes, things)
     inverting: Methods = {
         "zeroed 6%": methods.zeroed,
         "inverted": physical.inverted,
@@ -116,7 +116,7 @@ def _paper() -> Iterator[Experiment]:
         f"inverted, SVD, {SVD_EARLY} steps": partial(physical.inverted_by_svd, steps=SVD_EARLY),
     }
     light, axes = OURS | ONE_GOAL | PAPER | inverting, ("rule", "side effect")
-    yield Experiment("light", Light(), light, shipped("no-light-on-ground"), LIGHT, axes, ("light",))
+    yield Experiment("light", LIGHT, light, shipped("no-light-on-ground"), LIT, axes, ("light",))
 
 
 def _frontier() -> Experiment:
@@ -151,7 +151,7 @@ def _others() -> Iterator[Experiment]:
         ("door-in-the-sky", "", DOOR_IN_THE_SKY, SHAPES, {}),
         ("grand-tour", "-spires", DOME_TO_SPIRE, SHAPES, ceiling("spires")),
         ("grand-tour", "-trees", ADD_TREE, SHAPES, ceiling("right trees")),
-        ("grand-tour", "-marks", Watermarks(), ("middle", "bottom", "distance"), ceiling("no marks")),
+        ("grand-tour", "-marks", WATERMARKS, ("middle", "bottom", "distance"), ceiling("no marks")),
     )
     for name, suffix, judge, shown, best in table:
         ours: Methods = {**OURS, "least-squares": partial(replayed, edits=shipped(name))}
@@ -164,7 +164,7 @@ def _hands() -> Iterator[Experiment]:
         (make_examples.dome_to_spire, DOME_TO_SPIRE, CHANGE),
         (make_examples.dome_to_tree, DOME_TO_TREE, CHANGE),
         (make_examples.add_tree, ADD_TREE, CHANGE),
-        (make_examples.no_light_on_ground, Light(), ("light left", "side effect")),
+        (make_examples.no_light_on_ground, LIGHT, ("light left", "side effect")),
     )
     for make, judge, axes in table:
         name = make.__name__.replace("_", "-")

@@ -10,7 +10,7 @@ Both are downloaded from the Hub once, at pinned revisions and hashes, as data o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -92,19 +92,15 @@ class LPIPS(nn.Module):
             features = layer(features)
 
 
-def lpips(device: torch.device | str | None = None, on_step: OnStep | None = None) -> LPIPS:
-    """LPIPS with its weights: 550 MB, downloaded once.
-
-    Args:
-        device: None: what accelerate finds.
-        on_step: called for each file with (bytes done, of).
+def lpips(device: torch.device | str | None = None, on_step: OnStep = lambda done, of: None) -> LPIPS:
+    """LPIPS with its weights: 550 MB, downloaded once; `on_step` is called for each file with (bytes done, of).
 
     Raises:
         InputError: the download failed, a file is not the expected one, or there is no such device.
     """
     distance = LPIPS()
     for name, part, prefix in (("trunk", distance.features, "features."), ("heads", distance.heads, "")):
-        with safe_open(fetch(FILES[name], on_step=on_step or _ignore), framework="pt") as file:
+        with safe_open(fetch(FILES[name], on_step=on_step), framework="pt") as file:
             part.load_state_dict({key: file.get_tensor(prefix + key) for key in part.state_dict()})  # no classifier
     return placed(distance.requires_grad_(False).eval(), device)
 
@@ -139,20 +135,24 @@ class CLIPSeg:
         return torch.stack(each, 1)
 
 
-def clipseg(device: torch.device | str | None = None, on_step: OnStep | None = None) -> CLIPSeg:
-    """CLIPSeg with its weights: 600 MB, downloaded once; arguments and errors as for `lpips`.
+def clipseg(device: torch.device | str | None = None, on_step: OnStep = lambda done, of: None) -> CLIPSeg:
+    """CLIPSeg with its weights: 600 MB, downloaded once.
 
     Raises:
-        InputError: also if the extra `eval` is missing.
+        InputError: as `lpips`, or the extra `eval` is missing.
     """
     try:
         from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
+        from transformers.utils import logging
     except ImportError as error:
         reason = f"CLIPSeg needs transformers, which cannot be imported ({str(error).strip().splitlines()[0]})"
         raise InputError(f"{reason}: pip install 'rewriter[eval]'") from error
     names = ("config", "vocabulary", "merges", "model")
-    (folder,) = {fetch(FILES[name], on_step=on_step or _ignore).parent for name in names}  # one revision
-    with _without_progress_bars():
+    (folder,) = {fetch(FILES[name], on_step=on_step).parent for name in names}  # one revision
+    with ExitStack() as stack:
+        if logging.is_progress_bar_enabled():
+            logging.disable_progress_bar()
+            stack.callback(logging.enable_progress_bar)
         model, found = CLIPSegForImageSegmentation.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
@@ -161,21 +161,3 @@ def clipseg(device: torch.device | str | None = None, on_step: OnStep | None = N
         raise InputError(f"{reason}: pip install 'rewriter[eval]'")
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return CLIPSeg(placed(model.requires_grad_(False).eval(), device), tokenizer)
-
-
-def _ignore(done: int, of: int) -> None:
-    """Progress that nobody wants."""
-
-
-@contextmanager
-def _without_progress_bars() -> Iterator[None]:
-    """Turn transformers' progress bars off for a while."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

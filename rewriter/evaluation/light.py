@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from rewriter.editing.effect import difference
-from rewriter.evaluation.damage import DAMAGE, around, damage
-from rewriter.evaluation.metrics import Draw, Metric, Rows, ratios
+from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, around, damage, ratios
 from rewriter.worlds.townscape import scenes, segmenter
 
 STEADY = 0.05  # windows count as unchanged if their brightness changes by at most this share
@@ -26,46 +24,30 @@ METRICS = (
 )
 
 
-@dataclass(frozen=True)
-class Light:
-    """Judges rules about light on pairs of pictures: each town with its lights on and with its lights off.
-
-    Metrics:
-        rule: the difference of the two pictures where light falls on the ground, as a share of what it was. 1 is the
-            world's rule, 0 no rule, −1 the inverted rule.
-        light left: Σ|lit − unlit scene| where light falls, as a share of what it was; ground that is darker than the
-            unlit scene counts too.
-        windows: the windows' brightness after the rule over that before; steady: towns in which it changes by at most
-            5 %; windows' difference: like rule, for the windows, where it should stay 1.
-        side effect: mean change in both pictures away from the light and its surroundings, windows included.
-    """
-
-    metrics: tuple[Metric, ...] = METRICS
-
-    def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
-        """Rows of `METRICS`, and embeddings of the drawn lit towns and of the wanted ones."""
-        z, u = scenes.towns(seeds)
-        lit, unlit = (scenes.latents_of(scenes.change(u, lit=on), z) for on in (True, False))
-        x_lit, x_unlit, y_lit, y_unlit = (draw(at).cpu() for draw in (before, after) for at in (lit, unlit))
-        scene, dark, embedding = _scenes(tuple(seeds), x_lit.shape[-1])
-        light, windows = scene.where("light"), scene.where("window")
-        away = ~around(light) | windows
-        was, now = brightness(x_lit), brightness(y_lit)
-        gap_was, gap = was - brightness(x_unlit), now - brightness(y_unlit)
-        shone, shines = ((bright * windows).flatten(1).double().sum(1) for bright in (was, now))
-        pairs = zip(damage(x_lit, y_lit, away).items(), damage(x_unlit, y_unlit, away).values(), strict=True)
-        rows = ratios(
-            {
-                "rule": (gap * light, gap_was * light),
-                "light left": ((now - dark).abs() * light, (was - dark).abs() * light),
-                "windows": (shines, shone),
-                "windows' difference": (gap * windows, gap_was * windows),
-                "steady": ((shines - shone).abs() <= STEADY * shone, torch.ones_like(shone)),
-                **{name: (a + b, 2.0 * away) for (name, (a, _)), (b, _) in pairs},
-                "ground of unlit towns": (difference(x_unlit, y_unlit) * light, light),
-            }
-        )
-        return rows | {"embedding": segmenter.load().embedding(y_lit), "wanted": embedding}
+def light_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
+    """Rows of `METRICS` for each town with its lights on and off, and embeddings of the drawn and wanted lit towns."""
+    z, u = scenes.towns(seeds)
+    lit, unlit = (scenes.latents_of(scenes.change(u, lit=on), z) for on in (True, False))
+    x_lit, x_unlit, y_lit, y_unlit = (draw(at).cpu() for draw in (before, after) for at in (lit, unlit))
+    scene, dark, embedding = _scenes(tuple(seeds), x_lit.shape[-1])
+    light, windows = scene.where("light"), scene.where("window")
+    away = ~around(light) | windows
+    was, now = brightness(x_lit), brightness(y_lit)
+    gap_was, gap = was - brightness(x_unlit), now - brightness(y_unlit)
+    shone, shines = ((bright * windows).flatten(1).double().sum(1) for bright in (was, now))
+    pairs = zip(damage(x_lit, y_lit, away).items(), damage(x_unlit, y_unlit, away).values(), strict=True)
+    rows = ratios(
+        {
+            "rule": (gap * light, gap_was * light),
+            "light left": ((now - dark).abs() * light, (was - dark).abs() * light),
+            "windows": (shines, shone),
+            "windows' difference": (gap * windows, gap_was * windows),
+            "steady": ((shines - shone).abs() <= STEADY * shone, torch.ones_like(shone)),
+            **{name: (a + b, 2.0 * away) for (name, (a, _)), (b, _) in pairs},
+            "ground of unlit towns": (difference(x_unlit, y_unlit) * light, light),
+        }
+    )
+    return rows | {"embedding": segmenter.load().embedding(y_lit), "wanted": embedding}
 
 
 @lru_cache(maxsize=1)  # all methods are judged on the same seeds
@@ -79,3 +61,6 @@ def _scenes(seeds: tuple[int, ...], side: int) -> tuple[scenes.Scene, Tensor, Te
 def brightness(pictures: Tensor) -> Tensor:
     """Pictures (n, 3, H, W) in [-1, 1] → (n, H, W) in [0, 1]."""
     return (pictures.clamp(-1, 1).mean(1) + 1) / 2
+
+
+LIGHT = Judge(METRICS, light_rows)

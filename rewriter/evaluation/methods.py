@@ -26,7 +26,7 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation.counterfactual import counterfactual_factors
 from rewriter.evaluation.dissection import Ranking, dissect
-from rewriter.evaluation.metrics import Draw
+from rewriter.evaluation.metrics import BATCH, Draw
 from rewriter.evaluation.propagation import paste, propagate
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
@@ -61,7 +61,9 @@ class Case:
     @torch.no_grad()
     def draw(self, z: Tensor, rules: Sequence[LowRank] = ()) -> Tensor:
         """Pictures of latents (n, zdim) under rules."""
-        return self.generator(z.to(self.generator.device), truncation=self.edit.truncation, rules=rules)
+        parts = z.to(self.generator.device).split(max(4, BATCH * 64 // self.generator.resolution))
+        drawn = [self.generator(part, truncation=self.edit.truncation, rules=rules) for part in parts]
+        return torch.cat(drawn)
 
     def before(self, z: Tensor) -> Tensor:
         """Pictures of the unmodified generator. They are kept, because every method is compared with them."""
@@ -139,18 +141,20 @@ def all_weights(
     """
     job = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
     goal, started, losses = job.goal(), time.perf_counter(), list[float]()
+    network = copy.deepcopy(segmenter.load()).to(case.generator.device)  # the shared one stays on the CPU
     with torch.no_grad():
         wanted = case.generator.picture(goal[:1].features, goal[:1].values, rules=[])
-    tuned, psi = copy.deepcopy(case.generator).requires_grad_(True), case.edit.truncation
-    loss = _picture_loss(wanted)
-    z, best = tuned.latents([job.target.seed]), dict[str, Tensor]()
-    adam = torch.optim.Adam(tuned.parameters(), lr=rate, fused=True)
+        features = network.features(wanted)
+    tuned, psi, best = copy.deepcopy(case.generator).requires_grad_(True), case.edit.truncation, dict[str, Tensor]()
+    z, adam = tuned.latents([job.target.seed]), torch.optim.Adam(tuned.parameters(), lr=rate, fused=True)
     for step in range(1, steps + 1):
-        current = loss(tuned(z, truncation=psi, rules=[]))
+        drawn = tuned(z, truncation=psi, rules=[])
+        pairs = zip(network.features(drawn), features, strict=True)
+        loss = F.l1_loss(drawn, wanted) + FEATURE_WEIGHT * sum(F.mse_loss(a, b) for a, b in pairs)
         adam.zero_grad()
-        current.backward()
+        loss.backward()
         adam.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-        losses.append(float(current.detach()))
+        losses.append(float(loss.detach()))
         report(on_step, step, steps)
         if step > 1 and losses[-1] <= min(losses[1:]):  # the first loss is that of the unmodified generator
             best = {name: tensor.detach().clone() for name, tensor in tuned.state_dict().items()}
@@ -158,19 +162,6 @@ def all_weights(
     tuned.requires_grad_(False).load_state_dict(best)
     settings = {"rate": rate, "steps": steps, "converged": has_converged(losses)}
     return Result(replace(case, generator=tuned).draw, settings, losses, time.perf_counter() - started)
-
-
-def _picture_loss(wanted: Tensor) -> Callable[[Tensor], Tensor]:
-    """L1 distance to a picture (1, 3, H, W) plus the squared distance of the segmenter's features."""
-    network = copy.deepcopy(segmenter.load()).to(wanted.device)  # the shared one stays on the CPU
-    with torch.no_grad():
-        features = network.features(wanted)
-
-    def loss(drawn: Tensor) -> Tensor:
-        pairs = zip(network.features(drawn), features, strict=True)
-        return F.l1_loss(drawn, wanted) + FEATURE_WEIGHT * sum(F.mse_loss(a, b) for a, b in pairs)
-
-    return loss
 
 
 def zeroed(case: Case, on_step: OnStep | None = None, *, share: float = 0.06) -> Result:

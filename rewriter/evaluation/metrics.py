@@ -10,11 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from rewriter.editing.effect import difference
+from rewriter.editing.likeness import SURROUNDINGS
+from rewriter.masks import grow
+from rewriter.worlds.townscape import segmenter
 
 BATCH = 50
 RESAMPLES, FRECHET_RESAMPLES = 1000, 100  # of the bootstrap
@@ -43,6 +47,7 @@ class Metric:
 
 
 FRECHET = Metric("fréchet", "", "less")
+DAMAGE = (Metric("side effect", "1/255", "less"), Metric("perceptual", "", "less"))  # see `damage`
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,12 @@ class Estimate:
     high: float
 
 
-class Judge(Protocol):
-    """Compares pictures before and after a rule."""
+@dataclass(frozen=True)
+class Judge:
+    """Compares pictures before and after a rule: seeds, and how to draw before and after → one row for each seed."""
 
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The metrics that it returns."""
-
-    def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
-        """One row for each seed. Embeddings of drawn and wanted pictures, if any, give a Fréchet distance as well."""
+    metrics: tuple[Metric, ...]
+    rows: Callable[[Sequence[int], Draw, Draw], Rows]
 
 
 def ratios(parts: Mapping[str, tuple[Tensor, Tensor]]) -> Rows:
@@ -74,13 +76,9 @@ def ratios(parts: Mapping[str, tuple[Tensor, Tensor]]) -> Rows:
     return {name: torch.stack([total(above), total(below)], 1) for name, (above, below) in parts.items()}
 
 
-def join(parts: Sequence[Rows]) -> Rows:
-    """The rows of several batches as one."""
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def estimates(judge: Judge, rows: Rows) -> dict[str, Estimate]:
+def estimates(judge: Judge, batches: Sequence[Rows]) -> dict[str, Estimate]:
     """Every metric of a judge by name, then the Fréchet distance if the rows have embeddings."""
+    rows = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     found = {metric.name: estimate(metric, rows[metric.name]) for metric in judge.metrics}
     return found | ({FRECHET.name: frechet_estimate(rows)} if "embedding" in rows else {})
 
@@ -142,3 +140,18 @@ def frechet_estimate(rows: Rows) -> Estimate:
     resampled = [frechet(drawn, wanted, torch.from_numpy(count)) for count in counts]
     low, high = np.quantile(resampled, ENDS) - np.mean(resampled) + value
     return Estimate(value, max(0.0, float(low)), float(high))
+
+
+def around(place: Tensor) -> Tensor:
+    """Places (n, H, W) bool with their surroundings."""
+    reach = round(SURROUNDINGS * place.shape[-1])
+    return grow(place.float(), reach, reach, reach, reach) > 0
+
+
+def damage(before: Tensor, after: Tensor, away: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """The maps of `DAMAGE` for pictures (n, 3, H, W): mean change inside `away`, (n, H, W) bool.
+
+    Features see a neighbourhood of each pixel, so intended change is undone before they are compared.
+    """
+    perceived = segmenter.load().distance(before, torch.where(away[:, None], after, before))
+    return {"side effect": (difference(before, after) * away, away), "perceptual": (perceived * away, away)}

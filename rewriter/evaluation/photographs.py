@@ -11,7 +11,7 @@ from rewriter.editing.edit import Edit
 from rewriter.editing.effect import difference
 from rewriter.evaluation.experiments import ONE_GOAL, OURS, PAPER, Experiment
 from rewriter.evaluation.judges import LPIPS, CLIPSeg
-from rewriter.evaluation.metrics import Draw, Metric, Rows, ratios
+from rewriter.evaluation.metrics import Draw, Judge, Metric, Rows, ratios
 from rewriter.generators.latents import latents
 
 METRICS = (
@@ -24,17 +24,13 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Photographs:
-    """Of the pixels labelled `was` before, the share labelled `becomes` after; and the change of all other pixels.
-
-    Without a segmenter all pixels count as others; without LPIPS that metric is not defined.
-    """
+    """Without a segmenter no pixels are labelled `was` or `becomes`; without LPIPS that metric is not defined."""
 
     zdim: int
     was: str
     becomes: str
     segmenter: CLIPSeg | None
     lpips: LPIPS | None
-    metrics: tuple[Metric, ...] = METRICS
 
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """Rows of `METRICS`."""
@@ -55,5 +51,5 @@ class Photographs:
 def experiment(name: str, edit: Edit, judge: Photographs) -> Experiment:
     """An edit by every method that makes a rule. Tuning all weights and copying pixels need the built-in world."""
     methods = OURS | ONE_GOAL | {name: method for name, method in PAPER.items() if name != "all-weights"}
-    shown, axes, title = ("segmented", "side effect", "LPIPS"), ("segmented", "LPIPS"), f"{judge.was} → {judge.becomes}"
-    return Experiment(name, judge, methods, lambda _: [edit], shown, axes, title=title)
+    shown, title = ("segmented", "side effect", "LPIPS"), f"{judge.was} → {judge.becomes}"
+    return Experiment(name, Judge(METRICS, judge), methods, lambda _: [edit], shown, (shown[0], shown[2]), title=title)

@@ -8,6 +8,7 @@ d·k were 1 at those places in the light and −1 in the dark, Λ = v_dark − v
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -34,19 +35,12 @@ SETTINGS = {"layer": LAYER, "pairs": PAIRS, "rank": 1}
 
 def inverted(case: Case, on_step: OnStep | None = None) -> Result:
     """By least squares, along the direction that separates the conditions."""
-    generator, losses, started = case.generator, list[float](), time.perf_counter()
+    losses, started, memory = list[float](), time.perf_counter(), case.generator.memory(LAYER)
     goal, moment = swapped(case, LAYER), case.statistics.moment(LAYER)
-    directions = separating(goal, moment)
-    bystanders, _ = case.statistics.bystanders(LAYER)
-    rule = solve(
-        generator.memory(LAYER),
-        goal,
-        directions,
-        bystanders=[bystanders.sparing(directions, scale=generator.layer(LAYER).scale)],
-        smoothness=SMOOTHNESS,
-        on_step=on_step,
-        on_loss=losses.append,
-    )
+    directions, (bystanders, _) = separating(goal, moment), case.statistics.bystanders(LAYER)
+    others = [bystanders.sparing(directions, scale=case.generator.layer(LAYER).scale)]
+    noted = partial(solve, on_step=on_step, on_loss=losses.append)
+    rule = noted(memory, goal, directions, bystanders=others, smoothness=SMOOTHNESS)
     return of_rule(case, rule, SETTINGS | {"smoothness": SMOOTHNESS}, losses, started)
 
 
@@ -77,9 +71,8 @@ def swapped(case: Case, layer: str) -> Goal:
     pair = [entering(generator, layer, scenes.latents_of(each, z), case.edit.truncation) for each in lamps]
     lit, dark = (generator.values(features, rules=[]) for features in pair)
     light = scenes.draw(lamps[0], generator.resolution).where("light").float()
-    cells = F.interpolate(light[:, None], size=lit.shape[2:], mode="area")[:, 0].to(lit)
-    alpha = cells[:, None]
-    values = torch.cat([torch.lerp(lit, dark, alpha), torch.lerp(dark, lit, alpha)])
+    alpha = F.interpolate(light[:, None], size=lit.shape[2:], mode="area").to(lit)
+    values, cells = torch.cat([torch.lerp(lit, dark, alpha), torch.lerp(dark, lit, alpha)]), alpha[:, 0]
     boxes = tuple(masks.bounds(mask, above=RIM) for mask in cells) * 2
     return Goal(Features.cat(pair), values, torch.cat([lit, dark]), torch.cat([cells, cells]), boxes)
 

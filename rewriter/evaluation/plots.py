@@ -7,13 +7,12 @@ yellow, which is too light on white); markers and lines differ as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import InputError
-from rewriter.evaluation.metrics import Estimate
 from rewriter.evaluation.run import Outcomes
 from rewriter.files import replacing
 
@@ -78,7 +77,7 @@ def frontier(outcomes: Outcomes, axes: Axes) -> None:
     for name in outcomes.methods:
         lines.setdefault(name.rpartition(", ")[0], []).append(name)
     for (line, names), colour, marker in zip(lines.items(), COLOURS, MARKERS, strict=False):
-        ours, points = line.startswith("least"), []
+        ours, points = line.startswith("least"), list[tuple[float, float]]()
         side: dict[str, Any] = {"xytext": (6, -9)} if ours else {"xytext": (-6, 4), "ha": "right"}
         for name in names:
             points.append(_point(axes, outcomes, name, label="" if points else line, color=colour, marker=marker))
@@ -128,13 +127,9 @@ def _point(axes: Axes, outcomes: Outcomes, name: str, **style: Any) -> tuple[flo
     """A method's place in the plane of the two axes, drawn with error bars if it is defined."""
     x, y = (outcomes.methods[name].metrics[metric] for metric in outcomes.experiment.axes)
     if math.isfinite(x.value) and math.isfinite(y.value):
-        axes.errorbar([x.value], [y.value], xerr=_bar(x), yerr=_bar(y), ms=6, lw=0, elinewidth=1, **style)
+        bars = [[[max(0.0, at.value - at.low)], [max(0.0, at.high - at.value)]] for at in (x, y)]
+        axes.errorbar([x.value], [y.value], xerr=bars[0], yerr=bars[1], ms=6, lw=0, elinewidth=1, **style)
     return x.value, y.value
-
-
-def _bar(estimate: Estimate) -> Sequence[Sequence[float]]:
-    """Lengths of an error bar below and above."""
-    return [[max(0.0, estimate.value - estimate.low)], [max(0.0, estimate.high - estimate.value)]]
 
 
 def _label(axes: Axes, outcomes: Outcomes) -> None:

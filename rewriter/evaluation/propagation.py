@@ -54,14 +54,9 @@ def propagate(reference: Edited, pictures: Tensor, features: Tensor, *, blend: s
     """Paste the thing into other pictures (n, 3, H, W), at the place that corresponds to the reference's.
 
     Matches count if they lie within the mask or a cell beside it, and move like the largest group of those within. With
-    fewer than 4, or fewer than a tenth of the mask's cells, a picture is not changed.
-
-    Args:
-        reference: the picture that was edited.
-        pictures: other pictures.
-        features: theirs, (n, c, h, w), of the same layer as the reference's.
-        blend: "copy" lays the warped pixels over the picture; "laplace" blends a Laplacian pyramid, which hides the
-            seam, lets colours run across it and may overshoot [-1, 1] a little.
+    fewer than 4, or fewer than a tenth of the mask's cells, a picture is not changed. `features` (n, c, h, w) are of
+    the same layer as the reference's. Blend "copy" lays the warped pixels over the picture; "laplace" blends a
+    Laplacian pyramid, which hides the seam, lets colours run across it and may overshoot [-1, 1] a little.
     """
     inside = resize(reference.mask, (features.shape[2], features.shape[3]))
     near, received = grow(inside, RING, RING, RING, RING), []
@@ -136,15 +131,10 @@ def moving_least_squares(
 ) -> Tensor:
     """Deform the plane by affine moving least squares (Schaefer et al. 2006).
 
-    Each place moves by the affine map that fits the points best, weighted by 1 / d². What the points do not determine
-    is the identity: one point gives a translation, points on a line stretch only along it.
-
-    Args:
-        points: (k, 2), k ≥ 1.
-        onto: where they go, (k, 2).
-        at: the places to move, (m, 2).
-        blur: distance below which weights stay equal, so that noise averages out; 0 interpolates.
-        stretch: the most that a map may enlarge or shrink, without flipping; None: no limit.
+    Points (k, 2) go onto others (k, 2); each place `at` (m, 2) moves by the affine map that fits the points best,
+    weighted by 1 / d². What the points do not determine is the identity: one point gives a translation, points on a
+    line stretch only along it. Nearer than `blur` weights are equal, so that noise averages out; 0 interpolates.
+    `stretch` limits how much a map enlarges or shrinks, and forbids flips.
     """
     p, q, v = points.double(), onto.double(), at.double()
     weight = 1 / ((v[:, None] - p).square().sum(2) + max(blur**2, 1e-12))  # (m, k)

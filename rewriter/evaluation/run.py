@@ -22,11 +22,10 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation.experiments import Experiment
 from rewriter.evaluation.methods import Case, Result
-from rewriter.evaluation.metrics import BATCH, FRECHET, Draw, Estimate, Metric, Rows, estimates, join
+from rewriter.evaluation.metrics import BATCH, FRECHET, Estimate, Metric, Rows, estimates
 from rewriter.generators.base import Generator
 
 Progress = Callable[[str], OnStep | None]  # what is being done → where to report its progress
-LOSSES_KEPT = 200  # of each method, in files
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with about 200 of the losses."""
-        losses = [round(loss, 6) for loss in self.losses[:: max(1, len(self.losses) // LOSSES_KEPT)]]
+        losses = [round(loss, 6) for loss in self.losses[:: max(1, len(self.losses) // 200)]]
         return asdict(self) | {"seconds": round(self.seconds, 3), "losses": losses}
 
 
@@ -102,18 +101,16 @@ def _outcomes(
     for name in names:
         results[name] = experiment.methods[name](case, progress(f"{experiment.name}: {name}"))
     rows: dict[str, list[Rows]] = {name: [] for name in names}
-    on_step, size = progress(f"{experiment.name}: pictures"), max(4, BATCH * 64 // generator.resolution)
+    on_step = progress(f"{experiment.name}: pictures")
     for i in range(0, len(seeds), BATCH):
         for name, result in results.items():
             with torch.no_grad():
-                rows[name].append(experiment.judge(seeds[i : i + BATCH], case.before, _in_batches(result.draw, size)))
+                rows[name].append(experiment.judge.rows(seeds[i : i + BATCH], case.before, result.draw))
         report(on_step, min(i + BATCH, len(seeds)), len(seeds))
-    judged = {name: estimates(experiment.judge, join(rows[name])) for name in names}
-    return {name: Outcome(judged[name], made.settings, made.seconds, made.losses) for name, made in results.items()}
-
-
-def _in_batches(draw: Draw, size: int) -> Draw:
-    return lambda z: torch.cat([draw(part) for part in z.split(size)])
+    return {
+        name: Outcome(estimates(experiment.judge, rows[name]), made.settings, made.seconds, made.losses)
+        for name, made in results.items()
+    }
 
 
 def request(experiment: Experiment, generator: Generator, seeds: Sequence[int]) -> str:
