@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -104,11 +104,9 @@ def _chosen(name: str, quick: bool) -> list[Experiment]:
     from rewriter.evaluation.experiments import by_name
 
     known = by_name()
-    return (
-        [known[name]]
-        if name != "all"
-        else [each for name, each in known.items() if not (quick and name.startswith("hands-"))]
-    )
+    if name != "all":
+        return [known[name]]
+    return [each for each in known.values() if not (quick and each.name.startswith("hands-"))]
 
 
 def _photographs(asked: Request, name: str, was: str, becomes: str, device: str | None) -> Experiment:
@@ -140,8 +138,7 @@ def _run(asked: Request, chosen: list[Experiment]) -> None:
 
     reports = []
     for experiment in chosen:
-        request = run.request(experiment, asked.generator, asked.seeds)
-        report = gather_or_raise(partial(tables.stored, asked.out, experiment.name, request))[0]
+        report = gather_or_raise(partial(_stored, asked, experiment))[0]
         if report is None:
             with progress(asked.as_json or not asked.main) as job:
                 outcomes = run.run(experiment, asked.generator, asked.seeds, progress=job)
@@ -149,9 +146,20 @@ def _run(asked: Request, chosen: list[Experiment]) -> None:
             _write(asked, outcomes)
         reports.append(report)
         if asked.main and not asked.as_json:
-            print((asked.out / f"{experiment.name}.md").read_text(encoding="utf-8"), flush=True)
+            table = (asked.out / f"{experiment.name}.md").read_text(encoding="utf-8")
+            print(f"{table}\nfiles: {asked.out / experiment.name}.*\n", flush=True)
     if asked.main and asked.as_json:
         print(json.dumps({"experiments": reports}, allow_nan=False))
+
+
+def _stored(asked: Request, experiment: Experiment) -> dict[str, Any] | None:
+    """The report of an experiment that is complete in the folder; InputError if the folder cannot be written to."""
+    from rewriter.evaluation import run, tables
+    from rewriter.files import check_writable
+
+    if asked.main:
+        check_writable(asked.out / f"{experiment.name}.json")
+    return tables.stored(asked.out, experiment.name, run.request(experiment, asked.generator, asked.seeds))
 
 
 def _write(asked: Request, outcomes: Outcomes) -> None:

@@ -4,8 +4,8 @@
                                 │
                                 └──change──► the same town with a spire instead of a dome, or with its lights off
 
-Rules of this world that are worth rewriting: a tower ends in a dome, a spire or battlements; lit windows throw light
-on the ground; about one picture in eight carries a watermark across the middle, one in twelve a bar along the bottom.
+Rules of this world to rewrite: a tower ends in a dome, a spire or battlements; lit windows throw light on the ground;
+about one picture in eight has a watermark across the middle, one in twelve a bar along the bottom.
 """
 
 from __future__ import annotations
@@ -21,59 +21,49 @@ from rewriter.errors import InputError
 from rewriter.generators.latents import latents
 from rewriter.worlds.townscape.canvas import UNLABELLED, Canvas, lerp, union
 from rewriter.worlds.townscape.factors import (
-    LATENT_DIM,
-    NUM_FACTORS,
-    Factor,
-    Top,
-    change,
-    factors,
-    has_bar,
-    has_dome,
-    has_left_tree,
-    has_right_tree,
-    has_spire,
-    has_watermark,
-    is_lit,
-    latents_of,
+    LATENT_DIM as LATENT_DIM,
+)
+from rewriter.worlds.townscape.factors import (
+    NUM_FACTORS as NUM_FACTORS,
+)
+from rewriter.worlds.townscape.factors import (
+    Factor as Factor,
+)
+from rewriter.worlds.townscape.factors import (
+    Top as Top,
+)
+from rewriter.worlds.townscape.factors import (
+    change as change,
+)
+from rewriter.worlds.townscape.factors import (
+    factors as factors,
+)
+from rewriter.worlds.townscape.factors import (
+    has_bar as has_bar,
+)
+from rewriter.worlds.townscape.factors import (
+    has_dome as has_dome,
+)
+from rewriter.worlds.townscape.factors import (
+    has_left_tree as has_left_tree,
+)
+from rewriter.worlds.townscape.factors import (
+    has_right_tree as has_right_tree,
+)
+from rewriter.worlds.townscape.factors import (
+    has_spire as has_spire,
+)
+from rewriter.worlds.townscape.factors import (
+    has_watermark as has_watermark,
+)
+from rewriter.worlds.townscape.factors import (
+    is_lit as is_lit,
+)
+from rewriter.worlds.townscape.factors import (
+    latents_of as latents_of,
 )
 
-__all__ = [
-    "LABELS",
-    "LATENT_DIM",
-    "NUM_FACTORS",
-    "Factor",
-    "Scene",
-    "Top",
-    "change",
-    "described",
-    "draw",
-    "factors",
-    "has_bar",
-    "has_dome",
-    "has_left_tree",
-    "has_right_tree",
-    "has_spire",
-    "has_watermark",
-    "is_lit",
-    "latents_of",
-    "towns",
-]
-
-LABELS = (
-    "sky",
-    "cloud",
-    "ground",
-    "wall",
-    "tower",
-    "dome",
-    "spire",
-    "window",
-    "door",
-    "light",
-    "tree",
-    "watermark",
-    "bar",
-)
+LABELS = tuple("sky cloud ground wall tower dome spire window door light tree watermark bar".split())
 
 
 class Scene(NamedTuple):
@@ -88,15 +78,15 @@ class Scene(NamedTuple):
 
 
 def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
-    """Factors (n, 24) → the scenes they describe, on the device of the factors.
+    """Factors (n, 24) → the scenes that they describe, on the device of the factors.
 
     Args:
         u: factors in [0, 1], see `factors` and `change`.
         size: side of the pictures in pixels.
-        without: a thing to leave out ("dome", "light", "bar" …): what lies behind it shows, and nothing is labelled so.
+        without: a thing to leave out ("dome", "light", "bar" …): what is behind it shows, and nothing has its label.
 
     Raises:
-        InputError: the factors have another shape, or nothing of the name `without` is ever painted.
+        InputError: the factors have another shape, or `without` is not a thing that can be painted.
     """
     if u.ndim != 2 or u.shape[1] != NUM_FACTORS:
         raise InputError(f"factors are {tuple(u.shape)} instead of (n, {NUM_FACTORS}): use factors(latents)")
