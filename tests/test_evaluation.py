@@ -1,7 +1,6 @@
 """The judges' metrics: perfect on the exact counterfactual, bad for a rule that does nothing or damages pictures."""
 
 import math
-from dataclasses import dataclass
 from functools import cache
 
 import pytest
@@ -14,29 +13,21 @@ from rewriter.evaluation.watermarks import WATERMARKS
 from rewriter.worlds.townscape import scenes, segmenter
 from rewriter.worlds.townscape.marks import detector_errors
 
-SEEDS = range(20_000, 20_024)
+SEEDS = range(20_000, 20_012)  # two show a watermark, one a bar, six a dome
 LEAVES, BROWN = (0.13, 0.42, 0.18), (0.35, 0.2, 0.12)
 
 
-@dataclass(frozen=True)
-class Painter:
+@cache
+def painted(*, without=None, over=None, **changes):
     """Stands for a generator: draws exact scenes with some factors changed, a thing left out or painted over."""
 
-    changes: frozenset
-    without: str | None
-    over: tuple | None
-
-    def __call__(self, z):
-        scene = scenes.draw(scenes.change(scenes.factors(z), **dict(self.changes)), without=self.without)
-        if self.over is None:
+    def draw(z):
+        scene = scenes.draw(scenes.change(scenes.factors(z), **changes), without=without)
+        if over is None:
             return scene.picture
-        thing, colour = self.over
-        return torch.where(scene.where(thing)[:, None], torch.tensor(colour)[:, None, None] * 2 - 1, scene.picture)
+        return torch.where(scene.where(over[0])[:, None], torch.tensor(over[1])[:, None, None] * 2 - 1, scene.picture)
 
-
-def painted(*, without=None, over=None, **changes):
-    """A generator that draws exact scenes with these changes."""
-    return Painter(frozenset(changes.items()), without, over)
+    return draw
 
 
 @cache
@@ -60,15 +51,12 @@ def inverted_light(z):
 @pytest.mark.parametrize(
     ("judge", "after"), [(cf.DOME_TO_SPIRE, painted(top="spire")), (cf.ADD_TREE, painted(right_tree=True))]
 )
-def test_exact_counterfactual_is_perfect(judge, after):
+def test_exact_counterfactual_is_perfect_and_the_unmodified_generator_is_not(judge, after):
     found = values(judge, after)
     assert found["changed"] == found["whole"] == found["drawn"] == 1
     assert found["already"] == found["elsewhere"] == found["distance"] == 0 < found["distance before"]
-
-
-def test_unmodified_generator_changes_nothing():
-    found = values(cf.DOME_TO_SPIRE, painted())
-    assert {found[name] for name in ("changed", "whole", "segmented", "side effect", "perceptual")} == {0}
+    unmodified = values(judge, painted())
+    assert unmodified["changed"] == unmodified["whole"] == unmodified["side effect"] == unmodified["perceptual"] == 0
 
 
 def test_damage_is_measured_elsewhere_and_in_pictures_without_the_thing():
@@ -182,18 +170,13 @@ def test_perceptual_distance_is_local_and_grows_with_the_damage():
 # --- counterfactual latents, intervals ---
 
 
-@pytest.mark.parametrize(
-    ("what", "concerned", "wanted"),
-    [
-        ("spires", scenes.has_dome, scenes.has_spire),
-        ("right trees", lambda u: ~scenes.has_right_tree(u), scenes.has_right_tree),
-    ],
-)
-def test_counterfactual_factors_change_only_the_towns_concerned(what, concerned, wanted):
+def test_counterfactual_factors_change_only_the_towns_concerned():
     _, u = scenes.towns(range(300))
-    changed = cf.counterfactual_factors(what, u)
-    assert wanted(changed)[concerned(u)].all() and torch.equal(changed[~concerned(u)], u[~concerned(u)])
-    assert not scenes.has_bar(cf.counterfactual_factors("no marks", u)).any()
+    domes, bare = scenes.has_dome(u), ~scenes.has_right_tree(u)
+    spires, trees, unmarked = (cf.counterfactual_factors(what, u) for what in ("spires", "right trees", "no marks"))
+    assert scenes.has_spire(spires)[domes].all() and torch.equal(spires[~domes], u[~domes])
+    assert scenes.has_right_tree(trees).all() and torch.equal(trees[~bare], u[~bare])
+    assert not (scenes.has_bar(unmarked) | scenes.has_watermark(unmarked)).any()
 
 
 def test_interval_contains_the_value_and_narrows_with_more_pictures():

@@ -6,6 +6,7 @@ than the seconds.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +72,7 @@ def benchmark(
             for table, row in measured(generator, edit):
                 report[table].append({"generator": generator.name, "device": device.type, **row})
                 on_row(f"{generator.name} on {device.type}: {table}")
-        report["machine"].append(machine(device))
+        report["machine"].append(machine(device) | {"peak_memory_gib": _peak_memory(device)})
     return report
 
 
@@ -137,6 +138,17 @@ def _seconds(job: Callable[[], object], generator: Generator) -> float:
     job()
     wait()
     return time.perf_counter() - start
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    """The most memory in use so far, in GiB: the GPU's, or the process's; None where it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if sys.platform not in ("linux", "darwin"):
+        return None
+    from resource import RUSAGE_SELF, getrusage
+
+    return getrusage(RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
 
 
 def markdown(report: dict[str, list[Row]]) -> str:

@@ -56,16 +56,12 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """Compares pictures with what a rule that turns one thing into another should draw.
+    """Compares pictures with what a rule that turns one thing into another should draw."""
 
-    concerns: factors (n, 24) → the scenes that the rule is about, (n,) bool. target: factors and the side of a picture
-    → what they should become. was, becomes: labels of the things, for the segmenter.
-    """
-
-    concerns: Callable[[Tensor], Tensor]
-    target: Callable[[Tensor, int], Target]
-    was: str = ""
-    becomes: str = ""
+    concerns: Callable[[Tensor], Tensor]  # factors (n, 24) → the scenes that the rule is about, (n,) bool
+    target: Callable[[Tensor, int], Target]  # factors and the side of a picture → what they should become
+    was: str = ""  # label of the old thing, for the segmenter
+    becomes: str = ""  # label of the new thing
 
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """Rows of `METRICS`, and embeddings of the drawn and the wanted pictures."""

@@ -62,19 +62,15 @@ LIT = ("rule", "light left", "windows", "steady", "side effect", "perceptual")
 
 @dataclass(frozen=True)
 class Experiment:
-    """An edit, the methods that carry it out, and a judge.
-
-    edits: what is carried out; several are made in succession. shown: the metrics in the printed table. axes: those of
-    the plot, the intended effect (across) and the damage (up). things: labels of what the edit is about.
-    """
+    """An edit, the methods that carry it out, and a judge."""
 
     name: str
     judge: Judge
     methods: Methods
-    edits: Edits
-    shown: tuple[str, ...]
-    axes: tuple[str, str]
-    things: tuple[str, ...] = ()
+    edits: Edits  # several are carried out in succession
+    shown: tuple[str, ...]  # metrics in the printed table
+    axes: tuple[str, str]  # metrics in the plot: the intended effect (across) and the damage (up)
+    things: tuple[str, ...] = ()  # labels of what the edit is about
     title: str = ""
 
     def quicker(self) -> Experiment:

@@ -2,9 +2,8 @@
 
 LPIPS (Zhang et al. 2018) on VGG16 is the distance of the paper's own evaluation. CLIPSeg (Lüddecke and Ecker 2022)
 finds what words name, such as "dome" and "spire", which networks trained on ADE20K's 150 classes do not know. It sees
-352 px in cells of 16, so it finds objects but not their outlines.
-
-Both are downloaded from the Hub once, at pinned revisions and hashes, as data only. CLIPSeg needs the extra `eval`.
+352 px in cells of 16, so it finds objects but not their outlines. Both are downloaded from the Hub once, at pinned
+revisions and hashes, as data only. CLIPSeg needs the extra `eval`.
 """
 
 from __future__ import annotations
@@ -86,10 +85,11 @@ class LPIPS(nn.Module):
     def _stages(self, pictures: Tensor) -> Iterator[Tensor]:
         """The last features of each stage, (n, c, h, w), with unit length at each pixel."""
         features = (pictures.to(self.shift) - self.shift) / self.scale
-        for layer in (*self.features, nn.MaxPool2d(2)):
-            if isinstance(layer, nn.MaxPool2d):
-                yield features / (features.norm(dim=1, keepdim=True) + 1e-10)
+        layers = list(self.features)
+        for layer, following in zip(layers, [*layers[1:], nn.MaxPool2d(2)], strict=True):
             features = layer(features)
+            if isinstance(following, nn.MaxPool2d):
+                yield features / (features.norm(dim=1, keepdim=True) + 1e-10)
 
 
 def lpips(device: torch.device | str | None = None, on_step: OnStep = lambda done, of: None) -> LPIPS:

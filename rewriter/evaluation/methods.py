@@ -42,15 +42,12 @@ WINDOW, GAIN, PATIENCE = 100, 0.01, 5  # converged: the last 5 windows of 100 st
 
 @dataclass(frozen=True)
 class Case:
-    """A generator and the edit that methods should carry out on it.
-
-    statistics: of the generator's layers. things: labels of what the edit is about, for dissection.
-    """
+    """A generator and the edit that methods should carry out on it."""
 
     generator: Generator
     edit: Edit
-    statistics: Statistics
-    things: tuple[str, ...] = ()
+    statistics: Statistics  # of the generator's layers
+    things: tuple[str, ...] = ()  # labels of what the edit is about, for dissection
     _drawn: Cache = field(default_factory=lambda: Cache(PICTURES_KEPT), init=False)
 
     @cached_property
