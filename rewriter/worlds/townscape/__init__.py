@@ -1,9 +1,9 @@
-"""The built-in world: procedurally drawn towns, and a small StyleGAN2 that has learned to draw them.
+"""The built-in world: procedurally drawn towns, and a small StyleGAN2 that was trained to draw them.
 
-`scenes` says what a latent means, exactly: which pixels are the dome, and how the same town looks with a spire. `load`
-gives a generator of about a million weights that draws these scenes from the same latents, so that what rewriting it
-achieves and what it damages can be measured, offline and in milliseconds. `gate` tells whether weights are good enough
-to serve; `train` makes them.
+`scenes` says exactly what a latent means: which pixels are the dome, and how the same town looks with a spire. `load`
+returns a generator of about a million weights that draws these scenes from the same latents, so that the effect and the
+damage of a rule can be measured, offline and in milliseconds. `segmenter` and `marks` recognise things in pictures.
+`train`, `train_segmenter` and `make_examples` made the shipped files; `gate` checks a generator.
 """
 
 from __future__ import annotations
