@@ -10,7 +10,7 @@ from rewriter.evaluation import counterfactual as cf
 from rewriter.evaluation.light import LIGHT
 from rewriter.evaluation.metrics import Metric, estimate, estimates, frechet, frechet_estimate
 from rewriter.evaluation.watermarks import WATERMARKS
-from rewriter.worlds.townscape import scenes, segmenter
+from rewriter.worlds.townscape import factors, scenes, segmenter
 from rewriter.worlds.townscape.marks import detector_errors
 
 SEEDS = range(20_000, 20_012)  # two show a watermark, one a bar, six a dome
@@ -22,7 +22,7 @@ def painted(*, without=None, over=None, **changes):
     """Stands for a generator: draws exact scenes with some factors changed, a thing left out or painted over."""
 
     def draw(z):
-        scene = scenes.draw(scenes.change(scenes.factors(z), **changes), without=without)
+        scene = scenes.draw(factors.change(factors.factors(z), **changes), without=without)
         if over is None:
             return scene.picture
         return torch.where(scene.where(over[0])[:, None], torch.tensor(over[1])[:, None, None] * 2 - 1, scene.picture)
@@ -39,9 +39,9 @@ def values(judge, after, *, before=None):
 
 def inverted_light(z):
     """Lit towns with dark ground where light would fall, unlit towns with light there."""
-    u = scenes.factors(z)
-    on, off = (scenes.draw(scenes.change(u, lit=lit)) for lit in (True, False))
-    swapped = torch.where(scenes.is_lit(u)[:, None, None, None], off.picture, on.picture)
+    u = factors.factors(z)
+    on, off = (scenes.draw(factors.change(u, lit=lit)) for lit in (True, False))
+    swapped = torch.where(factors.is_lit(u)[:, None, None, None], off.picture, on.picture)
     return torch.where(on.where("light")[:, None], swapped, scenes.draw(u).picture)
 
 
@@ -172,11 +172,11 @@ def test_perceptual_distance_is_local_and_grows_with_the_damage():
 
 def test_counterfactual_factors_change_only_the_towns_concerned():
     _, u = scenes.towns(range(300))
-    domes, bare = scenes.has_dome(u), ~scenes.has_right_tree(u)
+    domes, bare = factors.has_dome(u), ~factors.has_right_tree(u)
     spires, trees, unmarked = (cf.counterfactual_factors(what, u) for what in ("spires", "right trees", "no marks"))
-    assert scenes.has_spire(spires)[domes].all() and torch.equal(spires[~domes], u[~domes])
-    assert scenes.has_right_tree(trees).all() and torch.equal(trees[~bare], u[~bare])
-    assert not (scenes.has_bar(unmarked) | scenes.has_watermark(unmarked)).any()
+    assert factors.has_spire(spires)[domes].all() and torch.equal(spires[~domes], u[~domes])
+    assert factors.has_right_tree(trees).all() and torch.equal(trees[~bare], u[~bare])
+    assert not (factors.has_bar(unmarked) | factors.has_watermark(unmarked)).any()
 
 
 def test_interval_contains_the_value_and_narrows_with_more_pictures():

@@ -11,7 +11,7 @@ from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2Config
-from rewriter.worlds.townscape import gate, scenes
+from rewriter.worlds.townscape import factors, gate, scenes
 from rewriter.worlds.townscape import train as training
 from rewriter.worlds.townscape.scenes import Factor
 from rewriter.worlds.townscape.stage import PIXEL_WEIGHTS, Trainable, example, training_latents
@@ -49,18 +49,18 @@ def test_factors_are_uniform():
     grid = torch.linspace(0.05, 0.95, 19)
     reached = (u[:, :, None] < grid).float().mean(0)
     assert u.min() >= 0 and u.max() <= 1 and (reached - grid).abs().max() < 0.03
-    assert [int(f) for f in Factor] == list(range(scenes.NUM_FACTORS))
+    assert [int(f) for f in Factor] == list(range(factors.NUM_FACTORS))
 
 
 def test_latents_of_is_the_inverse_of_factors():
     z, u = scenes.towns(range(300))
-    assert torch.allclose(scenes.factors(scenes.latents_of(u, z)), u, atol=1e-5)
-    lit = scenes.change(u, lit=True)
-    assert torch.allclose(scenes.factors(scenes.latents_of(lit, z)), lit, atol=1e-4)
+    assert torch.allclose(factors.factors(factors.latents_of(u, z)), u, atol=1e-5)
+    lit = factors.change(u, lit=True)
+    assert torch.allclose(factors.factors(factors.latents_of(lit, z)), lit, atol=1e-4)
 
 
-PREDICATES = {"lit": scenes.is_lit, "watermark": scenes.has_watermark, "bar": scenes.has_bar}
-PREDICATES |= {"left_tree": scenes.has_left_tree, "right_tree": scenes.has_right_tree}
+PREDICATES = {"lit": factors.is_lit, "watermark": factors.has_watermark, "bar": factors.has_bar}
+PREDICATES |= {"left_tree": factors.has_left_tree, "right_tree": factors.has_right_tree}
 SWITCHES = [({name: True}, {name: False}, predicate) for name, predicate in PREDICATES.items()]
 SWITCHES += [({"top": top}, {"top": "battlements"}, getattr(scenes, f"has_{top}")) for top in ("dome", "spire")]
 
@@ -68,17 +68,17 @@ SWITCHES += [({"top": top}, {"top": "battlements"}, getattr(scenes, f"has_{top}"
 @pytest.mark.parametrize(("on", "off", "predicate"), SWITCHES)
 def test_change_sets_only_the_switch(on, off, predicate):
     u = towns()
-    before, after = u.clone(), scenes.change(u, **on)
-    assert predicate(after).all() and torch.equal(u, before) and torch.equal(scenes.change(u), u)
-    assert (after != u).any(0).sum() == 1 and not predicate(scenes.change(u, **off)).any()
+    before, after = u.clone(), factors.change(u, **on)
+    assert predicate(after).all() and torch.equal(u, before) and torch.equal(factors.change(u), u)
+    assert (after != u).any(0).sum() == 1 and not predicate(factors.change(u, **off)).any()
 
 
 def test_wrong_arguments_are_refused():
     for latents_of_another_shape in (torch.zeros(3, 31), torch.zeros(32)):
         with pytest.raises(InputError, match="latents"):
-            scenes.factors(latents_of_another_shape)
+            factors.factors(latents_of_another_shape)
     with pytest.raises(InputError, match="minaret"):
-        scenes.change(towns(1), top="minaret")
+        factors.change(towns(1), top="minaret")
     for thing in ("sky", "dragon"):
         with pytest.raises(InputError, match=thing):
             scenes.draw(towns(1), without=thing)
@@ -98,16 +98,16 @@ def test_scenes_are_in_range_and_labelled_independently_of_the_batch():
 
 
 def test_dome_to_spire_changes_only_the_tower_top():
-    u = scenes.change(towns(), watermark=False)
-    u = u[scenes.has_dome(u)]
-    dome, spire = scenes.draw(u), scenes.draw(scenes.change(u, top="spire"))
+    u = factors.change(towns(), watermark=False)
+    u = u[factors.has_dome(u)]
+    dome, spire = scenes.draw(u), scenes.draw(factors.change(u, top="spire"))
     assert (changed(dome, spire) <= near(dome.where("dome") | spire.where("spire"))).all()
     assert not dome.where("spire").any() and not spire.where("dome").any()
 
 
 def test_switching_the_light_changes_only_windows_and_ground():
-    u = scenes.change(towns(), watermark=False)  # a translucent mark would hide the window's label
-    on, off = scenes.draw(scenes.change(u, lit=True)), scenes.draw(scenes.change(u, lit=False))
+    u = factors.change(towns(), watermark=False)  # a translucent mark would hide the window's label
+    on, off = scenes.draw(factors.change(u, lit=True)), scenes.draw(factors.change(u, lit=False))
     rows = torch.arange(64)[None, :, None].expand_as(on.labels)
     assert (changed(on, off) <= (near(off.where("window")) | (rows > 0.7 * 64))).all()
 
@@ -115,7 +115,7 @@ def test_switching_the_light_changes_only_windows_and_ground():
 @pytest.mark.parametrize(("switch", "rows"), [("watermark", (26, 32)), ("bar", (59, 64))])
 def test_marks_stay_in_their_strip_and_can_be_left_out(switch, rows):
     u = towns(16)
-    with_it, without = (scenes.draw(scenes.change(u, **{switch: there})) for there in (True, False))
+    with_it, without = (scenes.draw(factors.change(u, **{switch: there})) for there in (True, False))
     where = changed(with_it, without).any(2).any(0).nonzero()
     assert rows[0] <= where.min() and where.max() < rows[1]
     assert not changed(scenes.draw(u, without=switch), without).any()
@@ -157,7 +157,7 @@ def test_judging_reports_progress_and_can_be_cancelled():
 def test_shipped_generator_draws_every_thing(town):
     shares = gate.things_drawn(town, [*range(20_000, 20_030), 20_036, 20_042])
     assert all(shares[thing].share >= 0.8 for thing in gate.THINGS) and shares[gate.OVERALL].error < 5
-    assert (town.name, town.zdim, town.resolution) == ("townscape", scenes.LATENT_DIM, 64)
+    assert (town.name, town.zdim, town.resolution) == ("townscape", factors.LATENT_DIM, 64)
 
 
 # --- the trainer ---
@@ -209,8 +209,8 @@ def test_examples_weigh_every_thing_and_show_rare_marks_often():
     assert set(PIXEL_WEIGHTS) == set(scenes.LABELS)
     torch.manual_seed(0)
     z = training_latents(256, torch.device("cpu"))
-    u = scenes.factors(z)
-    assert scenes.has_watermark(u).float().mean() > 0.18 and scenes.has_bar(u).float().mean() > 0.2
+    u = factors.factors(z)
+    assert factors.has_watermark(u).float().mean() > 0.18 and factors.has_bar(u).float().mean() > 0.2
     picture, weight = example(z[:8], 16)
     assert picture.shape == (8, 3, 16, 16) and weight.shape == (8, 1, 16, 16) and weight.mean() == pytest.approx(1)
 

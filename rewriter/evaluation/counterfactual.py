@@ -15,7 +15,7 @@ from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, aroun
 from rewriter.masks import resize
 from rewriter.pictures import difference
 from rewriter.worlds import townscape
-from rewriter.worlds.townscape import scenes, segmenter
+from rewriter.worlds.townscape import factors, scenes, segmenter
 
 DIFFERENT = 0.01  # two colours differ if their squared distance is larger
 METRICS = (
@@ -110,16 +110,16 @@ def _target(judge: Counterfactual, seeds: tuple[int, ...], side: int) -> tuple[T
 def counterfactual_factors(what: str, u: Tensor) -> Tensor:
     """Factors (n, 24) of a counterfactual: "spires", "right trees" or "no marks"."""
     if what == "no marks":
-        return scenes.change(u, watermark=False, bar=False)
-    about, then = scenes.has_dome(u), scenes.change(u, top="spire")
+        return factors.change(u, watermark=False, bar=False)
+    about, then = factors.has_dome(u), factors.change(u, top="spire")
     if what == "right trees":
-        about, then = ~scenes.has_right_tree(u), scenes.change(u, right_tree=True)
+        about, then = ~factors.has_right_tree(u), factors.change(u, right_tree=True)
     return torch.where(about[:, None], then, u)
 
 
 def _spires(u: Tensor, side: int) -> Target:
     """The same town with a spire instead of a dome."""
-    now, then = scenes.draw(u, side), scenes.draw(scenes.change(u, top="spire"), side)
+    now, then = scenes.draw(u, side), scenes.draw(factors.change(u, top="spire"), side)
     should = then.where("spire")
     return Target(then.picture, (now.picture,), should, should | now.where("dome"))
 
@@ -127,15 +127,15 @@ def _spires(u: Tensor, side: int) -> Target:
 def _leaves(u: Tensor, side: int) -> Target:
     """The dome's pixels in the colour of the town's leaves at its time of day: no scene has a tree on its tower."""
     now, behind = scenes.draw(u, side), scenes.draw(u, side, without="dome").picture
-    leaves = _colour(scenes.draw(scenes.change(u, left_tree=True, right_tree=True), side), "tree")
-    spire, stone = _colour(scenes.draw(scenes.change(u, top="spire"), side), "spire"), _colour(now, "tower")
+    leaves = _colour(scenes.draw(factors.change(u, left_tree=True, right_tree=True), side), "tree")
+    spire, stone = _colour(scenes.draw(factors.change(u, top="spire"), side), "spire"), _colour(now, "tower")
     dome = now.where("dome")
     return Target(torch.where(dome[:, None], leaves, now.picture), (now.picture, behind, spire, stone), dome, dome)
 
 
 def _right_trees(u: Tensor, side: int) -> Target:
     """The same town with a tree on the right; its place and size are factors, which a rule cannot know."""
-    now, then = scenes.draw(u, side), scenes.draw(scenes.change(u, right_tree=True), side)
+    now, then = scenes.draw(u, side), scenes.draw(factors.change(u, right_tree=True), side)
     should = then.where("tree") & ~now.where("tree")
     return Target(then.picture, (now.picture,), should, should)
 
@@ -160,7 +160,7 @@ def _copied_door() -> tuple[Tensor, Tensor]:
     return _colour(scenes.described([edit.copy.seed]), "door"), edit.paste.mask
 
 
-DOME_TO_SPIRE = Judge(METRICS, Counterfactual(scenes.has_dome, _spires, "dome", "spire"))
-DOME_TO_TREE = Judge(METRICS, Counterfactual(scenes.has_dome, _leaves, "dome", "tree"))
-ADD_TREE = Judge(METRICS, Counterfactual(lambda u: ~scenes.has_right_tree(u), _right_trees))
+DOME_TO_SPIRE = Judge(METRICS, Counterfactual(factors.has_dome, _spires, "dome", "spire"))
+DOME_TO_TREE = Judge(METRICS, Counterfactual(factors.has_dome, _leaves, "dome", "tree"))
+ADD_TREE = Judge(METRICS, Counterfactual(lambda u: ~factors.has_right_tree(u), _right_trees))
 DOOR_IN_THE_SKY = Judge(METRICS, Counterfactual(lambda u: torch.ones(len(u), dtype=torch.bool), _doors))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, around, damage, ratios
 from rewriter.pictures import difference
-from rewriter.worlds.townscape import scenes, segmenter
+from rewriter.worlds.townscape import factors, scenes, segmenter
 
 STEADY = 0.05  # windows count as unchanged if their brightness changes by at most this share
 METRICS = (
@@ -27,7 +27,7 @@ METRICS = (
 def light_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
     """Rows of `METRICS` for each town with its lights on and off, and embeddings of the drawn and wanted lit towns."""
     z, u = scenes.towns(seeds)
-    lit, unlit = (scenes.latents_of(scenes.change(u, lit=on), z) for on in (True, False))
+    lit, unlit = (factors.latents_of(factors.change(u, lit=on), z) for on in (True, False))
     x_lit, x_unlit, y_lit, y_unlit = (draw(at).cpu() for draw in (before, after) for at in (lit, unlit))
     scene, dark, embedding = _scenes(tuple(seeds), x_lit.shape[-1])
     light, windows = scene.where("light"), scene.where("window")
@@ -53,7 +53,7 @@ def light_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
 @lru_cache(maxsize=1)  # all methods are judged on the same seeds
 def _scenes(seeds: tuple[int, ...], side: int) -> tuple[scenes.Scene, Tensor, Tensor]:
     """Lit towns, the brightness of the same towns unlit, and the embedding of lit towns without light on the ground."""
-    lit, unlit = (scenes.change(scenes.towns(seeds)[1], lit=on) for on in (True, False))
+    lit, unlit = (factors.change(scenes.towns(seeds)[1], lit=on) for on in (True, False))
     wanted = segmenter.load().embedding(scenes.draw(lit, side, without="light").picture)
     return scenes.draw(lit, side), brightness(scenes.draw(unlit, side).picture), wanted
 

@@ -32,7 +32,7 @@ from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features
 from rewriter.memory import descent
-from rewriter.worlds.townscape import scenes, segmenter
+from rewriter.worlds.townscape import factors, segmenter
 
 PICTURES_KEPT = 256 << 20  # bytes of the unmodified generator's pictures
 TUNING_RATE, FEATURE_WEIGHT = 0.01, 0.01  # the original's learning rate, and its weight of features against pixels
@@ -96,7 +96,7 @@ def ceiling(case: Case, on_step: OnStep | None = None, *, what: str) -> Result:
     """The generator as it is, given latents of the counterfactual: the best that a rule could reach."""
 
     def draw(z: Tensor) -> Tensor:
-        return case.draw(scenes.latents_of(counterfactual_factors(what, scenes.factors(z)), z))
+        return case.draw(factors.latents_of(counterfactual_factors(what, factors.factors(z)), z))
 
     return Result(draw, {"what": what})
 

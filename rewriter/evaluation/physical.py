@@ -24,7 +24,7 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import goal_sites, solve
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.make_examples import plain, seeds_with
 
 PAIRS = 15  # towns in two conditions each, as in the paper
@@ -66,9 +66,9 @@ def inverted_by_svd(case: Case, on_step: OnStep | None = None, *, steps: int = S
 def swapped(case: Case, layer: str) -> Goal:
     """Lit towns, then the same towns unlit; where light falls on the ground, each is given the other's values."""
     generator = case.generator
-    z, u = scenes.towns(seeds_with(lambda u: scenes.is_lit(u) & plain(u), number=PAIRS))
-    lamps = [scenes.change(u, lit=on) for on in (True, False)]
-    pair = [entering(generator, layer, scenes.latents_of(each, z), case.edit.truncation) for each in lamps]
+    z, u = scenes.towns(seeds_with(lambda u: factors.is_lit(u) & plain(u), number=PAIRS))
+    lamps = [factors.change(u, lit=on) for on in (True, False)]
+    pair = [entering(generator, layer, factors.latents_of(each, z), case.edit.truncation) for each in lamps]
     lit, dark = (generator.values(features, rules=[]) for features in pair)
     light = scenes.draw(lamps[0], generator.resolution).where("light").float()
     alpha = F.interpolate(light[:, None], size=lit.shape[2:], mode="area").to(lit)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, around, damage, ratios
 from rewriter.pictures import difference
-from rewriter.worlds.townscape import scenes, segmenter
+from rewriter.worlds.townscape import factors, scenes, segmenter
 from rewriter.worlds.townscape.marks import KINDS, detector, switched
 
 METRICS = (
@@ -35,7 +35,7 @@ def watermark_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
     for kind in KINDS:
         find = detector(kind, x.shape[-1])
         was, shows = find(x), find(y)
-        on, off = (find(before(scenes.latents_of(switched(u, kind, on=on), z)).cpu()) for on in (True, False))
+        on, off = (find(before(factors.latents_of(switched(u, kind, on=on), z)).cpu()) for on in (True, False))
         counts = {"": shows, " before": was, " new": shows & ~was, " misses": ~on, " alarms": off}
         parts |= {f"{kind}{name}": (flags, every) for name, flags in counts.items()}
         parts[f"{kind} gone"] = (was & ~shows, was)
@@ -46,7 +46,7 @@ def watermark_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
 def _scenes(seeds: tuple[int, ...], side: int) -> tuple[scenes.Scene, Tensor, Tensor]:
     """Towns, the pictures of the same towns without marks, and the embedding of the latter."""
     _, u = scenes.towns(seeds)
-    clean = scenes.draw(scenes.change(u, watermark=False, bar=False), side).picture
+    clean = scenes.draw(factors.change(u, watermark=False, bar=False), side).picture
     return scenes.draw(u, side), clean, segmenter.load().embedding(clean)
 
 

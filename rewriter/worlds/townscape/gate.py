@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.latents import latents
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors, scenes
 
 THINGS = ("dome", "spire", "window", "door", "light", "tree", "watermark", "bar")
 OVERALL = "whole picture"
@@ -71,7 +71,7 @@ def things_drawn(
     sums = {thing: torch.zeros(5, dtype=torch.float64) for thing in (*THINGS, OVERALL)}
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
-        for thing, counted in _count(generator.sample(part), latents(part, scenes.LATENT_DIM)).items():
+        for thing, counted in _count(generator.sample(part), latents(part, factors.LATENT_DIM)).items():
             sums[thing] += counted
         report(on_step, start + len(part), len(seeds))
     return {thing: _share(*total.tolist()) for thing, total in sums.items()}
@@ -84,7 +84,7 @@ def _share(drawn: float, pixels: float, shown: float, error: float, values: floa
 
 def _count(pictures: Tensor, z: Tensor) -> dict[str, Tensor]:
     """For each thing in pictures (n, 3, s, s) of latents (n, 32): pixels drawn and judged, scenes, error, values."""
-    u = scenes.factors(z.to(pictures.device))
+    u = factors.factors(z.to(pictures.device))
     scene = scenes.draw(u, pictures.shape[-1])
     counts = {thing: _count_thing(thing, pictures, scene, u) for thing in THINGS}
     drawn, pixels, *_ = torch.stack(list(counts.values())).sum(0).tolist()

@@ -28,7 +28,7 @@ from rewriter.generators.base import Generator
 from rewriter.masks import bounds, disc, grow
 from rewriter.pictures import save_png, to_image
 from rewriter.worlds import townscape
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors, scenes
 
 RIGHT = (torch.arange(64) >= 32).float()  # the right half of a mask's columns
 
@@ -59,14 +59,14 @@ class Hand:
 
 def plain(u: Tensor) -> Tensor:
     """Which scenes have neither watermark nor bar, (n,) bool."""
-    return ~scenes.has_watermark(u) & ~scenes.has_bar(u)
+    return ~factors.has_watermark(u) & ~factors.has_bar(u)
 
 
 def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ()) -> Edit:
     """Copy a spire, paste it over a dome, with the domes of eight pictures as context; `rules` are on already."""
     painter, session = Hand(hand), Rewriter(generator, "layer8", rules=rules)
-    domes = seeds_with(lambda u: scenes.has_dome(u) & plain(u), number=8)
-    (spire,) = seeds_with(lambda u: scenes.has_spire(u) & plain(u), number=1)
+    domes = seeds_with(lambda u: factors.has_dome(u) & plain(u), number=8)
+    (spire,) = seeds_with(lambda u: factors.has_spire(u) & plain(u), number=1)
     session.copy(spire, painter.paint(spire, "spire"))
     session.paste(domes[3], painter.paint(domes[3], "dome"))
     painter.add_contexts(session, domes, "dome")
@@ -76,9 +76,9 @@ def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] 
 def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the marks of one picture that has both kinds, with five pictures of each kind alone as context."""
     painter, session = Hand(hand), Rewriter(generator, "layer6")
-    (both,) = seeds_with(lambda u: scenes.has_watermark(u) & scenes.has_bar(u), number=1)
-    middle = seeds_with(lambda u: scenes.has_watermark(u) & ~scenes.has_bar(u), number=5)
-    bottom = seeds_with(lambda u: scenes.has_bar(u) & ~scenes.has_watermark(u), number=5)
+    (both,) = seeds_with(lambda u: factors.has_watermark(u) & factors.has_bar(u), number=1)
+    middle = seeds_with(lambda u: factors.has_watermark(u) & ~factors.has_bar(u), number=5)
+    bottom = seeds_with(lambda u: factors.has_bar(u) & ~factors.has_watermark(u), number=5)
     session.erase(both, torch.maximum(painter.paint(both, "watermark"), painter.paint(both, "bar")))
     painter.add_contexts(session, middle, "watermark")
     painter.add_contexts(session, bottom, "bar")
@@ -91,8 +91,8 @@ def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
     The crown is cut off at the height of a dome, so that little of the sky below it is copied.
     """
     painter, session = Hand(hand), Rewriter(generator, "layer8")
-    domes = seeds_with(lambda u: scenes.has_dome(u) & plain(u), number=16)
-    (tree,) = seeds_with(lambda u: scenes.has_right_tree(u) & ~scenes.has_left_tree(u) & plain(u), number=1)
+    domes = seeds_with(lambda u: factors.has_dome(u) & plain(u), number=16)
+    (tree,) = seeds_with(lambda u: factors.has_right_tree(u) & ~factors.has_left_tree(u) & plain(u), number=1)
     crown = painter.paint(tree, "tree") * RIGHT  # a mask displaced over the edge comes in again on the left
     crown[bounds(crown, above=0.5).top + 9 :] = 0
     session.copy(tree, crown)
@@ -107,9 +107,9 @@ def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ())
     Existing trees, three on the right and six on the left, are protected.
     """
     painter, session = Hand(hand), Rewriter(generator, "layer5", rules=rules)
-    bare = seeds_with(lambda u: ~scenes.has_right_tree(u) & plain(u), number=16)
+    bare = seeds_with(lambda u: ~factors.has_right_tree(u) & plain(u), number=16)
     tree = seeds_with(_large_whole_right_tree, number=3)[2]
-    both = seeds_with(lambda u: scenes.has_left_tree(u) & scenes.has_right_tree(u) & plain(u), number=6)
+    both = seeds_with(lambda u: factors.has_left_tree(u) & factors.has_right_tree(u) & plain(u), number=6)
     place = painter.paint(tree, "tree") * RIGHT
     session.copy(tree, place)
     session.paste(bare[5], place)
@@ -123,14 +123,14 @@ def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ())
 
 def _large_whole_right_tree(u: Tensor) -> Tensor:
     """A tree on the right that is rather large and not cut by the picture's edge."""
-    whole = (u[:, scenes.Factor.R_TREE_R] > 0.5) & (u[:, scenes.Factor.R_TREE_X] < 0.6)
-    return scenes.has_right_tree(u) & whole & plain(u)
+    whole = (u[:, factors.Factor.R_TREE_R] > 0.5) & (u[:, factors.Factor.R_TREE_X] < 0.6)
+    return factors.has_right_tree(u) & whole & plain(u)
 
 
 def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the light that lit windows throw on the ground, with that of eight pictures as context."""
     painter, session = Hand(hand), Rewriter(generator, "layer8")
-    places = {s: painter.paint(s, "light") for s in seeds_with(lambda u: scenes.is_lit(u) & plain(u), number=8)}
+    places = {s: painter.paint(s, "light") for s in seeds_with(lambda u: factors.is_lit(u) & plain(u), number=8)}
     session.erase(*next(iter(places.items())))
     for seed, place in places.items():
         session.add_context(seed, place)
@@ -141,7 +141,7 @@ def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy a brown door, paste it into the sky, with the sky of eight pictures as context. No rule can do this."""
     painter, session = Hand(hand), Rewriter(generator, "layer6")
     sky = seeds_with(plain, number=8)
-    (door,) = seeds_with(lambda u: (u[:, scenes.Factor.DOOR] < 0.3) & plain(u), number=1)
+    (door,) = seeds_with(lambda u: (u[:, factors.Factor.DOOR] < 0.3) & plain(u), number=1)
     session.copy(door, painter.paint(door, "door"))
     session.paste(sky[0], disc(64, 0.25, 0.5, 0.08))
     for seed in sky:

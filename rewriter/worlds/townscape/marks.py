@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter.masks import grow
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors, scenes
 
 TEMPLATE_SEEDS = range(60_000, 60_200)
 VISIBLE = 0.3  # a mark counts as visible from this share of its full strength on
@@ -21,7 +21,7 @@ KINDS = {"middle": "watermark", "bottom": "bar"}
 def switched(u: Tensor, kind: str, *, on: bool) -> Tensor:
     """Factors (n, 24) with one kind of mark switched on or off."""
     switch: dict[str, Any] = {KINDS[kind]: on}
-    return scenes.change(u, **switch)
+    return factors.change(u, **switch)
 
 
 class Detector:
@@ -34,7 +34,7 @@ class Detector:
     def __init__(self, kind: str, side: int) -> None:
         self.fine = kind == "middle"
         _, u = scenes.towns(TEMPLATE_SEEDS)
-        without = scenes.change(u, watermark=False, bar=False)
+        without = factors.change(u, watermark=False, bar=False)
         marked = switched(without, kind, on=True)
         added = (scenes.draw(marked, side).picture - scenes.draw(without, side).picture).mean((0, 1))  # (H, W)
         rows = added.abs() > 0.05
@@ -64,7 +64,7 @@ def detector_errors(seeds: Sequence[int], side: int = 64) -> dict[str, tuple[flo
     _, u = scenes.towns(seeds)
     pictures = torch.cat([scenes.draw(part, side).picture for part in u.split(50)])
     found = {}
-    for kind, marked in (("middle", scenes.has_watermark(u)), ("bottom", scenes.has_bar(u))):
+    for kind, marked in (("middle", factors.has_watermark(u)), ("bottom", factors.has_bar(u))):
         seen = detector(kind, side)(pictures)
         found[kind] = float((~seen[marked]).float().mean()), float(seen[~marked].float().mean())
     return found

@@ -21,46 +21,17 @@ from rewriter.errors import InputError
 from rewriter.generators.latents import latents
 from rewriter.worlds.townscape.canvas import UNLABELLED, Canvas, lerp, union
 from rewriter.worlds.townscape.factors import (
-    LATENT_DIM as LATENT_DIM,
-)
-from rewriter.worlds.townscape.factors import (
-    NUM_FACTORS as NUM_FACTORS,
-)
-from rewriter.worlds.townscape.factors import (
-    Factor as Factor,
-)
-from rewriter.worlds.townscape.factors import (
-    Top as Top,
-)
-from rewriter.worlds.townscape.factors import (
-    change as change,
-)
-from rewriter.worlds.townscape.factors import (
-    factors as factors,
-)
-from rewriter.worlds.townscape.factors import (
-    has_bar as has_bar,
-)
-from rewriter.worlds.townscape.factors import (
-    has_dome as has_dome,
-)
-from rewriter.worlds.townscape.factors import (
-    has_left_tree as has_left_tree,
-)
-from rewriter.worlds.townscape.factors import (
-    has_right_tree as has_right_tree,
-)
-from rewriter.worlds.townscape.factors import (
-    has_spire as has_spire,
-)
-from rewriter.worlds.townscape.factors import (
-    has_watermark as has_watermark,
-)
-from rewriter.worlds.townscape.factors import (
-    is_lit as is_lit,
-)
-from rewriter.worlds.townscape.factors import (
-    latents_of as latents_of,
+    LATENT_DIM,
+    NUM_FACTORS,
+    Factor,
+    factors,
+    has_bar,
+    has_dome,
+    has_left_tree,
+    has_right_tree,
+    has_spire,
+    has_watermark,
+    is_lit,
 )
 
 LABELS = tuple("sky cloud ground wall tower dome spire window door light tree watermark bar".split())

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from rewriter.errors import ComputationError
 from rewriter.generators.layer import Features
 from rewriter.generators.stylegan2 import MAPPING_RATE, StyleGAN2
-from rewriter.worlds.townscape import scenes
-from rewriter.worlds.townscape.scenes import Factor
+from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.factors import Factor
 
 PIXEL_WEIGHTS: Mapping[str, float] = {  # small and rare things weigh more
     "sky": 1.0,
@@ -148,7 +148,7 @@ def _parameters(generator: StyleGAN2) -> list[dict[str, Any]]:
 
 def training_latents(batch: int, device: torch.device) -> Tensor:
     """Random latents (batch, 32) in which the rare marks are more frequent than in the world."""
-    z = torch.randn(batch, scenes.LATENT_DIM, device=device)
+    z = torch.randn(batch, factors.LATENT_DIM, device=device)
     marks, bars = batch // 8, batch * 3 // 16
     z[:marks, Factor.MARK] = 0.5 * z[:marks, Factor.MARK] - 1.9
     z[marks : marks + bars, Factor.BAR] = 0.5 * z[marks : marks + bars, Factor.BAR] - 2.0
@@ -161,7 +161,7 @@ def example(z: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
     Below 64 px scenes are drawn at twice the size and averaged, so that thin things fade instead of flickering.
     """
-    picture, labels = scenes.draw(scenes.factors(z), max(size, min(2 * size, 64)))
+    picture, labels = scenes.draw(factors.factors(z), max(size, min(2 * size, 64)))
     table = torch.tensor([PIXEL_WEIGHTS[label] for label in scenes.LABELS], device=z.device)
     weight = F.max_pool2d(table[labels][:, None], 3, 1, 1)
     picture, weight = F.adaptive_avg_pool2d(picture, size), F.adaptive_avg_pool2d(weight, size)
@@ -182,15 +182,15 @@ def train_mapping(generator: StyleGAN2, seconds: float) -> None:
 
     This mattered most of all. Without scaling, w had a standard deviation of 8 and the training diverged.
     """
-    head = nn.Linear(generator.config.w_dim, scenes.NUM_FACTORS + 8).to(generator.device)
+    head = nn.Linear(generator.config.w_dim, factors.NUM_FACTORS + 8).to(generator.device)
     mapping = {"params": list(generator.mapping.parameters()), "scale": 1 / MAPPING_RATE}
     optimizer = torch.optim.Adam([mapping, {"params": list(head.parameters()), "scale": 1.0}])
     start = time.perf_counter()
     while (done := (time.perf_counter() - start) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = (2e-3 * (1 - done) + 1e-5) * group["scale"]
-        z = torch.randn(1024, scenes.LATENT_DIM, device=generator.device)
-        error = (head(generator.mapping(z)) - _meaning(scenes.factors(z))).square().mean()
+        z = torch.randn(1024, factors.LATENT_DIM, device=generator.device)
+        error = (head(generator.mapping(z)) - _meaning(factors.factors(z))).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
@@ -201,13 +201,13 @@ def _meaning(u: Tensor) -> Tensor:
     """Factors (n, 24) and the switches that they set (n, 8), all in [-1, 1]."""
     switches = (
         u[:, Factor.SIDE] < 0.5,
-        scenes.is_lit(u),
-        scenes.has_dome(u),
-        scenes.has_spire(u),
+        factors.is_lit(u),
+        factors.has_dome(u),
+        factors.has_spire(u),
         u[:, Factor.PAVED] > 0.5,
         u[:, Factor.DOOR] > 0.5,
-        scenes.has_left_tree(u),
-        scenes.has_right_tree(u),
+        factors.has_left_tree(u),
+        factors.has_right_tree(u),
     )
     return torch.cat([u, torch.stack(switches, 1).float()], 1) * 2 - 1
 

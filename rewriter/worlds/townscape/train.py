@@ -27,7 +27,7 @@ from rewriter.errors import CancelledError, InputError, RewriterError
 from rewriter.files import replacing
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors
 from rewriter.worlds.townscape.stage import Stage, StageTrainer, train_mapping
 
 STAGES = (Stage(16, 128, 0.09), Stage(32, 64, 0.21), Stage(64, 32, 0.7), Stage(128, 16, 2.1), Stage(256, 8, 6.3))
@@ -131,15 +131,15 @@ def _start(options: Options, device: torch.device) -> dict[str, Any]:
     """The first state: the last stage with given weights, or the first stage with a trained mapping network."""
     if options.weights is not None:
         given = _read(options.weights)
-        if given.resolution > options.size or given.zdim != scenes.LATENT_DIM:
+        if given.resolution > options.size or given.zdim != factors.LATENT_DIM:
             raise InputError(
                 f"{options.weights} draws {given.resolution} px from {given.zdim} numbers, expected at most "
-                f"{options.size} px from {scenes.LATENT_DIM}: choose other weights or --size {given.resolution}"
+                f"{options.size} px from {factors.LATENT_DIM}: choose other weights or --size {given.resolution}"
             )
         channels = {**_channels(options), **given.config.channels}
         config, weights, size = replace(given.config, channels=channels), given.state_dict(), options.size
     else:
-        config = StyleGAN2Config(_channels(options), scenes.LATENT_DIM, W_DIM, MAPPING_LAYERS)
+        config = StyleGAN2Config(_channels(options), factors.LATENT_DIM, W_DIM, MAPPING_LAYERS)
         size = SIZES[0]
         set_seed(options.seed)
         generator = grow(config, size, {}).to(device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rewriter.files import check_writable, write_tensors
 from rewriter.worlds import townscape
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.segmenter import Segmenter, accuracy
 
 BATCH, SCENES, RATE = 24, 2048, 3e-3
@@ -29,8 +29,8 @@ SMALL = ("dome", "spire", "window", "door", "light", "watermark", "bar", "cloud"
 def training_scenes() -> scenes.Scene:
     """Pictures (n, 3, 64, 64), every second one drawn by the generator, and labels (n, 64, 64)."""
     generator, parts = townscape.load(), []
-    for z in torch.randn(SCENES, scenes.LATENT_DIM).split(BATCH):
-        scene = scenes.draw(scenes.factors(z))
+    for z in torch.randn(SCENES, factors.LATENT_DIM).split(BATCH):
+        scene = scenes.draw(factors.factors(z))
         scene.picture[::2] = generator(z[::2])
         parts.append(scene)
     return scenes.Scene(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
