@@ -16,7 +16,7 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation import TITLES, benchmark, dissection, methods, photographs, physical, plots, tables
 from rewriter.evaluation import run as running
-from rewriter.evaluation.experiments import by_name
+from rewriter.evaluation.experiments import by_name, quicker
 from rewriter.evaluation.light import LIGHT
 from rewriter.evaluation.methods import Case, has_converged
 from rewriter.evaluation.metrics import estimates
@@ -190,7 +190,7 @@ def test_experiments_have_titles_and_show_known_metrics():
     for experiment in known.values():
         metrics = {metric.name for metric in experiment.judge.metrics} | {"fréchet"}
         assert {*experiment.shown, *experiment.axes} <= metrics
-    quick = known["dome-to-spire"].quicker().methods
+    quick = quicker(known["dome-to-spire"]).methods
     assert "all-weights" not in quick and "all-weights, 100 steps" in quick
 
 

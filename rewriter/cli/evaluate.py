@@ -17,8 +17,7 @@ from rewriter.errors import InputError, OnStep, RewriterError
 from rewriter.evaluation import FIRST_SEED, TITLES
 
 if TYPE_CHECKING:
-    from rewriter.evaluation.experiments import Experiment
-    from rewriter.evaluation.run import Outcomes
+    from rewriter.evaluation.run import Experiment, Outcomes
     from rewriter.generators.base import Generator
 
 QUICK, CPU, GPU = 100, 1000, 10_000  # pictures: with --quick, on a CPU, on a GPU
@@ -80,8 +79,10 @@ def evaluate(
         elif name == "judges" and asked.main:
             _judges(asked)
         elif name not in ("dissect", "judges"):
+            from rewriter.evaluation.experiments import quicker
+
             chosen = _chosen(name, quick) if builtin else [_photographs(asked, name, was, becomes, device)]
-            _run(asked, [each.quicker() if quick else each for each in chosen])
+            _run(asked, [quicker(each) if quick else each for each in chosen])
     except RewriterError:
         if together.is_main_process:
             raise

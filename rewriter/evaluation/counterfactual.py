@@ -14,8 +14,8 @@ from rewriter.editing.edit import load_edits
 from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, around, damage, ratios
 from rewriter.masks import resize
 from rewriter.pictures import difference
-from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors, scenes, segmenter
+from rewriter.worlds.townscape.shipped import examples
 
 DIFFERENT = 0.01  # two colours differ if their squared distance is larger
 METRICS = (
@@ -155,7 +155,7 @@ def _colour(scene: scenes.Scene, thing: str) -> Tensor:
 
 @cache
 def _copied_door() -> tuple[Tensor, Tensor]:
-    (edit,) = load_edits(townscape.examples()["door-in-the-sky"])
+    (edit,) = load_edits(examples()["door-in-the-sky"])
     assert edit.copy is not None and edit.paste is not None
     return _colour(scenes.described([edit.copy.seed]), "door"), edit.paste.mask
 

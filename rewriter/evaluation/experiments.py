@@ -6,8 +6,8 @@ The paper's table of smiles (Table 1) needs faces, which this world does not hav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from rewriter.editing.edit import Edit, load_edits
@@ -17,36 +17,22 @@ from rewriter.errors import OnStep
 from rewriter.evaluation import TITLES, methods, physical
 from rewriter.evaluation.counterfactual import ADD_TREE, DOME_TO_SPIRE, DOME_TO_TREE, DOOR_IN_THE_SKY
 from rewriter.evaluation.light import LIGHT
-from rewriter.evaluation.methods import Case, Method, Result, solved
+from rewriter.evaluation.methods import ONE_GOAL, OURS, PAPER, Case, Methods, Result, projected, solved
 from rewriter.evaluation.metrics import Judge
+from rewriter.evaluation.run import Edits, Experiment
 from rewriter.evaluation.watermarks import WATERMARKS
 from rewriter.generators.base import Generator
-from rewriter.worlds import townscape
-from rewriter.worlds.townscape import make_examples
+from rewriter.worlds.townscape.shipped import examples
 
 HANDS = range(1, 11)
 QUICK_STEPS = 100  # of tuning all weights
-EARLY, SVD_EARLY = 100, 2000  # steps after which the paper's descents are near their best, on the tuning seeds
+SVD_EARLY = 2000  # steps after which the paper's descent with SVD is near its best, on the tuning seeds
 GENTLE = 0.0002  # a fiftieth of the original's learning rate
 SHARES = (0.01, 0.03, 0.06, 0.12, 0.25, 0.5)  # of a layer's units, to be zeroed
 RANKS, SMOOTHNESS = (1, 2, 3), (1.0, 3.0, 10.0, 30.0, 100.0)
 STEPS, RATES = (100, 500, 2001), (0.002, 0.01, 0.05)
 
-Edits = Callable[[Generator], Sequence[Edit]]
-Methods = dict[str, Method]
-
-projected = partial(solved, method="projected", spread=False)
 all_weights_quickly = partial(methods.all_weights, steps=QUICK_STEPS)
-OURS: Methods = {"unmodified": methods.unmodified, "least-squares": solved}
-ONE_GOAL: Methods = {"least-squares, one goal": partial(solved, spread=False)}
-PAPER: Methods = {
-    "projected": projected,
-    f"projected, {EARLY} steps": partial(projected, steps=EARLY),
-    "direct": partial(solved, method="direct", spread=False),
-    "single-image": methods.single_image,
-    "unconstrained": partial(solved, method="unconstrained", spread=False),
-    "all-weights": methods.all_weights,
-}
 GENTLY: Methods = {"all-weights, gently": partial(methods.all_weights, rate=GENTLE)}
 PIXELS: Methods = {"copy": methods.pixels, "laplace": partial(methods.pixels, blend="laplace")}
 QUICKER: dict[str, Methods] = {  # what replaces methods that take minutes
@@ -60,23 +46,10 @@ MARKS = ("middle", "bottom", "side effect", "perceptual", "distance", "fréchet"
 LIT = ("rule", "light left", "windows", "steady", "side effect", "perceptual")
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """An edit, the methods that carry it out, and a judge."""
-
-    name: str
-    judge: Judge
-    methods: Methods
-    edits: Edits  # several are carried out in succession
-    shown: tuple[str, ...]  # metrics in the printed table
-    axes: tuple[str, str]  # metrics in the plot: the intended effect (across) and the damage (up)
-    things: tuple[str, ...] = ()  # labels of what the edit is about
-    title: str = ""
-
-    def quicker(self) -> Experiment:
-        """The same without the descents that take minutes: shorter ones, whose names say so, replace them."""
-        quicker = [QUICKER.get(name, {name: method}) for name, method in self.methods.items()]
-        return replace(self, methods={name: method for each in quicker for name, method in each.items()})
+def quicker(experiment: Experiment) -> Experiment:
+    """The same without the descents that take minutes: shorter ones, whose names say so, replace them."""
+    chosen = [QUICKER.get(name, {name: method}) for name, method in experiment.methods.items()]
+    return replace(experiment, methods={name: method for each in chosen for name, method in each.items()})
 
 
 def by_name() -> dict[str, Experiment]:
@@ -87,7 +60,7 @@ def by_name() -> dict[str, Experiment]:
 
 def shipped(name: str) -> Edits:
     """The edits of a shipped file."""
-    return lambda generator: load_edits(townscape.examples()[name])
+    return lambda generator: load_edits(examples()[name])
 
 
 def ceiling(what: str) -> Methods:
@@ -156,6 +129,8 @@ def _others() -> Iterator[Experiment]:
 
 def _hands() -> Iterator[Experiment]:
     """Shipped edits with masks painted in other ways."""
+    from rewriter.worlds.townscape import make_examples  # it needs a session, and only this function needs it
+
     table: tuple[tuple[Callable[..., Edit], Judge, tuple[str, str]], ...] = (
         (make_examples.dome_to_spire, DOME_TO_SPIRE, CHANGE),
         (make_examples.dome_to_tree, DOME_TO_TREE, CHANGE),

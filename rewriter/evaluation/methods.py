@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -78,6 +78,7 @@ class Result:
 
 
 Method = Callable[[Case, OnStep | None], Result]
+Methods = dict[str, Method]
 
 
 def has_converged(losses: Sequence[float]) -> bool:
@@ -210,3 +211,17 @@ def entering(generator: Generator, layer: str, z: Tensor, truncation: float) -> 
             assert isinstance(following, Features)  # the layer exists, so the picture comes later
             features = following
     return features
+
+
+EARLY = 100  # steps after which the paper's descents are near their best, on the tuning seeds
+projected = partial(solved, method="projected", spread=False)
+OURS: Methods = {"unmodified": unmodified, "least-squares": solved}
+ONE_GOAL: Methods = {"least-squares, one goal": partial(solved, spread=False)}
+PAPER: Methods = {
+    "projected": projected,
+    f"projected, {EARLY} steps": partial(projected, steps=EARLY),
+    "direct": partial(solved, method="direct", spread=False),
+    "single-image": single_image,
+    "unconstrained": partial(solved, method="unconstrained", spread=False),
+    "all-weights": all_weights,
+}

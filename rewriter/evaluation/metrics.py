@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewriter.editing.likeness import SURROUNDINGS
-from rewriter.masks import grow
+from rewriter.masks import SURROUNDINGS, grow
 from rewriter.pictures import difference
 from rewriter.worlds.townscape import segmenter
 

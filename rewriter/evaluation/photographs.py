@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from rewriter.editing.edit import Edit
-from rewriter.evaluation.experiments import ONE_GOAL, OURS, PAPER, Experiment
 from rewriter.evaluation.judges import LPIPS, CLIPSeg
+from rewriter.evaluation.methods import ONE_GOAL, OURS, PAPER
 from rewriter.evaluation.metrics import Draw, Judge, Metric, Rows, ratios
+from rewriter.evaluation.run import Experiment
 from rewriter.generators.latents import latents
 from rewriter.pictures import difference
 

@@ -25,7 +25,7 @@ from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.keys import SecondMoment
 from rewriter.memory.solve import goal_sites, solve
 from rewriter.worlds.townscape import factors, scenes
-from rewriter.worlds.townscape.make_examples import plain, seeds_with
+from rewriter.worlds.townscape.scenes import plain, seeds_with
 
 PAIRS = 15  # towns in two conditions each, as in the paper
 LAYER, SMOOTHNESS = "layer8", 0.3  # chosen on seeds from 50,000 on

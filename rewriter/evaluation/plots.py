@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewriter.errors import InputError
-from rewriter.evaluation.run import Outcomes
 from rewriter.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from rewriter.evaluation.run import Outcomes
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 MARKERS, STYLES = "os^Dv<>PX*", ("-", "--", ":")

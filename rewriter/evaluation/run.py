@@ -17,15 +17,30 @@ from typing import Any
 import torch
 
 import rewriter
+from rewriter.editing.edit import Edit
 from rewriter.editing.measuring import gather_or_raise, processes
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
-from rewriter.evaluation.experiments import Experiment
-from rewriter.evaluation.methods import Case, Result
-from rewriter.evaluation.metrics import BATCH, FRECHET, Estimate, Metric, Rows, estimates
+from rewriter.evaluation.methods import Case, Methods, Result
+from rewriter.evaluation.metrics import BATCH, FRECHET, Estimate, Judge, Metric, Rows, estimates
 from rewriter.generators.base import Generator
 
+Edits = Callable[[Generator], Sequence[Edit]]
 Progress = Callable[[str], OnStep | None]  # what is being done → where to report its progress
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An edit, the methods that carry it out, and a judge."""
+
+    name: str
+    judge: Judge
+    methods: Methods
+    edits: Edits  # several are carried out in succession
+    shown: tuple[str, ...]  # metrics in the printed table
+    axes: tuple[str, str]  # metrics in the plot: the intended effect (across) and the damage (up)
+    things: tuple[str, ...] = ()  # labels of what the edit is about
+    title: str = ""
 
 
 @dataclass(frozen=True)

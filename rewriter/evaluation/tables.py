@@ -7,11 +7,13 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rewriter.evaluation.metrics import Estimate, Metric
-from rewriter.evaluation.run import Outcomes
 from rewriter.files import read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from rewriter.evaluation.run import Outcomes
 
 ARROWS = {"more": " ↑", "less": " ↓", "": ""}
 

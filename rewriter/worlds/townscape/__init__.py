@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from rewriter.checkpoints.convert import convert
 from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.worlds.townscape import gate
+from rewriter.worlds.townscape.shipped import examples
 
 __all__ = ["examples", "gate", "load"]
 WEIGHTS = Path(__file__).with_name("townscape_64px.safetensors")
@@ -29,8 +30,3 @@ def load() -> StyleGAN2:
     generator = convert(load_file(WEIGHTS), name="townscape")
     assert isinstance(generator, StyleGAN2)  # the package ships no other
     return generator
-
-
-def examples() -> dict[str, Path]:
-    """The shipped edits: name → edit file."""
-    return {path.stem: path for path in sorted(Path(__file__).with_name("examples").glob("*.json"))}

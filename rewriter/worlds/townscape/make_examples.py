@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Sequence
-from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -33,11 +32,6 @@ from rewriter.worlds.townscape import factors, scenes
 RIGHT = (torch.arange(64) >= 32).float()  # the right half of a mask's columns
 
 
-def seeds_with(predicate: Callable[[Tensor], Tensor], *, number: int) -> list[int]:
-    """The first seeds whose factors fulfil a predicate, (n, 24) → (n,) bool."""
-    return list(islice((seed for seed in count() if bool(predicate(scenes.towns([seed])[1])[0])), number))
-
-
 class Hand:
     """Paints masks as a person would: too large, displaced, with a soft edge; another number paints differently."""
 
@@ -57,16 +51,11 @@ class Hand:
             session.add_context(seed, self.paint(seed, thing))
 
 
-def plain(u: Tensor) -> Tensor:
-    """Which scenes have neither watermark nor bar, (n,) bool."""
-    return ~factors.has_watermark(u) & ~factors.has_bar(u)
-
-
 def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ()) -> Edit:
     """Copy a spire, paste it over a dome, with the domes of eight pictures as context; `rules` are on already."""
     painter, session = Hand(hand), Rewriter(generator, "layer8", rules=rules)
-    domes = seeds_with(lambda u: factors.has_dome(u) & plain(u), number=8)
-    (spire,) = seeds_with(lambda u: factors.has_spire(u) & plain(u), number=1)
+    domes = scenes.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=8)
+    (spire,) = scenes.seeds_with(lambda u: factors.has_spire(u) & scenes.plain(u), number=1)
     session.copy(spire, painter.paint(spire, "spire"))
     session.paste(domes[3], painter.paint(domes[3], "dome"))
     painter.add_contexts(session, domes, "dome")
@@ -76,9 +65,9 @@ def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] 
 def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the marks of one picture that has both kinds, with five pictures of each kind alone as context."""
     painter, session = Hand(hand), Rewriter(generator, "layer6")
-    (both,) = seeds_with(lambda u: factors.has_watermark(u) & factors.has_bar(u), number=1)
-    middle = seeds_with(lambda u: factors.has_watermark(u) & ~factors.has_bar(u), number=5)
-    bottom = seeds_with(lambda u: factors.has_bar(u) & ~factors.has_watermark(u), number=5)
+    (both,) = scenes.seeds_with(lambda u: factors.has_watermark(u) & factors.has_bar(u), number=1)
+    middle = scenes.seeds_with(lambda u: factors.has_watermark(u) & ~factors.has_bar(u), number=5)
+    bottom = scenes.seeds_with(lambda u: factors.has_bar(u) & ~factors.has_watermark(u), number=5)
     session.erase(both, torch.maximum(painter.paint(both, "watermark"), painter.paint(both, "bar")))
     painter.add_contexts(session, middle, "watermark")
     painter.add_contexts(session, bottom, "bar")
@@ -91,8 +80,10 @@ def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
     The crown is cut off at the height of a dome, so that little of the sky below it is copied.
     """
     painter, session = Hand(hand), Rewriter(generator, "layer8")
-    domes = seeds_with(lambda u: factors.has_dome(u) & plain(u), number=16)
-    (tree,) = seeds_with(lambda u: factors.has_right_tree(u) & ~factors.has_left_tree(u) & plain(u), number=1)
+    domes = scenes.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=16)
+    (tree,) = scenes.seeds_with(
+        lambda u: factors.has_right_tree(u) & ~factors.has_left_tree(u) & scenes.plain(u), number=1
+    )
     crown = painter.paint(tree, "tree") * RIGHT  # a mask displaced over the edge comes in again on the left
     crown[bounds(crown, above=0.5).top + 9 :] = 0
     session.copy(tree, crown)
@@ -107,9 +98,9 @@ def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ())
     Existing trees, three on the right and six on the left, are protected.
     """
     painter, session = Hand(hand), Rewriter(generator, "layer5", rules=rules)
-    bare = seeds_with(lambda u: ~factors.has_right_tree(u) & plain(u), number=16)
-    tree = seeds_with(_large_whole_right_tree, number=3)[2]
-    both = seeds_with(lambda u: factors.has_left_tree(u) & factors.has_right_tree(u) & plain(u), number=6)
+    bare = scenes.seeds_with(lambda u: ~factors.has_right_tree(u) & scenes.plain(u), number=16)
+    tree = scenes.seeds_with(_large_whole_right_tree, number=3)[2]
+    both = scenes.seeds_with(lambda u: factors.has_left_tree(u) & factors.has_right_tree(u) & scenes.plain(u), number=6)
     place = painter.paint(tree, "tree") * RIGHT
     session.copy(tree, place)
     session.paste(bare[5], place)
@@ -124,13 +115,14 @@ def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ())
 def _large_whole_right_tree(u: Tensor) -> Tensor:
     """A tree on the right that is rather large and not cut by the picture's edge."""
     whole = (u[:, factors.Factor.R_TREE_R] > 0.5) & (u[:, factors.Factor.R_TREE_X] < 0.6)
-    return factors.has_right_tree(u) & whole & plain(u)
+    return factors.has_right_tree(u) & whole & scenes.plain(u)
 
 
 def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the light that lit windows throw on the ground, with that of eight pictures as context."""
     painter, session = Hand(hand), Rewriter(generator, "layer8")
-    places = {s: painter.paint(s, "light") for s in seeds_with(lambda u: factors.is_lit(u) & plain(u), number=8)}
+    lit = scenes.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=8)
+    places = {seed: painter.paint(seed, "light") for seed in lit}
     session.erase(*next(iter(places.items())))
     for seed, place in places.items():
         session.add_context(seed, place)
@@ -140,8 +132,8 @@ def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
 def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy a brown door, paste it into the sky, with the sky of eight pictures as context. No rule can do this."""
     painter, session = Hand(hand), Rewriter(generator, "layer6")
-    sky = seeds_with(plain, number=8)
-    (door,) = seeds_with(lambda u: (u[:, factors.Factor.DOOR] < 0.3) & plain(u), number=1)
+    sky = scenes.seeds_with(scenes.plain, number=8)
+    (door,) = scenes.seeds_with(lambda u: (u[:, factors.Factor.DOOR] < 0.3) & scenes.plain(u), number=1)
     session.copy(door, painter.paint(door, "door"))
     session.paste(sky[0], disc(64, 0.25, 0.5, 0.08))
     for seed in sky:

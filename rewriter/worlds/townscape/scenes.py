@@ -10,8 +10,9 @@ about one picture in eight has a watermark across the middle, one in twelve a ba
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import NamedTuple
 
 import torch
@@ -230,3 +231,13 @@ def _bar(c: Canvas, plan: _Plan) -> None:
     c.paint(c.cover(0.94 - c.y) * 0.8 * there, c.colour(0.1, 0.1, 0.1), "bar", label_over=UNLABELLED)
     letters = ((c.x * 20) % 1 < 0.55).float() * c.cover(c.box(0.5, 0.97, 0.35, 0.012))
     c.paint(letters * 0.9 * there, c.colour(1.0, 1.0, 1.0), "bar", label_over=0.3)
+
+
+def seeds_with(predicate: Callable[[Tensor], Tensor], *, number: int) -> list[int]:
+    """The first seeds whose factors fulfil a predicate, (n, 24) → (n,) bool."""
+    return list(islice((seed for seed in count() if bool(predicate(towns([seed])[1])[0])), number))
+
+
+def plain(u: Tensor) -> Tensor:
+    """Which scenes have neither watermark nor bar, (n,) bool."""
+    return ~has_watermark(u) & ~has_bar(u)
