@@ -24,10 +24,13 @@ from huggingface_hub import HfApi, get_token
 from rewriter.cache import Cache
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import connect, in_words, quiet
+from rewriter.checkpoints.config import CONFIG, WEIGHTS
 from rewriter.errors import InputError
-from rewriter.hub import licences, repository
+from rewriter.hub import licences
+from rewriter.hub.browse import listed
 from rewriter.hub.draft import DESCRIPTION, Draft
-from rewriter.hub.publish import ADVICE, find, send
+from rewriter.hub.publish import ADVICE, send, target
+from rewriter.hub.upload import Target
 from style import PRIVATE, PROGRESS
 from view import data_url, escape_markdown
 from work_queue import ON_SPACE, WorkQueue, errors_shown
@@ -130,9 +133,9 @@ class PublishPanel:
         try:
             with errors_shown("publishing"):
                 account, api = self._client(request, profile, token)
-            check = partial(find, api=api, private=form[self.private], advice=PAGE_ADVICE)
-            draft = yield from self._draft(form, account, progress, check)
-            yield [self._send(form, draft, api, partial(progress, 0.9)), gr.skip()]
+            there = partial(target, api=api, private=form[self.private], advice=PAGE_ADVICE)
+            draft = yield from self._draft(form, account, progress, lambda repo_id: there(repo_id).find())
+            yield [self._send(form, draft, there(draft.repo_id), partial(progress, 0.9)), gr.skip()]
         except gr.Error as error:
             yield [f"**Not published**: {error.message}", gr.skip()]
             raise
@@ -140,22 +143,21 @@ class PublishPanel:
     def on_list(self) -> str:
         """Every public generator, with a link that opens it here."""
         with errors_shown("listing"):
-            found = repository.listed(token=False)
+            found = listed(token=False)
         lines = [
             f"- [{escape_markdown(one.repo_id)}](?model={one.repo_id}): of {escape_markdown(one.base)}, {one.modified}"
             for one in found
         ]
         return "\n".join(lines) or "Nobody has published a generator yet."
 
-    def _send(self, form: Form, draft: Draft, api: HfApi, progress: Callable[..., Any]) -> str:
+    def _send(self, form: Form, draft: Draft, to: Target, progress: Callable[..., Any]) -> str:
         """Send a draft; the result as text for the page."""
         with errors_shown("publishing"):
-            config = json.loads(draft.files[store.CONFIG])
+            config = json.loads(draft.files[CONFIG])
             if not form[self.rules_only]:
                 write = partial(self._write_weights, form[self.visitor].generator, config["fingerprint"])
-                draft = replace(draft, later={store.WEIGHTS: write})
-            options = {"private": form[self.private], "advice": PAGE_ADVICE}
-            done = send(draft, api, **options, on_step=lambda words: progress(desc=words))
+                draft = replace(draft, later={WEIGHTS: write})
+            done = send(draft, to, on_status=lambda words: progress(desc=words))
         if done.private:
             access = f"only you can see it: `rewriter demo --generator {draft.repo_id}` opens it on your own machine"
         else:
@@ -193,7 +195,7 @@ class PublishPanel:
                         progress(0.8 * (which + one[0]) / len(shown["pictures"]), desc=one[1])
                 self.drawn.put(key, drawn)
             pictures[path] = drawn
-        return draft.having(pictures)
+        return draft.with_files(pictures)
 
     def _write_weights(self, base: str, fingerprint: str, path: Path) -> None:
         """Write the base's weights, loaded anew on the CPU because the GPU belongs to its worker.

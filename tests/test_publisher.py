@@ -14,7 +14,7 @@ from rewriter.checkpoints import store
 from rewriter.checkpoints.client import connect
 from rewriter.errors import InputError
 from rewriter.hub.draft import draft
-from rewriter.hub.publish import send
+from rewriter.hub.publish import send, target
 from state import Shared, Visitor
 from view import generator_choices
 from work_queue import WorkQueue
@@ -67,7 +67,8 @@ def random_rule(generator, change, layer):
 
 def put(generator, rule, name, *, private=False, weights=False):
     """Publish without drawing pictures."""
-    send(draft(generator, [rule], name, weights=weights, pictures=False), connect(TOKEN), private=private)
+    made = draft(generator, [rule], name, weights=weights, pictures=False)
+    send(made, target(name, connect(TOKEN), private=private))
 
 
 def updates(press, visitor, name="hats", *, rules_only=True, private=True, who=ADA, **headers):
@@ -104,7 +105,7 @@ def test_preview_publish_and_list(page, hub, town, rule, visitor, drawn):
         ("a b<img src=x>", "", None, "cannot be a name"),
         ("taken", "", None, "taken by another model"),
         ("mine", "/create", 403, "choose a new name"),
-        ("mine", "/commit/", 413, "storage"),
+        ("mine", "/commit/", 413, "may store"),
         ("mine", "/", "cut", "again"),
     ],
 )
