@@ -22,7 +22,7 @@ import gradio as gr
 from downloads import Downloads
 from handlers import Handlers
 from rewriter.errors import CancelledError, InputError, RewriterError
-from rewriter.hub.repository import public_rules
+from rewriter.hub.browse import public_rules
 from studio import Visitor
 from view import Shown
 

@@ -356,7 +356,7 @@ def test_gated_gone_and_private_are_told_apart(hub, entry, monkeypatch):
     repository.gated = True
     assert "answered 403 (Access to this repository is restricted); its owner asks for an agreement" in refusal(entry)
     repository.gated, repository.private = False, True
-    assert "answered 401 (Repository not found); it is not there any more" in refusal(entry)
+    assert "answered 401 (Repository not found); it was deleted" in refusal(entry)
     monkeypatch.setenv("HF_TOKEN", "hf_stale_token")
     said = refusal(entry)
     assert "answered 401 (Invalid credentials" in said and "hf auth login" in said and "hf_stale_token" not in said
@@ -385,7 +385,7 @@ def test_a_revision_a_file_and_a_repository_that_are_gone_are_named(hub, entry, 
 def test_a_connection_that_is_always_cut_is_given_up(hub, entry):
     hub.fault = gets("cut")
     assert "breaks off again and again; try later, then run the same again" in refusal(entry)
-    assert sum(line.startswith("GET") for line in hub.requests) == download.PATIENCE + 1
+    assert sum(line.startswith("GET") for line in hub.requests) == download.ATTEMPTS
 
 
 def test_a_refusal_in_the_middle_keeps_what_has_arrived(hub, entry):
@@ -396,7 +396,7 @@ def test_a_refusal_in_the_middle_keeps_what_has_arrived(hub, entry):
 
 def test_an_answer_that_takes_too_long_is_given_up(hub, entry, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
-    monkeypatch.setattr(download, "PATIENCE", 1)
+    monkeypatch.setattr(download, "ATTEMPTS", 2)
     hub.fault = lambda n, request: time.sleep(0.3) if request.method == "GET" else None
     assert "breaks off again and again" in refusal(entry)
 

@@ -136,13 +136,13 @@ def test_a_cancelled_download_leaves_no_generator(faces):
 
 def test_a_wrong_resolution_in_the_catalogue_is_named(faces):
     faces(resolution=32)
-    with pytest.raises(InputError, match="faces draws 16 px, and the catalogue says 32: correct the entry"):
+    with pytest.raises(InputError, match="the resolution of faces is 16, not 32 as the catalogue says"):
         load("faces")
 
 
 def test_a_wrong_architecture_in_the_catalogue_is_named(faces):
     faces(architecture="proggan")
-    with pytest.raises(InputError, match="faces is a stylegan2, and the catalogue says proggan: correct the entry"):
+    with pytest.raises(InputError, match="the architecture of faces is stylegan2, not proggan as the catalogue says"):
         load("faces")
 
 

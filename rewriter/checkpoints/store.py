@@ -1,7 +1,7 @@
 """Our own form of a generator: a folder with config.json and model.safetensors, or the latter alone.
 
-Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN). The config says what
-they cannot: the clamp, the fingerprint, and whose they are.
+Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN). The config holds what
+tensors cannot: settings such as the clamp, the fingerprint, and whose they are.
 """
 
 from __future__ import annotations
@@ -21,21 +21,18 @@ from rewriter.generators.base import Generator
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 CONFIG_LIMIT = 1 << 20  # bytes
-FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules beside the weights, or no weights
+FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # version 2 may have rules beside the weights, or no weights
+_FIELDS = {"name": str, "origin": dict, "layers": dict}
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
-    """Write a generator's weights as safetensors, with the clamp in the metadata; its rules are not among them."""
+    """Write a generator's weights, without its rules, as safetensors with the settings in the metadata."""
     metadata = {"format": "pt", **{key: str(value) for key, value in generator.settings().items()}}
     write_tensors(generator.state_dict(), path, metadata)
 
 
 def save(generator: Generator, folder: str | Path) -> None:
-    """Write a generator as a folder that `load` takes: weights, then the config; its rules are not among them.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
+    """Write a generator, without its rules, as a folder that `load` reads; InputError if it cannot be written to."""
     folder = Path(folder)
     write_weights(generator, folder / WEIGHTS)
     write_json(config(generator), folder / CONFIG, indent=2)
@@ -50,30 +47,30 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
     state: dict[str, Any] = rewrite_as(generator, layout)
     if layout == "rosinality":
         state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
-    with replacing(path) as temporary, temporary.open("wb") as file:  # a path's name would be in it
+    with replacing(path) as temporary, temporary.open("wb") as file:  # given a path, torch.save would write its name
         torch.save(state, file)
 
 
 def remarks(generator: Generator, layout: str) -> list[str]:
-    """What a file in this layout cannot say of the generator."""
+    """What a file in this layout cannot hold of the generator."""
     clamp = generator.settings().get("conv_clamp")
     if clamp is None:
         return []
     if layout == "nvidia":
-        return [f"its features are clamped at {clamp:g}: tell NVIDIA's code conv_clamp={clamp:g}, and us --conv-clamp"]
-    return [
-        f"{layout}'s code knows no clamp, and this generator's features are clamped at {clamp:g}: where they "
-        "reach that, pictures differ there"
-    ]
+        return [f"the clamp of the features is not stored: load it with conv_clamp={clamp:g} (--conv-clamp)"]
+    return [f"{layout}'s code has no clamp: pictures differ where features exceed this generator's, {clamp:g}"]
 
 
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
-    about: dict[str, Any] = {"format": FORMAT, "version": VERSIONS[0], "name": generator.name}
-    about |= {"architecture": generator.architecture, "resolution": generator.resolution, "zdim": generator.zdim}
-    about |= generator.settings()
     return {
-        **about,
+        "format": FORMAT,
+        "version": VERSIONS[0],
+        "name": generator.name,
+        "architecture": generator.architecture,
+        "resolution": generator.resolution,
+        "zdim": generator.zdim,
+        **generator.settings(),
         "fingerprint": generator.fingerprint,
         "layers": dict(generator.advice),
         "origin": generator.origin.to_json(),
@@ -81,10 +78,10 @@ def config(generator: Generator) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder of ours, its main fields validated.
+    """The config.json of a folder, with its main fields validated.
 
     Raises:
-        InputError: it is missing, damaged, of something else, or of a later version.
+        InputError: it is missing, damaged, another program's, or of a later version.
     """
     path = folder / CONFIG
     about = read_json(path, limit=CONFIG_LIMIT)
@@ -92,9 +89,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not the config of a generator that this package wrote: see `rewriter convert`")
     if about.get("version") not in VERSIONS:
         raise InputError(f"{path} is of a later version than {VERSIONS[-1]}: update this package")
-    kinds = {"name": str, "origin": dict, "layers": dict}
-    if not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
-        raise InputError(f"{path} lacks name, origin or layers: save the generator again")
+    if not all(isinstance(about.get(name), kind) for name, kind in _FIELDS.items()):
+        raise InputError(f"{path} lacks {', '.join(_FIELDS)}, or one is of another type: save the generator again")
     return dict(about)
 
 
@@ -124,28 +120,22 @@ def load(folder: str | Path) -> Generator:
     """Read what `save` wrote: weights and config. Rules beside them are read by `hub.repository`.
 
     Raises:
-        InputError: no such folder, a file that is damaged, or weights that are not those that the config was made for.
+        InputError: no such folder, a damaged file, or weights that do not belong to the config.
     """
     folder = Path(folder)
     about = read_config(folder)
     state, options = read_checkpoint(folder / WEIGHTS)
-    generator = convert(state, name=_name(about), **options)
+    generator = convert(state, name="".join(filter(str.isprintable, about["name"]))[:80], **options)
     if generator.fingerprint != about.get("fingerprint"):
-        said = str(about.get("fingerprint"))[:12]
-        raise InputError(
-            f"{folder / WEIGHTS} is not what the config was made for: expected the fingerprint {said}, "
-            f"found {generator.fingerprint[:12]}: fetch both again"
-        )
-    describe(generator, about)
+        said, found = str(about.get("fingerprint"))[:12], generator.fingerprint[:12]
+        differ = f"expected the fingerprint {said}, found {found}: fetch both again"
+        raise InputError(f"{folder / WEIGHTS} does not belong to {CONFIG}: {differ}")
+    apply_config(generator, about)
     return generator
 
 
-def describe(generator: Generator, about: Mapping[str, Any]) -> None:
-    """Note what a config, checked, says of a generator's origin and of where to begin."""
-    origin, layers = about["origin"], about["layers"]
-    generator.origin = sanitize_origin(origin)
+def apply_config(generator: Generator, about: Mapping[str, Any]) -> None:
+    """Note what a config says about a generator's origin and the layers to begin at, as far as it is valid."""
+    layers = about["layers"]
+    generator.origin = sanitize_origin(about["origin"])
     generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}
-
-
-def _name(about: Mapping[str, Any]) -> str:
-    return "".join(filter(str.isprintable, about["name"]))[:80]

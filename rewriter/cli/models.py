@@ -20,7 +20,7 @@ from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
-from rewriter.hub.repository import listed
+from rewriter.hub.browse import listed
 from rewriter.hub.resolve import SUFFIXES
 
 OTHERS = (".pt", ".pth", ".bin")

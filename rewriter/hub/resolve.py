@@ -22,7 +22,7 @@ from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import is_name
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
-from rewriter.hub.sources import File, Folder, Repository, Source, of_catalogue
+from rewriter.hub.sources import File, Folder, Known, Repository, Source
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".pkl")
 
@@ -67,7 +67,7 @@ def resolve(name: str, *, revision: str | None = None) -> Source:
     if revision and (name in known or os.path.exists(name)):
         raise InputError(f"{name} has no revisions: leave revision out")
     if name in known:
-        return of_catalogue(known[name])
+        return Known(name, known[name])
     if name and os.path.isfile(os.path.join(name, store.CONFIG)):
         return Folder(name, Path(name))
     if os.path.isfile(name):

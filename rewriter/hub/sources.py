@@ -1,9 +1,8 @@
-"""The kinds of things that a generator can be loaded from, each with the same three verbs: is_local, fetch, load."""
+"""What a generator can be loaded from. Each kind of source knows whether it is local, and how to fetch and read it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,8 +17,7 @@ from rewriter.editing.rule import carried_rules
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import Origin
-from rewriter.hub import repository
-from rewriter.worlds import townscape
+from rewriter.hub import browse, repository
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Source(ABC):
     """Something that a generator can be loaded from; `name` is what the user called it."""
 
     name: str
-    takes_clamp: ClassVar[bool] = False  # whether the clamp of the features may be missing, to be given by the user
+    takes_clamp: ClassVar[bool] = False  # whether the user may say at what the features are clamped
 
     @property
     def is_local(self) -> bool:
@@ -73,8 +71,8 @@ class Source(ABC):
 
 
 @dataclass(frozen=True)
-class Pinned(Source):
-    """A file that is known by its hash, such as the base of a published generator."""
+class Known(Source):
+    """A file that is known by its hash: an entry of the catalogue, or the base of a published generator."""
 
     file: PinnedFile
     takes_clamp: ClassVar[bool] = True
@@ -84,49 +82,22 @@ class Pinned(Source):
         """Whether the file is on this machine."""
         return cached(self.file) is not None
 
+    @property
+    def origin(self) -> Origin:
+        """What the catalogue says."""
+        return self.file.origin if isinstance(self.file, Entry) else Origin()
+
     def fetch(self, on_step: OnStep | None = None) -> Source:
-        """Download the file, unless it is here, and verify it."""
+        """Download the file unless it is here, and verify it."""
         fetch(self.file, on_step=on_step)
         return self
 
     def read(self, conv_clamp: float | None = None) -> Generator:
-        """Read the file."""
-        return store.read_file(fetch(self.file), name=self.file.id, conv_clamp=conv_clamp)
-
-
-@dataclass(frozen=True)
-class Known(Pinned):
-    """An entry of the catalogue."""
-
-    file: Entry
-
-    @property
-    def origin(self) -> Origin:
-        """What the catalogue says."""
-        return self.file.origin
-
-    def read(self, conv_clamp: float | None = None) -> Generator:
         """Read the file, and check it against the catalogue."""
         path = fetch(self.file)
-        return _read_entry(self.file, path, verify(self.file, path), conv_clamp)
-
-
-@dataclass(frozen=True)
-class BuiltIn(Source):
-    """The built-in world, which is an entry of the catalogue too."""
-
-    entry: Entry
-
-    @property
-    def origin(self) -> Origin:
-        """What the catalogue says."""
-        return self.entry.origin
-
-    def read(self, conv_clamp: float | None = None) -> Generator:
-        """Read the packaged weights."""
-        generator = townscape.load()
-        _describe(generator, self.entry)
-        return generator
+        if isinstance(self.file, Entry):
+            return _read_entry(self.file, path, verify(self.file, path), conv_clamp)
+        return store.read_file(path, name=self.file.id, conv_clamp=conv_clamp)
 
 
 @dataclass(frozen=True)
@@ -138,7 +109,7 @@ class File(Source):
     def read(self, conv_clamp: float | None = None) -> Generator:
         """Read the file."""
         path = Path(self.name)
-        entry, sha256 = _entry_of(path, catalogue().values())
+        entry, sha256 = _entry_of(path)
         if entry is not None:
             return _read_entry(entry, path, sha256, conv_clamp)
         generator = store.read_file(path, name=path.stem, conv_clamp=conv_clamp)
@@ -148,45 +119,41 @@ class File(Source):
 
 @dataclass(frozen=True)
 class Folder(Source):
-    """A folder of ours: weights, or rules on top of weights that are here or elsewhere."""
+    """A folder of ours: weights; or rules, on top of weights that are beside them or elsewhere."""
 
     path: Path
 
     @property
     def is_local(self) -> bool:
         """Whether the weights are on this machine."""
-        base = self._base(repository.read(self.path))
+        base = _base(repository.read(self.path))
         return base is None or base.is_local
 
     def fetch(self, on_step: OnStep | None = None) -> Source:
         """Download the weights if they are elsewhere."""
-        if (base := self._base(repository.read(self.path))) is not None:
+        if (base := _base(repository.read(self.path))) is not None:
             base.fetch(on_step)
         return self
 
     def read(self, conv_clamp: float | None = None) -> Generator:
         """Read the weights and the rules, and check that they belong together."""
         config = repository.read(self.path)
-        base = self._base(config)
+        base = _base(config)
         if config is None:
             return store.load(self.path)
-        generator = base.read(None if config.known else config.clamp) if base else store.load(self.path)
+        if base is not None:
+            generator = base.read(None if config.known else config.clamp)
+        else:
+            generator = store.load(self.path)
         if base is None and config.known:  # a repository cannot override the licence of a known base
             known = catalogue()[config.known].origin
             generator.origin = replace(known, sha256=None, rules=generator.origin.rules)
             if config.known == BUILT_IN and not repository.is_built_in(generator):
                 raise InputError(f"{self.path / store.CONFIG} says that its base is {BUILT_IN}, but the weights differ")
-        elif base is not None and not config.known:
-            store.describe(generator, store.read_config(self.path))
-        repository.add_rules(generator, self.path, config)
+        elif not config.known:
+            store.apply_config(generator, store.read_config(self.path))
+        generator.rules = repository.rules_in(self.path, config, generator)
         return generator
-
-    @staticmethod
-    def _base(config: repository.Config | None) -> Source | None:
-        """Where the weights come from; None: they are in the folder."""
-        if config is None or config.weights or config.base is None:
-            return None
-        return of_catalogue(catalogue()[config.known]) if config.known else Pinned(config.base.id, config.base)
 
 
 @dataclass(frozen=True)
@@ -198,18 +165,18 @@ class Repository(Source):
     @property
     def is_local(self) -> bool:
         """Whether it is pinned to a commit of which all files are on this machine."""
-        folder = repository.snapshot(self.name, self.revision)
+        folder = browse.snapshot(self.name, self.revision)
         return folder is not None and Folder(self.name, folder).is_local
 
-    def fetch(self, on_step: OnStep | None = None) -> Repository:
-        """Download the files of the repository, and the base's weights if they are elsewhere; returns the commit."""
-        folder, commit = repository.fetch(self.name, self.revision, on_step=on_step)
+    def fetch(self, on_step: OnStep | None = None) -> Source:
+        """Download the repository's files, and the base's weights if they are elsewhere; pins the commit."""
+        folder, commit = browse.fetch(self.name, self.revision, on_step=on_step)
         Folder(self.name, folder).fetch(on_step)
         return replace(self, revision=commit)
 
     def read(self, conv_clamp: float | None = None) -> Generator:
         """Read the files of a pinned revision."""
-        folder = repository.snapshot(self.name, self.revision)
+        folder = browse.snapshot(self.name, self.revision)
         if folder is None:
             raise InputError(f"{self.name} is not on this machine any more: fetch it again")
         generator = Folder(self.name, folder).read()
@@ -217,35 +184,31 @@ class Repository(Source):
         return generator
 
 
-def of_catalogue(entry: Entry) -> Source:
-    """An entry of the catalogue as a source."""
-    return BuiltIn(entry.id, entry) if entry.id == BUILT_IN else Known(entry.id, entry)
+def _base(config: repository.Config | None) -> Source | None:
+    """Where the weights of a published generator come from; None: they are beside its config."""
+    if config is None or config.weights or config.base is None:
+        return None
+    return Known(config.base.id, catalogue()[config.known] if config.known else config.base)
 
 
-def _read_entry(entry: Entry, path: Path, sha256: str, conv_clamp: float | None) -> Generator:
-    """The generator of a catalogue entry from its file; a clamp that the user gives has precedence."""
-    generator = store.read_file(path, name=entry.id, conv_clamp=conv_clamp, default_clamp=entry.clamp)
-    _describe(generator, entry)
-    generator.origin = replace(entry.origin, clamp=conv_clamp or entry.clamp, sha256=sha256)
-    return generator
-
-
-def _describe(generator: Generator, entry: Entry) -> None:
-    """Note what the catalogue says about a generator; InputError if the catalogue is wrong."""
-    if (found := generator.architecture) != entry.architecture:
-        raise InputError(f"{entry.id} is a {found}, and the catalogue says {entry.architecture}: correct the entry")
-    if generator.resolution != entry.resolution:
-        raise InputError(
-            f"{entry.id} draws {generator.resolution} px, and the catalogue says {entry.resolution}: correct the entry"
-        )
-    generator.origin = entry.origin
-    generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
-
-
-def _entry_of(path: Path, known: Iterable[Entry]) -> tuple[Entry | None, str]:
+def _entry_of(path: Path) -> tuple[Entry | None, str]:
     """The catalogue entry that a file is, and the file's SHA-256 if it had to be computed."""
     size = path.stat().st_size
-    similar = [entry for entry in known if entry.size == size or not entry.size and path.name == Path(entry.file).name]
+    similar = [e for e in catalogue().values() if e.size == size or not e.size and path.name == Path(e.file).name]
     hashed = [entry for entry in similar if entry.sha256]
     found = hash_of(path) if hashed else ""
     return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None), found
+
+
+def _read_entry(entry: Entry, path: Path, sha256: str, conv_clamp: float | None) -> Generator:
+    """The generator of a catalogue entry; InputError if the entry is wrong."""
+    generator = store.read_file(path, name=entry.id, conv_clamp=conv_clamp, default_clamp=entry.clamp)
+    facts = ("architecture", generator.architecture), ("resolution", generator.resolution)
+    for what, found in facts:
+        if found != (said := getattr(entry, what)):
+            raise InputError(
+                f"the {what} of {entry.id} is {found}, not {said} as the catalogue says: correct the entry"
+            )
+    generator.origin = replace(entry.origin, clamp=conv_clamp or entry.clamp, sha256=sha256)
+    generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
+    return generator
