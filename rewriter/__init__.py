@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rewriter.memory.keys import SecondMoment
     from rewriter.memory.solve import solve
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 _HOMES = {  # public name → module; imported when first used, so that `rewriter --help` need not wait for torch
     "Edit": "editing.edit",
     "Effect": "editing.rule",

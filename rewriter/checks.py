@@ -39,7 +39,7 @@ def fields(
     if not isinstance(data, Mapping):
         raise InputError(f"{what} is {reprlib.repr(data)}, expected an object with {', '.join(checks)}")
     if unknown := sorted(str(name) for name in data if name not in checks and name not in ignore):
-        raise InputError(f"unknown field {reprlib.repr(unknown[0])} in {what}")
+        raise InputError(f"unknown field {', '.join(map(reprlib.repr, unknown[:3]))} in {what}")
     if missing := [name for name in checks if name not in data and name not in optional]:
         raise InputError(f"{what} lacks {', '.join(missing)}")
     return {name: check(name, data[name]) for name, check in checks.items() if name in data}

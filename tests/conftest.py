@@ -1,9 +1,11 @@
-"""What several test files need: the golden generators, the built-in one, and a change to apply to them."""
+"""Helpers and fixtures that several test files share: generators, rules of them, a Hub, the command line, a browser."""
 
 import io
 import json
 import os
+import random
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,11 @@ from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
 
-from rewriter import load_generator
+from rewriter import Rewriter, Rule, load_edits, load_generator, replay
 from rewriter.checkpoints.convert import convert
 from rewriter.editing.statistics import Statistics
 from rewriter.generators.change import LowRank
+from rewriter.worlds import townscape
 
 DATA = Path(__file__).parent / "data"
 
@@ -39,6 +42,23 @@ def square(top, left, bottom, right, side=16):
     return mask
 
 
+def near(a, b, tolerance=5e-5):
+    """Equal within a share of the range: batches and sums of rules round differently."""
+    return (a - b).abs().max() <= tolerance * (b.max() - b.min())
+
+
+def same_rule(a, b):
+    """Whether change and level are equal to the bit."""
+    return torch.equal(a.delta, b.delta) and torch.equal(a.directions, b.directions) and a.level == b.level
+
+
+def flipped(data, count, end=None):
+    """Copies of a file's content, each with one bit flipped at random among its first `end` bytes."""
+    draw = random.Random(0)
+    for at in (draw.randrange(end or len(data)) for _ in range(count)):
+        yield data[:at] + bytes([data[at] ^ (1 << draw.randrange(8))]) + data[at + 1 :]
+
+
 def golden(name):
     """A golden file's content."""
     return torch.load(DATA / name, weights_only=True)
@@ -54,7 +74,7 @@ def state_of(name):
 
 @pytest.fixture(scope="session")
 def untouched():
-    """Watch a generator: when its fixture ends, its weights must be what they were, to the bit."""
+    """Watch a generator: at the end of the run its weights must be unchanged, to the bit."""
     watched = []
 
     def watch(generator):
@@ -73,10 +93,31 @@ def stylegan(untouched):
     return untouched(convert(state_of("nvidia_stylegan2_16px_plain.pt"), name="stylegan"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def statistics(stylegan):
-    """What is known of it, measured once a file."""
+    """Measurements of the layers of `stylegan`, made once a run."""
     return Statistics(stylegan)
+
+
+@pytest.fixture
+def begin(stylegan, statistics):
+    """Start a session on `stylegan` with a copy, a paste and up to three contexts."""
+
+    def make(contexts=3, *, generator=stylegan, **options):
+        session = Rewriter(generator, "layer4", **{"statistics": statistics, **options})
+        session.copy(7, square(4, 6, 12, 12))
+        session.paste(1, square(6, 4, 12, 12))
+        for seed in (1, 2, 3)[:contexts]:
+            session.add_context(seed, square(6, 4, 12, 12))
+        return session
+
+    return make
+
+
+@pytest.fixture
+def session(begin):
+    """A session with a copy, a paste and three contexts."""
+    return begin()
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +136,24 @@ def generator(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(scope="session")
+def shipped(town):
+    """Execute the edits of a shipped example, once a run: its name gives the rules, in order."""
+    statistics = Statistics(town)
+
+    @cache
+    def execute(name):
+        rules = ()
+        for edit in load_edits(townscape.examples()[name]):
+            rules += (replay(town, edit, rules=rules, statistics=statistics),)
+        return rules
+
+    return execute
+
+
 @pytest.fixture
 def shelf(monkeypatch, tmp_path):
-    """A Hub with a training run's checkpoint of some megabytes, in a catalogue of one's own as "small"."""
+    """A loopback Hub with a checkpoint of some megabytes, and a catalogue that lists it as "small"."""
     file, loaded = io.BytesIO(), golden("rosinality_stylegan2_16px.pt")
     torch.save({**loaded, "g_optim": {"state": torch.zeros(1 << 20)}}, file)
     with LoopbackHub() as hub:
@@ -119,7 +175,7 @@ def shelf(monkeypatch, tmp_path):
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """The command in this process: its status, its output, its errors; nobody's token is in them."""
+    """Run a command in this process: its status, output and errors, which must hold no token and no traceback."""
     from rewriter.cli import main
 
     def command(*arguments):
@@ -135,7 +191,7 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium, running."""
+    """A running Chromium."""
     path = find() or pytest.skip(HINT)
     with chromium(path) as running:
         yield running
@@ -150,5 +206,16 @@ def change():
         directions = torch.linalg.qr(torch.randn(weight.shape[1], rank, generator=draw))[0].T.contiguous()
         delta = torch.randn(weight.shape[0], rank, *weight.shape[2:], generator=draw)
         return LowRank(layer, delta * (size * weight.norm() / delta.norm()), directions)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_rule(change):
+    """Make a rule from a random change, as it might come from a file."""
+
+    def make(generator, layer, *, seed=0, rank=2, size=0.3, **about):
+        one = change(generator, layer, rank=rank, size=size, seed=seed)
+        return Rule(layer, one.delta, one.directions, fingerprint=generator.fingerprint, **about)
 
     return make

@@ -1,61 +1,54 @@
-"""The shape of the package: imports go one way, the maths stays pure, everything public is documented."""
+"""The shape of the package: imports go one way, the mathematics stays pure, everything public is documented.
+
+`python tests/test_architecture.py` prints the figures.
+"""
 
 import ast
+import statistics
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import rewriter
-
-ROOT = Path(rewriter.__file__).parent
-ORDER = (
-    "errors",
-    "files",
-    "masks",
-    "generators",
-    "memory",
-    "stats",
-    "rule",
-    "recording",
-    "fields",
-    "edit",
-    "provenance",
-    "effect",
-    "yardstick",
-    "execute",
-    "preview",
-    "search",
-    "suggest",
-    "history",
-    "session",
-    "remote",
-    "checkpoints",
-    "townscape",
+ROOT = Path(__file__).parents[1] / "rewriter"
+PLAN = (  # a module imports only from those before it
+    *("errors", "files", "cache", "checks", "masks", "pictures"),
+    *("generators", "memory", "editing", "checkpoints", "worlds", "hub", "evaluation", "cli"),
 )
 MODULES = {
     "rewriter." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
     if path != ROOT / "__init__.py"
 }
+PACKAGE = ROOT / "__init__.py"
+MOST_NAMES, MOST_DEPTH = 16, 9
 
 
+@cache
 def tree(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-class Running(ast.NodeTransformer):
-    """Leaves out what only a type checker reads."""
-
-    def visit_If(self, node):  # noqa: N802 (ast's name)
-        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else node
+def is_for_type_checkers(node):
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def imports(path, *, running=False):
-    """Every module that a file imports, wherever in it; `running`: when it runs."""
-    for node in ast.walk(Running().visit(tree(path)) if running else tree(path)):
+def statements(nodes, inside):
+    """Every statement; `inside`: of functions and classes too."""
+    for node in nodes:
+        if not is_for_type_checkers(node):
+            yield node
+            blocks = (ast.If, ast.Try, ast.With, *((ast.FunctionDef, ast.ClassDef, ast.For) if inside else ()))
+            if isinstance(node, blocks):
+                yield from statements(node.body, inside)
+
+
+def imports(path, *, inside=True):
+    """Modules that a file imports; `inside`: also those imported when a function runs."""
+    for node in statements(tree(path).body, inside):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -65,60 +58,100 @@ def imports(path, *, running=False):
 
 
 def ours(path, **options):
-    return {name for name in imports(path, **options) if name.split(".")[0] == "rewriter"}
+    return {name for name in imports(path, **options) if name in MODULES}
+
+
+def place(module):
+    return module.split(".")[1]
 
 
 def floor(module):
-    """A module's place in the floor plan; the edges come after all of it."""
-    name = module.split(".")[1]
-    return ORDER.index(name) if name in ORDER else len(ORDER)
+    return PLAN.index(place(module)) if place(module) in PLAN else len(PLAN)
 
 
-def test_the_floor_plan_is_there():
-    assert {module.split(".")[1] for module in MODULES} >= {*ORDER, "hub"}
+def depth():
+    """Length of the longest chain of imports, in arrows between files."""
+    graph = {module: ours(path, inside=False) - {module} for module, path in MODULES.items()}
+
+    @cache
+    def below(module):
+        return max((1 + below(other) for other in graph[module]), default=0)
+
+    return max(map(below, graph))
+
+
+def names():
+    """What a newcomer sees at the top of the package."""
+    return sorted(p.name for p in ROOT.iterdir() if not p.name.startswith(("_", ".")) and p.suffix != ".typed")
+
+
+def functions(path):
+    return [n for n in ast.walk(tree(path)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def report():
+    """The figures of the structure, in words."""
+    lines = [f"names at the top: {len(names())}", f"depth of the import graph: {depth()}"]
+    arrows = {(place(m), place(o)) for m, path in MODULES.items() for o in ours(path) if place(m) != place(o)}
+    lines.append(f"arrows between the {len({place(m) for m in MODULES})} places at the top: {len(arrows)}")
+    for folder in (ROOT, ROOT.parent / "space", ROOT.parent / "tests"):
+        files = [path for path in sorted(folder.rglob("*.py"))]
+        sizes = [len(path.read_text(encoding="utf-8").splitlines()) for path in files]
+        lengths = [node.end_lineno - node.lineno + 1 for path in files for node in functions(path)]
+        median, longest = statistics.median(lengths), max(lengths)
+        lines.append(f"{folder.name}: {len(files)} files, {sum(sizes)} lines, functions {median:.0f} / {longest}")
+    return "\n".join(lines)
+
+
+def test_the_top_level_is_the_floor_plan():
+    assert {place(module) for module in MODULES} - {"__main__"} == set(PLAN)
+    assert len(names()) <= MOST_NAMES
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_go_one_way(module):
-    imported = ours(MODULES[module])
-    assert "rewriter" not in imported or floor(module) == len(ORDER)
-    assert {name for name in imported - {"rewriter"} if floor(name) > floor(module)} == set()
+def test_modules_import_only_from_those_above_in_the_plan(module):
+    assert {name for name in ours(MODULES[module]) if floor(name) > floor(module)} == set()
 
 
-def test_no_two_modules_import_each_other():
-    graph = {module: ours(path, running=True) - {"rewriter"} for module, path in MODULES.items()}
-    order = list(TopologicalSorter(graph).static_order())
-    assert set(order) >= set(MODULES)
+def test_no_import_is_circular():
+    graph = {module: ours(path) - {module} for module, path in MODULES.items()}
+    assert set(TopologicalSorter(graph).static_order()) >= set(MODULES)
 
 
-def test_the_command_line_and_the_evaluation_come_last():
-    last = ("rewriter.cli", "rewriter.evaluation")
-    importers = {
-        module
-        for module, path in MODULES.items()
-        if any(name.startswith(last) for name in ours(path)) and not module.startswith((*last, "rewriter.__main__"))
-    }
-    assert importers == set()
+def test_chains_of_imports_are_short():
+    assert depth() <= MOST_DEPTH
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.split(".")[1] in ("generators", "memory")])
-def test_the_maths_knows_nothing_of_pictures_pages_or_the_hub(module):
+@pytest.mark.parametrize("module", [m for m in MODULES if place(m) in ("generators", "memory")])
+def test_the_mathematics_knows_nothing_of_files_pages_or_the_hub(module):
     roots = {name.split(".")[0] for name in imports(MODULES[module])}
     assert roots & {"gradio", "PIL", "huggingface_hub", "accelerate", "requests", "httpx"} == set()
 
 
-def test_importing_the_package_does_not_import_gradio():
-    code = "import rewriter, sys; print('gradio' in sys.modules)"
+def loaded_by(code):
+    """Heavy packages that a fresh process has loaded after running the code."""
+    code += "\nimport sys; print(*sorted({'gradio', 'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
-    assert done.stdout.strip() == "False"
+    return done.stdout.split()
 
 
-def test_public_names_are_importable():
+def test_importing_the_package_imports_nothing_heavy_and_its_names_no_gradio():
+    assert loaded_by("import rewriter, rewriter.cli") == []
+    assert loaded_by("from rewriter import *") == ["torch"]
+
+
+def test_public_names_are_importable_and_typed():
+    import rewriter
+
     assert all(getattr(rewriter, name) is not None for name in rewriter.__all__)
+    checked = next(node for node in tree(PACKAGE).body if is_for_type_checkers(node))
+    assert {alias.name for node in checked.body for alias in node.names} == set(rewriter.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rewriter.nothing
 
 
 def undocumented(node, name):
-    """Public classes and functions without a docstring; magic methods are their class's affair."""
+    """Public classes and functions without a docstring; a class's docstring covers its magic methods."""
     if ast.get_docstring(node) is None:
         yield name
     for child in node.body if not isinstance(node, ast.FunctionDef) else []:
@@ -129,10 +162,14 @@ def undocumented(node, name):
 
 @pytest.mark.parametrize("module", ["rewriter", *MODULES])
 def test_everything_public_is_documented(module):
-    assert list(undocumented(tree(MODULES.get(module, ROOT / "__init__.py")), module)) == []
+    assert list(undocumented(tree(MODULES.get(module, PACKAGE)), module)) == []
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if floor(module) < len(ORDER)])
-def test_the_method_prints_and_executes_nothing(module):
+@pytest.mark.parametrize("module", [m for m in MODULES if place(m) not in ("cli", "evaluation", "__main__")])
+def test_the_library_prints_and_executes_nothing(module):
     calls = [node.func for node in ast.walk(tree(MODULES[module])) if isinstance(node, ast.Call)]
     assert {f.id for f in calls if isinstance(f, ast.Name)} & {"print", "exec", "eval"} == set()
+
+
+if __name__ == "__main__":
+    print(report())  # noqa: T201

@@ -1,5 +1,7 @@
-"""The command line as a user meets it: in a process of its own, with real files."""
+"""The command line as a user meets it, on real files; in this process, because importing torch takes seconds."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,22 +12,30 @@ import pytest
 import torch
 from PIL import Image
 
+from rewriter import Rewriter, Rule, load_generator
 from rewriter.cli import draw, main
-from rewriter.editing.rule import Rule
-from rewriter.editing.session import Rewriter
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
 from rewriter.hub import space
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import scenes
 
+CHECKOUT = Path(__file__).resolve().parent.parent
+
 
 def rewriter(*arguments, cwd, status=0):
-    run = subprocess.run(
-        [sys.executable, "-m", "rewriter", *map(str, arguments)], capture_output=True, text=True, cwd=cwd
-    )
-    assert run.returncode == status, run.stderr
-    return run.stdout if status == 0 else run.stderr
+    """Run a command in a folder; what it printed, or its error if that is expected."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended, torch.no_grad():
+            patch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
+            main()
+    assert (ended.value.code or 0) == status, error.getvalue()
+    return error.getvalue() if status else out.getvalue()
+
+
+def report_of(*arguments, cwd):
+    return json.loads(rewriter(*arguments, "--json", cwd=cwd))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,7 @@ def applied(tmp_path_factory):
     """dome-to-spire applied once; the folder with what it wrote, and its JSON report."""
     folder = tmp_path_factory.mktemp("applied")
     files = ("--out", "town.png", "--save-rule", "rule.safetensors", "--save-model", "model.safetensors")
-    return folder, json.loads(rewriter("apply", "dome-to-spire", *files, "--json", cwd=folder))
+    return folder, report_of("apply", "dome-to-spire", *files, cwd=folder)
 
 
 def test_apply_reports_what_it_did(applied):
@@ -45,51 +55,54 @@ def test_apply_reports_what_it_did(applied):
         assert sheet.width > 24 * 64 / 3
 
 
-def test_saved_rule_and_saved_model_draw_the_same(applied):
+def test_saved_rule_and_saved_model_draw_the_same(applied, town):
     folder, _ = applied
-    base, rewritten = townscape.load(), folder / "model.safetensors"
-    from rewriter import load_generator
-
-    with_rule = base.sample(range(8), rules=[Rule.load(folder / "rule.safetensors")])
-    assert (load_generator(str(rewritten)).sample(range(8)) - with_rule).abs().max() < 1e-4
+    with_rule = town.sample(range(8), rules=[Rule.load(folder / "rule.safetensors")])
+    rewritten = load_generator(str(folder / "model.safetensors"), device="cpu")
+    assert (rewritten.sample(range(8)) - with_rule).abs().max() < 1e-4
 
 
-def test_two_edits_in_succession_and_strength(applied, tmp_path):
-    report = json.loads(
-        rewriter("apply", "remove-watermark", "dome-to-spire", "--strength", "0.5", "--json", cwd=tmp_path)
-    )
+def test_two_edits_in_succession_with_a_strength(tmp_path):
+    report = report_of("apply", "remove-watermark", "dome-to-spire", "--strength", "0.5", cwd=tmp_path)
     assert [edit["edit"] for edit in report["edits"]] == ["remove-watermark", "dome-to-spire"]
     assert (tmp_path / "rewritten.png").exists()
 
 
-def test_inspect_a_rule_an_edit_and_a_generator(applied):
+def test_several_edits_in_one_file_become_a_session_that_can_be_continued(tmp_path, town):
+    report = report_of("apply", "grand-tour", "--save-session", "tour.safetensors", cwd=tmp_path)
+    layers = ["layer6", "layer8", "layer5"]
+    assert [edit["layer"] for edit in report["edits"]] == layers
+    session = Rewriter.load(town, tmp_path / "tour.safetensors")
+    assert [rule.layer for rule in session.rules] == layers and len(session.rules[2].edit.after) == 2
+    inspected = report_of("inspect", "grand-tour", cwd=tmp_path)
+    assert inspected["what"] == "edits" and len(inspected["edits"]) == 3
+
+
+def test_inspect_names_a_rule_an_edit_and_a_generator(applied):
     folder, _ = applied
     kinds = {"rule.safetensors": "rule", "model.safetensors": "generator", "dome-to-spire": "edit"}
-    for name, kind in kinds.items():
-        assert json.loads(rewriter("inspect", name, "--json", cwd=folder))["what"] == kind
-    things = json.loads(rewriter("inspect", "townscape", "--seeds", "40", "--json", cwd=folder))["things"]
-    assert things["dome"] > 0.8
+    assert {name: report_of("inspect", name, cwd=folder)["what"] for name in kinds} == kinds
+    assert report_of("inspect", "townscape", "--seeds", "40", cwd=folder)["things"]["dome"] > 0.8
 
 
-def test_collections_go_on_where_they_stopped(applied, tmp_path):
+def test_interrupted_collections_resume(applied, tmp_path):
     folder, _ = applied
-    command = ("sample", "--rule", folder / "rule.safetensors", "--pairs", "--out", tmp_path / "many", "--json")
-    assert json.loads(rewriter(*command, "--count", 5, cwd=folder))["drawn"] == 5
+    command = ("sample", "--rule", folder / "rule.safetensors", "--pairs", "--out", "many")
+    assert report_of(*command, "--count", 5, cwd=tmp_path)["drawn"] == 5
     (tmp_path / "many" / "000003-after.png").unlink()
     kept = (tmp_path / "many" / "000000-before.png").stat().st_mtime_ns
-    assert json.loads(rewriter(*command, "--count", 7, cwd=folder))["drawn"] == 3
+    assert report_of(*command, "--count", 7, cwd=tmp_path)["drawn"] == 3
     assert (tmp_path / "many" / "000000-before.png").stat().st_mtime_ns == kept
-    rewriter(*command, "--count", 2, "--first", 5, cwd=folder)
+    report_of(*command, "--count", 2, "--first", 5, cwd=tmp_path)
     manifest = json.loads((tmp_path / "many" / "manifest.json").read_text())
     assert [entry["seed"] for entry in manifest["pictures"]] == list(range(7))
-    error = rewriter("sample", "--count", 7, "--out", tmp_path / "many", cwd=folder, status=2)
-    assert "another" in error
+    assert "another" in rewriter("sample", "--count", 7, "--out", "many", cwd=tmp_path, status=2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("apply", "no-such-edit"), "no-such-edit"),
+        (("apply", "dome-to-spier"), "did you mean dome-to-spire"),
         (("apply", "dome-to-spire", "--layer", "layer99"), "layer10"),
         (("apply", "dome-to-spire", "--rank", "60000"), "rank"),
         (("apply", "dome-to-spire", "--rank", "500"), "rank"),
@@ -112,42 +125,27 @@ def test_collections_go_on_where_they_stopped(applied, tmp_path):
         (("inspect", "README"), "README"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_status_2(arguments, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["rewriter", *arguments])
-    with pytest.raises(SystemExit) as stopped, torch.no_grad():
-        main()
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
+def test_bad_input_gives_one_clear_line_and_status_2(arguments, said, tmp_path):
+    error = rewriter(*arguments, cwd=tmp_path, status=2)
     assert said in error and "Traceback" not in error
     assert error.count("\n") == 1 or error.startswith("Usage")
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_an_output_that_cannot_be_written_says_so(tmp_path):
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    error = rewriter("sample", "--seeds", "0", "--out", tmp_path / "file" / "sheet.png", cwd=tmp_path, status=2)
+    error = rewriter("sample", "--seeds", "0", "--out", "file/sheet.png", cwd=tmp_path, status=2)
     assert "cannot write" in error and (tmp_path / "file").read_text() == "in the way"
 
 
-def test_help_teaches(tmp_path):
+def test_help_lists_every_command_and_a_first_step(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
-    commands = (
-        "sample",
-        "apply",
-        "inspect",
-        "suggest",
-        "search",
-        "stats",
-        "benchmark",
-        "generators",
-        "convert",
-        "demo",
-        "deploy",
-    )
-    assert all(word in run.stdout for word in (*commands, "dome-to-spire"))
+    commands = "sample apply inspect suggest search stats benchmark evaluate generators convert publish demo deploy"
+    assert all(word in run.stdout for word in (*commands.split(), "dome-to-spire"))
     assert all(name in (draw.apply.__doc__ or "") for name in townscape.examples())
+    for command in commands.split():
+        assert "--help" in rewriter(command, "--help", cwd=tmp_path)
 
 
 def test_seeds_as_people_write_them():
@@ -157,24 +155,15 @@ def test_seeds_as_people_write_them():
 
 
 def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     example = readme.split("## In Python\n```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
     assert {path.name for path in tmp_path.iterdir()} == {"hats.safetensors", "hats.json"}
 
 
-def call(*arguments, monkeypatch, capsys):
-    """A command in this process; its JSON."""
-    monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments), "--json"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code in (0, None)
-    return json.loads(capsys.readouterr().out)
-
-
-def test_suggest_ranks_the_layers(tmp_path, monkeypatch, capsys):
-    report = call("suggest", "dome-to-spire", "--out", tmp_path / "strip.png", monkeypatch=monkeypatch, capsys=capsys)
+def test_suggest_ranks_the_layers(tmp_path):
+    report = report_of("suggest", "dome-to-spire", "--out", "strip.png", cwd=tmp_path)
     layers = [row["layer"] for row in report["layers"]]
     assert layers[0] in ("layer8", "layer9") and layers.index("layer8") < layers.index("layer5")
     assert set(report["failed"]) == {"layer2", "layer3"} and "finer layer" in report["failed"]["layer2"]
@@ -182,31 +171,33 @@ def test_suggest_ranks_the_layers(tmp_path, monkeypatch, capsys):
         assert strip.width > strip.height * 4
 
 
-def test_search_finds_domes_and_shows_where(tmp_path, monkeypatch, capsys):
-    command = ("search", "dome-to-spire", "--k", 5, "--pictures", 96, "--first", 300, "--out", tmp_path / "found.png")
-    report = call(*command, monkeypatch=monkeypatch, capsys=capsys)
-    seeds = [one["seed"] for one in report["found"]]
+def test_search_finds_domes_and_shows_where(tmp_path):
+    command = ("search", "dome-to-spire", "--k", 5, "--pictures", 96, "--first", 300, "--out", "found.png")
+    seeds = [one["seed"] for one in report_of(*command, cwd=tmp_path)["found"]]
     assert len(seeds) == 5 and all(300 <= seed < 396 for seed in seeds) and (tmp_path / "found.png").exists()
     u = scenes.factors(latents(seeds, scenes.LATENT_DIM))
     assert scenes.has_dome(u).float().mean() > 0.5
 
 
-def test_several_edits_in_one_file_follow_each_other_and_can_be_gone_on_with(tmp_path, monkeypatch, capsys):
-    command = ("apply", "grand-tour", "--out", tmp_path / "t.png", "--save-session", tmp_path / "tour.safetensors")
-    report = call(*command, monkeypatch=monkeypatch, capsys=capsys)
-    assert [edit["layer"] for edit in report["edits"]] == ["layer6", "layer8", "layer5"]
-    session = Rewriter.load(townscape.load(), tmp_path / "tour.safetensors")
-    assert [rule.layer for rule in session.rules] == ["layer6", "layer8", "layer5"]
-    assert len(session.rules[2].edit.after) == 2
-    inspected = call("inspect", "grand-tour", monkeypatch=monkeypatch, capsys=capsys)
-    assert inspected["what"] == "edits" and len(inspected["edits"]) == 3
+@pytest.mark.parametrize("chosen", [None, "2"])
+def test_small_generators_use_one_thread_unless_the_user_chose(chosen, tmp_path, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        report_of("sample", "--seeds", "0", cwd=tmp_path)
+        assert torch.get_num_threads() == (2 if chosen else 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.slow
 def test_the_wheel_works_outside_the_checkout(tmp_path):
-    checkout = Path(__file__).resolve().parent.parent
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, checkout], check=True)
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, CHECKOUT], check=True)
     wheel = next(tmp_path.glob("*.whl"))
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}

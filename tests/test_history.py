@@ -1,27 +1,22 @@
-"""The way back: whatever is done can be undone to the bit, saved and gone on with; the generator never notices."""
+"""Undo, redo and files: whatever is done can be undone to the bit and saved, and the generator never changes."""
 
-import io
 import json
 import pickle
+import pickletools
 import random
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import flipped
 from safetensors import torch as tensors_as
 
 from rewriter import Edit, Rewriter, masks
 from rewriter.editing import history
 from rewriter.editing.edit import Region
 from rewriter.editing.history import FORMAT, LIMIT, RULES, History, State
-from rewriter.editing.rule import Rule
-from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, RewriterError
-from rewriter.evaluation.benchmark import random_config_f
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 
 SEEDS = [1, 5]
@@ -29,17 +24,11 @@ LAYERS = ["layer2", "layer3", "layer4", "layer5", "layer6"]
 
 
 @pytest.fixture(scope="module")
-def statistics(stylegan):
-    return Statistics(stylegan)
+def made(random_rule):
+    """Make a rule of rank 1, as it might come from a file."""
 
-
-@pytest.fixture(scope="module")
-def made(change):
-    """A rule as it might come from a file, made by nobody."""
-
-    def make(generator, layer, *, seed=0, rank=1, **about):
-        one = change(generator, layer, seed=seed, rank=rank, size=0.1)
-        return Rule(layer, one.delta, one.directions, fingerprint=generator.fingerprint, **about)
+    def make(generator, layer, **about):
+        return random_rule(generator, layer, **{"rank": 1, "size": 0.1, **about})
 
     return make
 
@@ -59,14 +48,14 @@ def place(draw):
     return draw.randrange(100), scribble(draw)
 
 
-def complete(session, draw, **options):
-    """Execute after giving the edit whatever it still lacks, in one step: as someone would take up a record."""
+def complete(session, draw):
+    """Take up a complete edit and execute it: two steps."""
     places = [Region(*place(draw)) for _ in range(4)]
     kind = draw.choice(["replace", "replace", "erase", "zero"])
     copy, paste = places[0] if kind == "replace" else None, places[1] if kind != "zero" else None
     layer, units = draw.choice(LAYERS), 4 if kind == "erase" else None
     session.use(Edit("", layer, kind=kind, copy=copy, paste=paste, context=tuple(places[2:]), units=units))
-    session.execute(**options)
+    session.execute()
 
 
 def some_rule(session, draw):
@@ -87,7 +76,7 @@ OPERATIONS = {
     "execute": (3, lambda s, d: s.execute()),
     "cancel": (2, lambda s, d: s.execute(on_step=lambda *_: False)),
     "ask too much": (2, lambda s, d: s.execute(rank=500)),
-    "use and execute": (6, lambda s, d: complete(s, d)),
+    "use and execute": (6, complete),
     "begin": (3, lambda s, d: s.begin(d.choice([None, *LAYERS, "layer99"]))),
     "add": (3, lambda s, d: s.add(d.rule())),
     "strength": (5, lambda s, d: s.set_strength(some_rule(s, d), d.choice([-1, 0, 0.3, 1, 2, 2.5]))),
@@ -104,7 +93,7 @@ OPERATIONS = {
 
 
 class Draw(random.Random):
-    """Chance, with random rules in it."""
+    """A source of random numbers and random rules."""
 
     def rule(self):
         return self.make(self.generator, self.choice(LAYERS), seed=self.randrange(50), rank=self.randint(1, 3))
@@ -112,7 +101,7 @@ class Draw(random.Random):
 
 @pytest.fixture
 def program(stylegan, made):
-    """So many random operations, given as functions of the session: the same for the same seed."""
+    """Random operations as functions of the session, determined by a seed."""
 
     def make(seed, steps):
         draw = Draw(seed)
@@ -127,10 +116,13 @@ def program(stylegan, made):
     return make
 
 
-@pytest.mark.parametrize(
-    "seed", [0, 1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
-)
-def test_whatever_is_done_can_be_undone_to_the_bit_and_the_generator_never_notices(stylegan, statistics, program, seed):
+def first_of(*seeds):
+    """The first seed; the others are marked slow."""
+    return [seeds[0], *(pytest.param(seed, marks=pytest.mark.slow) for seed in seeds[1:])]
+
+
+@pytest.mark.parametrize("seed", first_of(0, 1, 2, 3))
+def test_every_operation_can_be_undone_and_redone_to_the_bit(stylegan, statistics, program, seed):
     weights = {name: value.clone() for name, value in stylegan.state_dict().items()}
     session = Rewriter(stylegan, "layer4", statistics=statistics)
     past, future, refused = [], [], 0  # pictures
@@ -163,15 +155,11 @@ def test_whatever_is_done_can_be_undone_to_the_bit_and_the_generator_never_notic
                 session.redo()
             assert torch.equal(session.sample(SEEDS), after), name
             now = after
-        assert stylegan.rules == () and (len(session.history.states), session.history.at) == (
-            len(past) + 1 + len(future),
-            len(past),
-        )
+        counted = len(past) + 1 + len(future), len(past)
+        assert stylegan.rules == () and (len(session.history.states), session.history.at) == counted
     assert refused > 5 and any(not torch.equal(picture, base) for picture in [*past, now])
     assert all(torch.equal(value, weights[name]) for name, value in stylegan.state_dict().items())
     assert torch.equal(session.sample(SEEDS, original=True), base)
-    stylegan.__dict__.pop("_fingerprint")
-    assert stylegan.fingerprint == session.edit.fingerprint
 
 
 def test_undo_ends_at_the_beginning_and_redo_at_the_end(stylegan):
@@ -181,7 +169,7 @@ def test_undo_ends_at_the_beginning_and_redo_at_the_end(stylegan):
             step()
     session.set(rank=2)
     session.undo()
-    session.set(rank=3)  # what was undone is gone
+    session.set(rank=3)  # what was undone cannot be redone from here on
     session.undo()
     assert session.edit.rank == 1
     session.redo()
@@ -190,7 +178,7 @@ def test_undo_ends_at_the_beginning_and_redo_at_the_end(stylegan):
         session.redo()
 
 
-def test_the_way_back_is_long_but_not_endless(stylegan, made):
+def test_the_number_of_steps_to_undo_is_limited(stylegan, made):
     session = Rewriter(stylegan, rules=[made(stylegan, "layer4")])
     for i in range(LIMIT + 50):
         session.set_strength(0, i / 1000)
@@ -204,15 +192,15 @@ def test_the_way_back_is_long_but_not_endless(stylegan, made):
 
 
 def plain(rule):
-    """All of a rule but how long it took."""
-    about = rule.about()
-    about["effect"] = about["effect"] and {**about["effect"], "seconds": 0}
-    return json.dumps(about), rule.delta.numpy().tobytes(), rule.directions.numpy().tobytes()
+    """All of a rule but how long it took; the request stands for the edit."""
+    effect = rule.effect and replace(rule.effect, seconds=0).to_json()
+    about = rule.layer, rule.strength, rule.on, rule.fingerprint, rule.level, rule.title, rule.request, effect
+    return about, rule.delta.numpy().tobytes(), rule.directions.numpy().tobytes()
 
 
 def content(past):
     """All that a history holds, to compare."""
-    states = [(s.edit.to_json(), [plain(rule) for rule in s.rules], s.made) for s in past.states]
+    states = [(s.edit.digest, s.edit.title, [plain(rule) for rule in s.rules], s.made) for s in past.states]
     return states, past.at
 
 
@@ -221,13 +209,13 @@ def through_a_file(session, path):
     return Rewriter.load(session.generator, path, statistics=session.statistics)
 
 
-def through_a_pickle(session, _):
+def through_a_pickle(session, _=None):
     past = pickle.loads(pickle.dumps(session.history))
     return Rewriter(session.generator, history=past, statistics=session.statistics)
 
 
-@pytest.mark.parametrize("seed", [6, 11, *(pytest.param(s, marks=pytest.mark.slow) for s in (8, 9))])
-def test_a_session_that_was_saved_goes_on_as_if_it_had_not_been(stylegan, statistics, program, tmp_path, seed):
+@pytest.mark.parametrize("seed", first_of(6, 8, 9, 11))
+def test_a_session_saved_in_between_leads_to_the_same_end(stylegan, statistics, program, tmp_path, seed):
     def run(stops):
         session = Rewriter(stylegan, "layer4", statistics=statistics)
         for i, (_, act) in enumerate(program(seed, 60)):
@@ -244,33 +232,25 @@ def test_a_session_that_was_saved_goes_on_as_if_it_had_not_been(stylegan, statis
     assert len(one.history.states) > 20 and max(len(state.rules) for state in one.history.states) > 2
     assert content(other.history) == content(one.history)
     assert torch.equal(other.sample(SEEDS), one.sample(SEEDS)) and other.remarks() == one.remarks()
-    while one.history.at:
-        one.undo()
-        other.undo()
+    for _ in range(5):
+        one.undo(), other.undo()
         assert torch.equal(other.sample(SEEDS), one.sample(SEEDS))
 
 
-def test_rules_that_differ_in_one_thing_alone_stay_apart(stylegan, made):
-    one = made(stylegan, "layer4", edit=Edit("", "layer4").to_json())
-    others = [
-        replace(one, level=2.0),
-        replace(one, directions=-one.directions),
-        replace(one, layer="layer6"),
-        replace(one, delta=-one.delta),
-        replace(one, on=False),
-        one.at(0.25),
-        replace(one, edit={}),
-    ]
-    session = Rewriter(stylegan, rules=[one, *others])
-    assert content(pickle.loads(pickle.dumps(session.history))) == content(session.history)
+def test_rules_that_differ_in_one_thing_stay_apart(stylegan, made):
+    one = made(stylegan, "layer4", edit=Edit("", "layer4"))
+    changes = [{"level": 2.0}, {"layer": "layer6"}, {"on": False}, {"strength": 0.25}, {"edit": None}]
+    changes += [{"directions": -one.directions}, {"delta": -one.delta}]
+    session = Rewriter(stylegan, rules=[one, *(replace(one, **change) for change in changes)])
+    assert content(through_a_pickle(session).history) == content(session.history)
 
 
-def test_a_place_given_in_finer_steps_than_a_file_has_is_taken_in_as_it_will_be_saved(stylegan, statistics):
+def test_a_mask_finer_than_a_file_holds_is_rounded_when_it_is_taken_up(stylegan, statistics):
     mask = torch.zeros(16, 16)
     mask[4:12, 4:12] = 0.7773
     session = Rewriter(stylegan, "layer4", statistics=statistics)
     session.use(Edit("", "layer4", copy=Region(7, mask), paste=Region(1, mask), context=(Region(2, mask),)))
-    again = through_a_pickle(session, None)
+    again = through_a_pickle(session)
     assert plain(session.execute()) == plain(again.execute())
 
 
@@ -280,9 +260,9 @@ def sketch(n):
     return masks.disc(256, 0.2 + 0.6 * draw.random(), 0.2 + 0.6 * draw.random(), 0.1 + 0.15 * draw.random())
 
 
-def long_session(generator, made, layer="layer4", contexts=15):
+def long_session(generator, made, contexts=15):
     """Ten rules, a sketch for each of their many places, and then a slider is dragged."""
-    session, n = Rewriter(generator, layer), 0
+    session, n = Rewriter(generator, "layer4"), 0
     for number in range(10):
         session.begin()
         session.copy(number, sketch(n))
@@ -290,59 +270,50 @@ def long_session(generator, made, layer="layer4", contexts=15):
         for i in range(contexts):
             session.add_context(i, sketch(n + 2 + i))
         n += contexts + 2
-        session.add(made(generator, layer, seed=number, edit=session.edit.to_json()))
+        session.add(made(generator, "layer4", seed=number, edit=session.edit))
     for i in range(60):
         session.set_strength(0, i / 60)
     return session
 
 
-def pickled(generator, made, **options):
-    session = long_session(generator, made, **options)
-    start = time.perf_counter()
+def of_channels(channels, more=()):
+    return StyleGAN2(StyleGAN2Config({4: channels, 8: channels, 16: channels, **dict(more)}, 8, 8, 1), name="one")
+
+
+def test_a_long_session_of_a_full_size_generator_is_small_and_quick_to_pickle(made):
+    session = long_session(of_channels(512), made)
+    start = time.process_time()
     data = pickle.dumps(session.history)
     again = pickle.loads(data)
-    return data, again, session, time.perf_counter() - start
-
-
-def test_ten_rules_and_a_long_way_back_are_small_and_quick_to_send(stylegan, made):
-    data, again, session, seconds = pickled(stylegan, made)
-    assert len(session.history.states) == LIMIT and len(session.rules) == 10
-    assert len(data) < 1 << 20
-    assert seconds < 5  # 20 s when every state's masks are written one by one
+    assert time.process_time() - start < 5  # 20 s if every state's masks were written one by one
+    assert len(session.history.states) == LIMIT and len(session.rules) == 10 and len(data) < 1 << 20
     assert content(again) == content(session.history)
 
 
-def test_the_rules_of_a_full_size_generator_are_small_too(made):
-    generator = random_config_f(64)
-    data, again, session, _ = pickled(generator, made)
-    assert generator.layers["layer4"].in_channels == 512
-    assert len(data) < 1 << 20
-    assert content(again) == content(session.history)
-
-
-def test_a_session_holds_nothing_of_its_generator_but_its_name(made):
+def test_a_pickled_session_holds_nothing_of_its_generator_but_its_name(made):
+    """The pickle names nothing but its own reader, so a process without the generator can read it."""
     sizes = []
     for more in ({}, {32: 128, 64: 128}):
-        config = StyleGAN2Config({4: 16, 8: 16, 16: 16, **more}, 8, 8, 1)
-        data, *_ = pickled(StyleGAN2(config, name="one"), made, contexts=1)
+        data = pickle.dumps(long_session(of_channels(16, more), made, contexts=1).history)
+        texts = {argument for _, argument, _ in pickletools.genops(data) if isinstance(argument, str)}
+        assert texts == {"rewriter.editing.history", "History.from_bytes"}
         sizes.append(len(data))
     assert abs(sizes[0] - sizes[1]) < 0.01 * sizes[0]
 
 
-def test_a_process_without_the_generator_can_read_a_session(stylegan, made):
-    session = Rewriter(stylegan, rules=[made(stylegan, "layer4"), made(stylegan, "layer6").at(0.5)])
-    session.copy(3, sketch(0))
-    script = "import pickle, sys; past = pickle.load(sys.stdin.buffer); sys.stdout.buffer.write(pickle.dumps(past))"
-    data = pickle.dumps(session.history)
-    told = subprocess.run(
-        [sys.executable, "-c", script],
-        input=data,
-        capture_output=True,
-        cwd=Path(history.__file__).parents[1],
-        timeout=120,
-        check=True,
-    )
-    assert content(pickle.load(io.BytesIO(told.stdout))) == content(session.history)
+def test_states_share_rules_and_places_in_memory_and_after_a_file(stylegan, made):
+    session = Rewriter(stylegan, rules=[made(stylegan, "layer4")])
+    for i in range(60):
+        session.set_strength(0, i / 60)
+    for past in (session.history, History.from_bytes(session.history.to_bytes())):
+        assert len({state.rules[0].delta.data_ptr() for state in past.states}) == 1
+        assert all(isinstance(state, State) for state in past.states)
+    for number in range(3):
+        session.copy(number, sketch(0))
+        session.add_context(number, sketch(1))
+    for past in (session.history, History.from_bytes(session.history.to_bytes())):
+        places = [place for state in past.states for place in state.edit.context]
+        assert (len(places), len({id(place) for place in places})) == (9, 3)  # so that each is encoded once
 
 
 # --- damage ---
@@ -350,18 +321,18 @@ def test_a_process_without_the_generator_can_read_a_session(stylegan, made):
 
 @pytest.fixture(scope="module")
 def small(stylegan, made):
-    """A session with a bit of everything."""
+    """The file of a session with edits, rules, strengths and an undone step."""
     session = Rewriter(stylegan, "layer4", rules=[made(stylegan, "layer6")])
     session.copy(3, sketch(0))
     session.add_context(4, sketch(1))
-    session.add(made(stylegan, "layer4", edit=session.edit.to_json()))
+    session.add(made(stylegan, "layer4", edit=session.edit))
     session.set_strength(1, 0.5)
     session.undo()
     return session.history.to_bytes()
 
 
 def read(generator, data):
-    """A session from a file's bytes, or None where it was refused in the proper way."""
+    """A session from a file's bytes, or None if it is refused with an InputError."""
     try:
         return Rewriter(generator, history=History.from_bytes(data))
     except InputError as error:
@@ -369,167 +340,123 @@ def read(generator, data):
         return None
 
 
+def header_of(data):
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+
+
 def rewrite(data, damage):
     """The session's file with its JSON changed."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    about = damage(json.loads(header["__metadata__"]["session"]))
+    about = damage(json.loads(header_of(data)["session"]))
     text = about if isinstance(about, str) else json.dumps(about)
     return tensors_as.save(tensors_as.load(data), {"format": FORMAT, "session": text})
 
 
-def put(*path, value):
-    """Damage: one value replaced."""
+def put(path, value):
+    """Damage: one value replaced; its path is written like "states 0 edit"."""
+    *path, last = [int(name) if name.isdigit() else name for name in path.split()]
 
     def damage(about):
         at = about
-        for name in path[:-1]:
+        for name in path:
             at = at[name]
-        at[path[-1]] = value
+        at[last] = value
         return about
 
     return damage
 
 
-def test_a_file_rewritten_as_it_was_is_the_session(stylegan, small):
+def test_a_truncated_or_extended_file_is_refused(stylegan, small):
     assert content(read(stylegan, rewrite(small, dict)).history) == content(History.from_bytes(small))
-
-
-def test_a_file_cut_short_is_refused(stylegan, small):
     for cut in [*range(12), *range(12, len(small), len(small) // 60), len(small) - 1]:
         assert read(stylegan, small[:cut]) is None
     assert read(stylegan, small + b"\0") is None
 
 
 def test_a_flipped_bit_gives_a_refusal_or_a_session_that_works(stylegan, small):
-    header, draw, refused = 8 + int.from_bytes(small[:8], "little"), random.Random(0), 0
-    places = [
-        *range(8),
-        *(draw.randrange(header) for _ in range(400)),
-        *(draw.randrange(len(small)) for _ in range(50)),
-    ]
-    for at in places:
-        session = read(stylegan, small[:at] + bytes([small[at] ^ (1 << draw.randrange(8))]) + small[at + 1 :])
+    header, refused = 8 + int.from_bytes(small[:8], "little"), 0
+    for damaged in [*flipped(small, 10, 8), *flipped(small, 200, header), *flipped(small, 40)]:
+        session = read(stylegan, damaged)
         refused += session is None
         if session is not None:
             content(History.from_bytes(session.history.to_bytes()))
             assert session.edit and isinstance(session.remarks(), list)
-    assert refused > 100
+    assert refused > 80
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        put("states", 0, "edit", value=99),
-        put("states", 0, "edit", value=-1),
-        put("states", 0, "edit", value=True),
-        put("states", 0, "edit", value=0.0),
-        put("states", 0, "edit", value=None),
-        put("states", 0, "made", value=5),
-        put("states", 0, "made", value="0"),
-        put("states", 0, "made", value=-1),
-        put("states", 0, "rules", value=5),
-        put("states", 0, "rules", value=[[0]]),
-        put("states", 0, "rules", value=[[0, 1.0, True, 1]]),
-        put("states", 0, "rules", value=[[7, 1.0, True]]),
-        put("states", 0, "rules", value=[[0, 9.0, True]]),
-        put("states", 0, "rules", value=[[0, float("nan"), True]]),
-        put("states", 0, "rules", value=[[0, 10**400, True]]),
-        put("states", 0, "rules", value=[[0, None, True]]),
-        put("states", 0, "rules", value=[["0", 1.0, True]]),
-        put("states", 0, "rules", value=[[0, 1.0, True]] * (RULES + 1)),
-        put("states", 0, value=None),
-        put("states", value=[]),
-        put("states", value={}),
-        put("states", value=7),
-        put("states", value="1234"),
-        put("states", value=[{"edit": 0, "rules": [], "made": None}] * (LIMIT + 1)),
-        put("states", value=[{"edit": 0, "rules": [], "made": None}] * 50_000),
-        put("at", value=99),
-        put("at", value=-1),
-        put("at", value=10**400),
-        put("at", value=None),
-        put("edits", value=[]),
-        put("edits", value=None),
-        put("edits", 1, value="edit"),
-        put("edits", 1, "layer", value="layer99"),
-        put("edits", 1, "version", value=2),
-        put("edits", 1, "rank", value=0),
-        put("edits", 1, "copy", value=5),
-        put("edits", 1, "copy", value=[1]),
-        put("edits", 1, "copy", "mask", value=99),
-        put("edits", 1, "copy", "mask", value="data:image/png;base64,"),
-        put("edits", 1, "copy", "seed", value=-1),
-        put("edits", 1, "copy", "seed", value=[1]),
-        put("edits", 1, "copy", value={"seed": 1}),
-        put("edits", 1, "copy", value={"seed": 1, "mask": 0, "more": 2}),
-        put("edits", 1, "context", value=5),
-        put("edits", 1, "context", value={"seed": 1, "mask": 0}),
-        put("edits", 1, "context", value=[{"seed": 1, "mask": 0}] * 1001),
-        put("edits", 1, "context", value=[None]),
-        put("edits", 1, "more", value=1),
-        put("edits", 1, "fingerprint", value="0" * 64),
-        put("edits", 1, "truncation", value=10**400),
-        put("rules", value=[]),
-        put("rules", 0, value=[]),
-        put("rules", 0, "layer", value="layer99"),
-        put("rules", 0, "layer", value=3),
-        put("rules", 0, "level", value=10**400),
-        put("rules", 0, "level", value=None),
-        put("rules", 0, "strength", value="strong"),
-        put("rules", 0, "fingerprint", value="0" * 64),
-        put("rules", 0, "edit", value=5),
-        put("rules", 1, "edit", "copy", "mask", value=44),
-        put("rules", 0, "effect", value={"reach": 1}),
-        put("rules", value=[{}] * 50_000),
-        put("masks", value=[]),
-        put("masks", value=5),
-        put("masks", 0, value=7),
-        put("masks", 0, value="data:image/png;base64,AAAA"),
-        lambda about: {},
-        lambda about: [],
-        lambda about: "",
-        lambda about: "{",
-        lambda about: "null",
-        lambda about: "[" * 100_000,
-        lambda about: '{"states": ' + "9" * 5000 + "}",
+STATE = {"edit": 0, "rules": [], "made": None}
+WRONG = {
+    "states 0 edit": [99, -1, True, 0.0, None],
+    "states 0 made": [5, "0", -1],
+    "states 0 rules": [
+        *(5, [[0]], [[0, 1.0, True, 1]], [[7, 1.0, True]], [[0, 9.0, True]], [[0, float("nan"), True]]),
+        *([[0, 10**400, True]], [[0, None, True]], [["0", 1.0, True]], [[0, 1.0, True]] * (RULES + 1)),
     ],
-)
-def test_a_file_with_wrong_contents_is_refused_soon(stylegan, small, damage):
-    start = time.perf_counter()
-    assert read(stylegan, rewrite(small, damage)) is None
-    assert time.perf_counter() - start < 5
+    "states 0": [None],
+    "states": [[], {}, 7, "1234", [STATE] * (LIMIT + 1), [STATE] * 50_000],
+    "at": [99, -1, 10**400, None],
+    "edits": [[], None],
+    "edits 1": ["edit"],
+    "edits 1 layer": ["layer99"],
+    "edits 1 version": [2],
+    "edits 1 rank": [0],
+    "edits 1 copy": [5, [1], {"seed": 1}, {"seed": 1, "mask": 0, "more": 2}],
+    "edits 1 copy mask": [99, "data:image/png;base64,"],
+    "edits 1 copy seed": [-1, [1]],
+    "edits 1 context": [5, {"seed": 1, "mask": 0}, [{"seed": 1, "mask": 0}] * 1001, [None]],
+    "edits 1 more": [1],
+    "edits 1 fingerprint": ["0" * 64],
+    "edits 1 truncation": [10**400],
+    "rules": [[], [{}] * 50_000],
+    "rules 0": [[]],
+    "rules 0 layer": ["layer99", 3],
+    "rules 0 level": [10**400, None],
+    "rules 0 strength": ["strong"],
+    "rules 0 fingerprint": ["0" * 64, ""],
+    "rules 0 edit": [5, None, []],
+    "rules 1 edit rank": [0],
+    "rules 1 edit copy mask": [44],
+    "rules 0 effect": [{"reach": 1}],
+    "masks": [[], 5],
+    "masks 0": [7, "data:image/png;base64,AAAA"],
+}
+
+
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path, values in WRONG.items() for value in values])
+def test_a_file_with_one_wrong_value_is_refused_soon(stylegan, small, path, value):
+    start = time.process_time()
+    assert read(stylegan, rewrite(small, put(path, value))) is None
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "{}", "[]", "[" * 100_000, '{"states": ' + "9" * 5000 + "}"])
+def test_a_file_of_other_json_is_refused(stylegan, small, text):
+    assert read(stylegan, rewrite(small, lambda _: text)) is None
 
 
 def test_tensors_that_do_not_belong_are_refused(stylegan, small):
-    tensors = tensors_as.load(small)
-    text = json.loads(small[8 : 8 + int.from_bytes(small[:8], "little")])["__metadata__"]["session"]
-    for name, value in (
-        ("0.delta", None),
-        ("0.delta", tensors["0.delta"].half()),
-        ("0.delta", tensors["0.delta"] * torch.inf),
-        ("0.delta", tensors["0.delta"][:-1]),
-        ("0.delta", tensors["0.delta"][:, :0]),
-        ("1.directions", tensors["1.directions"][:, :-1]),
-        ("1.directions", tensors["1.directions"][0]),
-    ):
-        rest = {**tensors, name: value if value is not None else torch.ones(1)}
-        if value is None:
-            del rest[name]
-        assert read(stylegan, tensors_as.save(rest, {"format": FORMAT, "session": text})) is None
-    empty = {name: tensor[:, :0] if "delta" in name else tensor[:0] for name, tensor in tensors.items()}
-    assert read(stylegan, tensors_as.save(empty, {"format": FORMAT, "session": text})) is None
+    tensors, metadata = tensors_as.load(small), header_of(small)
+    delta, directions = tensors["0.delta"], tensors["1.directions"]
+    wrong = [
+        {name: value for name, value in tensors.items() if name != "0.delta"},
+        *({**tensors, "0.delta": bad} for bad in (delta.half(), delta * torch.inf, delta[:-1], delta[:, :0])),
+        *({**tensors, "1.directions": bad} for bad in (directions[:, :-1], directions[0])),
+        {name: tensor[:, :0] if "delta" in name else tensor[:0] for name, tensor in tensors.items()},
+    ]
+    for each in wrong:
+        contiguous = {name: tensor.contiguous() for name, tensor in each.items()}
+        assert read(stylegan, tensors_as.save(contiguous, metadata)) is None
 
 
-def test_a_mask_named_many_times_is_unpacked_once(stylegan, small, monkeypatch):
+def test_a_mask_named_many_times_is_decoded_once(stylegan, small, monkeypatch):
     decoded = []
-    monkeypatch.setattr(masks, "decode", lambda png, decode=masks.decode: decoded.append(png) or decode(png))
-    many = put("edits", 1, "context", value=[{"seed": i, "mask": 0} for i in range(100)])
+    monkeypatch.setattr(history, "decode", lambda png: decoded.append(png) or masks.decode(png))
+    many = put("edits 1 context", [{"seed": i, "mask": 0} for i in range(100)])
     session = read(stylegan, rewrite(small, many))
     assert len({place.mask.data_ptr() for place in session.history.states[1].edit.context}) == 1
     assert len(decoded) == len(set(decoded)) == 2
 
 
-def test_masks_that_would_fill_the_memory_are_refused(stylegan, small, monkeypatch):
+def test_masks_that_would_fill_the_memory_are_refused(small, monkeypatch):
     monkeypatch.setattr(history, "CELLS", 3 * 256**2)
 
     def damage(about):
@@ -541,10 +468,10 @@ def test_masks_that_would_fill_the_memory_are_refused(stylegan, small, monkeypat
         History.from_bytes(rewrite(small, damage))
 
 
-def test_a_file_that_is_no_session_or_of_another_generator_is_refused_by_name(stylegan, proggan, small, tmp_path):
+def test_files_that_are_no_session_or_of_another_generator_are_refused_by_name(stylegan, proggan, small, tmp_path):
     path = tmp_path / "session.safetensors"
-    for content in (b"", b"hello", small[:-1], tensors_as.save({"x": torch.ones(1)})):
-        path.write_bytes(content)
+    for other in (b"", b"hello", small[:-1], tensors_as.save({"x": torch.ones(1)})):
+        path.write_bytes(other)
         with pytest.raises(InputError, match=str(path)):
             Rewriter.load(stylegan, path)
     for nothing in (tmp_path / "nowhere", tmp_path):
@@ -558,23 +485,7 @@ def test_a_file_that_is_no_session_or_of_another_generator_is_refused_by_name(st
     assert Rewriter.load(stylegan, path).history.present.made is None
 
 
-def test_a_session_too_large_to_be_one_is_refused_before_it_is_read(monkeypatch):
+def test_a_file_too_large_for_a_session_is_refused_before_it_is_read(monkeypatch):
     monkeypatch.setattr(history, "_SIZE", 10)
     with pytest.raises(InputError, match="at most"):
         History.from_bytes(b"0" * 11)
-
-
-def test_states_are_shared_not_copied(stylegan, made):
-    """A slider dragged sixty times holds its rule's numbers once, in memory and after a file."""
-    session = Rewriter(stylegan, rules=[made(stylegan, "layer4")])
-    for i in range(60):
-        session.set_strength(0, i / 60)
-    for past in (session.history, History.from_bytes(session.history.to_bytes())):
-        assert len({state.rules[0].delta.data_ptr() for state in past.states}) == 1
-        assert all(isinstance(state, State) for state in past.states)
-    for number in range(3):
-        session.copy(number, sketch(0))
-        session.add_context(number, sketch(1))
-    for past in (session.history, History.from_bytes(session.history.to_bytes())):
-        places = [place for state in past.states for place in state.edit.context]
-        assert (len(places), len({id(place) for place in places})) == (9, 3)  # so that each is encoded once

@@ -243,7 +243,7 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
         assemble(
             rule,
             {name: tensors[f"{i}.{name}"] for name in ("delta", "directions")},
-            Edit.from_json(_places_by(rule["edit"], places.region)) if rule["edit"] else None,
+            Edit.from_json(_places_by(rule["edit"], places.region)) if rule["edit"] != {} else None,
         )
         for i, rule in enumerate(about["rules"])
     ]

@@ -228,6 +228,9 @@ class _Job:
             if whole is None:
                 check_writable(self.statistics.path(sampling))
                 whole = self.statistics.read(self._partial(layer), sampling)
+                recipe = sampling.recipe
+                starts = [(seeds.start - recipe.first_seed) * recipe.places for seeds in recipe.blocks()]
+                whole = whole if whole and whole.count in starts else None  # only whole blocks can be resumed
             else:
                 self._partial(layer).unlink(missing_ok=True)
             found[layer] = whole or SecondMoment(self.statistics.generator.layer(layer).in_channels)

@@ -162,7 +162,7 @@ class Rule(LowRank):
                     raise InputError(f"{path} is a safetensors file, but not a rule ({FORMAT})")
                 tensors = {name: file.get_tensor(name) for name in ("delta", "directions")}
             about = json.loads(metadata["rule"])
-            return assemble(about, tensors, Edit.from_json(about["edit"]) if about["edit"] else None)
+            return assemble(about, tensors, Edit.from_json(about["edit"]) if about["edit"] != {} else None)
         except OSError as error:
             raise InputError(f"cannot read {path} ({error.strerror or error})") from error
         except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:

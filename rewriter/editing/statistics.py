@@ -144,7 +144,7 @@ class Statistics:
         walks = plan(recipes)
         done, of = 0, sum(len(block.seeds) for block in walks)
         for block in walks:
-            step = None if on_step is None else lambda here, _, before=done: on_step(before + here, of)
+            step = None if on_step is None else lambda here, _, before=done: report(on_step, before + here, of)
             part = block_moments(self.generator, block, truncation=truncation, rules=rules, on_step=step)
             for layer, moment in part.items():
                 moments[layer].merge(moment)
