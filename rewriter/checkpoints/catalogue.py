@@ -149,6 +149,12 @@ def sanitize_origin(data: Mapping[str, Any]) -> Origin:
     return Origin(**kept)
 
 
+def _version(name: str, value: Any) -> int:
+    if value != VERSION:
+        raise refusal(name, value, f"{VERSION}: update this package")
+    return VERSION
+
+
 def _repository(name: str, value: Any) -> str:
     repo_id = str(text(96)(name, value))
     try:
@@ -196,6 +202,6 @@ _FOLDED: Mapping[str, Check] = {  # a generator's origin may say this besides
     "stated": flag,
 }
 _TABLE: Mapping[str, Check] = {
-    "version": whole(VERSION, VERSION),
+    "version": _version,
     "generators": list_of(lambda name, value: value, MOST),
 }
