@@ -18,7 +18,7 @@ Check = Callable[[str, Any], Any]
 
 def refusal(name: str, value: Any, expected: str) -> InputError:
     """The error for a field that holds the wrong thing."""
-    return InputError(f"{name} is {reprlib.repr(value)}, expected {expected}")
+    return InputError(f"{name} is {reprlib.repr(value)[:200]}, expected {expected}")
 
 
 def fields(

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -21,8 +20,8 @@ from publisher import LOGIN, Publisher
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError
-from rewriter.hub.resolve import on_hub
-from rewriter.memory.solve import METHODS, SMOOTHNESS
+from rewriter.memory import SOLVERS
+from rewriter.memory.solve import SMOOTHNESS
 from rewriter.worlds import townscape
 from studio import BUILT_IN, Studio, Visitor
 from view import Shown, data_url, offers
@@ -131,7 +130,7 @@ class Page:
             self.smoothness = gr.Slider(
                 0, 100, value=smooth, step=0.5, label="Smoothness: what else is to stay", elem_id="smoothness"
             )
-            self.method = gr.Dropdown(METHODS, value=METHODS[0], label="Method", elem_id="method")
+            self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
             self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
             self.zero = gr.Button("Zero: let the layer forget the context", size="sm", elem_id="zero")
 
@@ -347,8 +346,6 @@ def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOG
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs a package more: pip install 'gradio[mcp]'")
     known = [entry.id for entry in catalogue().values() if entry.repository or entry.local.is_file()]
-    if absent := [each for each in generators if each not in known and not Path(each).exists() and not on_hub(each)]:
-        raise InputError(f"there is no file {absent[0]}: name a checkpoint, or one that `rewriter generators` lists")
     page = Page(Studio(dict.fromkeys([BUILT_IN, *generators, *known])), login=login)
     try:
         page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)

@@ -6,8 +6,7 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Event, Lock
 
-from rewriter.errors import CancelledError
-from rewriter.hub.resolve import prefetch
+from rewriter.hub.sources import Source
 
 AT_ONCE = 2
 BEAT = 0.2  # seconds between two pieces of news
@@ -16,14 +15,13 @@ BEAT = 0.2  # seconds between two pieces of news
 class Download:
     """One generator on its way."""
 
-    def __init__(self, name: str, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, source: Source, pool: ThreadPoolExecutor) -> None:
         self.there, self.of, self.waiting, self.stop = 0, 0, 0, Event()
-        self.done: Future[str | None] = pool.submit(prefetch, name, on_step=self._tell)
+        self.done: Future[Source] = pool.submit(source.fetch, self._tell)
 
-    def _tell(self, there: int, of: int) -> None:
+    def _tell(self, there: int, of: int) -> bool:
         self.there, self.of = there, of
-        if self.stop.is_set():
-            raise CancelledError("nobody waits for it any more")
+        return not self.stop.is_set()
 
 
 class Downloads:
@@ -33,18 +31,18 @@ class Downloads:
         self._pool, self._lock = ThreadPoolExecutor(AT_ONCE, "download"), Lock()
         self._running: dict[str, Download] = {}
 
-    def follow(self, name: str, title: str) -> Generator[tuple[float, str], None, str | None]:
+    def follow(self, source: Source, title: str) -> Generator[tuple[float, str], None, Source]:
         """The share that is there, and words, until all of it is; what closes the iterator stops waiting.
 
-        Returns the revision, for `load_generator`, of what has some.
+        Returns the source, pinned to the revision that was downloaded.
 
         Raises:
             InputError: the download failed; says what to do next.
         """
         with self._lock:
-            mine = self._running.get(name)
+            mine = self._running.get(source.name)
             if mine is None or mine.stop.is_set() or mine.done.done():
-                mine = self._running[name] = Download(name, self._pool)
+                mine = self._running[source.name] = Download(source, self._pool)
             mine.waiting += 1
         try:
             while not mine.done.done():

@@ -9,14 +9,11 @@ from __future__ import annotations
 import html
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -24,9 +21,8 @@ import gradio as gr
 
 from downloads import Downloads
 from handlers import Handlers
-from rewriter import Rule
 from rewriter.errors import CancelledError, InputError, RewriterError
-from rewriter.hub import repository
+from rewriter.hub.browse import public_rules
 from studio import Visitor
 from view import Shown
 
@@ -74,8 +70,8 @@ class Lane:
         studio = self.studio
         with failing(f"fetching {name}"):
             if studio.absent(name):
-                known = studio.catalogue.get(name)
-                studio.brought[name] = yield from self._downloads.follow(name, known.title if known else name)
+                source = studio.source(name)
+                studio.sources[name] = yield from self._downloads.follow(source, source.origin.title or name)
             if ZERO:
                 studio.model(name)  # here, because what a worker loads is gone with it
 
@@ -92,7 +88,7 @@ class Lane:
         else:
             yield 0.0, f"Looking for {asked}"
             with failing(f"opening {asked}"):
-                base, rules = opened(asked)
+                base, rules = public_rules(asked)
                 if base not in self.studio.names:
                     raise InputError(
                         f"the base of {asked} is not on offer here: open it on your own machine, with "
@@ -146,21 +142,6 @@ class Lane:
             stop.set()
             if worker:
                 worker.join()  # the GPU is somebody else's as soon as this returns
-
-
-def opened(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
-    """The base, where it is known here, and the rules of a published generator that is there for everybody.
-
-    Raises:
-        InputError: there is none, or it cannot be used.
-    """
-    with TemporaryDirectory(ignore_cleanup_errors=True) as place:  # tensors may still lie in its files
-        try:
-            folder, _ = repository.fetch(repo_id, apart=Path(place))
-            about = repository.read(folder)
-            return about.known, repository.rules_in(folder, about)
-        except InputError as error:  # whose messages name files, which are nobody's business
-            raise InputError(re.sub(rf"{re.escape(place)}\S*/snapshots/\w+", repo_id, str(error))) from error
 
 
 @contextmanager

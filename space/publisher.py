@@ -22,12 +22,12 @@ import gradio as gr
 from huggingface_hub import HfApi, get_token
 
 from lane import SHARED, failing
-from rewriter import load_generator
 from rewriter.cache import Cache
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import connect, in_words, quiet
 from rewriter.errors import InputError
-from rewriter.hub import licences, publish, repository
+from rewriter.hub import licences, publish
+from rewriter.hub.browse import listed
 from rewriter.hub.draft import DESCRIPTION, Draft
 from studio import Visitor
 from view import data_url, plain
@@ -158,7 +158,7 @@ class Publisher:
                 account, api = self._client(request, profile, token)
             made, paths = self._written(visitor, account, name, description, rules_only)
             with failing("publishing"):
-                publish.find(made.repo_id, api, private=private, advice=ADVICE)
+                publish.target(made.repo_id, api, private=private, advice=ADVICE).find()
             made = yield from self._drawn(visitor, made, paths, progress)
             yield [self._sent(visitor, made, api, private, rules_only, partial(progress, 0.9)), gr.skip()]
         except gr.Error as error:
@@ -174,7 +174,8 @@ class Publisher:
             if not rules_only:
                 write = partial(self._write_weights, visitor.generator, about["fingerprint"])
                 made = replace(made, later={store.WEIGHTS: write})
-            done = publish.send(made, api, private=private, advice=ADVICE, on_step=lambda words: tell(desc=words))
+            to = publish.target(made.repo_id, api, private=private, advice=ADVICE)
+            done = publish.send(made, to, on_status=lambda words: tell(desc=words))
         what = "Published" if done.changed else "It was there already"
         seen = f"only you see it: `rewriter demo --generator {made.repo_id}` opens it on your own machine"
         if not done.private:
@@ -191,7 +192,7 @@ class Publisher:
     def published(self) -> str:
         """What everybody may open, as links that open it here."""
         with failing("listing"):
-            found = repository.listed(token=False)
+            found = listed(token=False)
         lines = [
             f"- [{plain(one.repo_id)}](?model={one.repo_id}): of {plain(one.base)}, {one.modified}" for one in found
         ]
@@ -225,11 +226,11 @@ class Publisher:
                         progress(0.8 * (which + news[0]) / len(paths), desc=news[1])
                 self.drawn.put(key, found)
             pictures[path] = found
-        return made.having(pictures)
+        return made.with_files(pictures)
 
     def _write_weights(self, base: str, fingerprint: str, path: Path) -> None:
         """On the CPU and anew: what is on the GPU belongs to its worker. InputError if it has changed meanwhile."""
-        generator = load_generator(base, device="cpu", revision=self.lane.studio.brought.get(base))
+        generator = self.lane.studio.source(base).load(device="cpu")
         if generator.fingerprint != fingerprint:
             raise InputError(f"{base} is not what it was when the page was opened: load the page again")
         store.write_weights(generator, path)

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from rewriter import Rewriter, Rule, load_generator
+from rewriter import Rewriter, Rule
 from rewriter.cache import Cache
-from rewriter.checkpoints.catalogue import catalogue
-from rewriter.checkpoints.download import cached
+from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.editing.history import History
 from rewriter.editing.search import KEPT
 from rewriter.editing.statistics import Statistics
@@ -23,8 +22,8 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
 from rewriter.generators.origin import Origin
-from rewriter.hub.repository import BUILT_IN
-from rewriter.hub.resolve import on_hub
+from rewriter.hub.resolve import resolve
+from rewriter.hub.sources import Source
 
 PAGE = 12
 MODELS = 4 << 30  # bytes of generators in memory
@@ -63,25 +62,23 @@ class Studio:
     def __init__(self, names: Sequence[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.models, self.keys, self.screens = Cache(MODELS), Cache(KEPT), Cache(KEPT // 2)
-        self.brought: dict[str, str | None] = {}  # name → revision, of those on the Hub
+        self.sources = {name: resolve(name) for name in self.names}  # downloaded ones are pinned to their revision
         self.known: OrderedDict[tuple[str, float], Statistics] = OrderedDict()
 
-    def absent(self, name: str) -> bool:
-        """Whether a generator has to be downloaded first.
-
-        Raises:
-            InputError: a name that is not on offer.
-        """
+    def source(self, name: str) -> Source:
+        """Where a generator comes from; InputError for a name that is not on offer."""
         if name not in self.names:
             raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
-        if entry := self.catalogue.get(name):
-            return name != BUILT_IN and cached(entry) is None
-        return on_hub(name) and name not in self.brought
+        return self.sources[name]
+
+    def absent(self, name: str) -> bool:
+        """Whether a generator has to be downloaded first; InputError for a name that is not on offer."""
+        return not self.source(name).is_local
 
     def origin(self, name: str) -> Origin:
         """Where a generator on offer comes from, as far as that is known without loading it."""
-        loaded, known = self.models.peek(name), self.catalogue.get(name)
-        return loaded.origin if loaded else known.origin if known else Origin()
+        origin: Origin = (self.models.peek(name) or self.source(name)).origin
+        return origin
 
     def model(self, name: str) -> Generator:
         """A generator that is here, loaded when first asked for.
@@ -93,7 +90,7 @@ class Studio:
             return loaded  # type: ignore[no-any-return]
         if self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again, and it will be downloaded")
-        return self.models.get(name, lambda: load_generator(name, device=self.device, revision=self.brought.get(name)))
+        return self.models.get(name, lambda: self.source(name).load(device=self.device))
 
     def page(self, generator: Generator) -> int:
         """How many pictures one looks at: fewer where each takes seconds."""

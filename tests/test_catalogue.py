@@ -1,11 +1,11 @@
-"""The catalogue: what we know of every generator is right, a user's own is read, and whatever is wrong is named."""
+"""The catalogue: what it says about every generator is right, a user's own is read, and whatever is wrong is named."""
 
 import copy
 import hashlib
 import json
 import re
 import shutil
-import sys
+from dataclasses import asdict
 
 import pytest
 from conftest import DATA
@@ -15,91 +15,73 @@ from loopback import LoopbackHub
 
 from rewriter import load_generator
 from rewriter.checkpoints import catalogue as module
-from rewriter.checkpoints.catalogue import CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
-from rewriter.cli import main
+from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
 from rewriter.errors import InputError
-from rewriter.hub.resolve import BUILT_IN
 from rewriter.worlds import townscape
 
-# As published, when it was read: repository → revision, then file → (resolution, size, SHA-256).
-ZEQIANG, DRAG = "ZeqiangLai/StyleGAN2", "DragGan/DragGan-Models"
-FIRST, SECOND = "5fde0cdb3664b04e8126dc6b0cab010e7813c18b", "bb4e00dc8ac0afbb9e0a5b6f72754c679673ee2e"
-PUBLISHED = {
-    (ZEQIANG, FIRST): {
-        "stylegan2-church-config-f.pt": (
-            256,
-            120878283,
-            "596f59f0ab72d3d5e821846dbf53fff0406c0103ff4fa46ae0a2508d80b3a2d0",
-        ),
-        "stylegan2-horse-config-f.pt": (
-            256,
-            120878283,
-            "894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565",
-        ),
-        "stylegan2-cat-config-f.pt": (
-            256,
-            120878283,
-            "ff1036877c8964ba7c9e84316e67ea26bea64bbfcf6bd6c645f45589d248727f",
-        ),
-        "stylegan2-car-config-f.pt": (
-            512,
-            123949595,
-            "c69f161fd576801027cbaa8b09142b5dd9f508034b2d0f4a2a0cdcbc1d587c9c",
-        ),
-        "stylegan2-ffhq-config-f.pt": (
-            1024,
-            132717355,
-            "646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c",
-        ),
-    },
-    (ZEQIANG, SECOND): {
-        **{f"ada/{name}.pt": (512, None, None) for name in ("afhqcat", "afhqdog", "brecahad")},
-        "ada/afhqwild.pt": (512, None, "92c614909f6fb4834b3a9d18d19ce8211b748669aa7aeabf00dc6343f0bc3d0d"),
-        **{f"ada/{name}.pt": (1024, None, None) for name in ("ffhq", "metfaces")},
-    },
-    ("ZeqiangLai/StyleGAN2-pkl", "7d9a80d433e2a63592e73622d3606d600f1fd46e"): {
-        "ada/afhqdog.pkl": (512, None, "f124ff3f23206052473a7212cbc1f4e095a73c231500411e9c3b81a11eac3662"),
-        "ada/metfaces.pkl": (1024, None, "880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f"),
-    },
-    (DRAG, "bcc1b7559bc7038004397648530eff423e43074d"): {
-        "stylegan2-lhq-256x256.pkl": (256, None, "ae2c33d456ff3f274d472da9849c9bb515b7f0032af0d713d0d2d7f42b7942dc"),
-        "stylegan2-ffhq-512x512.pkl": (512, None, "d2b1c92f41ce8a64c55f7a75ef06c4c0eef9e17b1eb29aae8c10fb37b3e60478"),
-        "stylegan2-afhqcat-512x512.pkl": (
-            512,
-            None,
-            "17a83abee464242f8bb40dc6363d33c2fb087066b68fc0147677fdbf21f7a7a9",
-        ),
-    },
-    ("public-data/Self-Distilled-StyleGAN", "3f905e0a43cf954d3dc1ecd1618a4e113670931e"): {
-        "models/horses_256_pytorch.pkl": (
-            256,
-            None,
-            "9faf0dafc0fde9b89b7767d803952b202a3cd4f931d00ce0ed6d3984f40a0e8c",
-        )
-    },
-    ("huggan/pggan-celebahq-1024", "278449f8416d38a0233c980774528d32c4eee99c"): {
-        "pytorch_model.bin": (1024, None, None)
-    },
-    (None, None): {
-        **{f"proggan_{name}.pth": (256, None, name[-8:]) for name in ("churchoutdoor-7e701dd5", "kitchen-67f1e16c")},
-        **{f"proggan_{name}.pth": (256, None, name[-8:]) for name in ("bedroom-d8a89ff1", "livingroom-5ef336dd")},
-        "proggan_celebhq-620d161c.pth": (1024, None, "620d161c"),
-        **{f"stylegan2_{name}.pt": (256, None, name[-8:]) for name in ("church-e8ca9fd0", "horse-499b5380")},
-        "stylegan2_kitchen-b3a526e9.pt": (256, None, "b3a526e9"),
-        "stylegan2_faces-2858cc2e.pt": (1024, None, "2858cc2e"),
-    },
-}
-FILES = [(place, file, facts) for place, files in PUBLISHED.items() for file, facts in files.items()]
+# As published, when it was read: repository and revision, then its files with resolution, size and SHA-256.
+PUBLISHED = """
+ZeqiangLai/StyleGAN2 5fde0cdb3664b04e8126dc6b0cab010e7813c18b
+  stylegan2-church-config-f.pt 256 120878283 596f59f0ab72d3d5e821846dbf53fff0406c0103ff4fa46ae0a2508d80b3a2d0
+  stylegan2-horse-config-f.pt 256 120878283 894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565
+  stylegan2-cat-config-f.pt 256 120878283 ff1036877c8964ba7c9e84316e67ea26bea64bbfcf6bd6c645f45589d248727f
+  stylegan2-car-config-f.pt 512 123949595 c69f161fd576801027cbaa8b09142b5dd9f508034b2d0f4a2a0cdcbc1d587c9c
+  stylegan2-ffhq-config-f.pt 1024 132717355 646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c
+ZeqiangLai/StyleGAN2 bb4e00dc8ac0afbb9e0a5b6f72754c679673ee2e
+  ada/afhqcat.pt 512 - -
+  ada/afhqdog.pt 512 - -
+  ada/brecahad.pt 512 - -
+  ada/afhqwild.pt 512 - 92c614909f6fb4834b3a9d18d19ce8211b748669aa7aeabf00dc6343f0bc3d0d
+  ada/ffhq.pt 1024 - -
+  ada/metfaces.pt 1024 - -
+ZeqiangLai/StyleGAN2-pkl 7d9a80d433e2a63592e73622d3606d600f1fd46e
+  ada/afhqdog.pkl 512 - f124ff3f23206052473a7212cbc1f4e095a73c231500411e9c3b81a11eac3662
+  ada/metfaces.pkl 1024 - 880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f
+DragGan/DragGan-Models bcc1b7559bc7038004397648530eff423e43074d
+  stylegan2-lhq-256x256.pkl 256 - ae2c33d456ff3f274d472da9849c9bb515b7f0032af0d713d0d2d7f42b7942dc
+  stylegan2-ffhq-512x512.pkl 512 - d2b1c92f41ce8a64c55f7a75ef06c4c0eef9e17b1eb29aae8c10fb37b3e60478
+  stylegan2-afhqcat-512x512.pkl 512 - 17a83abee464242f8bb40dc6363d33c2fb087066b68fc0147677fdbf21f7a7a9
+public-data/Self-Distilled-StyleGAN 3f905e0a43cf954d3dc1ecd1618a4e113670931e
+  models/horses_256_pytorch.pkl 256 - 9faf0dafc0fde9b89b7767d803952b202a3cd4f931d00ce0ed6d3984f40a0e8c
+huggan/pggan-celebahq-1024 278449f8416d38a0233c980774528d32c4eee99c
+  pytorch_model.bin 1024 - -
+- -
+  proggan_churchoutdoor-7e701dd5.pth 256 - 7e701dd5
+  proggan_kitchen-67f1e16c.pth 256 - 67f1e16c
+  proggan_bedroom-d8a89ff1.pth 256 - d8a89ff1
+  proggan_livingroom-5ef336dd.pth 256 - 5ef336dd
+  proggan_celebhq-620d161c.pth 1024 - 620d161c
+  stylegan2_church-e8ca9fd0.pt 256 - e8ca9fd0
+  stylegan2_horse-499b5380.pt 256 - 499b5380
+  stylegan2_kitchen-b3a526e9.pt 256 - b3a526e9
+  stylegan2_faces-2858cc2e.pt 1024 - 2858cc2e
+"""
+
+
+def published():
+    """Repository, revision, file, resolution, size and SHA-256 of every file."""
+    for line in PUBLISHED.strip().split("\n"):
+        words = [None if word == "-" else word for word in line.split()]
+        if line[0] != " ":
+            place = words
+        else:
+            file, resolution, size, sha256 = words
+            yield (*place, file, int(resolution), size and int(size), sha256)
+
+
+FILES = list(published())
 OURS = json.loads(shipped().read_text(encoding="utf-8"))
 CHURCH = next(entry for entry in OURS["generators"] if entry["id"] == "church")
+FIRST = CHURCH["revision"]
 MINE = {**CHURCH, "id": "mine", "title": "My own"}
 LOCAL = {**MINE, "repository": None, "revision": None, "file": "mine.pt", "size": None, "sha256": None}
 LOCAL |= {"resolution": 16, "layers": {"structure": "layer2", "objects": "layer4", "texture": "layer6"}}
+ROSINALITY, PLAIN = DATA / "rosinality_stylegan2_16px.pt", DATA / "nvidia_stylegan2_16px_plain.pt"
 
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """Let these be a user's own entries: the file that holds them."""
+    """Write a user's catalogue with these entries; returns its path."""
 
     def add(*entries):
         path = tmp_path / "mine.json"
@@ -110,56 +92,34 @@ def own(tmp_path, monkeypatch):
     return add
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command line in this process: what it printed."""
-
-    def command(*arguments):
-        monkeypatch.setenv(VARIABLE, "")
-        monkeypatch.setattr(sys, "argv", ["rewriter", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert not ended.value.code, said.err
-        return said.out
-
-    return command
-
-
 # --- what is shipped ---
 
 
-@pytest.mark.parametrize(("place", "file", "facts"), FILES, ids=[file for _, file, _ in FILES])
-def test_every_known_file_is_there_as_it_was_published(place, file, facts):
-    found = [e for e in catalogue().values() if (e.repository, e.revision) == place and e.file == file]
-    assert [(entry.resolution, entry.size, entry.sha256) for entry in found] == [facts]
-
-
-def test_nothing_is_made_up():
-    known = {sha256 for _, _, (_, _, sha256) in FILES if sha256}
-    built_in = catalogue()["townscape"]
-    assert {e.sha256 for e in catalogue().values() if e.sha256} == known | {built_in.sha256}
-    assert {(e.repository, e.revision) for e in catalogue().values()} == set(PUBLISHED)
+def test_published_files_are_listed_as_they_were_and_no_place_or_hash_is_made_up():
+    entries = [entry for entry in catalogue().values() if entry.id != BUILT_IN]
+    listed = {(e.repository, e.revision, e.file, e.resolution, e.size, e.sha256) for e in entries}
+    assert set(FILES) <= listed and len(catalogue()) == len(OURS["generators"])
+    assert {entry[:2] for entry in listed} == {file[:2] for file in FILES}
+    assert {entry[5] for entry in listed} == {file[5] for file in FILES}
 
 
 @pytest.mark.parametrize("data", OURS["generators"], ids=lambda data: data["id"])
-def test_each_entry_is_whole_and_says_whose_it_is(data):
+def test_each_entry_is_complete_and_states_its_licence(data):
     entry = entry_from(data, shipped().parent)
     assert set(CHECKS) - {"note"} <= set(data) <= set(CHECKS)
     assert entry.sha256 is None or len(entry.sha256) == 64 or (entry.repository is None and len(entry.sha256) == 8)
-    assert entry.repository is None or len(entry.revision) == 40
     assert entry.attribution and entry.licence.link.startswith("https://")
     made = {"stylegan2": "nvidia-source-code-license-nc", "proggan": "cc-by-nc-4.0"}[entry.architecture]
     assert entry.licence.id == ("apache-2.0" if entry.id == BUILT_IN else made)
     suffix = {"rosinality": ".pt", "genforce": ".bin", "gandissect": ".pth", "nvidia": (".pkl", ".safetensors")}
-    assert entry.file.endswith(suffix[entry.layout])
+    assert entry.file.endswith(suffix[entry.layout]) and not re.search(r"[/\\]|\.(pt|pth|bin|pkl)$", entry.id)
     assert entry.clamp is None or entry.layout == "rosinality" or entry.file.startswith("ada/")
 
 
-def test_adaptive_trainings_are_clamped_and_the_first_stylegan2s_are_not():
-    clamps = {(e.repository, e.revision, e.file.split("/")[0]): e.clamp for e in catalogue().values()}
-    assert clamps[ZEQIANG, SECOND, "ada"] == clamps[ZEQIANG, SECOND, "self_distill"] == 256
-    assert {clamp for (_, revision, _), clamp in clamps.items() if revision == FIRST} == {None}
+def test_features_of_adaptive_trainings_are_clamped_and_those_of_the_first_stylegan2s_are_not():
+    clamps = {(entry.revision, entry.file.split("/")[0]): entry.clamp for entry in catalogue().values()}
+    assert {clamp for (_, folder), clamp in clamps.items() if folder in ("ada", "self_distill")} >= {256}
+    assert {clamp for (revision, _), clamp in clamps.items() if revision == FIRST} == {None}
 
 
 def test_a_licence_that_contradicts_its_repository_is_explained():
@@ -168,18 +128,13 @@ def test_a_licence_that_contradicts_its_repository_is_explained():
 
 
 def test_the_built_in_entry_is_the_packaged_file(town):
-    entry, data = catalogue()["townscape"], townscape.WEIGHTS.read_bytes()
+    entry, data = catalogue()[BUILT_IN], townscape.WEIGHTS.read_bytes()
     assert (entry.size, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    assert shipped().parent / entry.file == townscape.WEIGHTS and entry.resolution == town.resolution
+    assert entry.local == townscape.WEIGHTS and entry.resolution == town.resolution
     assert set(entry.layers.values()) <= set(town.layers)
 
 
-def test_ids_are_names_that_no_path_is():
-    assert len(catalogue()) == len(OURS["generators"])
-    assert all(not re.search(r"[/\\]|\.(pt|pth|bin|pkl|safetensors)$", name) for name in catalogue())
-
-
-def test_an_installation_without_its_table_says_so(monkeypatch, tmp_path):
+def test_an_installation_without_its_table_is_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "PACKAGE", tmp_path / "rewriter")
     with pytest.raises(InputError, match=r"lacks checkpoints\.json: install the package again"):
         catalogue()
@@ -188,55 +143,49 @@ def test_an_installation_without_its_table_says_so(monkeypatch, tmp_path):
 # --- a user's own ---
 
 LONG = "x" * 500
-WRONG = [
-    ("id", ["", "A", "a/b", "..", "-a", "a b", "a\n", "ä", LONG, None, 3, ["a"]]),
-    ("title", [None, 3, LONG, "two\nlines", "\x1b[2J"]),
-    (
-        "repository",
-        ["", "name", "a/b/c", "../b", "a/..", "a//b", "a/b.git", "https://x/y", LONG + "/b", 3, [], "a/b\n"],
-    ),
-    ("file", ["", "/etc/passwd", "../a.pt", "a/../../b.pt", "a\\..\\b", "\\\\host\\a", "C:\\a.pt", "a\0b", LONG, None]),
-    ("revision", ["main", "5fde0cd", FIRST.upper(), FIRST + "0", f"{FIRST}\n", 3, [FIRST]]),
-    ("size", [0, -1, 1.5, True, 1 << 41, 10**400, float("nan"), "120878283", [1]]),
-    ("sha256", ["", "59", "5" * 65, "G" * 64, "A" * 64, 3, ["a" * 64]]),
-    ("architecture", ["stylegan3", "", None, ["stylegan2"], 2]),
-    ("layout", ["tensorflow", "", None, {}]),
-    ("resolution", [0, 4, 2048, -256, 256.0, True, None, "256"]),
-    ("clamp", [0, -256, float("nan"), float("inf"), 1e300, 10**400, "256", True]),
-    ("licence", [None, "cc-by-4.0", {}, {"id": "mit"}, {"id": "mit", "link": "https://x.org/a", "more": 1}]),
+WRONG = [  # what each kind of check refuses is tested with edits; here is what matters for a catalogue
+    ("id", ["", "A", "a/b", "..", "-a", "a\n", LONG]),
+    ("title", [None, LONG, "\x1b[2J"]),
+    ("repository", ["", "name", "a/b/c", "../b", "a/..", "a/b.git", "https://x/y", LONG + "/b", 3, "a/b\n"]),
+    ("file", ["", "/etc/passwd", "../a.pt", "a/../../b.pt", "a\\..\\b", "\\\\host\\a", "C:\\a.pt", "a\0b", LONG]),
+    ("revision", ["main", "5fde0cd", FIRST.upper(), FIRST + "0", f"{FIRST}\n"]),
+    ("size", [0, True, 1 << 41, float("nan"), "120878283"]),
+    ("sha256", ["", "59", "5" * 65, "G" * 64, "A" * 64]),
+    ("architecture", ["stylegan3", None, ["stylegan2"]]),
+    ("layout", ["tensorflow", {}]),
+    ("resolution", [4, 2048, 256.0]),
+    ("clamp", [0, float("nan"), 10**400, True]),
+    ("licence", ["cc-by-4.0", {"id": "mit"}, {"id": "mit", "link": "https://x.org/a", "more": 1}]),
     ("licence", [{"id": "M I T", "link": "https://x.org/a"}, {"id": "mit", "link": "javascript:alert(1)"}]),
-    ("attribution", [None, 3, "a\nb", "x" * 301]),
-    ("layers", [None, [], {"objects": "layer8"}, {"structure": "a", "objects": "layer8", "texture": "layer8"}]),
-    ("layers", [{"structure": ["layer2"], "objects": "layer8", "texture": "layer8"}]),
-    ("note", [None, 3, "a\nb", "x" * 301]),
+    ("attribution", [None, "a\nb"]),
+    ("layers", [[], {"objects": "layer8"}, {"structure": "A b", "objects": "layer8", "texture": "layer8"}]),
+    ("note", [None, "x" * 301]),
 ]
 
 
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG for value in values])
-def test_a_wrong_field_is_refused_by_name(field, value, own):
-    path = own({**MINE, field: value})
-    with pytest.raises(InputError) as caught:
-        catalogue()
-    said = str(caught.value)
-    assert re.search(rf"entry .*: {field}\b", said) and str(path) in said
-    assert said.isprintable() and len(said) < 500 + len(str(path))
+@pytest.mark.parametrize(("field", "values"), WRONG, ids=[field for field, _ in WRONG])
+def test_a_wrong_field_is_refused_by_name(field, values, own):
+    for value in values:
+        path = own({**MINE, field: value})
+        with pytest.raises(InputError) as caught:
+            catalogue()
+        said = str(caught.value)
+        assert re.search(rf"entry .*: {field}\b", said) and str(path) in said
+        assert said.isprintable() and len(said) < 500 + len(str(path))
 
 
-@pytest.mark.parametrize("field", [field for field in MINE if field != "note"])
-def test_a_missing_field_is_named_and_a_note_may_be_missing(field, own):
-    own({name: value for name, value in MINE.items() if name != field})
-    with pytest.raises(InputError, match=f"it lacks {field}"):
-        catalogue()
+def test_missing_and_unknown_fields_are_named_and_a_note_may_be_missing(own):
+    for field in MINE.keys() - {"note"}:
+        own({name: value for name, value in MINE.items() if name != field})
+        with pytest.raises(InputError, match=f"the entry lacks {field}"):
+            catalogue()
+    for field in ("folder", "origin", "x" * 10_000, "\x1b[2J", ""):
+        own({**MINE, field: 1})
+        with pytest.raises(InputError, match="'mine': unknown field") as caught:
+            catalogue()
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 400
     own(MINE)
     assert catalogue()["mine"].note == ""
-
-
-@pytest.mark.parametrize("field", ["folder", "origin", "x" * 10_000, "\x1b[2J", ""])
-def test_an_unknown_field_is_named(field, own):
-    own({**MINE, field: 1})
-    with pytest.raises(InputError, match="'mine': unknown field") as caught:
-        catalogue()
-    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
 
 
 def test_a_repository_and_a_revision_need_each_other(own):
@@ -259,16 +208,14 @@ def test_ids_are_not_given_twice(own):
     ("text", "words"),
     [
         ("", "not JSON"),
-        ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ('{"version": 1, "generators": ' + "1" * 5000 + "}", "not JSON"),
-        ("[]", "expected an object with version 1"),
-        ("null", "expected an object with version 1"),
-        ('{"version": 2, "generators": []}', "expected an object with version 1"),
-        ('{"version": 1}', "expected an object with version 1"),
-        ('{"version": 1, "generators": [], "more": 1}', "expected an object with version 1"),
-        ('{"version": 1, "generators": {}}', "not a list"),
-        ('{"version": 1, "generators": [1]}', "an entry is an object"),
+        ("[]", "expected an object with version"),
+        ('{"version": 2, "generators": []}', "version is 2, expected 1"),
+        ('{"version": 1}', "lacks generators"),
+        ('{"version": 1, "generators": [], "more": 1}', "unknown field 'more'"),
+        ('{"version": 1, "generators": {}}', "expected a list of at most 1000"),
+        ('{"version": 1, "generators": [1]}', "expected an object with id"),
         (json.dumps({"version": 1, "generators": [{}] * (MOST + 1)}), f"at most {MOST}"),
         (" " * (5 << 20), "larger than 4 MB"),
         ("\xff\xfe", "not JSON"),
@@ -283,7 +230,7 @@ def test_what_is_no_catalogue_is_refused(text, words, own):
     assert str(caught.value).startswith(f"the catalogue {path} cannot be used: ") and len(str(caught.value)) < 500
 
 
-def test_a_catalogue_that_is_not_there_is_named(monkeypatch, tmp_path):
+def test_a_missing_catalogue_is_named(monkeypatch, tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
         monkeypatch.setenv(VARIABLE, str(path))
         with pytest.raises(InputError, match=f"the catalogue {path} cannot be used: cannot read"):
@@ -307,23 +254,11 @@ def test_hostile_json_is_an_entry_or_an_input_error(data):
         assert str(error).isprintable() and len(str(error)) < 500
     else:
         assert isinstance(entry, Entry) and entry.local.is_relative_to(shipped().parent)
-        assert json.loads(json.dumps(entry.origin))["id"] == entry.id
+        assert json.loads(json.dumps(entry.origin.to_json()))["id"] == entry.id
     assert repr(data) == repr(before)
 
 
-@given(JUNK | st.fixed_dictionaries({"version": st.just(1), "generators": st.lists(JUNK, max_size=3) | JUNK}))
-def test_hostile_json_is_a_table_or_an_input_error(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "hostile.json"
-    path.write_text(json.dumps(data))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, str(path))
-        try:
-            assert set(catalogue()) >= {"townscape", "church"}
-        except InputError as error:
-            assert str(path) in str(error)
-
-
-def test_a_file_of_ones_own_lies_beside_its_catalogue(own, monkeypatch, tmp_path):
+def test_a_local_file_lies_beside_its_catalogue(own, monkeypatch, tmp_path):
     own(LOCAL)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -333,72 +268,63 @@ def test_a_file_of_ones_own_lies_beside_its_catalogue(own, monkeypatch, tmp_path
     with pytest.raises(InputError, match="which is not there"):
         load_generator("mine")
     (tmp_path / "mine.pt").rmdir()
-    shutil.copy(DATA / "rosinality_stylegan2_16px.pt", tmp_path / "mine.pt")
+    shutil.copy(ROSINALITY, tmp_path / "mine.pt")
     generator = load_generator("mine", device="cpu")
     assert (generator.name, generator.advice) == ("mine", LOCAL["layers"])
-    assert generator.origin["licence"] == LOCAL["licence"] and len(generator.origin["sha256"]) == 64
+    assert asdict(generator.origin.licence) == LOCAL["licence"] and len(generator.origin.sha256) == 64
+    (tmp_path / "b").mkdir()  # another catalogue may have another file of the same name
+    shutil.copy(PLAIN, tmp_path / "b" / "mine.pt")
+    shutil.copy(tmp_path / "mine.json", tmp_path / "b")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "b" / "mine.json"))
+    assert load_generator("mine", device="cpu").origin.sha256 != generator.origin.sha256
 
 
-def test_a_file_of_ones_own_may_change_unless_its_hash_is_given(own, tmp_path):
+def test_a_local_file_may_change_unless_its_hash_is_given(own, tmp_path):
     path = tmp_path / "mine.pt"
     own(LOCAL)
-    for name in ("rosinality_stylegan2_16px.pt", "nvidia_stylegan2_16px_plain.pt"):
-        shutil.copy(DATA / name, path)
-        assert load_generator("mine", device="cpu").origin["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    own({**LOCAL, "sha256": hashlib.sha256((DATA / "rosinality_stylegan2_16px.pt").read_bytes()).hexdigest()})
+    for source in (ROSINALITY, PLAIN):
+        shutil.copy(source, path)
+        assert load_generator("mine", device="cpu").origin.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    own({**LOCAL, "sha256": hashlib.sha256(ROSINALITY.read_bytes()).hexdigest()})
     with pytest.raises(InputError, match="not the file of mine: expected SHA-256 .* Nothing was read or deleted"):
         load_generator("mine", device="cpu")
-
-
-def test_two_catalogues_may_have_files_of_one_name(own, tmp_path, monkeypatch):
-    for folder, name in (("a", "rosinality_stylegan2_16px.pt"), ("b", "nvidia_stylegan2_16px_plain.pt")):
-        (tmp_path / folder).mkdir()
-        shutil.copy(DATA / name, tmp_path / folder / "mine.pt")
-        (tmp_path / folder / "c.json").write_text(json.dumps({"version": 1, "generators": [LOCAL]}))
-        monkeypatch.setenv(VARIABLE, str(tmp_path / folder / "c.json"))
-        assert load_generator("mine", device="cpu").name == "mine"
 
 
 # --- the list ---
 
 
-def test_generators_are_listed_with_size_licence_and_whether_they_are_here(run):
-    out = run("generators")
+def test_the_list_tells_size_licence_and_whether_a_generator_is_downloaded(run, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
+    status, out, _ = run("generators")
     lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
-    assert set(catalogue()) <= set(lines)
+    assert status == 0 and set(catalogue()) <= set(lines)
     assert "120.9 MB" in lines["church"] and " no " in lines["church"] and "256 px" in lines["church"]
     assert "built in" in lines["townscape"] and "4.6 MB" in lines["townscape"]
     assert " yourself " in lines["paper-church"] and "–" in lines["afhq-cat"]
     assert all(entry.licence.id in lines[name] for name, entry in catalogue().items())
     assert "rewriter sample --generator church" in out and "cc-by-nc-4.0" in lines["celebahq:"]
-
-
-def test_a_list_in_json_holds_every_field(run):
-    rows = {row["id"]: row for row in json.loads(run("generators", "--json"))["generators"]}
+    rows = {row["id"]: row for row in json.loads(run("generators", "--json")[1])["generators"]}
     assert set(rows) == set(catalogue())
     for name, entry in catalogue().items():
         assert rows[name]["licence"] == entry.licence.id and rows[name]["revision"] == entry.revision
         assert rows[name]["sha256"] == entry.sha256 and rows[name]["attribution"] == entry.attribution
 
 
-def test_ones_own_are_listed_too_and_what_is_here_is(run, own, tmp_path, monkeypatch):
-    data = (DATA / "rosinality_stylegan2_16px.pt").read_bytes()
+def test_a_users_own_generators_are_listed_too(run, own, tmp_path, monkeypatch):
+    data = ROSINALITY.read_bytes()
     with LoopbackHub() as hub:
         hub.adopt(monkeypatch, tmp_path)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         commit = hub.add("model", "ada/faces", {"g.pt": data}).at()
         remote = {**LOCAL, "id": "remote", "repository": "ada/faces", "revision": commit.oid, "file": "g.pt"}
         path = own(LOCAL, remote)
 
         def listed():
-            found = {
-                row["id"]: row for row in json.loads(run("--catalogue", path, "generators", "--json"))["generators"]
-            }
+            rows = json.loads(run("--catalogue", path, "generators", "--json")[1])["generators"]
+            found = {row["id"]: row for row in rows}
             return [(found[name]["here"], found[name]["size"]) for name in ("mine", "remote")]
 
         assert listed() == [("yourself", None), ("no", None)] and hub.requests == []
         (tmp_path / "mine.pt").write_bytes(data)
-        monkeypatch.setenv(VARIABLE, str(path))
         assert load_generator("remote", device="cpu").name == "remote"
         asked = len(hub.requests)
         assert listed() == [("yes", len(data))] * 2 and len(hub.requests) == asked

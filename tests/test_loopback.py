@@ -1,4 +1,4 @@
-"""The loopback Hub is one: the unmodified client writes, lists, reads, and tells its refusals apart."""
+"""The loopback Hub behaves like the Hub: the unmodified client writes, lists, reads, and tells its refusals apart."""
 
 from pathlib import Path
 
@@ -38,32 +38,15 @@ def model(hub, ada):
     return hub.repositories["model", "ada/model"]
 
 
-def test_what_is_written_is_read(ada, model, tmp_path):
+def test_written_files_are_listed_and_read(ada, model, tmp_path):
     folder = Path(ada.snapshot_download("ada/model", cache_dir=tmp_path))
     assert {path: (folder / path).read_bytes() for path in FILES} == FILES and folder.name == model.at().oid
     info = ada.model_info("ada/model", files_metadata=True)
-    assert {file.rfilename: file.size for file in info.siblings}.items() >= {
-        p: len(d) for p, d in FILES.items()
-    }.items()
+    sizes = {file.rfilename: file.size for file in info.siblings}
+    assert sizes.items() >= {path: len(data) for path, data in FILES.items()}.items()
     assert {entry.path for entry in ada.list_repo_tree("ada/model")} == {".gitattributes", "config.json", "weights"}
-    assert [entry.path for entry in ada.list_repo_tree("ada/model", "weights")] == ["weights/model.safetensors"]
     assert ada.list_repo_refs("ada/model").branches[0].target_commit == model.at().oid
     assert ada.whoami()["name"] == "ada"
-
-
-def test_a_download_that_breaks_off_goes_on_where_it_was(hub, ada, tmp_path):
-    broken, large = [], bytes(range(256)) * (22 << 12)  # the client keeps what it has by 10 MiB
-    hub.add("model", "ada/model", {"large.bin": large})
-
-    def once(n, request):
-        if request.method == "GET" and "/resolve/" in request.path:
-            broken.append(request.headers.get("range"))
-            return "half" if len(broken) == 1 else None
-
-    hub.fault = once
-    path = ada.hf_hub_download("ada/model", "large.bin", cache_dir=tmp_path)
-    assert Path(path).read_bytes() == large
-    assert broken == [None, f"bytes={10 << 20}-"]
 
 
 def test_a_commit_is_all_or_nothing(ada, model):

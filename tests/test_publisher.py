@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 
 from app import LAUNCH, Page  # noqa: E402 (the Space's files lie beside each other)
 from handlers import Handlers  # noqa: E402
-from lane import Lane, opened  # noqa: E402
+from lane import Lane, public_rules  # noqa: E402
 from publisher import Publisher  # noqa: E402
 from studio import Studio, Visitor  # noqa: E402
 from view import offers  # noqa: E402
@@ -264,7 +264,7 @@ def test_a_link_that_takes_long_holds_nobody_up_and_says_what_it_opened(
 ):
     rewriter.publish(town, [rule], "ada/hats", private=False, weights=False)
     there = threading.Event()
-    monkeypatch.setattr("lane.opened", lambda link: there.wait(120) and opened(link))
+    monkeypatch.setattr("lane.public_rules", lambda link: there.wait(120) and public_rules(link))
     v = Visit(browser, f"{page}?model=ada/hats")
     v.page.wait_for_selector('#about :text("Looking for ada/hats")')
     visit()  # somebody else, who makes a rule meanwhile
@@ -342,8 +342,8 @@ def test_one_on_offer_is_fetched_aside_and_brings_its_rules(town, rule, adopted,
 @pytest.mark.parametrize(
     ("link", "said"),
     [
-        ("ada/none", "cannot open ada/none on the Hub: .*not for everybody"),
-        ("ada/secret", "not for everybody"),
+        ("ada/none", "cannot open ada/none on the Hub: .*it is private"),
+        ("ada/secret", "it is private"),
         ("ada/other", "no generator of ours"),
         ("ada/odd", "not on offer here.* rewriter demo --generator ada/odd"),
     ],

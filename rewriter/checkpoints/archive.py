@@ -1,4 +1,4 @@
-"""A zipped file of torch.save, looked through before torch.load reads it."""
+"""Checks a zipped file of torch.save before torch.load reads it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def scan_zip(file: BinaryIO, size: int) -> Any:
     """The data of a zipped file of torch.save, checked against its records.
 
     Raises:
-        InputError: records that are compressed, overlap, repeat or lack, or a pickle that `run` refuses.
+        InputError: records are compressed, overlap, repeat or are missing, or the pickle is refused.
     """
     records = _records(file, size)
     pickles = [name for name in records if name.endswith("/data.pkl")]
@@ -37,9 +37,9 @@ def scan_zip(file: BinaryIO, size: int) -> Any:
 
 
 def _records(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
-    """Where each record of an archive lies and how long it is, by its name in small letters.
+    """Position and length of each record of an archive, by its name in small letters.
 
-    Readers of archives differ in what they make of a doubtful one, and torch.load has its own: none may be in doubt.
+    No archive may be ambiguous, because torch.load has a reader of its own, which may read it in another way.
     """
     offset, count = _listed(file, size)
     archive = zipfile.ZipFile(file)
@@ -62,7 +62,7 @@ def _records(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
 
 
 def _listed(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Where an archive lists its records, and how many; the list and then its own place are the end of the file."""
+    """Position of an archive's list of records, and their number; the list and its own position end the file."""
     file.seek(max(0, size - 98))
     tail = file.read().rjust(98, b"\0")
     mark, _, _, _, count, length, offset, comment = struct.unpack("<4s4H2LH", tail[76:])

@@ -1,4 +1,4 @@
-"""Every generator we know, as one table: where its file is, what it must be, whose it is and where to begin.
+"""The catalogue: for every generator we know, where its file is, what it must be, whose it is and where to begin.
 
 The shipped table is checkpoints.json; a file of the same form, named in $REWRITER_CATALOGUE, adds to it.
 """
@@ -9,54 +9,63 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from rewriter import checks
 from rewriter.checkpoints.client import check_name
+from rewriter.checkpoints.layouts import NAMES
 from rewriter.checks import Check, choice, flag, list_of, matching, number, object_of, optional, refusal, text, whole
 from rewriter.errors import InputError
 from rewriter.files import read_json
+from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
-FILE = "checkpoints.json"
+FILE, BUILT_IN = "checkpoints.json", "townscape"
 VARIABLE = "REWRITER_CATALOGUE"
 VERSION, MOST = 1, 1000
 ADVICE = ("structure", "objects", "texture")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PinnedFile:
     """A file, and exactly that one.
 
-    repository, file, revision: where it is on the Hub; without a repository the file lies in `folder`: that of the
-    user's catalogue, or the one that is worked in.
-    size, sha256: of the file, in bytes and in hex; None where not known; of a hash the beginning may be all that is.
+    Attributes:
+        id: a short name for it.
+        repository, file, revision: where it is on the Hub.
+        size, sha256: of the file; None: not known. Of a hash, the beginning may be all that is known.
+        note: for people.
+        folder: where the file is if it has no repository: the user's catalogue's, or the current one.
     """
 
     id: str
     repository: str | None
     file: str
     revision: str | None
-    size: int | None
-    sha256: str | None
+    size: int | None = None
+    sha256: str | None = None
     note: str = ""
     folder: Path = Path()
 
     @property
     def local(self) -> Path:
-        """Where the file lies if it is on no Hub."""
+        """Where the file is if it has no repository."""
         return self.folder / self.file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry(Source):
-    """A generator that we know.
+class Entry(PinnedFile):
+    """A generator in the catalogue.
 
-    clamp: of a StyleGAN2's features; None: none, or what the file itself says.
-    layers: where to begin, for structure, objects and texture.
+    Attributes:
+        title, attribution, licence: for people.
+        architecture, layout: see `generators.architectures` and `layouts`.
+        resolution: side of its pictures in pixels.
+        clamp: of a StyleGAN2's features; None: none, or what the file itself says.
+        layers: where to begin, for structure, objects and texture.
     """
 
     title: str
@@ -75,12 +84,13 @@ class Entry(Source):
 
 
 def catalogue() -> dict[str, Entry]:
-    """All that we know, by id: the shipped table, then the user's.
+    """All entries by id: the shipped ones, then the user's.
 
     Raises:
         InputError: a table that cannot be read, or is not of this form; it names the entry and the field.
     """
     found = _read(shipped(), Path())
+    found[BUILT_IN] = replace(found[BUILT_IN], folder=PACKAGE.parent)
     if own := os.environ.get(VARIABLE):
         for name, entry in _read(Path(own), Path(own).absolute().parent).items():
             if name in found:
@@ -103,12 +113,8 @@ def shipped() -> Path:
 
 def _read(path: Path, folder: Path) -> dict[str, Entry]:
     try:
-        data = read_json(path, limit=4 << 20)
-        if not isinstance(data, Mapping) or set(data) != {"version", "generators"} or data["version"] != VERSION:
-            raise InputError(f"expected an object with version {VERSION} and generators")
-        if not isinstance(data["generators"], list) or len(data["generators"]) > MOST:
-            raise InputError(f"generators is not a list of at most {MOST}")
-        entries = [entry_from(each, folder) for each in data["generators"]]
+        table = checks.fields("the table", read_json(path, limit=4 << 20), _TABLE)
+        entries = [entry_from(each, folder) for each in table["generators"]]
     except InputError as error:
         raise InputError(f"the catalogue {path} cannot be used: {error}") from error
     found = {entry.id: entry for entry in entries}
@@ -124,7 +130,7 @@ def entry_from(data: Any, folder: Path) -> Entry:
         InputError: names the entry, the field, and what was expected.
     """
     try:
-        values = checks.fields("it", data, CHECKS, optional=("note",))
+        values = checks.fields("the entry", data, CHECKS, optional=("note",))
         if (values["repository"] is None) != (values["revision"] is None):
             raise InputError("a repository needs a revision, and a file without one has none")
         return Entry(**values, folder=folder)
@@ -134,7 +140,7 @@ def entry_from(data: Any, folder: Path) -> Entry:
 
 
 def sanitize_origin(data: Mapping[str, Any]) -> Origin:
-    """Of what somebody's file says of a generator's origin, the fields that pass the catalogue's validation."""
+    """What somebody's file says about a generator's origin, without the fields that fail the catalogue's validation."""
     kept: dict[str, Any] = {}
     for name, check in {**CHECKS, **_FOLDED}.items():
         if name in {field.name for field in fields(Origin)} and data.get(name) is not None:
@@ -143,23 +149,29 @@ def sanitize_origin(data: Mapping[str, Any]) -> Origin:
     return Origin(**kept)
 
 
-def _repository(name: str, value: Any) -> str | None:
-    if value is not None:
-        try:
-            check_name(text(96)(name, value))
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from error
-    return None if value is None else str(value)
+def _version(name: str, value: Any) -> int:
+    if value != VERSION:
+        raise refusal(name, value, f"{VERSION}: update this package")
+    return VERSION
+
+
+def _repository(name: str, value: Any) -> str:
+    repo_id = str(text(96)(name, value))
+    try:
+        check_name(repo_id)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    return repo_id
 
 
 def _file(name: str, value: Any) -> str:
-    checked = str(text(300)(name, value))
-    if not checked or checked.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", checked) or ":" in checked:
+    path = str(text(300)(name, value))
+    if not path or path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) or ":" in path:
         raise refusal(name, value, "a path below its repository or catalogue")
-    return checked
+    return path
 
 
-_LAYER = matching(r"layer\d{1,2}", "a layer such as layer8")
+_LAYER = matching(r"[a-z][a-z0-9._]{0,39}", "a layer such as layer8")
 _LICENCE = object_of(
     {
         "id": matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0"),
@@ -171,13 +183,13 @@ _RULE = object_of({"title": text(200), "layer": _LAYER, "rank": whole(1, 10_000)
 CHECKS: Mapping[str, Check] = {
     "id": matching(r"[a-z0-9][a-z0-9.-]{0,60}", "lower-case letters, digits, '-' and '.'"),
     "title": text(80),
-    "repository": _repository,
+    "repository": optional(_repository),
     "file": _file,
     "revision": optional(matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits")),
     "size": optional(whole(1, 1 << 40)),
     "sha256": optional(matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning")),
-    "architecture": choice(("stylegan2", "proggan")),
-    "layout": choice(("nvidia", "rosinality", "genforce", "gandissect")),
+    "architecture": lambda name, value: choice(tuple(ARCHITECTURES))(name, value),
+    "layout": lambda name, value: choice((*NAMES, *ARCHITECTURES))(name, value),
     "resolution": whole(8, 1024),
     "clamp": optional(number(1e-6, 1e6)),
     "licence": lambda name, value: Licence(**_LICENCE(name, value)),
@@ -185,7 +197,11 @@ CHECKS: Mapping[str, Check] = {
     "layers": object_of(dict.fromkeys(ADVICE, _LAYER)),
     "note": text(300),
 }
-_FOLDED: Mapping[str, Check] = {  # what a generator's origin may say besides
+_FOLDED: Mapping[str, Check] = {  # a generator's origin may say this besides
     "rules": list_of(lambda name, value: FoldedRule(**_RULE(name, value)), 64),
     "stated": flag,
+}
+_TABLE: Mapping[str, Check] = {
+    "version": _version,
+    "generators": list_of(lambda name, value: value, MOST),
 }

@@ -1,14 +1,13 @@
-"""Talking with the Hugging Face Hub: who asks, and what goes wrong in words that a user can act on."""
+"""Requests to the Hugging Face Hub: who makes them, and what goes wrong in words that tell what to do next."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TypeVar
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import logging
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -19,33 +18,32 @@ try:
 except ImportError:  # before 2.0
     import httpx  # type: ignore[no-redef]
 
-Info = TypeVar("Info")
-TRANSPORT: type[Exception] = httpx.TransportError  # a connection that is not made, breaks off or takes too long
+TRANSPORT: type[Exception] = httpx.TransportError  # a connection that fails, breaks off or takes too long
 LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write (https://huggingface.co/settings/tokens)"
 AGAIN = "then run the same again: nothing that has arrived is sent twice"
-NEXT = {
-    400: "it takes no such request: change what it names",
-    401: f"the token is not valid, or not any more: {LOG_IN}",
+NEXT_STEPS = {  # by status
+    400: "the Hub does not accept this request: change what it names",
+    401: f"the token is not valid, or has expired: {LOG_IN}",
     402: "this needs a paid plan",
     403: f"this account or its token may not do that: ask the owner, or {LOG_IN}",
     404: "there is no such user, organisation or repository, or the token may not see it: check the name",
-    409: "something else goes by this name, or is being done to it: choose another name, or try again",
-    412: "somebody committed in the meantime, and nothing was changed: run the same again",
-    413: "this is more than the account's storage holds",
+    409: "something else has this name, or is being changed: choose another name, or try again",
+    412: "somebody committed at the same time, and nothing was changed: run the same again",
+    413: "this is more than the account may store",
     429: "too many requests: wait some minutes, then run the same again",
 }
 NAME = re.compile(r"(?=.{3,96}$)\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
-SAID = 300  # characters of what others say that fit into one clear line
+LINE = 300  # characters of somebody else's words in one of our messages
 
 
 def is_name(repo_id: str) -> bool:
-    """Whether this can be the whole name of a repository: USER/NAME or ORGANISATION/NAME."""
+    """Whether this can be the full name of a repository: USER/NAME or ORGANISATION/NAME."""
     good = NAME.fullmatch(repo_id) and "--" not in repo_id and ".." not in repo_id
     return bool(good) and not repo_id.endswith(".git")
 
 
 def check_name(repo_id: str) -> None:
-    """Raise InputError unless `repo_id` can be the whole name of a repository."""
+    """Raise InputError unless `repo_id` can be the full name of a repository."""
     if not is_name(repo_id):
         raise InputError(
             f"{_line(repo_id)!r} is no name on the Hub: write USER/NAME, such as ada/rewriter, of at most 96 letters, "
@@ -61,7 +59,7 @@ def connect(token: str | None = None, *, endpoint: str | None = None) -> HfApi:
         endpoint: None: the one in HF_ENDPOINT, or Hugging Face itself.
 
     Raises:
-        InputError: there is no token, or what is there cannot be one.
+        InputError: there is no token, or it cannot be one.
     """
     with in_words("log in", HfApi(endpoint=endpoint, token=token)):
         token = token or get_token()
@@ -72,19 +70,26 @@ def connect(token: str | None = None, *, endpoint: str | None = None) -> HfApi:
 
 
 def check_token(token: str) -> None:
-    """Raise InputError, without its text, for a token that cannot be one."""
+    """Raise InputError for a text that cannot be a token; the message does not repeat it."""
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise InputError(f"the token for Hugging Face has characters that no token has: {LOG_IN}")
 
 
+def quiet(*, bars: bool = False) -> None:
+    """Silence the Hub client's warnings, and its progress bars unless `bars`."""
+    if not bars:
+        disable_progress_bars()
+    logging.set_verbosity_error()
+
+
 @contextmanager
 def in_words(doing: str, api: HfApi, advice: Mapping[int, str] | None = None) -> Iterator[None]:
-    """Turn whatever the client raises into one line: what was being done, what came back, what to do next.
+    """Turn whatever the Hub's client raises into one line: what was tried, what came back, what to do next.
 
     Args:
-        doing: what is asked for, after "cannot".
-        api: who asks, and where; its token appears in no message.
-        advice: what to do next by status, where that is known better than in general.
+        doing: what is tried, after "cannot".
+        api: the client; its token appears in no message.
+        advice: next steps by status that fit better than the general ones.
 
     Raises:
         InputError: the request failed.
@@ -93,8 +98,8 @@ def in_words(doing: str, api: HfApi, advice: Mapping[int, str] | None = None) ->
         yield
     except RewriterError:
         raise
-    except Exception as error:  # HTTP, JSON, the file system, threads of uploads: the client lets all of it through
-        said = f"cannot {doing}: {_reason(error, api.endpoint, {**NEXT, **(advice or {})})}"
+    except Exception as error:  # the client passes on errors of HTTP, JSON, files and threads
+        said = f"cannot {doing}: {_reason(error, api.endpoint, {**NEXT_STEPS, **(advice or {})})}"
         secret = _secret(api)
         raise InputError(said.replace(secret, "***") if secret else said) from error
 
@@ -108,59 +113,27 @@ def _secret(api: HfApi) -> str:
     return ""
 
 
-def quiet(*, bars: bool = False) -> None:
-    """Keep the client's warnings, many lines for each attempt, and its progress bars from the terminal and the log.
-
-    bars: leave these, for somebody who watches.
-    """
-    if not bars:
-        disable_progress_bars()
-    logging.set_verbosity_error()
-
-
-def look(ask: Callable[[str], Info], api: HfApi, repo_id: str, advice: Mapping[int, str] | None = None) -> Info | None:
-    """What the Hub says of a repository, asked by a method of the client; None if there is none.
-
-    Raises:
-        InputError: whatever else goes wrong; see `in_words`.
-    """
-    with in_words(f"look at {repo_id}", api, advice):
-        try:
-            return ask(repo_id)
-        except RepositoryNotFoundError as error:
-            if error.response.status_code != 404:
-                raise
-    return None
-
-
-def check_private(repo_id: str, now: bool | None, wanted: bool | None) -> None:
-    """Raise InputError where a repository is for other eyes than is wanted; None: not known, or all the same."""
-    if None not in (now, wanted) and now != wanted:
-        is_now, should = ("private", "public") if now else ("public", "private")
-        raise InputError(f"{repo_id} is {is_now}: make it {should} in its settings on the Hub, and run the same again")
-
-
 def _reason(error: BaseException, endpoint: str, advice: Mapping[int, str]) -> str:
-    chain = list(_chain(error))
-    answer = next((each for each in chain if isinstance(each, HfHubHTTPError)), None)
+    causes = list(_causes(error))
+    answer = next((each for each in causes if isinstance(each, HfHubHTTPError)), None)
     if answer is not None:
         status, said = answer.response.status_code, _line(answer.server_message or "")
-        if status == 403 and "storage" in said.lower():  # how it says that there is no room
+        if status == 403 and "storage" in said.lower():  # the Hub's answer when an account is full
             status = 413
-        trouble = f"the Hub has trouble of its own: wait some minutes, {AGAIN}"
-        what_next = advice.get(status, trouble if status >= 500 else "see what it says")
-        return f"the Hub answered {answer.response.status_code}{said and f' ({said})'}; {what_next}"
-    if any(isinstance(each, OfflineModeIsEnabled) for each in chain):
-        return "HF_HUB_OFFLINE is set, and keeps the client from the network: unset it"
+        trouble = f"the Hub itself has a problem: wait some minutes, {AGAIN}"
+        next_step = advice.get(status, trouble if status >= 500 else "see what it says")
+        return f"the Hub answered {answer.response.status_code}{said and f' ({said})'}; {next_step}"
+    if any(isinstance(each, OfflineModeIsEnabled) for each in causes):
+        return "HF_HUB_OFFLINE is set, which forbids network access: unset it"
     if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
         said = f"{endpoint} does not answer as the Hub does ({_line(str(error))})"
         return f"{said}; check HF_ENDPOINT and proxies, {AGAIN}"
-    said = _line(str(chain[-1])) or type(chain[-1]).__name__
-    return f"talking with {endpoint} failed ({said}); check the network, {AGAIN}"
+    said = _line(str(causes[-1])) or type(causes[-1]).__name__
+    return f"the connection to {endpoint} failed ({said}); check the network, {AGAIN}"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what led to it."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and the errors that it comes from."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -168,4 +141,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _line(text: str) -> str:
     words = " ".join(text.split())
-    return words if len(words) <= SAID else f"{words[:SAID]} …"
+    return words if len(words) <= LINE else f"{words[:LINE]} …"

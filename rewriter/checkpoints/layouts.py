@@ -1,4 +1,4 @@
-"""What others call the tensors that we call as NVIDIA does: one table for each layout, read in both directions.
+"""Names of tensors in other people's files: one table for each layout, for reading and for writing.
 
 nvidia      mapping.fc0.weight, synthesis.b8.conv0.affine.bias …       StyleGAN2; ours
 rosinality  style.1.weight, convs.0.conv.modulation.bias …             StyleGAN2
@@ -10,15 +10,20 @@ gandissect  layer1.conv.weight, layer1.wscale.b …                      Progres
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
+from rewriter.generators.architectures import ARCHITECTURES
+from rewriter.generators.base import Generator
 from rewriter.generators.filters import TAPS
-from rewriter.generators.stylegan2 import SKIP
+from rewriter.generators.proggan import ProgressiveGAN
+from rewriter.generators.shapes import largest
+from rewriter.generators.stylegan2 import SKIP, StyleGAN2
 
 State = Mapping[str, Tensor]
 
@@ -27,8 +32,11 @@ State = Mapping[str, Tensor]
 class Link:
     """One tensor under two names.
 
-    before, after: axes of length one that theirs has more, in front and behind.
-    flip: theirs has both axes of the kernel reversed. shift: ours is theirs plus this.
+    Attributes:
+        theirs, ours: its names.
+        before, after: how many more axes of length one theirs has, in front and behind.
+        flip: theirs has both axes of the kernel reversed.
+        shift: ours is theirs plus this.
     """
 
     theirs: str
@@ -39,7 +47,7 @@ class Link:
     shift: float = 0.0
 
     def read(self, value: Tensor) -> Tensor:
-        """Theirs → ours; a value of another shape stays as it is, to be reported."""
+        """Theirs → ours; a tensor of an unexpected shape is left as it is, to be reported later."""
         core = value.shape[self.before : value.ndim - self.after]
         if value.ndim >= self.before + self.after and value.numel() == core.numel():
             value = value.reshape(core)
@@ -56,30 +64,38 @@ class Link:
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a file of one layout holds: tensors by both names, constant filters with their gain and leading axes.
+    """All that a file of one layout holds.
 
-    unused: what may be there and draws nothing. skip: the filter that may be another, which we draw with then.
+    Attributes:
+        name: what it is called.
+        links: its tensors; none if the names are ours.
+        filters: constant filters → their gain, and how many axes of length one they have in front.
+        unused: names that may be there and have no effect.
+        skip: the filter that may be another than 1-3-3-1; it becomes part of the weights.
+        optional: our names of tensors that may be missing, because the architecture derives them from others.
+        settings: of the architecture, as the code that the files come from has them.
     """
 
     name: str
-    architecture: str  # "stylegan2" or "proggan"
     links: tuple[Link, ...]
     filters: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     unused: frozenset[str] = frozenset()
     skip: str = ""
+    optional: frozenset[str] = frozenset()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def read(self, state: State) -> dict[str, Tensor]:
-        """Their tensors under our names; unknown ones keep theirs, to be reported.
+        """Their tensors under our names; unknown ones keep theirs, to be reported later.
 
         Raises:
-            InputError: a filter is not the one that we draw with.
+            InputError: a filter is another one than our architecture has.
         """
         found = {link.ours: link.read(state[link.theirs]) for link in self.links if link.theirs in state}
         for key in self.filters.keys() & state.keys():
             plane = state[key].squeeze()
             if plane.shape != (4, 4) or not torch.allclose(plane.float(), _filter(self.filters[key][0]), atol=1e-5):
                 if key != self.skip or plane.shape != (4, 4):
-                    raise InputError(f"{key} is not the filter 1-3-3-1: such a model cannot be drawn faithfully here")
+                    raise InputError(f"{key} is not the filter 1-3-3-1: this model would be drawn wrongly here")
                 found[SKIP] = plane
         known = {link.theirs for link in self.links} | self.filters.keys() | self.unused
         return found | {key: value for key, value in state.items() if key not in known}
@@ -88,28 +104,27 @@ class Layout:
         """Our tensors under their names, with the filters that their code expects.
 
         Raises:
-            InputError: the generator smooths its skip connections with another filter, which this layout cannot say.
+            InputError: the generator smooths its skip connections with another filter, which this layout cannot store.
         """
         if SKIP in state and not self.skip:
-            raise InputError(f"{self.name} cannot say which filter smooths the skip connections: choose genforce")
-        out = {link.theirs: link.write(state[link.ours]) for link in self.links}
+            raise InputError(f"{self.name} cannot store the filter of the skip connections: choose genforce")
+        out = {link.theirs: link.write(state[link.ours]) for link in self.links} or dict(state)
         for key, (gain, axes) in self.filters.items():
             plane = state[SKIP] if key == self.skip and SKIP in state else _filter(gain)
             out[key] = plane[(None,) * axes].contiguous()
         return out
 
     @property
-    def theirs(self) -> dict[str, str]:
+    def names(self) -> dict[str, str]:
         """Our name → theirs."""
         return {link.ours: link.theirs for link in self.links}
 
 
 def nvidia(levels: int, depth: int) -> Layout:
-    """NVIDIA's PyTorch implementations: ours, and filters."""
+    """NVIDIA's PyTorch implementations: our names, and filters."""
     sides = [4 * 2**i for i in range(levels)]
-    links = [Link(ours, ours) for ours in _names(levels, depth)]
     filters = [f"synthesis.b{side}{part}.resample_filter" for side in sides for part in ("", ".conv0", ".conv1")]
-    return Layout("nvidia", "stylegan2", tuple(links), {key: (1.0, 0) for key in filters if "b4.conv0" not in key})
+    return Layout("nvidia", (), {key: (1.0, 0) for key in filters if "b4.conv0" not in key})
 
 
 def rosinality(levels: int, depth: int) -> Layout:
@@ -135,7 +150,7 @@ def rosinality(levels: int, depth: int) -> Layout:
         ]
     filters = [f"convs.{2 * i}.conv.blur.kernel" for i in range(levels - 1)]
     filters += [f"to_rgbs.{i}.upsample.kernel" for i in range(levels - 1)]
-    return Layout("rosinality", "stylegan2", tuple(links), dict.fromkeys(filters, (4.0, 0)))
+    return Layout("rosinality", tuple(links), dict.fromkeys(filters, (4.0, 0)), optional=frozenset({"mapping.w_avg"}))
 
 
 def genforce(levels: int, depth: int) -> Layout:
@@ -158,48 +173,95 @@ def genforce(levels: int, depth: int) -> Layout:
         links += [*_pair(theirs, ours), *_pair(f"{theirs}.style", f"{ours}.affine", shift=1.0)]
     skip = "synthesis.upsample.kernel"
     filters = [f"synthesis.layer{2 * i + 1}.filter.kernel" for i in range(levels - 1)]
-    return Layout("genforce", "stylegan2", tuple(links), dict.fromkeys([*filters, skip], (4.0, 2)), skip=skip)
+    return Layout("genforce", tuple(links), dict.fromkeys([*filters, skip], (4.0, 2)), skip=skip)
 
 
 def gandissect(layers: int) -> Layout:
-    """GAN Dissection's Progressive GAN: ours."""
-    names = [f"layer{i + 1}" for i in range(layers)] + [f"output_{2 ** (layers // 2 + 1)}x{2 ** (layers // 2 + 1)}"]
-    links = [Link(f"{name}.{part}", f"{name}.{part}") for name in names for part in ("conv.weight", "wscale.b")]
-    return Layout("gandissect", "proggan", tuple(links))
+    """GAN Dissection's Progressive GAN: our names."""
+    return Layout("gandissect", (), settings={"clamp": True})
 
 
 def genforce_proggan(layers: int) -> Layout:
-    """GenForce's Progressive GAN, counted from 0; the outputs of lower resolutions draw nothing."""
-    links = []
-    for i in range(layers):
-        links.append(Link(f"layer{i}.weight", f"layer{i + 1}.conv.weight"))
-        links.append(Link(f"layer{i}.bias", f"layer{i + 1}.wscale.b"))
+    """GenForce's Progressive GAN, counted from 0; the outputs of lower resolutions are not used."""
     last, side = layers // 2 - 1, 2 ** (layers // 2 + 1)
-    links.append(Link(f"output{last}.weight", f"output_{side}x{side}.conv.weight"))
-    links.append(Link(f"output{last}.bias", f"output_{side}x{side}.wscale.b"))
+    blocks = {f"layer{i}": f"layer{i + 1}" for i in range(layers)} | {f"output{last}": f"output_{side}x{side}"}
+    parts = {"weight": "conv.weight", "bias": "wscale.b"}
+    links = [Link(f"{a}.{theirs}", f"{b}.{ours}") for a, b in blocks.items() for theirs, ours in parts.items()]
     lower = {f"output{i}.{part}" for i in range(last) for part in ("weight", "bias")}
-    return Layout("genforce", "proggan", tuple(links), unused=frozenset({"lod", *lower}))
+    return Layout("genforce", tuple(links), unused=frozenset({"lod", *lower}))
 
 
-STYLEGAN2: Mapping[str, Callable[[int, int], Layout]] = {
-    "nvidia": nvidia,
-    "rosinality": rosinality,
-    "genforce": genforce,
-}
-PROGGAN: Mapping[str, Callable[[int], Layout]] = {"gandissect": gandissect, "genforce": genforce_proggan}
-CONDITIONAL = "it is conditional, and layers that depend on a class label are no single memory here"
+@dataclass(frozen=True)
+class Published:
+    """A layout that people publish an architecture in, for networks of any size.
+
+    Attributes:
+        name, architecture: of the layout, and of what it holds.
+        marker: matches a name in these files, and in no others.
+        sizes: reads the arguments of `table` from the names in a file.
+        table: sizes → layout.
+    """
+
+    name: str
+    architecture: str
+    marker: str
+    sizes: Callable[[Iterable[str]], tuple[int, ...]]
+    table: Callable[..., Layout]
+
+
+PUBLISHED = (  # of each architecture, the one with our own names comes first
+    Published(
+        "nvidia",
+        "stylegan2",
+        StyleGAN2.pattern,
+        lambda keys: (
+            largest(r"synthesis\.b(\d+)\.", keys, most=1024).bit_length() - 2,
+            largest(r"mapping\.fc(\d+)\.", keys) + 1,
+        ),
+        nvidia,
+    ),
+    Published(
+        "rosinality",
+        "stylegan2",
+        r"to_rgb1\.",
+        lambda keys: (largest(r"convs\.(\d+)\.", keys) // 2 + 2, largest(r"style\.(\d+)\.", keys)),
+        rosinality,
+    ),
+    Published(
+        "genforce",
+        "stylegan2",
+        r"synthesis\.layer0\.",
+        lambda keys: (
+            (largest(r"synthesis\.layer(\d+)\.", keys) + 1) // 2 + 1,
+            largest(r"mapping\.dense(\d+)\.", keys) + 1,
+        ),
+        genforce,
+    ),
+    Published(
+        "gandissect", "proggan", ProgressiveGAN.pattern, lambda keys: (largest(r"layer(\d+)\.", keys),), gandissect
+    ),
+    Published(
+        "genforce",
+        "proggan",
+        r"layer\d+\.(weight|bias)\Z",
+        lambda keys: (largest(r"layer(\d+)\.", keys) + 1,),
+        genforce_proggan,
+    ),
+)
+NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
+CONDITIONAL = "it is conditional, and a layer that depends on a class label is not one memory"
 UNSUPPORTED = {
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
-    r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method's keys and "
-    "values are of StyleGAN2 and Progressive GAN",
+    r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method works on "
+    "convolutions of StyleGAN2 and Progressive GAN",
     r"(g_)?synthesis\.(blocks\.|layer\d+\.(style\.dense|apply_noise|epilogue))|(generator\.)?progression\.\d+\.": "it "
-    "is a StyleGAN1: its styles normalise features after the convolution, which is another memory than StyleGAN2's",
-    r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, and only the one with skip connections is known",
+    "is a StyleGAN1: its styles normalise features after the convolution, which is not supported",
+    r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, not one with skip connections",
 }
 
 
-def recognise(state: State) -> Layout:
-    """Which layout a state dict is of, by its names; the architecture's depth by their numbers.
+def recognise(state: State) -> tuple[type[Generator], Layout]:
+    """The architecture and the layout of a state dict, by its names.
 
     Raises:
         InputError: an unknown layout, or one that is not supported, and why.
@@ -207,46 +269,31 @@ def recognise(state: State) -> Layout:
     for pattern, reason in UNSUPPORTED.items():
         if found := next((key for key in state if re.match(pattern, key)), None):
             raise InputError(f"this generator is not supported, because {reason} (it holds {found})")
-    keys = state.keys()
-    if any(key.startswith("synthesis.b4.") for key in keys):
-        levels = largest(r"synthesis\.b(\d+)\.", keys, most=1024).bit_length() - 2
-        return nvidia(levels, largest(r"mapping\.fc(\d+)\.", keys) + 1)
-    if any(key.startswith("to_rgb1.") for key in keys):
-        return rosinality(largest(r"convs\.(\d+)\.", keys) // 2 + 2, largest(r"style\.(\d+)\.", keys))
-    if any(key.startswith("synthesis.layer0.") for key in keys):
-        levels = (largest(r"synthesis\.layer(\d+)\.", keys) + 1) // 2 + 1
-        return genforce(levels, largest(r"mapping\.dense(\d+)\.", keys) + 1)
-    if any(re.fullmatch(r"layer\d+\.(weight|bias)", key) for key in keys):
-        return genforce_proggan(largest(r"layer(\d+)\.", keys) + 1)
-    if any(re.match(r"layer\d+\.(conv|wscale)\.", key) for key in keys):
-        return gandissect(largest(r"layer(\d+)\.", keys))
-    shown = ", ".join(key[:80] for key in list(keys)[:4]) or "nothing"
-    raise InputError(
-        f"unknown checkpoint layout (it begins with {shown}); known: nvidia, rosinality, genforce, gandissect"
-    )
+    for row in PUBLISHED:
+        if any(re.match(row.marker, key) for key in state):
+            return ARCHITECTURES[row.architecture], row.table(*row.sizes(state))
+    for name, architecture in ARCHITECTURES.items():
+        if any(re.match(architecture.pattern, key) for key in state):
+            return architecture, Layout(name, ())
+    shown = ", ".join(key[:80] for key in list(state)[:4]) or "nothing"
+    known = ", ".join((*NAMES, *ARCHITECTURES))
+    raise InputError(f"unknown checkpoint layout (it begins with {shown}); known: {known}")
 
 
-def largest(pattern: str, keys: Iterable[str], *, most: int = 64) -> int:
-    """The largest number, of at most `most`, that stands at a place of the names; 0 if there is none."""
-    numbers = [int(match[1]) for key in keys if (match := re.match(pattern, key)) and len(match[1]) < 5]
-    return max([number for number in numbers if number <= most], default=0)
+def layout_for(generator: Generator, name: str) -> Layout:
+    """The table of a layout for a generator's sizes; InputError if its architecture has no such layout."""
+    rows = {row.name: row for row in PUBLISHED if row.architecture == generator.architecture}
+    if name not in rows:
+        choices = " or ".join(rows) or "the form of this package, without a layout"
+        raise InputError(f"{generator.name} cannot be written as {name!r}: choose {choices}")
+    own = next(iter(rows.values()))
+    return rows[name].table(*own.sizes(generator.state_dict()))
 
 
 def _convolutions(levels: int) -> list[str]:
     """The convolutions by our names, in order."""
     later = [f"synthesis.b{8 * 2**i}.{conv}" for i in range(levels - 1) for conv in ("conv0", "conv1")]
     return ["synthesis.b4.conv1", *later]
-
-
-def _names(levels: int, depth: int) -> Iterator[str]:
-    """All tensors of a StyleGAN2 by our names."""
-    yield from ("mapping.w_avg", "synthesis.b4.const")
-    yield from (f"mapping.fc{i}.{part}" for i in range(depth) for part in ("weight", "bias"))
-    affine = ("weight", "bias", "affine.weight", "affine.bias")
-    for conv in _convolutions(levels):
-        yield from (f"{conv}.{part}" for part in (*affine, "noise_const", "noise_strength"))
-    for level in range(levels):
-        yield from (f"synthesis.b{4 * 2**level}.torgb.{part}" for part in affine)
 
 
 def _pair(theirs: str, ours: str, *, shift: float = 0.0) -> list[Link]:

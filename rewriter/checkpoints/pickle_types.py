@@ -1,6 +1,6 @@
-"""What a checkpoint's pickle may make and call: descriptions of tensors, plain data, and nothing else.
+"""What a checkpoint's pickle may contain: tensors, plain data, and nothing else.
 
-`KNOWN` is all of it: the names that may stand in a file, and what is done here in their place.
+`KNOWN` lists every name that a file may call, with the function of ours that is called instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DTYPES = {
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """Numbers that lie elsewhere in the file, or, where they were embedded in its pickle, in `data`."""
+    """Where a tensor's numbers are: elsewhere in the file, or in `data` if they are embedded in its pickle."""
 
     dtype: torch.dtype
     count: int
@@ -31,13 +31,13 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """What they take."""
+        """Their size in bytes."""
         return self.count * self.dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
-class Described:
-    """A tensor of which only this is known: no two of its elements share a place, and all lie in its storage."""
+class TensorInfo:
+    """A tensor that has not been read yet; its elements do not overlap, and all lie in its storage."""
 
     storage: Storage
     offset: int
@@ -47,22 +47,22 @@ class Described:
 
 @dataclass(frozen=True, eq=False)
 class Persistent:
-    """An object of NVIDIA's persistence: its class by name, and its fields; its source code was left alone."""
+    """An object that NVIDIA's code saved: the name of its class, and its fields; its source code is ignored."""
 
     name: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(repr=False)  # nested values could take forever to print
 
 
 @dataclass(frozen=True)
 class Known:
-    """One of the names that a file may call."""
+    """A name that a file may call, and the function that is called instead."""
 
     name: str
     make: Callable[..., Any]
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any = None, hooks: Any = None) -> Described:
-    """torch._utils._rebuild_tensor_v2, if what it describes can be."""
+def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any = None, hooks: Any = None) -> TensorInfo:
+    """Stands for torch._utils._rebuild_tensor_v2; InputError for a tensor that cannot exist."""
     only(Storage, storage)
     sides = [*only(tuple, shape), *only(tuple, stride), offset]
     if len(shape) != len(stride) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 40 for n in sides):
@@ -75,16 +75,16 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, gradient: Any = 
             end += (side - 1) * step
     if end >= storage.count and 0 not in shape:
         raise InputError(f"it has a tensor {tuple(shape)} larger than its storage of {storage.count:,}")
-    return Described(storage, offset, tuple(shape), tuple(stride))
+    return TensorInfo(storage, offset, tuple(shape), tuple(stride))
 
 
-def _parameter(data: Any, *_: Any) -> Described:
-    """torch._utils._rebuild_parameter."""
-    return only(Described, data)
+def _parameter(data: Any, *_: Any) -> TensorInfo:
+    """Stands for torch._utils._rebuild_parameter."""
+    return only(TensorInfo, data)
 
 
 def _persistent(meta: Any) -> Persistent:
-    """torch_utils.persistence._reconstruct_persistent_obj, without running anything."""
+    """Stands for torch_utils.persistence._reconstruct_persistent_obj, which would run source code."""
     state, name = only(dict, meta).get("state"), meta.get("class_name")
     if not isinstance(state, dict) or not isinstance(name, str):
         raise InputError("it has a persistent object without class or fields")
@@ -92,22 +92,22 @@ def _persistent(meta: Any) -> Persistent:
 
 
 def _dictionary(*arguments: Any) -> dict[Any, Any]:
-    """A dict, empty or from pairs."""
+    """Stands for classes of dicts: empty, or from pairs."""
     made: dict[Any, Any] = {}
     if arguments:
         for pair in only(list, arguments[0]):
             if type(pair) not in (tuple, list) or len(pair) != 2:
-                raise InputError("it has a dict of something else than pairs")
+                raise InputError("it has a dict that is not made of pairs")
             made[only(str, pair[0])] = pair[1]
     return made
 
 
 def _nothing(*_: Any) -> None:
-    """Stands for values that draw nothing: NumPy's scalars and types."""
+    """Stands for values that no picture depends on: NumPy's scalars and types."""
 
 
 def _set(items: Any = None) -> None:
-    """A set draws nothing either, but torch.load makes it."""
+    """Stands for sets, which no picture depends on either; checked because torch.load makes them."""
     for item in only(list, items or []):
         key_of(item)
 
@@ -118,24 +118,24 @@ def refuse_call(*_: Any) -> Any:
 
 
 def only(kind: type, value: Any) -> Any:
-    """The value, if it is of exactly this type; else an InputError."""
+    """The value; InputError unless it is of exactly this type."""
     if type(value) is not kind:
         raise InputError(f"its pickle has a {type(value).__name__} where a {kind.__name__} belongs")
     return value
 
 
 def key_of(value: Any) -> Any:
-    """What may be hashed: a name or a number; anything nested could take for ever, and so could equal hashes."""
+    """The value as a key; InputError for others than names and numbers, which could take forever to hash."""
     if type(value) is not str and (type(value) is not int or abs(value) >> 60):
-        raise InputError(f"it has a {type(value).__name__} as a key; names and numbers are keys")
+        raise InputError(f"it has a {type(value).__name__} as a key: expected a name or a number")
     return value
 
 
 def storage_of(identity: Any) -> Storage:
-    """A persistent id of torch.save: ("storage", type, key, location, count)."""
+    """The storage that a persistent id of torch.save names: ("storage", type, key, location, count)."""
     words = only(tuple, identity)
     if len(words) not in (5, 6) or words[0] != "storage" or (len(words) == 6 and words[5] is not None):
-        raise InputError("it refers to something else than a storage")
+        raise InputError("its persistent id is not that of a storage")
     kind, count = only(Known, words[1]).name, words[4]
     if type(count) is not int or not 0 <= count < 1 << 40:
         raise InputError("it has a storage of an impossible size")

@@ -1,19 +1,20 @@
 """A checkpoint file → the tensors of its generator, by their published names. Nothing in the file is executed.
 
-.safetensors                       read by safetensors, in place
-.pt .pth .bin, torch.save          looked through by `unpickle`, then read by torch.load(weights_only=True), in place
-.pkl, NVIDIA's persistence         looked through by `unpickle`; the tensors of G_ema alone are taken
+.safetensors                  read by safetensors, in place
+.pt .pth .bin, torch.save     checked by `pickles` and `archive`, then read by torch.load(weights_only=True), in place
+.pkl, NVIDIA's persistence    read by `pickles`; only the tensors of G_ema are used
 
-What a file is shows in its first bytes, whatever its name.
+The format is recognised by the first bytes, not by the file's name.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import pickle
+import reprlib
 import tarfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -24,23 +25,24 @@ from torch import Tensor
 
 from rewriter.checkpoints.archive import scan_zip
 from rewriter.checkpoints.layouts import CONDITIONAL
-from rewriter.checkpoints.pickle_types import DTYPES, Described, Persistent, Storage
+from rewriter.checkpoints.pickle_types import DTYPES, Persistent, Storage, TensorInfo
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.errors import InputError
+from rewriter.generators.architectures import ARCHITECTURES
 
-CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # of the weights, beside what is not needed
-OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # how torch.save's older kind begins
-SIZE, HEADER = 8 << 30, 4 << 20  # of a file in bytes; of what safetensors says of itself
-DEPTH, SIDE = 16, 1 << 20  # of modules in modules; of a tensor
+CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # names under which files hold the weights
+OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
+LARGEST, HEADER = 8 << 30, 4 << 20  # bytes of a file; of a header of safetensors
+DEPTH, SIDE = 16, 1 << 20  # how deep modules may be nested; the longest axis of a tensor
 Options = dict[str, Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
-_LOADING = Lock()  # what torch.load may meet is the whole process's setting
+_LOADING = Lock()  # the names that torch.load accepts are a setting of the whole process
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
-    """State dict of a checkpoint file, and what else it says for `convert`: conv_clamp or clamp.
+    """State dict of a checkpoint file, and the settings that it states, such as conv_clamp.
 
-    Tensors of safetensors and of zipped files of torch.save lie in the file until they are used.
+    Tensors of safetensors and of zipped files of torch.save are mapped from the file.
 
     Raises:
         InputError: the file is missing, damaged, or holds more than tensors; it names what.
@@ -50,62 +52,63 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
         with path.open("rb") as file:
             head = file.read(512)
             file.seek(0)
-            if not size or size > SIZE:
-                raise InputError("it is empty" if not size else f"it is larger than {SIZE >> 30} GB")
+            if not size or size > LARGEST:
+                raise InputError("it is empty" if not size else f"it is larger than {LARGEST >> 30} GB")
             state, options = _read(path, file, head, size)
         _check(state, size)
         return state, options
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror or error}): check the name") from error
     except InputError as error:
-        told = ": " in str(error) or "because" in str(error)  # what to do next
+        told = ": " in str(error) or "because" in str(error)  # the message says what to do next
         step = "" if told else "; if it should be one, fetch it again from where it was published"
         raise InputError(f"cannot read {path} as a checkpoint: {error}{step}") from error
-    except Exception as error:  # whatever the parsers of others say of a file that nobody vouches for
+    except Exception as error:  # the parsers raise anything for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"cannot read {path} as a checkpoint ({reason[:200]}): fetch it again") from error
 
 
 def _check(state: Mapping[str, Tensor], size: int) -> None:
-    """That its tensors are such as weights can be."""
+    """Raise InputError for tensors that cannot be weights."""
     for name, value in state.items():
         if not name.isprintable():
-            raise InputError(f"it has a tensor of the name {name[:80]!r}")
+            raise InputError(f"it has a tensor with the unprintable name {name[:80]!r}")
         if value.dtype not in DTYPES.values() or max(value.shape, default=1) > SIDE:
-            raise InputError(f"{name[:80]} is {tuple(value.shape)} of {value.dtype}, as no weight is")
+            raise InputError(f"{name[:80]} is {tuple(value.shape)} of {value.dtype}, which no weight is")
     if sum(value.nbytes for value in state.values()) > size:
         raise InputError("its tensors are larger than the file: they overlap")
 
 
 def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str, Tensor], Options]:
-    """By what the file begins with."""
+    """Read a file by the format that its first bytes tell."""
     if head[8:9] == b"{":
         if int.from_bytes(head[:8], "little") > HEADER:
-            raise InputError(f"it describes itself in more than {HEADER >> 20} MB")
+            raise InputError(f"its header is larger than {HEADER >> 20} MB")
         return _safetensors(path)
     if head[:4] == b"PK\x03\x04":
         scan_zip(file, size)
         return _container(_load(path, mmap=True))
     if head.startswith(OLDER):
         scan_older(file, size)
-        if _is_tar(head):  # which torch.load would take it for
+        if _is_tar(head):  # torch.load would read it as one
             raise InputError("it is a tar archive as well as a file of torch.save")
         return _container(_load(path, mmap=False))
     if head[:1] == b"\x80":
         return _persistence(run(file, size))
     if head.startswith(b"version https://git-lfs"):
-        raise InputError("it is a Git LFS pointer to the file: fetch the file itself, with `git lfs pull` or anew")
+        raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
-        raise InputError("it is a web page: fetch the file itself")
-    raise InputError("it is none: expected safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2")
+        raise InputError("it is a web page: download the file itself")
+    raise InputError(
+        "it has an unknown format: expected safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2"
+    )
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    options: Options = {"clamp": metadata["clamp"] == "True"} if "clamp" in metadata else {}
-    return state, options | _clamp(metadata.get("conv_clamp"))
+    return state, _settings(metadata)
 
 
 def _is_tar(head: bytes) -> bool:
@@ -120,51 +123,48 @@ def _load(path: Path, *, mmap: bool) -> Any:
     with _LOADING, torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except pickle.UnpicklingError as error:  # whose text recommends to run what the file names
+        except pickle.UnpicklingError as error:  # its text recommends to run what the file names
             raise InputError("it holds more than tensors, or is damaged") from error
         except RuntimeError as error:
             raise InputError(f"PyTorch cannot read it ({str(error).splitlines()[0][:80]})") from error
 
 
 def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
-    """Tensors by name from the containers in which people publish them."""
+    """Tensors by name, from the dict in which training code saves them."""
     options: Options = {}
     if isinstance(loaded, Mapping):
         inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inside:
             average = loaded.get("latent_avg")
-            options = _clamp(loaded.get("conv_clamp"))
+            options = _settings({"conv_clamp": loaded.get("conv_clamp")})
             loaded = {**loaded[inside], **({} if average is None else {"latent_avg": average})}
     if not isinstance(loaded, Mapping) or not all(type(value) in _PLAIN for value in loaded.values()):
         raise InputError("it does not hold a state dict of tensors: export the generator's (g_ema) weights")
     return {str(name): value.detach() for name, value in loaded.items()}, options
 
 
-def _clamp(value: Any) -> Options:
-    """The clamp that a file states, as an option; nothing if it states none."""
-    try:
-        clamp = None if value is None else float(value)
-    except (TypeError, ValueError, OverflowError):
-        clamp = math.nan
-    if clamp is not None and not 0 < clamp < math.inf:
-        raise InputError(f"it states conv_clamp {_shown(value)}: expected a number above 0")
-    return {} if clamp is None else {"conv_clamp": clamp}
+def _settings(told: Mapping[str, Any]) -> Options:
+    """The settings that a file states, validated; those of no architecture are left out."""
+    checks = {name: check for each in ARCHITECTURES.values() for name, check in each.SETTINGS.items()}
+    return {name: checks[name](name, _plain(told[name])) for name in checks if told.get(name) is not None}
 
 
-def _shown(value: Any) -> str:
-    """A value in a message; what is nested could take for ever to write out."""
-    plain = type(value) in (str, float, type(None)) or type(value) is int and not abs(value) >> 60
-    return repr(value)[:40] if plain else f"of the type {type(value).__name__}"
+def _plain(value: Any) -> Any:
+    """The value of a text in metadata."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return {"True": True, "False": False}[value] if value in ("True", "False") else float(value)
+    return value
 
 
 # --- NVIDIA's persistence ---
 
 
 def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
-    """The averaged generator of a training run's pickle, or a generator alone."""
+    """The averaged generator in a training run's pickle, or a generator alone."""
     generator = loaded.get("G_ema") if isinstance(loaded, dict) else loaded
     if not isinstance(generator, Persistent) or generator.name != "Generator":
-        raise InputError("it holds no generator of NVIDIA's: expected a dict with G_ema, or the generator itself")
+        raise InputError("it holds no generator of NVIDIA's code: expected a dict with G_ema, or the generator itself")
     modules = dict(_modules(generator, "", 0, set()))
     if generator.fields.get("c_dim"):
         raise InputError(f"this generator is not supported, because {CONDITIONAL}")
@@ -175,25 +175,25 @@ def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
         for name, value in _fields(module, group).items()
         if value is not None
     }
-    if odd := next((name for name, value in described.items() if not isinstance(value, Described)), None):
+    if odd := next((name for name, value in described.items() if not isinstance(value, TensorInfo)), None):
         raise InputError(f"it has a {type(described[odd]).__name__} where the tensor {odd[:80]!r} belongs")
     numbers = {storage: _numbers(storage) for storage in {value.storage for value in described.values()}}
     state = {
         name: numbers[value.storage].as_strided(value.shape, value.stride, value.offset)
         for name, value in described.items()
     }
-    return state, _said(modules)
+    return state, _stated(modules)
 
 
 def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:
-    """A module and those inside it, by their prefix; each stands in one place."""
+    """A module and those inside it, by their prefixes; InputError if one is in two places."""
     if id(module) in seen or depth > DEPTH:
         raise InputError("its modules are nested too deeply, or one is in two places")
     seen.add(id(module))
     yield prefix, module
     for name, inner in _fields(module, "_modules").items():
         if not isinstance(inner, Persistent):
-            raise InputError(f"it has a module {f'{prefix}{name}'[:80]!r} that is not of NVIDIA's persistence")
+            raise InputError(f"it has a module {f'{prefix}{name}'[:80]!r} that NVIDIA's code did not save")
         yield from _modules(inner, f"{prefix}{name}.", depth + 1, seen)
 
 
@@ -205,20 +205,20 @@ def _fields(module: Persistent, group: str) -> Mapping[str, Any]:
 
 
 def _numbers(storage: Storage) -> Tensor:
-    """What was embedded in the pickle, (count,)."""
+    """The numbers that are embedded in the pickle, (count,)."""
     if not storage.count:
         return torch.empty(0, dtype=storage.dtype)
     return torch.frombuffer(bytearray(storage.data), dtype=storage.dtype)
 
 
-def _said(modules: Mapping[str, Persistent]) -> Options:
-    """What its layers say of themselves: the clamp; and that they are none that would be drawn otherwise."""
+def _stated(modules: Mapping[str, Persistent]) -> Options:
+    """The clamp that the layers state; InputError for layers that would be drawn wrongly."""
     clamps = [module.fields["conv_clamp"] for module in modules.values() if "conv_clamp" in module.fields]
     for prefix, module in modules.items():
         activation, architecture = module.fields.get("activation", "lrelu"), module.fields.get("architecture", "skip")
         if module.name == "SynthesisLayer" and activation != "lrelu" or architecture != "skip":
-            said = f"{_shown(activation)}, {_shown(architecture)}"
+            said = f"{reprlib.repr(activation)[:40]}, {reprlib.repr(architecture)[:40]}"
             raise InputError(f"this generator is not supported, because of {prefix[:80]!r}: {said}")
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
         raise InputError("its layers are clamped differently")
-    return _clamp(clamps[0] if clamps else None)
+    return _settings({"conv_clamp": clamps[0] if clamps else None})

@@ -1,12 +1,11 @@
 """Our own form of a generator: a folder with config.json and model.safetensors, or the latter alone.
 
-Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN). The config says what
-they cannot: the clamp, the fingerprint, and whose they are.
+Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN). The config holds what
+tensors cannot: settings such as the clamp, the fingerprint, and whose they are.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,31 +16,26 @@ from rewriter.checkpoints.catalogue import ADVICE, sanitize_origin
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
-from rewriter.files import read_json, replacing, write_tensors
+from rewriter.files import read_json, replacing, write_json, write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.proggan import ProgressiveGAN
-from rewriter.generators.stylegan2 import StyleGAN2
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # the second may have rules beside the weights, or no weights
+CONFIG_LIMIT = 1 << 20  # bytes
+FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # version 2 may have rules beside the weights, or no weights
+_FIELDS = {"name": str, "origin": dict, "layers": dict}
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
-    """Write a generator's weights as safetensors, with the clamp in the metadata; its rules are not among them."""
-    metadata = {"format": "pt", **{key: str(value) for key, value in _clamps(generator).items()}}
+    """Write a generator's weights, without its rules, as safetensors with the settings in the metadata."""
+    metadata = {"format": "pt", **{key: str(value) for key, value in generator.settings().items()}}
     write_tensors(generator.state_dict(), path, metadata)
 
 
 def save(generator: Generator, folder: str | Path) -> None:
-    """Write a generator as a folder that `load` takes: weights, then the config; its rules are not among them.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
+    """Write a generator, without its rules, as a folder that `load` reads; InputError if it cannot be written to."""
     folder = Path(folder)
     write_weights(generator, folder / WEIGHTS)
-    with replacing(folder / CONFIG) as temporary:
-        temporary.write_text(written(config(generator)), encoding="utf-8")
+    write_json(config(generator), folder / CONFIG, indent=2)
 
 
 def export(generator: Generator, path: str | Path, layout: str) -> None:
@@ -52,95 +46,96 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
     """
     state: dict[str, Any] = rewrite_as(generator, layout)
     if layout == "rosinality":
-        clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
-        stated = {} if clamp is None else {"conv_clamp": clamp}
-        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **stated}
-    with replacing(path) as temporary, temporary.open("wb") as file:  # a path's name would be in it
+        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
+    with replacing(path) as temporary, temporary.open("wb") as file:  # given a path, torch.save would write its name
         torch.save(state, file)
 
 
 def remarks(generator: Generator, layout: str) -> list[str]:
-    """What a file in this layout cannot say of the generator."""
-    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
+    """What a file in this layout cannot hold of the generator."""
+    clamp = generator.settings().get("conv_clamp")
     if clamp is None:
         return []
     if layout == "nvidia":
-        return [f"its features are clamped at {clamp:g}: tell NVIDIA's code conv_clamp={clamp:g}, and us --conv-clamp"]
-    return [
-        f"{layout}'s code knows no clamp, and this generator's features are clamped at {clamp:g}: where they "
-        "reach that, pictures differ there"
-    ]
+        return [f"the clamp of the features is not stored: load it with conv_clamp={clamp:g} (--conv-clamp)"]
+    return [f"{layout}'s code has no clamp: pictures differ where features exceed this generator's, {clamp:g}"]
 
 
 def config(generator: Generator) -> dict[str, Any]:
     """What config.json says."""
-    about: dict[str, Any] = {"format": FORMAT, "version": VERSIONS[0], "name": generator.name}
-    about |= {"architecture": architecture(generator), "resolution": generator.resolution, "zdim": generator.zdim}
-    about |= _clamps(generator)
     return {
-        **about,
+        "format": FORMAT,
+        "version": VERSIONS[0],
+        "name": generator.name,
+        "architecture": generator.architecture,
+        "resolution": generator.resolution,
+        "zdim": generator.zdim,
+        **generator.settings(),
         "fingerprint": generator.fingerprint,
         "layers": dict(generator.advice),
         "origin": generator.origin.to_json(),
     }
 
 
-def written(about: dict[str, Any]) -> str:
-    """A config as its file has it."""
-    return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder, with its main fields validated.
 
-
-def check(about: Any, path: Path) -> None:
-    """Raise InputError unless what a file holds is a config that we know how to read."""
+    Raises:
+        InputError: it is missing, damaged, another program's, or of a later version.
+    """
+    path = folder / CONFIG
+    about = read_json(path, limit=CONFIG_LIMIT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise InputError(f"{path} is not the config of a generator that this package wrote: see `rewriter convert`")
     if about.get("version") not in VERSIONS:
         raise InputError(f"{path} is of a later version than {VERSIONS[-1]}: update this package")
-    kinds = {"name": str, "origin": dict, "layers": dict}
-    if not all(isinstance(about.get(name), kind) for name, kind in kinds.items()):
-        raise InputError(f"{path} lacks name, origin or layers: save the generator again")
+    if not all(isinstance(about.get(name), kind) for name, kind in _FIELDS.items()):
+        raise InputError(f"{path} lacks {', '.join(_FIELDS)}, or one is of another type: save the generator again")
+    return dict(about)
 
 
-def load(folder: str | Path) -> Generator:
-    """Read what `save` wrote: weights and config; rules that lie beside them are `published.rules_in`'s.
+def read_file(
+    path: Path, *, name: str, conv_clamp: float | None = None, default_clamp: float | None = None
+) -> Generator:
+    """Read a checkpoint file of any known layout.
+
+    Args:
+        path: the file.
+        name: what to call the generator.
+        conv_clamp: clamp of the features; None: what the file says.
+        default_clamp: for a file that says nothing.
 
     Raises:
-        InputError: no such folder, a file that is damaged, or weights that are not those that the config was made for.
+        InputError: a damaged or hostile file, an unknown layout, or a clamp for an architecture that has none.
     """
-    folder = Path(folder)
-    about = read_json(folder / CONFIG, limit=1 << 20)
-    check(about, folder / CONFIG)
-    state, options = read_checkpoint(folder / WEIGHTS)
-    generator = convert(state, name=_name(about), **options)
-    if generator.fingerprint != about.get("fingerprint"):
-        said = str(about.get("fingerprint"))[:12]
-        raise InputError(
-            f"{folder / WEIGHTS} is not what the config was made for: expected the fingerprint {said}, "
-            f"found {generator.fingerprint[:12]}: fetch both again"
-        )
-    describe(generator, about)
+    state, options = read_checkpoint(path)
+    clamp = conv_clamp or options.get("conv_clamp") or default_clamp
+    generator = convert(state, name=name, **{**options, "conv_clamp": clamp})
+    if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
+        raise InputError(f"{path} is a {generator.architecture}, which has no conv_clamp: leave it out")
     return generator
 
 
-def describe(generator: Generator, about: Mapping[str, Any]) -> None:
-    """Note what a config, checked, says of a generator's origin and of where to begin."""
-    origin, layers = about["origin"], about["layers"]
-    generator.origin = sanitize_origin(origin)
+def load(folder: str | Path) -> Generator:
+    """Read what `save` wrote: weights and config. Rules beside them are read by `hub.repository`.
+
+    Raises:
+        InputError: no such folder, a damaged file, or weights that do not belong to the config.
+    """
+    folder = Path(folder)
+    about = read_config(folder)
+    state, options = read_checkpoint(folder / WEIGHTS)
+    generator = convert(state, name="".join(filter(str.isprintable, about["name"]))[:80], **options)
+    if generator.fingerprint != about.get("fingerprint"):
+        said, found = str(about.get("fingerprint"))[:12], generator.fingerprint[:12]
+        differ = f"expected the fingerprint {said}, found {found}: fetch both again"
+        raise InputError(f"{folder / WEIGHTS} does not belong to {CONFIG}: {differ}")
+    apply_config(generator, about)
+    return generator
+
+
+def apply_config(generator: Generator, about: Mapping[str, Any]) -> None:
+    """Note what a config says about a generator's origin and the layers to begin at, as far as it is valid."""
+    layers = about["layers"]
+    generator.origin = sanitize_origin(about["origin"])
     generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}
-
-
-def _name(about: Mapping[str, Any]) -> str:
-    return "".join(filter(str.isprintable, about["name"]))[:80]
-
-
-def architecture(generator: Generator) -> str:
-    """What a catalogue and a config call its kind."""
-    return "stylegan2" if isinstance(generator, StyleGAN2) else "proggan"
-
-
-def _clamps(generator: Generator) -> dict[str, Any]:
-    """The clamp, under the name that the reader of a file expects."""
-    if isinstance(generator, ProgressiveGAN):
-        return {"clamp": generator.config.clamp}
-    clamp = generator.config.conv_clamp if isinstance(generator, StyleGAN2) else None
-    return {} if clamp is None else {"conv_clamp": clamp}

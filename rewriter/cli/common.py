@@ -16,13 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rewriter.checkpoints.catalogue import catalogue
-from rewriter.checkpoints.download import cached
 from rewriter.editing.edit import Edit, load_edits
 from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.threads import choose_threads
-from rewriter.hub.resolve import load_generator
+from rewriter.hub.resolve import resolve
 from rewriter.worlds import townscape
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
@@ -79,10 +78,10 @@ def generator_of(edits: Sequence[Edit], name: str | None, device: str | None, qu
 
 def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None = None) -> Generator:
     """A generator, with a bar while it is downloaded."""
-    entry = catalogue().get(name)
-    new = entry is not None and entry.sha256 is None and cached(entry) is None
+    source = resolve(name)
+    new = source.origin.id and source.origin.sha256 is None and not source.is_local
     with progress(quiet) as job:
-        model = load_generator(name, device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))
+        model = source.load(device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))
     choose_threads(model)
     if new and not quiet:
         print(f"{name}: later downloads must have the same SHA-256, {model.origin.sha256}", file=sys.stderr)

@@ -10,17 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from rewriter.checkpoints import store
-from rewriter.checkpoints.catalogue import Entry, catalogue
+from rewriter.checkpoints.catalogue import BUILT_IN, Entry, catalogue
 from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.download import cached, hash_of
-from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
+from rewriter.checkpoints.layouts import NAMES
 from rewriter.cli.common import Json, load, rules_for, say
 from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
-from rewriter.hub.repository import BUILT_IN, listed
+from rewriter.hub.browse import listed
 from rewriter.hub.resolve import SUFFIXES
 
 OTHERS = (".pt", ".pth", ".bin")
@@ -108,8 +108,8 @@ def _is_file(out: Path) -> bool:
 
 def _check_form(out: Path, layout: str | None) -> None:
     """Raise InputError, before any download, for a file name that does not fit the layout."""
-    if layout is not None and layout not in {*STYLEGAN2, *PROGGAN}:
-        raise InputError(f"{layout!r} is no layout: choose {', '.join({**STYLEGAN2, **PROGGAN})}")
+    if layout is not None and layout not in NAMES:
+        raise InputError(f"{layout!r} is no layout: choose {', '.join(NAMES)}")
     if layout is None and _is_file(out) and out.suffix != ".safetensors":
         raise InputError(f"{out} is a file for other people's tools: choose one with --layout, or name a folder")
     if layout is not None and out.suffix not in OTHERS:

@@ -18,8 +18,9 @@ from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.hub.draft import Draft, draft
-from rewriter.hub.publish import Published, find, send
+from rewriter.hub.publish import send, target
 from rewriter.hub.repository import check_edits
+from rewriter.hub.upload import Uploaded
 
 
 def publish(
@@ -61,8 +62,8 @@ def publish(
     if out is not None:
         check_writable(out / store.CONFIG)
     else:
-        api = connect()
-        find(name, api, private=private, create_pr=pr)
+        to = target(name, connect(), private=private)
+        to.find(create_pr=pr)
     model = load(generator or _base_of(found), device, as_json)
     earlier = [] if whole else carried_rules(model)
     check_new(found, earlier)
@@ -86,12 +87,12 @@ def publish(
         say(as_json, {"name": name, "out": str(out), "files": dict(made.sizes)}, words)
         return
     quiet(bars=sys.stderr.isatty() and not as_json)  # an upload may take long
-    done = send(made, api, private=private, create_pr=pr, on_step=lambda words: typer.echo(f"{words} …", err=True))
+    done = send(made, to, create_pr=pr, on_status=lambda words: typer.echo(f"{words} …", err=True))
     data = {"name": name, **vars(done), "files": dict(made.sizes)}
     say(as_json, data, f"{listed}\n{_said(made, done)}:\n{done.url}")
 
 
-def _said(made: Draft, done: Published) -> str:
+def _said(made: Draft, done: Uploaded) -> str:
     if done.proposed:
         return f"{made.repo_id}: proposed"
     if not done.changed:

@@ -67,7 +67,7 @@ def deploy(
         return
     quiet()
     done = space.deploy(
-        name, private=private, hardware=hardware, on_step=lambda words: typer.echo(f"{words} …", err=True)
+        name, private=private, hardware=hardware, on_status=lambda words: typer.echo(f"{words} …", err=True)
     )
     data = {"space": name, **vars(done), "files": len(sizes), "bytes": total}
     what = "created" if done.created else "updated" if done.changed else "up to date already"

@@ -10,6 +10,7 @@ import torch
 import typer
 
 from rewriter import pictures
+from rewriter.checkpoints.device import default_device
 from rewriter.cli import describe
 from rewriter.cli.common import (
     Device,
@@ -35,7 +36,6 @@ from rewriter.evaluation.benchmark import benchmark as benchmark_all
 from rewriter.evaluation.benchmark import markdown
 from rewriter.files import check_writable, write_json, write_text
 from rewriter.generators.latents import SEEDS
-from rewriter.hub.resolve import default_device
 
 EPILOGS = {
     "stats": "\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"

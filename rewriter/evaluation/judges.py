@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from rewriter.checkpoints.catalogue import Source
+from rewriter.checkpoints.catalogue import PinnedFile
+from rewriter.checkpoints.device import place
 from rewriter.checkpoints.download import fetch
 from rewriter.errors import InputError, OnStep
-from rewriter.hub.resolve import placed
 
 NONE = -1  # the label of a pixel that no word fits
 THRESHOLD = 0.5  # probability from which a word fits; CLIPSeg's probabilities are not calibrated
@@ -35,12 +35,12 @@ VGG16 = ("timm/vgg16.tv_in1k", "b8d8aa2dd860af9233c8c67385a8097fd6c35d3f")  # to
 LINEAR = ("vivym/lpips", "270571f1fb2a2c4c5f920cec96cd87838c345982")  # equals vgg.pth of lpips 0.1.4; BSD-2-Clause
 
 
-def _at(repository: str, revision: str, file: str, sha256: str) -> Source:
+def _at(repository: str, revision: str, file: str, sha256: str) -> PinnedFile:
     name = f"{repository.split('/')[1]}/{file}"
-    return Source(id=name, repository=repository, file=file, revision=revision, size=None, sha256=sha256)
+    return PinnedFile(id=name, repository=repository, file=file, revision=revision, sha256=sha256)
 
 
-FILES: Mapping[str, Source] = {
+FILES: Mapping[str, PinnedFile] = {
     "trunk": _at(*VGG16, "model.safetensors", "57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8"),
     "heads": _at(
         *LINEAR, "vgg_lpips_linear.safetensors", "0c6387bf2e51e434dedbc0ca4c5894f605c415b8d128bfe720e13456eb4333ac"
@@ -102,7 +102,7 @@ def lpips(device: torch.device | str | None = None, on_step: OnStep = lambda don
     for name, part, prefix in (("trunk", distance.features, "features."), ("heads", distance.heads, "")):
         with safe_open(fetch(FILES[name], on_step=on_step), framework="pt") as file:
             part.load_state_dict({key: file.get_tensor(prefix + key) for key in part.state_dict()})  # no classifier
-    return placed(distance.requires_grad_(False).eval(), device)
+    return place(distance.requires_grad_(False).eval(), device)
 
 
 class CLIPSeg:
@@ -160,4 +160,4 @@ def clipseg(device: torch.device | str | None = None, on_step: OnStep = lambda d
         reason = f"this version of transformers looks for {missing[0]} in CLIPSeg"
         raise InputError(f"{reason}: pip install 'rewriter[eval]'")
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    return CLIPSeg(placed(model.requires_grad_(False).eval(), device), tokenizer)
+    return CLIPSeg(place(model.requires_grad_(False).eval(), device), tokenizer)

@@ -18,16 +18,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from types import MappingProxyType
-from typing import TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from rewriter.checks import Check
 from rewriter.errors import InputError
 from rewriter.generators.change import LowRank
 from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.generators.origin import Origin
+from rewriter.generators.shapes import Shapes
 
 Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
 
@@ -36,8 +38,16 @@ class Generator(nn.Module, ABC):
     """A pretrained image generator whose weights never change: whatever is done to it is a view.
 
     Pictures are (n, 3, H, W), in [-1, 1] but for overshoot; layers carry the names of the original implementation.
+
+    Attributes:
+        architecture: the class's name in files and in the catalogue.
+        pattern: matches a name in this architecture's state dict, and in no other's.
+        SETTINGS: settings that a state dict cannot hold, and what each may be.
     """
 
+    architecture: ClassVar[str]
+    pattern: ClassVar[str]
+    SETTINGS: ClassVar[Mapping[str, Check]] = MappingProxyType({})
     name = "generator"
     zdim: int
     resolution: int
@@ -45,6 +55,19 @@ class Generator(nn.Module, ABC):
     rules: tuple[LowRank, ...] = ()
     advice: Mapping[str, str] = MappingProxyType({})  # good first layers for "structure", "objects" and "texture"
     origin: Origin = Origin()
+
+    @classmethod
+    @abstractmethod
+    def from_shapes(cls, shapes: Shapes, **settings: Any) -> Generator:
+        """An untrained generator of the sizes that a state dict has; InputError if they belong to no generator."""
+
+    def settings(self) -> dict[str, Any]:
+        """Those of SETTINGS that are set."""
+        return {}
+
+    def derive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors that follow from the others, for files that lack them."""
+        return {}
 
     @abstractmethod
     def start(self, z: Tensor, truncation: float) -> Features:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo, Memory
+from rewriter.generators.shapes import Shapes
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,10 @@ class PlainConv(Memory):
 class ProgressiveGAN(Generator):
     """A Progressive GAN generator of any depth and channel table."""
 
+    architecture = "proggan"
+    pattern = r"layer\d+\.(conv|wscale)\."
+    SETTINGS = MappingProxyType({"clamp": flag})
+
     def __init__(self, config: ProgressiveGANConfig, *, name: str = "proggan"):
         super().__init__()
         self.config, self.name = config, name
@@ -101,6 +109,21 @@ class ProgressiveGAN(Generator):
         block.add_module("conv", conv)
         block.add_module("wscale", Scale(outputs, gain / math.sqrt(inputs * kernel * kernel)))
         self.add_module(name, block)
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes, **settings: Any) -> ProgressiveGAN:
+        """Channels from the convolutions."""
+        count = shapes.largest(r"layer(\d+)\.")
+        if count % 2 or not 2 <= count <= 18:
+            raise InputError(
+                f"a Progressive GAN has an even number of layers up to 18, not {count}: is the file whole?"
+            )
+        channels = tuple(shapes.size(f"layer{i}.conv.weight", 0, rank=4) for i in range(1, count + 1))
+        return cls(ProgressiveGANConfig(channels, shapes.size("layer1.conv.weight", 1, rank=4), **settings))
+
+    def settings(self) -> dict[str, Any]:
+        """Whether pictures are clamped to [-1, 1]."""
+        return {"clamp": self.config.clamp}
 
     def memory(self, layer: str) -> PlainConv:
         """The convolution of that name."""

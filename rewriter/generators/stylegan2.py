@@ -9,19 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rewriter.checks import number
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.filters import blur, upsample
+from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features, LayerInfo, Memory
+from rewriter.generators.shapes import Shapes
 
 GAIN = math.sqrt(2)
 SLOPE = 0.2
 MAPPING_RATE = 0.01
+AVERAGED = 4096  # seeds whose w are averaged where a file lacks the average
 SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its skip connections otherwise
 
 
@@ -139,6 +145,10 @@ class MappingNetwork(nn.Module):
 class StyleGAN2(Generator):
     """A StyleGAN2 generator of any size, channel table and mapping depth, with fixed noise."""
 
+    architecture = "stylegan2"
+    pattern = r"synthesis\.b4\."
+    SETTINGS = MappingProxyType({"conv_clamp": number(1e-6, 1e6)})
+
     def __init__(self, config: StyleGAN2Config, *, name: str = "stylegan2"):
         super().__init__()
         self.config, self.name = config, name
@@ -170,6 +180,33 @@ class StyleGAN2(Generator):
         block.add_module(module, conv)
         self.layers[layer] = LayerInfo(layer, inputs, outputs, 3, side // 2 if up else side, side)
         self._memories[layer] = f"synthesis.b{side}.{module}"
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes, **settings: Any) -> StyleGAN2:
+        """Channels from the convolutions, z and w from the first layer of the mapping network."""
+        sides = [4 * 2**i for i in range(shapes.largest(r"synthesis\.b(\d+)\.", most=1024).bit_length() - 2)]
+        depth = shapes.largest(r"mapping\.fc(\d+)\.") + 1
+        channels = {side: shapes.size(f"synthesis.b{side}.conv1.weight", 0, rank=4) for side in sides}
+        z_dim, w_dim = (shapes.size("mapping.fc0.weight", axis, rank=2) for axis in (1, 0))
+        return cls(StyleGAN2Config(channels, z_dim, w_dim, depth, skip_filter=SKIP in shapes.state, **settings))
+
+    def settings(self) -> dict[str, Any]:
+        """The clamp, if there is one."""
+        return {} if self.config.conv_clamp is None else {"conv_clamp": self.config.conv_clamp}
+
+    def derive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean w of the first 4,096 seeds, in double precision, so that every machine rounds to the same float32.
+
+        The file of a training run lacks it.
+        """
+        with torch.device("meta"):
+            mapping = MappingNetwork(self.config)
+        names = [name for name in mapping.state_dict() if name != "w_avg"]
+        weights = {name: state[f"mapping.{name}"].double() for name in names}
+        mapping.load_state_dict({**weights, "w_avg": torch.zeros(self.config.w_dim).double()}, assign=True)
+        with torch.no_grad():
+            mean: Tensor = mapping(latents(range(AVERAGED), self.config.z_dim).double()).mean(0)
+        return {"mapping.w_avg": mean.float()}
 
     def fingerprint_extra(self) -> str:
         """The clamp: with another one, the same weights draw other pictures."""

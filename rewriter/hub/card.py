@@ -17,39 +17,44 @@ from typing import Any
 
 from huggingface_hub import ModelCardData, constants
 
+import rewriter
 from rewriter.checkpoints import store
+from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
 from rewriter.hub import licences
-from rewriter.hub.repository import BUILT_IN, TAG, is_built_in
-
-LIBRARY = "rewriter"
-PAPER = "[Rewriting a Deep Generative Model](https://rewriting.csail.mit.edu/) (Bau, Liu, Wang, Zhu, Torralba, 2020)"
-JOINER, ADDRESS = "\u2060", re.compile(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)")
-MARKS = re.compile(r"[^\w ,;'(-]|_|(?<!\w)-|-(?!\w)")  # a hyphen within a word is one
-SOURCE = re.compile(r"(https|file)://[\w./~-]+")
-ARXIV = "arxiv:2007.15646"
-
+from rewriter.hub.browse import TAG
+from rewriter.hub.repository import is_built_in
 
 PLACES = {"rule": "rules/{}.safetensors", "edit": "edits/{}.json", "picture": "pictures/{}.png"}
+PAPER = "[Rewriting a Deep Generative Model](https://rewriting.csail.mit.edu/) (Bau, Liu, Wang, Zhu, Torralba, 2020)"
+ARXIV = "arxiv:2007.15646"
+JOINER, ADDRESS = "\u2060", re.compile(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)|(?=@)")
+MARKS = re.compile(r"[^\w ,;'(-]|_|(?<!\w)-|-(?!\w)")  # all but a hyphen within a word
+LIMITS = """## Limits
+A rule acts wherever its context matches, on every picture: places that look alike to the layer change too. The figures
+above were measured on pictures that no rule was made with: how far the marked places came towards what was asked for,
+how many of the places that match the context followed, and, in steps of 255 of brightness, how much changed elsewhere.
+On other pictures a rule may act more or less. The pictures are inventions of a network and show nobody and nothing
+real; they have the gaps and the biases of the pictures that it was trained on."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A rule as it is called in a repository: its title, and the name of its files without folder and ending."""
+    """A rule in a repository: its title, and the name of its files without folder and ending."""
 
     rule: Rule
     title: str
     slug: str
 
     def path(self, what: str) -> str:
-        """Where one of its files lies, of PLACES."""
+        """The path of one of its files: its "rule", "edit" or "picture"."""
         return PLACES[what].format(self.slug)
 
 
 def named(rules: Sequence[Rule]) -> list[Named]:
-    """Rules with their titles, and names of files that they get: numbered, of plain letters."""
+    """Rules with their titles, and numbered names for their files."""
     titles = [rule.title for rule in rules]
     return [
         Named(rule, title[:200], f"{i}-{slug(title)}".strip("-"))
@@ -58,31 +63,30 @@ def named(rules: Sequence[Rule]) -> list[Named]:
 
 
 def slug(text: str) -> str:
-    """Words as a part of a name on the Hub or of a file: "Domes & trees!" → "domes-trees"."""
+    """Words as part of a name on the Hub or of a file: "Domes & trees!" → "domes-trees"."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-")
 
 
 def words_only(text: str) -> str:
-    """Somebody's words as Markdown that says just them: all but letters, digits and the plainest marks as entities.
+    """Somebody's words as Markdown that shows just them: all but letters, digits and the plainest marks as entities.
 
-    Some readers of Markdown make links of what looks like an address even so: an invisible joiner keeps them from it.
+    Some readers of Markdown even so make links of what looks like an address: an invisible joiner prevents that.
     """
     lines = ("".join(filter(str.isprintable, line)).strip() for line in text.split("\n"))
     return "\n".join(MARKS.sub(lambda found: f"&#{ord(found[0])};", ADDRESS.sub(JOINER, line)) for line in lines)
 
 
 def metadata(generator: Generator) -> dict[str, Any]:
-    """The card's fields, as the Hub knows them."""
+    """The card's fields that the Hub knows."""
     origin = generator.origin
-    repository = origin.repository
-    base = {"base_model": repository, "base_model_relation": "finetune"} if repository else {}
+    base = {"base_model": origin.repository, "base_model_relation": "finetune"} if origin.repository else {}
     own = [BUILT_IN] if is_built_in(generator) else []
     return {
         **licences.metadata(origin.licence),
         **base,
-        "library_name": LIBRARY,
+        "library_name": "rewriter",
         "pipeline_tag": "unconditional-image-generation",
-        "tags": [TAG, "model-editing", "image-generation", store.architecture(generator), *own, ARXIV],
+        "tags": [TAG, "model-editing", "image-generation", generator.architecture, *own, ARXIV],
     }
 
 
@@ -95,7 +99,6 @@ def write(
     description: str,
     weights: bool,
     exported: Mapping[str, str],
-    version: str,
 ) -> str:
     """README.md for a repository.
 
@@ -104,44 +107,34 @@ def write(
         rules: what it was rewritten with.
         repo_id: where it goes.
         title: as somebody typed it.
-        description: likewise.
+        description: as somebody typed it.
         weights: whether the base's weights go along.
         exported: layout → file of folded weights for other people's tools.
-        version: of this package.
     """
     head = ModelCardData(**metadata(generator)).to_yaml(line_break="\n")
     parts = [
         f"---\n{head}\n---\n# {words_only(title)}",
         "![Before above after](comparison.png)",
-        "*Before above after: unseen pictures, first those in which a rule's context fires, then some in which none "
-        "does.*",
+        "*Before above after, on unseen pictures: first some in which a rule's context matches, then some in which "
+        "none does.*",
         *([words_only(description)] if description.strip() else []),
         _changed(generator, rules),
         _use(generator, repo_id, weights, exported),
         *(_rule(each) for each in rules),
-        _base(generator, repo_id, weights),
+        _base(generator, weights),
         LIMITS,
-        _provenance(generator, rules, version),
+        _provenance(generator, rules),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-LIMITS = """## Limits
-A rule acts wherever its context fires, on every picture that is ever drawn: places that look alike to the layer change
-too, and places that do not stay as they are. The figures above were measured on pictures that no rule was made with:
-how far the marked places came towards what was asked for; how many of the places that match the context followed; and,
-in steps of 255 of brightness, how much changed elsewhere. On other pictures a rule may act more or less. The pictures
-are inventions of a network and show nobody and nothing real; what its training pictures lacked or overdid, it lacks or
-overdoes."""
-
-
 def _changed(generator: Generator, rules: Sequence[Named]) -> str:
-    title = generator.origin.title or generator.name
+    title = words_only(generator.origin.title or generator.name)
     listed = "; ".join(f"*{words_only(each.title)}*{'' if each.rule.on else ' (switched off)'}" for each in rules)
     count = "One rule" if len(rules) == 1 else f"{len(rules)} rules"
     return (
-        f"{count} of the generator **{words_only(title)}** ({generator.resolution} px) rewritten: {listed}. Not single "
-        "pictures were edited but the model, so every picture that it draws follows. The method is that of "
+        f"{count} of the generator **{title}** ({generator.resolution} px) rewritten: {listed}. Not single pictures "
+        "were edited but the model, so every picture that it draws follows. The method is that of "
         f"{PAPER}: each rule is a low-rank change of one layer's weights."
     )
 
@@ -158,9 +151,9 @@ generator = rewriter.load_generator("{repo_id}")
 pictures = generator.sample(range(8))  # (8, 3, {side}, {side}) in [-1, 1]; rules=[] draws as before
 ```
 `generator.rules` are the rules: choose among them, or weaken one, as in `generator.sample(range(8),
-rules=[generator.rules[0].at(0.5)])`. To go on rewriting: `rewriter demo --generator {repo_id}`."""
+rules=[generator.rules[0].at(0.5)])`. To rewrite it further: `rewriter demo --generator {repo_id}`."""
     if not weights:
-        text += " The weights of the base are fetched from where they live."
+        text += " The weights of the base are downloaded from their source."
     if exported:
         files = ", ".join(f"`{file}` ({layout})" for layout, file in exported.items())
         text += f"\n\nFor other people's tools, the rules folded into plain weights: {files}."
@@ -175,10 +168,10 @@ def install() -> str:
     if space := os.environ.get("SPACE_ID"):
         return f"pip install git+{constants.ENDPOINT}/spaces/{space}"
     with suppress(PackageNotFoundError, ValueError, LookupError, TypeError):
-        told = json.loads(distribution(LIBRARY).read_text("direct_url.json") or "")  # PEP 610
-        if told["vcs_info"]["vcs"] == "git" and SOURCE.fullmatch(told["url"]):
+        told = json.loads(distribution("rewriter").read_text("direct_url.json") or "")  # PEP 610
+        if told["vcs_info"]["vcs"] == "git" and re.fullmatch(r"(https|file)://[\w./~-]+", told["url"]):
             return f"pip install git+{told['url']}@{told['vcs_info']['commit_id']}"
-    return f"pip install {LIBRARY}"
+    return "pip install rewriter"
 
 
 def _rule(each: Named) -> str:
@@ -192,53 +185,45 @@ def _rule(each: Named) -> str:
         f"![{alone}]({each.path('picture')})",
         *([] if rule.active else ["*It is not in force: the picture shows what it would do.*"]),
         f"`{each.path('rule')}`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}{how}.",
+        *(["\n".join(f"- {line.strip()}" for line in measured)] if rule.effect is not None else []),
+        *(f"> {words_only(remark)}" for remark in advice(rule)),
     ]
-    if rule.effect is not None:
-        lines.append("\n".join(f"- {line.strip()}" for line in measured))
-    lines += [f"> {words_only(remark)}" for remark in advice(rule)]
     return "\n\n".join(lines)
 
 
-def _base(generator: Generator, repo_id: str, weights: bool) -> str:
+def _base(generator: Generator, weights: bool) -> str:
     origin = generator.origin
-    licence = origin.licence
     lines = ["## The base"]
-    where = origin.repository
-    if where:
-        file, revision = (words_only(each or "") for each in (origin.file, origin.revision))
-        lines.append(f"- from {words_only(where)}, file {file}, revision {revision}")
+    if origin.repository:
+        where = [words_only(each or "") for each in (origin.repository, origin.file, origin.revision)]
+        lines.append(f"- from {where[0]}, file {where[1]}, revision {where[2]}")
     elif is_built_in(generator):
         lines.append("- the generator that is built into `rewriter`")
     if origin.attribution:
         lines.append(f"- made by: {words_only(origin.attribution)}")
-    if licence:
-        said = f"- licence: [{licence.id}]({licence.link})"
-        if licences.non_commercial(licence):
-            said += ", **for non-commercial use only**: that goes with whatever is made of it, this generator too"
+    if licence := origin.licence:
+        terms = ", **for non-commercial use only**: that includes whatever is made of it, this generator too"
         stated = " (as its publisher states it)" if origin.published or origin.stated else ""
         text = "its text is in `LICENSE`" if licences.has_text(licence) else "`LICENSE` says where its text is"
-        lines.append(f"{said}{stated}; {text}")
+        terms = terms if licences.non_commercial(licence) else ""
+        lines.append(f"- licence: [{licence.id}]({licence.link}){terms}{stated}; {text}")
     else:
         lines.append("- licence: not known; ask whoever made the weights before you use them")
     lines.append(f"- fingerprint `{generator.fingerprint}`")
     lines.append("- its weights are " + ("`model.safetensors`, unchanged" if weights else "not in this repository"))
-    for folded in origin.rules:
-        lines.append(f"- rewritten before: {words_only(folded.title or folded.layer)}, in the weights")
+    lines += [f"- rewritten before, in the weights: {words_only(each.title or each.layer)}" for each in origin.rules]
     return "\n".join(lines)
 
 
-def _provenance(generator: Generator, rules: Sequence[Named], version: str) -> str:
-    replayed = next((each for each in rules if each.rule.edit), None)
+def _provenance(generator: Generator, rules: Sequence[Named]) -> str:
     lines = [
         "## Provenance",
-        f"Made and published with `rewriter` {version}. `rules/` holds what is applied, exact to the bit; "
+        f"Made and published with `rewriter` {rewriter.__version__}. `rules/` holds what is applied, exact to the bit; "
         "`config.json` says in which order. Nothing in this repository is executed when it is loaded.",
     ]
-    if replayed:
-        lines.append(
-            "`edits/` holds what was asked for, so that it can be done again: "
-            f"`rewriter apply {replayed.path('edit')}` on the base."
-        )
+    if recorded := next((each for each in rules if each.rule.edit), None):
+        again = f"`rewriter apply {recorded.path('edit')}` on the base"
+        lines.append(f"`edits/` holds what was asked for, so that it can be done again: {again}.")
     if generator.origin.published:
         lines.append(f"Made on top of the published generator {words_only(generator.origin.published)}.")
     seconds = sum(each.rule.effect.seconds for each in rules if each.rule.effect)

@@ -1,4 +1,4 @@
-"""What a published generator's repository is to hold, before anything is sent."""
+"""A draft: the files of a published generator's repository, before anything is sent."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch.nn.functional as F
-from PIL import Image
 
-import rewriter
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name
-from rewriter.checkpoints.layouts import PROGGAN, STYLEGAN2
+from rewriter.checkpoints.layouts import NAMES, layout_for
 from rewriter.editing.effect import firing
 from rewriter.editing.history import RULES
 from rewriter.editing.rule import Rule, carried_rules
-from rewriter.errors import InputError
-from rewriter.files import as_json, replacing
+from rewriter.errors import InputError, OnStep, report
+from rewriter.files import as_json, write_bytes
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import Licence
 from rewriter.hub import card, licences, repository
 from rewriter.hub.card import Named
 from rewriter.pictures import before_after
 
-OURS = ("rules", "edits", "pictures", "exported")  # folders of a repository that are ours to keep in order
+FOLDERS = ("rules", "edits", "pictures", "exported")  # of a repository: outdated files in them are deleted
 EXPORTED = "exported/{}.pt"  # by layout
 TITLE, DESCRIPTION = 80, 2000  # characters
 SIDE = 256  # pixels of a picture on a card
-SLOW = 10e9  # operations of a picture, from where on fewer are drawn without a GPU
+SLOW = 10e9  # operations of a picture; above, without a GPU, fewer are drawn
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What a repository is to hold, before anything is sent.
+    """The files of a repository, before anything is sent.
 
-    files: path → content. later: path → what writes the file when it is sent, for what is large.
-    sizes: bytes of each, near enough for those that are not written yet.
+    Attributes:
+        repo_id: where they are to go.
+        title: of the card.
+        files: path → content.
+        later: path → function that writes a large file when it is needed.
+        sizes: path → bytes; an estimate for those in `later`.
     """
 
     repo_id: str
@@ -54,38 +56,37 @@ class Draft:
         """README.md."""
         return self.files["README.md"].decode()
 
-    def having(self, more: Mapping[str, bytes]) -> Draft:
-        """The same with more files."""
+    def with_files(self, more: Mapping[str, bytes]) -> Draft:
+        """The same draft with more files."""
         sizes = {**self.sizes, **{path: len(data) for path, data in more.items()}}
         files = dict(sorted({**self.files, **more}.items()))
         return replace(self, files=files, sizes=dict(sorted(sizes.items())))
 
     def save(self, folder: str | Path) -> None:
-        """Write all of it into a folder, which `load_generator` takes; what an earlier draft left there goes."""
+        """Write the files into a folder, which `load_generator` accepts; those of an earlier draft are deleted."""
         folder = Path(folder)
-        for path in stale(_left(folder), self):
+        for path in outdated(_saved_before(folder), self):
             (folder / path).unlink(missing_ok=True)
         for path, data in self.files.items():
-            with replacing(folder / path) as temporary:
-                temporary.write_bytes(data)
+            write_bytes(data, folder / path)
         for path, write in self.later.items():
             write(folder / path)
 
 
-def stale(there: Iterable[str], made: Draft) -> list[str]:
-    """What an earlier version left: in our folders, and weights that do not go along any more."""
-    wanted = {*made.files, *made.later}
-    gone = [path for path in there if path not in wanted]
-    return [path for path in gone if PurePosixPath(path).parts[0] in OURS or path == store.WEIGHTS]
+def outdated(paths: Iterable[str], made: Draft) -> list[str]:
+    """Of the files in a repository, those of an earlier version: in our folders, and weights that are left out now."""
+    gone = [path for path in paths if path not in made.files and path not in made.later]
+    return [path for path in gone if PurePosixPath(path).parts[0] in FOLDERS or path == store.WEIGHTS]
 
 
-def _left(folder: Path) -> list[str]:
+def _saved_before(folder: Path) -> list[str]:
     """The files of a draft that was saved in a folder, as its config names them."""
     try:
-        slugs = [PurePosixPath(file).stem for file in repository.read(folder).rules]
-    except InputError:  # none was
+        about = repository.read(folder)
+    except InputError:
         return []
-    exported = [EXPORTED.format(layout) for layout in (*STYLEGAN2, *PROGGAN)]
+    slugs = [PurePosixPath(file).stem for file in about.rules] if about else []
+    exported = [EXPORTED.format(layout) for layout in NAMES]
     return [store.WEIGHTS, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
 
 
@@ -100,60 +101,48 @@ def draft(
     export: Sequence[str] = (),
     licence: str = "",
     pictures: bool = True,
-    on_step: Callable[[int, int], object] = lambda done, of: None,
+    on_step: OnStep | None = None,
 ) -> Draft:
-    """What `publish` would send; asks the network for nothing but a licence's text.
+    """Make everything that `publish` would send; nothing but a licence's text is downloaded.
 
     Args:
         generator: the base.
-        rules: in order; None: those that the generator carries.
+        rules: in order; None: those that the generator brings along.
         repo_id: where it is to go.
-        title: "": from the rules' titles. At most 80 characters, on one line.
-        description: a paragraph or more for the card, at most 2,000 characters.
-        weights: whether the base's weights go along; without them they are fetched from where the base lives.
-        export: layouts in which folded weights go along too, for other people's tools: see `rewriter convert`.
-        licence: of a base whose licence is not known: its id on the Hub.
-        pictures: whether to draw the `comparisons`, which takes longest; else they are to be added.
-        on_step: called with (pictures done, of).
+        title: one line of at most 80 characters; "": from the rules' titles.
+        description: plain text for the card, of at most 2,000 characters.
+        weights: whether the base's weights go along; if not, they are downloaded from the base's own source.
+        export: layouts for other people's tools in which folded weights go along: see `rewriter convert`.
+        licence: the Hub's id of the licence, for a base whose licence is not known.
+        pictures: whether to draw the `comparisons`, which takes longest; if not, add them later with `with_files`.
+        on_step: called with (pictures drawn, of); returning False cancels.
 
     Raises:
-        InputError: no rules, rules of another generator, a name or words that cannot be used, a layout that does not
-            exist, a base that is nowhere to be fetched from, or a licence that contradicts the one that is known.
+        InputError: no rules, rules of another generator, a name or words that cannot be used, a layout that the
+            architecture does not have, a base that others could not load, or a licence against the known one.
     """
     check_name(repo_id)
     own = list(carried_rules(generator) if rules is None else rules)
     _check(generator, own, title, description)
-    base = licensed(generator, licence)
-    each = card.named(own)
+    base, each = licensed(generator, licence), card.named(own)
     title = title.strip() or ", ".join(one.title for one in each)[:TITLE]
     title = title[:1].upper() + title[1:]
-    layouts = _layouts(generator, export)
-    listed = [one.path("rule") for one in each]
-    config = repository.config(base, listed, weights=weights)
-    files: dict[str, bytes] = {store.CONFIG: config, "LICENSE": licences.text_of(base.origin)}
-    for one in each:
-        files[one.path("rule")] = _saved(one.rule)
-        if one.rule.edit:
-            files[one.path("edit")] = as_json(one.rule.edit.to_json()).encode()
-    text = card.write(
-        base,
-        each,
-        repo_id,
-        title=title,
-        description=description,
-        weights=weights,
-        exported=layouts,
-        version=rewriter.__version__,
-    )
-    files["README.md"] = text.encode()
-    later: dict[str, Callable[[Path], None]] = {}
-    if weights:
-        later[store.WEIGHTS] = partial(store.write_weights, base)
-    for layout, file in layouts.items():
-        later[file] = partial(_export, base, own, layout)
+    for layout in export:
+        layout_for(base, layout)  # refuses one that the architecture does not have
+    exported = {layout: EXPORTED.format(layout) for layout in export}
+    files: dict[str, bytes] = {
+        store.CONFIG: repository.config(base, [one.path("rule") for one in each], weights=weights),
+        "LICENSE": licences.text_of(base.origin),
+        **{one.path("rule"): _to_bytes(one.rule) for one in each},
+        **{one.path("edit"): as_json(one.rule.edit.to_json()).encode() for one in each if one.rule.edit},
+    }
+    text = card.write(base, each, repo_id, title=title, description=description, weights=weights, exported=exported)
+    later: dict[str, Callable[[Path], None]] = {store.WEIGHTS: partial(store.write_weights, base)} if weights else {}
+    later |= {file: partial(_export, base, own, layout) for layout, file in exported.items()}
     size = sum(tensor.nbytes for tensor in base.state_dict().values())
     made = Draft(repo_id, title, {}, later, dict.fromkeys(later, size))
-    return made.having({**files, **(_drawn(base, each, on_step) if pictures else {})})
+    shown = _drawn(base, each, on_step) if pictures else {}
+    return made.with_files({**files, "README.md": text.encode(), **shown})
 
 
 def _check(generator: Generator, rules: Sequence[Rule], title: str, description: str) -> None:
@@ -172,12 +161,12 @@ def _check(generator: Generator, rules: Sequence[Rule], title: str, description:
 
 
 def licensed(generator: Generator, licence: str) -> Generator:
-    """The generator, with the licence that somebody stated where none is known."""
+    """The generator with the licence that its publisher states; InputError if another one is known."""
     known = generator.origin.licence
     if not licence or known and known.id == licence:
         return generator
     if known:
-        raise InputError(f"{generator.name} is under {known.id}, which cannot be changed to {licence!r}: leave it")
+        raise InputError(f"{generator.name} is under {known.id}, which cannot be changed to {licence!r}: leave it out")
     if licence not in licences.KNOWN:
         raise InputError(f"licence {licence!r} is none of {', '.join(licences.KNOWN)}")
     stated = generator.rewritten([])
@@ -186,49 +175,44 @@ def licensed(generator: Generator, licence: str) -> Generator:
     return stated
 
 
-def _layouts(generator: Generator, export: Sequence[str]) -> dict[str, str]:
-    """Layouts and the files that they go into."""
-    there = STYLEGAN2 if store.architecture(generator) == "stylegan2" else PROGGAN
-    if unknown := [layout for layout in export if layout not in there]:
-        raise InputError(f"{generator.name} cannot be written as {unknown[0]!r}: choose {' or '.join(there)}")
-    return {layout: EXPORTED.format(layout) for layout in export}
-
-
 def _export(generator: Generator, rules: Sequence[Rule], layout: str, path: Path) -> None:
     store.export(generator.rewritten(rules), path, layout)
 
 
-def _saved(rule: Rule) -> bytes:
+def _to_bytes(rule: Rule) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rule.safetensors"
         rule.save(path)
         return path.read_bytes()
 
 
+# --- pictures ---
+
+
 def comparisons(rules: Sequence[Named]) -> list[str]:
-    """The pictures that a repository shows: of all rules together, then of each."""
+    """The paths of a repository's pictures: of all rules together, then of each."""
     return ["comparison.png", *(one.path("picture") for one in rules)]
 
 
-def _drawn(generator: Generator, rules: Sequence[Named], on_step: Callable[[int, int], object]) -> dict[str, bytes]:
+def _drawn(generator: Generator, rules: Sequence[Named], on_step: OnStep | None) -> dict[str, bytes]:
     paths, made = comparisons(rules), {}
     for which, path in enumerate(paths):
-        on_step(which, len(paths))
+        report(on_step, which, len(paths))
         made[path] = compare(generator, rules, which)
-    on_step(len(paths), len(paths))
+    report(on_step, len(paths), len(paths))
     return made
 
 
-def compare(
-    generator: Generator,
-    rules: Sequence[Named],
-    which: int,
-    on_step: Callable[[int, int], object] = lambda done, of: None,
-) -> bytes:
-    """One of the `comparisons` as PNG: before above after, where the rules' contexts fire and where they do not.
+def compare(generator: Generator, rules: Sequence[Named], which: int, on_step: OnStep | None = None) -> bytes:
+    """One of the `comparisons` as PNG: before above after, where the rules' contexts match and where they do not.
 
-    Of a single rule, those before it are in force on both sides; one that is off is shown as it would be. `on_step` is
-    told how many pictures were looked at, and of how many at most; what it raises stops it.
+    For a single rule, those before it act on both sides; one that is off is shown as it would act.
+
+    Args:
+        generator: the base.
+        rules: all of them, in order.
+        which: index into `comparisons`.
+        on_step: called with (pictures searched, of at most).
     """
     slow = generator.device.type == "cpu" and generator.operations > SLOW
     most, limit = (4, 64) if slow else (12, 384)
@@ -237,23 +221,19 @@ def compare(
     every = [one.rule.to(generator.device) for one in rules]
     psi = next((rule.edit.truncation for rule in every if rule.edit), 1.0)
     before: list[Rule] = every[: which - 1] if which else []
-    on = [rule for rule in every if rule.active] or [_as_shown(rule) for rule in every]
-    new = [_as_shown(every[which - 1])] if which else on
+    on = [rule for rule in every if rule.active] or [_switched_on(rule) for rule in every]
+    new = [_switched_on(every[which - 1])] if which else on
     how: dict[str, Any] = {"earlier": before, "truncation": psi, "limit": limit, "on_step": on_step}
     seeds, others = firing(generator, new, hits=hits, misses=misses, **how)
-    fire = len(seeds)
-    seeds += others or [*range(0 if seeds else columns)]  # of a context that nothing answers to, any
+    matching = len(seeds)
+    seeds += others or [*range(0 if seeds else columns)]  # where nothing matches the context, any pictures
     drawn = (generator.sample(seeds, truncation=psi, rules=own, batch=4) for own in (before, [*before, *new]))
     then, now = (F.adaptive_avg_pool2d(each, min(generator.resolution, SIDE)) for each in drawn)
-    return _png(before_after(then, now, seeds, firing=fire, columns=columns))
-
-
-def _as_shown(rule: Rule) -> Rule:
-    """A rule as its picture shows it: one that is off, or at strength 0, as if it were neither."""
-    return rule if rule.active else replace(rule, on=True, strength=rule.strength or 1.0)
-
-
-def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    before_after(then, now, seeds, firing=matching, columns=columns).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _switched_on(rule: Rule) -> Rule:
+    """A rule that is off, or at strength 0, as if it were neither."""
+    return rule if rule.active else replace(rule, on=True, strength=rule.strength or 1.0)

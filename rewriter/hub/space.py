@@ -1,42 +1,26 @@
-"""The page as a Hugging Face Space: which files that takes, and the one commit that brings them there."""
+"""The page as a Hugging Face Space: the page's files, with this package beside them, sent in one commit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, SpaceInfo
+from huggingface_hub import SpaceInfo
 
 from rewriter.checkpoints.catalogue import shipped
-from rewriter.checkpoints.client import check_name, check_private, connect, in_words, look
+from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError
+from rewriter.hub.upload import Info, OnStatus, Target, Uploaded, silent
 
 PACKAGE = Path(__file__).parents[1]
 PAGE = ("*.py", "README.md", "pyproject.toml", "requirements.txt")
-INSIDE = ("**/*.py", "py.typed", "townscape/*.safetensors", "townscape/examples/*.json", "townscape/examples/*.png")
+INSIDE = ("**/*.py", "py.typed", "worlds/*/*.safetensors", "worlds/*/examples/*.json", "worlds/*/examples/*.png")
 LICENCE = "rewriter-*.dist-info/licenses/LICENSE"  # where a wheel puts it, beside the package
 ADVICE = {
-    402: "a Gradio Space on the free CPU takes a paid plan: subscribe, or ask for ZeroGPU with the hardware zero-a10g",
+    402: "a Gradio Space on the free CPU needs a paid plan: subscribe, or ask for ZeroGPU with the hardware zero-a10g",
     403: "the token may not write there: use one that may write to this account's Spaces, or another name",
 }
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """What became of a Space.
-
-    url, commit: where it is, and what it now is.
-    created: whether there was none before.
-    changed: whether anything had to be sent.
-    removed: stale files of an earlier version that are gone.
-    """
-
-    url: str
-    commit: str
-    created: bool
-    changed: bool
-    removed: tuple[str, ...]
 
 
 def page_folder() -> Path:
@@ -52,13 +36,13 @@ def page_folder() -> Path:
 
 
 def files() -> dict[str, Path]:
-    """What a Space consists of: path in the Space → file here; the page at the root, the package beside it.
+    """What a Space consists of, path in the Space → file here: the page at the root, the package beside it.
 
     Raises:
         InputError: this installation lacks the page.
     """
     page = page_folder()
-    checkout = [] if page.parent == PACKAGE else [PACKAGE.parent / "LICENSE"]  # installed, that would be others'
+    checkout = [] if page.parent == PACKAGE else [PACKAGE.parent / "LICENSE"]  # else that is another package's
     licences = [path for path in (*checkout, *PACKAGE.parent.glob(LICENCE)) if path.exists()]
     found = {"LICENSE": licences[0]} if licences else {}
     found |= {path.name: path for path in (*_matching(page, PAGE), shipped())}
@@ -74,100 +58,58 @@ def deploy(
     private: bool | None = None,
     hardware: str | None = None,
     endpoint: str | None = None,
-    on_step: Callable[[str], None] = lambda words: None,
-) -> Deployed:
-    """Make the page a Space, or bring one up to date, in one commit: all of it arrives, or nothing.
+    on_status: OnStatus = silent,
+) -> Uploaded:
+    """Make the page a Space, or update one, in one commit: all of it arrives, or nothing does.
 
-    What an earlier version left is removed: files below rewriter/ and Python files at the root that are not ours. All
-    else in the Space stays.
+    What an earlier version left is deleted: files below rewriter/ and Python files at the root that are not ours. All
+    other files in the Space stay.
 
     Args:
         repo_id: USER/NAME.
         token: None: the one in HF_TOKEN, or of `hf auth login`.
-        private: whether a new Space is; None: it is public, and one that exists stays as it is.
+        private: whether a new Space is private; None: it is public, and an existing one stays as it is.
         hardware: such as zero-a10g; None: what the Space has, the free CPU if it is new.
         endpoint: None: the one in HF_ENDPOINT, or Hugging Face itself.
-        on_step: called with words on what is done next.
+        on_status: called with words about what is done next.
 
     Raises:
         InputError: a bad name, nobody logged in, a Space that holds something else, or whatever the Hub or the
             network refuses; the message says what to do next.
     """
-    check_name(repo_id)
-    ours = files()
-    api = connect(token, endpoint=endpoint)
-    on_step(f"looking for {repo_id}")
-    space = look(api.space_info, api, repo_id)
-    created = space is None
-    if space is None:
-        on_step(f"making the Space {repo_id}")
-        space = _create(api, repo_id, bool(private), hardware)
-    _check(space, repo_id, private)
-    if hardware and (space.runtime is None or space.runtime.requested_hardware != hardware):
-        with in_words(f"have {hardware} for {repo_id}", api):
-            api.request_space_hardware(repo_id, hardware)  # type: ignore[arg-type]  # any new kind may be asked for
-    removed = stale(_paths(space), ours)
-    size = sum(path.stat().st_size for path in ours.values())
-    on_step(f"sending what is new of {len(ours)} files ({size / 1e6:.1f} MB)")
-    commit = _commit(api, repo_id, ours, removed, parent=space.sha)
-    return Deployed(f"{api.endpoint}/spaces/{repo_id}", commit, created, commit != space.sha, removed)
+    ours, api = files(), connect(token, endpoint=endpoint)
+    new = {"space_sdk": "gradio", "private": bool(private), "space_hardware": hardware}
+    target = Target(api=api, repo_id=repo_id, check=_check, kind="space", private=private, options=new, advice=ADVICE)
+    if hardware and isinstance(found := target.find(on_status=on_status), SpaceInfo):
+        if found.runtime is None or found.runtime.requested_hardware != hardware:
+            with in_words(f"ask for the hardware {hardware} for {repo_id}", api):
+                api.request_space_hardware(repo_id, hardware)  # type: ignore[arg-type]  # new kinds are allowed
+    return target.upload(
+        ours, "Deploy the page with the package", outdated=partial(outdated, ours=ours), on_status=on_status
+    )
 
 
-def stale(there: Iterable[str], ours: Mapping[str, Path]) -> tuple[str, ...]:
+def outdated(there: Iterable[str], ours: Iterable[str]) -> list[str]:
     """Of the paths in a Space, those that an earlier version of ours left there."""
     left = (PurePosixPath(path) for path in there if path not in ours)
-    return tuple(str(path) for path in left if path.parts[0] == "rewriter" or str(path) == f"{path.stem}.py")
+    return [str(path) for path in left if path.parts[0] == "rewriter" or str(path) == f"{path.stem}.py"]
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> Iterator[Path]:
-    """Files of a folder, less those in hidden folders such as an editor's."""
+    """Files of a folder, without those in hidden folders such as an editor's."""
     for path in (path for pattern in patterns for path in folder.glob(pattern)):
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path
 
 
-def _create(api: HfApi, repo_id: str, private: bool, hardware: str | None) -> SpaceInfo:
-    with in_words(f"make the Space {repo_id}", api, ADVICE):
-        api.create_repo(
-            repo_id,
-            repo_type="space",
-            space_sdk="gradio",
-            private=private,
-            space_hardware=hardware,  # type: ignore[arg-type]  # any new kind may be asked for
-            exist_ok=True,
-        )
-    space = look(api.space_info, api, repo_id)
-    if space is None:
-        raise InputError(f"the name {repo_id} is taken by something that is no Space: choose another")
-    return space
-
-
-def _paths(space: SpaceInfo) -> list[str]:
-    return [file.rfilename for file in space.siblings or []]
-
-
-def _check(space: SpaceInfo, repo_id: str, private: bool | None) -> None:
-    """Refuse to write over somebody's other Space, and to publish what should be private."""
-    paths = _paths(space)
+def _check(found: Info) -> None:
+    """Raise InputError for somebody's other Space."""
+    assert isinstance(found, SpaceInfo)
+    paths: Sequence[str] = [file.rfilename for file in found.siblings or []]
     code = [path for path in paths if "/" not in path and path.endswith(".py")]
-    if space.sdk not in (None, "gradio"):
-        raise InputError(f"{repo_id} is a Space of another kind ({space.sdk}): choose another name")
+    if found.sdk not in (None, "gradio"):
+        raise InputError(f"{found.id} is a Space of another kind ({found.sdk}): choose another name")
     if code and "rewriter/__init__.py" not in paths:
-        raise InputError(f"{repo_id} holds another app ({', '.join(code)}): choose another name, or delete these first")
-    check_private(repo_id, space.private, private)
-
-
-def _commit(api: HfApi, repo_id: str, ours: Mapping[str, Path], removed: Iterable[str], parent: str | None) -> str:
-    """Commit on top of `parent` and nothing else; the commit, or the parent if nothing differs."""
-    with in_words(f"bring the files to {repo_id}", api, {403: ADVICE[403]}):
-        done = api.create_commit(
-            repo_id,
-            [
-                *(CommitOperationAdd(path, file) for path, file in ours.items()),
-                *(CommitOperationDelete(path, is_folder=False) for path in removed),
-            ],
-            commit_message="Deploy the page with the package",
-            repo_type="space",
-            parent_commit=parent,
+        raise InputError(
+            f"{found.id} holds another app ({', '.join(code)}): choose another name, or delete these first"
         )
-    return done.oid

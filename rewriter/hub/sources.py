@@ -1,0 +1,214 @@
+"""What a generator can be loaded from. Each kind of source knows whether it is local, and how to fetch and read it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from rewriter.checkpoints import store
+from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, Entry, PinnedFile, catalogue
+from rewriter.checkpoints.device import place
+from rewriter.checkpoints.download import cached, fetch, hash_of, verify
+from rewriter.editing.rule import carried_rules
+from rewriter.errors import InputError, OnStep
+from rewriter.generators.base import Generator
+from rewriter.generators.origin import Origin
+from rewriter.hub import browse, repository
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Something that a generator can be loaded from; `name` is what the user called it."""
+
+    name: str
+    takes_clamp: ClassVar[bool] = False  # whether the user may say at what the features are clamped
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `load` has nothing to download."""
+        return True
+
+    @property
+    def origin(self) -> Origin:
+        """What is known about the generator without loading it."""
+        return Origin()
+
+    def fetch(self, on_step: OnStep | None = None) -> Source:
+        """Download what `load` needs; returns this source, pinned to the revision that was downloaded.
+
+        Args:
+            on_step: called with the bytes downloaded and the bytes in all; returning False cancels the download.
+
+        Raises:
+            InputError: the download failed, or it is no generator.
+            CancelledError: `on_step` returned False.
+        """
+        return self
+
+    def load(
+        self,
+        *,
+        device: torch.device | str | None = None,
+        conv_clamp: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> Generator:
+        """Download what is missing and read the generator; see `load_generator`."""
+        if conv_clamp is not None:
+            conv_clamp = CHECKS["clamp"]("conv_clamp", conv_clamp)
+            if not self.takes_clamp:
+                raise InputError(f"{self.name} says itself whether its features are clamped: leave conv_clamp out")
+        generator = place(self.fetch(on_step).read(conv_clamp), device)
+        generator.rules = tuple(rule.to(generator.device) for rule in carried_rules(generator))
+        return generator
+
+    @abstractmethod
+    def read(self, conv_clamp: float | None = None) -> Generator:
+        """The generator, on the CPU, from files that are on this machine."""
+
+
+@dataclass(frozen=True)
+class Known(Source):
+    """A file that is known by its hash: an entry of the catalogue, or the base of a published generator."""
+
+    file: PinnedFile
+    takes_clamp: ClassVar[bool] = True
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the file is on this machine."""
+        return cached(self.file) is not None
+
+    @property
+    def origin(self) -> Origin:
+        """What the catalogue says."""
+        return self.file.origin if isinstance(self.file, Entry) else Origin()
+
+    def fetch(self, on_step: OnStep | None = None) -> Source:
+        """Download the file unless it is here, and verify it."""
+        fetch(self.file, on_step=on_step)
+        return self
+
+    def read(self, conv_clamp: float | None = None) -> Generator:
+        """Read the file, and check it against the catalogue."""
+        path = fetch(self.file)
+        if isinstance(self.file, Entry):
+            return _read_entry(self.file, path, verify(self.file, path), conv_clamp)
+        return store.read_file(path, name=self.file.id, conv_clamp=conv_clamp)
+
+
+@dataclass(frozen=True)
+class File(Source):
+    """A checkpoint file; one that is in the catalogue is recognised by its hash."""
+
+    takes_clamp: ClassVar[bool] = True
+
+    def read(self, conv_clamp: float | None = None) -> Generator:
+        """Read the file."""
+        path = Path(self.name)
+        entry, sha256 = _entry_of(path)
+        if entry is not None:
+            return _read_entry(entry, path, sha256, conv_clamp)
+        generator = store.read_file(path, name=path.stem, conv_clamp=conv_clamp)
+        generator.origin = Origin(file=path.name)
+        return generator
+
+
+@dataclass(frozen=True)
+class Folder(Source):
+    """A folder of ours: weights; or rules, on top of weights that are beside them or elsewhere."""
+
+    path: Path
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights are on this machine."""
+        base = _base(repository.read(self.path))
+        return base is None or base.is_local
+
+    def fetch(self, on_step: OnStep | None = None) -> Source:
+        """Download the weights if they are elsewhere."""
+        if (base := _base(repository.read(self.path))) is not None:
+            base.fetch(on_step)
+        return self
+
+    def read(self, conv_clamp: float | None = None) -> Generator:
+        """Read the weights and the rules, and check that they belong together."""
+        config = repository.read(self.path)
+        base = _base(config)
+        if config is None:
+            return store.load(self.path)
+        if base is not None:
+            generator = base.read(None if config.known else config.clamp)
+        else:
+            generator = store.load(self.path)
+        if base is None and config.known:  # a repository cannot override the licence of a known base
+            known = catalogue()[config.known].origin
+            generator.origin = replace(known, sha256=None, rules=generator.origin.rules)
+            if config.known == BUILT_IN and not repository.is_built_in(generator):
+                raise InputError(f"{self.path / store.CONFIG} says that its base is {BUILT_IN}, but the weights differ")
+        elif not config.known:
+            store.apply_config(generator, store.read_config(self.path))
+        generator.rules = repository.rules_in(self.path, config, generator)
+        return generator
+
+
+@dataclass(frozen=True)
+class Repository(Source):
+    """A published generator on the Hub, at a revision; None: the newest."""
+
+    revision: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is pinned to a commit of which all files are on this machine."""
+        folder = browse.snapshot(self.name, self.revision)
+        return folder is not None and Folder(self.name, folder).is_local
+
+    def fetch(self, on_step: OnStep | None = None) -> Source:
+        """Download the repository's files, and the base's weights if they are elsewhere; pins the commit."""
+        folder, commit = browse.fetch(self.name, self.revision, on_step=on_step)
+        Folder(self.name, folder).fetch(on_step)
+        return replace(self, revision=commit)
+
+    def read(self, conv_clamp: float | None = None) -> Generator:
+        """Read the files of a pinned revision."""
+        folder = browse.snapshot(self.name, self.revision)
+        if folder is None:
+            raise InputError(f"{self.name} is not on this machine any more: fetch it again")
+        generator = Folder(self.name, folder).read()
+        generator.origin = replace(generator.origin, published=f"{self.name}@{self.revision}")
+        return generator
+
+
+def _base(config: repository.Config | None) -> Source | None:
+    """Where the weights of a published generator come from; None: they are beside its config."""
+    if config is None or config.weights or config.base is None:
+        return None
+    return Known(config.base.id, catalogue()[config.known] if config.known else config.base)
+
+
+def _entry_of(path: Path) -> tuple[Entry | None, str]:
+    """The catalogue entry that a file is, and the file's SHA-256 if it had to be computed."""
+    size = path.stat().st_size
+    similar = [e for e in catalogue().values() if e.size == size or not e.size and path.name == Path(e.file).name]
+    hashed = [entry for entry in similar if entry.sha256]
+    found = hash_of(path) if hashed else ""
+    return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None), found
+
+
+def _read_entry(entry: Entry, path: Path, sha256: str, conv_clamp: float | None) -> Generator:
+    """The generator of a catalogue entry; InputError if the entry is wrong."""
+    generator = store.read_file(path, name=entry.id, conv_clamp=conv_clamp, default_clamp=entry.clamp)
+    facts = ("architecture", generator.architecture), ("resolution", generator.resolution)
+    for what, found in facts:
+        if found != (said := getattr(entry, what)):
+            raise InputError(
+                f"the {what} of {entry.id} is {found}, not {said} as the catalogue says: correct the entry"
+            )
+    generator.origin = replace(entry.origin, clamp=conv_clamp or entry.clamp, sha256=sha256)
+    generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
+    return generator

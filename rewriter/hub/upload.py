@@ -1,0 +1,157 @@
+"""Files go to a repository on the Hub in one commit: all of them arrive, or none does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, SpaceInfo
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from rewriter.checkpoints.client import check_name, in_words
+from rewriter.errors import InputError
+
+Info = ModelInfo | SpaceInfo
+Content = bytes | Path | Callable[[Path], object]  # a file's content, where it is, or what writes it to a path
+OnStatus = Callable[[str], object]  # called with words about what is done next
+
+
+def silent(words: str) -> None:
+    """The `on_status` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """The outcome of an upload.
+
+    Attributes:
+        url: the page of the repository, or of the pull request.
+        commit: what the repository, or the pull request, is now.
+        created: whether the repository is new.
+        changed: whether anything had to be sent.
+        private: whether only its owner sees it.
+        removed: files of an earlier version that were deleted.
+        proposed: whether it is a pull request.
+    """
+
+    url: str
+    commit: str
+    created: bool
+    changed: bool
+    private: bool
+    removed: tuple[str, ...] = ()
+    proposed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A repository to upload to, which may not exist yet.
+
+    Attributes:
+        api: the client; see `client.connect`.
+        repo_id: USER/NAME.
+        check: raises InputError for an existing repository that holds something else.
+        kind: "model" or "space".
+        private: what an existing repository has to be; None: as it is.
+        options: of `create_repo`, for a new one.
+        advice: next steps by the Hub's status, where they are known better than in general.
+    """
+
+    api: HfApi
+    repo_id: str
+    check: Callable[[Info], None]
+    kind: str = "model"
+    private: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    advice: Mapping[int, str] = field(default_factory=dict)
+
+    def find(self, *, create_pr: bool = False, on_status: OnStatus = silent) -> Info | None:
+        """The repository, if there is one and it may be written to; None: the name is free.
+
+        Raises:
+            InputError: it holds something else, is private or public against what is wanted, or the Hub refuses; or
+                there is none to propose a pull request to.
+        """
+        check_name(self.repo_id)
+        on_status(f"looking for {self.repo_id}")
+        with in_words(f"look at {self.repo_id}", self.api, self.advice):
+            try:
+                found = self.api.repo_info(self.repo_id, repo_type=self.kind)
+            except RepositoryNotFoundError as error:
+                if error.response.status_code != 404:
+                    raise
+                if create_pr:
+                    hint = "publish it without create_pr (--pr)"
+                    raise InputError(f"there is no {self.repo_id} to propose this to: {hint}") from error
+                return None
+        assert isinstance(found, Info)
+        self.check(found)
+        if None not in (found.private, self.private) and found.private != self.private:
+            now, wanted = ("private", "public") if found.private else ("public", "private")
+            hint = f"make it {wanted} in its settings on the Hub, and run the same again"
+            raise InputError(f"{self.repo_id} is {now}: {hint}")
+        return found
+
+    def upload(
+        self,
+        files: Mapping[str, Content],
+        message: str,
+        *,
+        outdated: Callable[[Sequence[str]], Sequence[str]],
+        create_pr: bool = False,
+        on_status: OnStatus = silent,
+    ) -> Uploaded:
+        """Commit files, in a new repository if there is none.
+
+        Args:
+            files: by their paths in the repository.
+            message: of the commit.
+            outdated: of the paths in the repository, those that the commit deletes.
+            create_pr: propose the commit as a pull request, in an existing repository.
+            on_status: called with words about what is done next.
+
+        Raises:
+            InputError: see `find`; or somebody else committed at the same time, or the network fails.
+        """
+        found = self.find(create_pr=create_pr, on_status=on_status)
+        created = found is None
+        found = found or self._create(on_status)
+        removed = tuple(sorted(outdated([file.rfilename for file in found.siblings or []])))
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        with TemporaryDirectory() as folder:
+            for path, content in files.items():
+                operations.append(CommitOperationAdd(path, _written(content, Path(folder) / path, on_status)))
+            operations += [CommitOperationDelete(path, is_folder=False) for path in removed]
+            on_status(f"sending what is new of {len(files)} files")
+            with in_words(f"send the files to {self.repo_id}", self.api, self.advice):
+                done = self.api.create_commit(
+                    self.repo_id,
+                    operations,
+                    commit_message=message,
+                    repo_type=self.kind,
+                    parent_commit=found.sha,  # on top of what was found, and of nothing else
+                    create_pr=create_pr,
+                )
+        url = done.pr_url or f"{self.api.endpoint}/{'spaces/' if self.kind == 'space' else ''}{self.repo_id}"
+        changed, private = done.oid != found.sha, bool(found.private)
+        return Uploaded(url, done.oid, created, changed, private, removed, bool(done.pr_url))
+
+    def _create(self, on_status: OnStatus) -> Info:
+        on_status(f"creating {self.repo_id}")
+        with in_words(f"create {self.repo_id}", self.api, self.advice):
+            self.api.create_repo(self.repo_id, repo_type=self.kind, exist_ok=True, **self.options)
+        found = self.find()
+        if found is None:
+            raise InputError(f"the name {self.repo_id} is taken by something else: choose another")
+        return found
+
+
+def _written(content: Content, path: Path, on_status: OnStatus) -> bytes | Path:
+    if not callable(content):
+        return content
+    on_status(f"writing {path.name}")
+    content(path)
+    return path
