@@ -164,7 +164,7 @@ def test_a_base_of_the_catalogue_is_downloaded_and_keeps_licence_and_clamp(shelf
     made = draft(base, [rule], "ada/rewritten", weights=False, pictures=False)
     data = ModelCard(made.card).data.to_dict()
     assert data["base_model"] == "ada/small" and data["base_model_relation"] == "finetune"
-    assert data["license"] == "cc-by-4.0" and browse.TAG in data["tags"] and b"cc-by-4.0" in made.files["LICENSE"]
+    assert data["license"] == "cc-by-4.0" and repository.TAG in data["tags"] and b"cc-by-4.0" in made.files["LICENSE"]
     assert base.origin.revision in made.card and base.fingerprint in made.card and "Ada" in made.card
     send(shelf, made, private=False)
     wanted = base.sample([1, 2], rules=[rule])
@@ -228,7 +228,7 @@ def pixels(image):
 def test_the_card_says_what_was_changed_in_fields_that_the_hub_knows(drafted):
     data, text = ModelCard(drafted.card).data.to_dict(), drafted.card
     assert data["license"] == "apache-2.0" and data["library_name"] == "rewriter" and "base_model" not in data
-    assert data["pipeline_tag"] == "unconditional-image-generation" and browse.TAG in data["tags"]
+    assert data["pipeline_tag"] == "unconditional-image-generation" and repository.TAG in data["tags"]
     for said in ("# Dome to spire", "Spires&#46;\n\nEverywhere", "switched off", "strength 0.8, by least-squares"):
         assert said in text
     assert "75% of 1122" in text and "0.66/255" in text

@@ -1,1 +1,4 @@
 """FROM a file TO a Generator, without trusting the file."""
+
+CONDITIONAL = "it is conditional, and a layer that depends on a class label is not one memory"
+LARGEST = 8 << 30  # bytes of a checkpoint file

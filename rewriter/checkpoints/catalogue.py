@@ -15,11 +15,9 @@ from typing import Any
 
 from rewriter import checks
 from rewriter.checkpoints.client import check_name
-from rewriter.checkpoints.layouts import NAMES
 from rewriter.checks import Check, choice, flag, list_of, matching, number, object_of, optional, refusal, text, whole
 from rewriter.errors import InputError
 from rewriter.files import read_json
-from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
@@ -171,6 +169,19 @@ def _file(name: str, value: Any) -> str:
     return path
 
 
+def _architecture(name: str, value: Any) -> str:
+    from rewriter.generators.architectures import ARCHITECTURES  # late: constants of this file are needed without torch
+
+    return str(choice(tuple(ARCHITECTURES))(name, value))
+
+
+def _layout(name: str, value: Any) -> str:
+    from rewriter.checkpoints.layouts import NAMES
+    from rewriter.generators.architectures import ARCHITECTURES
+
+    return str(choice((*NAMES, *ARCHITECTURES))(name, value))
+
+
 _LAYER = matching(r"[a-z][a-z0-9._]{0,39}", "a layer such as layer8")
 _LICENCE = object_of(
     {
@@ -188,8 +199,8 @@ CHECKS: Mapping[str, Check] = {
     "revision": optional(matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits")),
     "size": optional(whole(1, 1 << 40)),
     "sha256": optional(matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning")),
-    "architecture": lambda name, value: choice(tuple(ARCHITECTURES))(name, value),
-    "layout": lambda name, value: choice((*NAMES, *ARCHITECTURES))(name, value),
+    "architecture": _architecture,
+    "layout": _layout,
     "resolution": whole(8, 1024),
     "clamp": optional(number(1e-6, 1e6)),
     "licence": lambda name, value: Licence(**_LICENCE(name, value)),

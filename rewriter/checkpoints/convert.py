@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from rewriter.checkpoints.layouts import State, layout_for, recognise
+from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, Layout, State, layout_for
 from rewriter.errors import InputError
+from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
 from rewriter.generators.shapes import Shapes
 
@@ -41,6 +43,26 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
     _check(ours, wanted, layout.names)
     generator.load_state_dict({key: ours[key].float().contiguous() for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()
+
+
+def recognise(state: State) -> tuple[type[Generator], Layout]:
+    """The architecture and the layout of a state dict, by its names.
+
+    Raises:
+        InputError: an unknown layout, or one that is not supported, and why.
+    """
+    for pattern, reason in UNSUPPORTED.items():
+        if found := next((key for key in state if re.match(pattern, key)), None):
+            raise InputError(f"this generator is not supported, because {reason} (it holds {found})")
+    for row in PUBLISHED:
+        if any(re.match(row.marker, key) for key in state):
+            return ARCHITECTURES[row.architecture], row.table(*row.sizes(state))
+    for name, architecture in ARCHITECTURES.items():
+        if any(re.match(architecture.pattern, key) for key in state):
+            return architecture, Layout(name, ())
+    shown = ", ".join(key[:80] for key in list(state)[:4]) or "nothing"
+    known = ", ".join((*NAMES, *ARCHITECTURES))
+    raise InputError(f"unknown checkpoint layout (it begins with {shown}); known: {known}")
 
 
 def rewrite_as(generator: Generator, layout: str) -> dict[str, Tensor]:

@@ -31,9 +31,9 @@ from huggingface_hub import (
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from rewriter.cache import default_folder
+from rewriter.checkpoints import LARGEST
 from rewriter.checkpoints.catalogue import PinnedFile
 from rewriter.checkpoints.client import AGAIN, TRANSPORT, check_token, in_words
-from rewriter.checkpoints.read import LARGEST
 from rewriter.errors import InputError, OnStep, report
 from rewriter.files import read_json, write_json
 

@@ -9,7 +9,6 @@ gandissect  layer1.conv.weight, layer1.wscale.b …                      Progres
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewriter.checkpoints import CONDITIONAL
 from rewriter.errors import InputError
-from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
 from rewriter.generators.filters import TAPS
 from rewriter.generators.proggan import ProgressiveGAN
@@ -249,7 +248,6 @@ PUBLISHED = (  # of each architecture, the one with our own names comes first
     ),
 )
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
-CONDITIONAL = "it is conditional, and a layer that depends on a class label is not one memory"
 UNSUPPORTED = {
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
     r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method works on "
@@ -260,26 +258,6 @@ UNSUPPORTED = {
 }
 
 
-def recognise(state: State) -> tuple[type[Generator], Layout]:
-    """The architecture and the layout of a state dict, by its names.
-
-    Raises:
-        InputError: an unknown layout, or one that is not supported, and why.
-    """
-    for pattern, reason in UNSUPPORTED.items():
-        if found := next((key for key in state if re.match(pattern, key)), None):
-            raise InputError(f"this generator is not supported, because {reason} (it holds {found})")
-    for row in PUBLISHED:
-        if any(re.match(row.marker, key) for key in state):
-            return ARCHITECTURES[row.architecture], row.table(*row.sizes(state))
-    for name, architecture in ARCHITECTURES.items():
-        if any(re.match(architecture.pattern, key) for key in state):
-            return architecture, Layout(name, ())
-    shown = ", ".join(key[:80] for key in list(state)[:4]) or "nothing"
-    known = ", ".join((*NAMES, *ARCHITECTURES))
-    raise InputError(f"unknown checkpoint layout (it begins with {shown}); known: {known}")
-
-
 def layout_for(generator: Generator, name: str) -> Layout:
     """The table of a layout for a generator's sizes; InputError if its architecture has no such layout."""
     rows = {row.name: row for row in PUBLISHED if row.architecture == generator.architecture}
@@ -288,6 +266,16 @@ def layout_for(generator: Generator, name: str) -> Layout:
         raise InputError(f"{generator.name} cannot be written as {name!r}: choose {choices}")
     own = next(iter(rows.values()))
     return rows[name].table(*own.sizes(generator.state_dict()))
+
+
+def remarks(generator: Generator, layout: str) -> list[str]:
+    """What a file in this layout cannot hold of the generator."""
+    clamp = generator.settings().get("conv_clamp")
+    if clamp is None:
+        return []
+    if layout == "nvidia":
+        return [f"the clamp of the features is not stored: load it with conv_clamp={clamp:g} (--conv-clamp)"]
+    return [f"{layout}'s code has no clamp: pictures differ where features exceed this generator's, {clamp:g}"]
 
 
 def _convolutions(levels: int) -> list[str]:

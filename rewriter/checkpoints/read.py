@@ -23,8 +23,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from rewriter.checkpoints import CONDITIONAL, LARGEST
 from rewriter.checkpoints.archive import scan_zip
-from rewriter.checkpoints.layouts import CONDITIONAL
 from rewriter.checkpoints.pickle_types import DTYPES, Persistent, Storage, TensorInfo
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.errors import InputError
@@ -32,7 +32,7 @@ from rewriter.generators.architectures import ARCHITECTURES
 
 CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # names under which files hold the weights
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
-LARGEST, HEADER = 8 << 30, 4 << 20  # bytes of a file; of a header of safetensors
+HEADER = 4 << 20  # bytes of a header of safetensors
 DEPTH, SIDE = 16, 1 << 20  # how deep modules may be nested; the longest axis of a tensor
 Options = dict[str, Any]
 _PLAIN = (Tensor, torch.nn.Parameter)

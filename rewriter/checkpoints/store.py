@@ -6,23 +6,17 @@ tensors cannot: settings such as the clamp, the fingerprint, and whose they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from rewriter.checkpoints.catalogue import ADVICE, sanitize_origin
+from rewriter.checkpoints.config import CONFIG, WEIGHTS, apply_config, config_of, read_config
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
-from rewriter.files import read_json, replacing, write_json, write_tensors
+from rewriter.files import replacing, write_json, write_tensors
 from rewriter.generators.base import Generator
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-CONFIG_LIMIT = 1 << 20  # bytes
-FORMAT, VERSIONS = "rewriter-generator", (1, 2)  # version 2 may have rules beside the weights, or no weights
-_FIELDS = {"name": str, "origin": dict, "layers": dict}
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
@@ -35,7 +29,7 @@ def save(generator: Generator, folder: str | Path) -> None:
     """Write a generator, without its rules, as a folder that `load` reads; InputError if it cannot be written to."""
     folder = Path(folder)
     write_weights(generator, folder / WEIGHTS)
-    write_json(config(generator), folder / CONFIG, indent=2)
+    write_json(config_of(generator), folder / CONFIG, indent=2)
 
 
 def export(generator: Generator, path: str | Path, layout: str) -> None:
@@ -49,49 +43,6 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
         state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
     with replacing(path) as temporary, temporary.open("wb") as file:  # given a path, torch.save would write its name
         torch.save(state, file)
-
-
-def remarks(generator: Generator, layout: str) -> list[str]:
-    """What a file in this layout cannot hold of the generator."""
-    clamp = generator.settings().get("conv_clamp")
-    if clamp is None:
-        return []
-    if layout == "nvidia":
-        return [f"the clamp of the features is not stored: load it with conv_clamp={clamp:g} (--conv-clamp)"]
-    return [f"{layout}'s code has no clamp: pictures differ where features exceed this generator's, {clamp:g}"]
-
-
-def config(generator: Generator) -> dict[str, Any]:
-    """What config.json says."""
-    return {
-        "format": FORMAT,
-        "version": VERSIONS[0],
-        "name": generator.name,
-        "architecture": generator.architecture,
-        "resolution": generator.resolution,
-        "zdim": generator.zdim,
-        **generator.settings(),
-        "fingerprint": generator.fingerprint,
-        "layers": dict(generator.advice),
-        "origin": generator.origin.to_json(),
-    }
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder, with its main fields validated.
-
-    Raises:
-        InputError: it is missing, damaged, another program's, or of a later version.
-    """
-    path = folder / CONFIG
-    about = read_json(path, limit=CONFIG_LIMIT)
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise InputError(f"{path} is not the config of a generator that this package wrote: see `rewriter convert`")
-    if about.get("version") not in VERSIONS:
-        raise InputError(f"{path} is of a later version than {VERSIONS[-1]}: update this package")
-    if not all(isinstance(about.get(name), kind) for name, kind in _FIELDS.items()):
-        raise InputError(f"{path} lacks {', '.join(_FIELDS)}, or one is of another type: save the generator again")
-    return dict(about)
 
 
 def read_file(
@@ -132,10 +83,3 @@ def load(folder: str | Path) -> Generator:
         raise InputError(f"{folder / WEIGHTS} does not belong to {CONFIG}: {differ}")
     apply_config(generator, about)
     return generator
-
-
-def apply_config(generator: Generator, about: Mapping[str, Any]) -> None:
-    """Note what a config says about a generator's origin and the layers to begin at, as far as it is valid."""
-    layers = about["layers"]
-    generator.origin = sanitize_origin(about["origin"])
-    generator.advice = {good: str(layers.get(good)) for good in ADVICE if str(layers.get(good)) in generator.layers}

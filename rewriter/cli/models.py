@@ -12,8 +12,9 @@ import typer
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import BUILT_IN, Entry, catalogue
 from rewriter.checkpoints.client import quiet
+from rewriter.checkpoints.config import CONFIG
 from rewriter.checkpoints.download import cached, hash_of
-from rewriter.checkpoints.layouts import NAMES
+from rewriter.checkpoints.layouts import NAMES, remarks
 from rewriter.cli.common import Json, load, rules_for, say
 from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
@@ -86,7 +87,7 @@ def convert(
     fingerprint does not change, and edits and rules made on one work on the other.
     """
     _check_form(out, layout)
-    check_writable(out if layout or _is_file(out) else out / store.CONFIG)
+    check_writable(out if layout or _is_file(out) else out / CONFIG)
     model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
     if Path(source).is_file() and model.origin.sha256 is None:
         model.origin = replace(model.origin, sha256=hash_of(Path(source)))
@@ -122,7 +123,7 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
         (store.write_weights if _is_file(out) else store.save)(model, out)
         return []
     store.export(model, out, layout)
-    return store.remarks(model, layout)
+    return remarks(model, layout)
 
 
 def _folded(rule: Rule) -> FoldedRule:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name, connect, quiet
+from rewriter.checkpoints.config import CONFIG
 from rewriter.cli.common import Device, Json, check_new, load, progress, say
 from rewriter.cli.describe import kind_of
 from rewriter.editing.history import FORMAT, History
@@ -60,7 +60,7 @@ def publish(
     check_name(name)
     found, whole = _rules(rules)
     if out is not None:
-        check_writable(out / store.CONFIG)
+        check_writable(out / CONFIG)
     else:
         to = target(name, connect(), private=private)
         to.find(create_pr=pr)

@@ -18,17 +18,15 @@ from torch import Tensor
 
 from rewriter.editing.edit import Edit
 from rewriter.editing.region import Region
-from rewriter.editing.rule import Rule, assemble, requests
+from rewriter.editing.rule import CELLS, RULES, Rule, assemble, requests
 from rewriter.errors import InputError
 from rewriter.files import replacing
 from rewriter.masks import decode
 
 FORMAT = "rewriter-session-1"
 LIMIT = 200  # states that can be undone
-RULES = 64  # rules in one session
 _SIZE = 64 << 20
 FINEST = 256  # largest side of a mask, in cells
-CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can decode to huge masks
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _MASKED = ("copy", "paste", "context", "keep")
 

@@ -20,6 +20,8 @@ from rewriter.generators.change import STRENGTHS, LowRank, digest
 
 FORMAT = "rewriter-rule-1"
 _LIMIT = 512 << 20
+RULES = 64  # rules in one session
+CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can decode to huge masks
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,14 @@ from typing import Any
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import BUILT_IN, PinnedFile
 from rewriter.checkpoints.client import LOG_IN, TRANSPORT, check_name, in_words, is_name
+from rewriter.checkpoints.config import CONFIG, CONFIG_LIMIT, WEIGHTS
 from rewriter.checkpoints.download import fetch as fetch_file
-from rewriter.editing.history import RULES
-from rewriter.editing.rule import Rule
+from rewriter.editing.rule import RULES, Rule
 from rewriter.errors import InputError, OnStep
-from rewriter.hub.repository import Config, read, rules_in
+from rewriter.hub.repository import TAG, Config, read, rules_in
 
-TAG = "rewritten-generator"
 RULE_LIMIT = 64 << 20  # bytes of one file of rules; of all files when they are read for the public
 COMMIT = re.compile(r"[0-9a-f]{40}")
 ADVICE = {
@@ -52,19 +50,19 @@ def fetch(repo_id: str, revision: str | None = None, *, on_step: OnStep | None =
     with in_words(f"open {repo_id} on the Hub (it is no path here)", HfApi(), ADVICE):
         folder, about = _Files(repo_id, RULE_LIMIT * RULES).fetch(revision)
         if about is None or about.weights:
-            file = PinnedFile(id=repo_id, repository=repo_id, file=store.WEIGHTS, revision=folder.name)
+            file = PinnedFile(id=repo_id, repository=repo_id, file=WEIGHTS, revision=folder.name)
             fetch_file(file, on_step=on_step)
     return folder, folder.name
 
 
 def snapshot(repo_id: str, commit: str | None) -> Path | None:
     """The folder of a commit in the Hugging Face cache; None: it is no commit, or one of its files is missing."""
-    found = try_to_load_from_cache(repo_id, store.CONFIG, revision=commit) if COMMIT.fullmatch(commit or "") else None
+    found = try_to_load_from_cache(repo_id, CONFIG, revision=commit) if COMMIT.fullmatch(commit or "") else None
     if not isinstance(found, str):
         return None
     folder = Path(found).parent
     about = read(folder)
-    return folder if all((folder / file).is_file() for file in (about.files if about else [store.WEIGHTS])) else None
+    return folder if all((folder / file).is_file() for file in (about.files if about else [WEIGHTS])) else None
 
 
 def public_rules(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
@@ -98,7 +96,7 @@ class _Files:
 
     def fetch(self, revision: str | None) -> tuple[Path, Config | None]:
         """Download them; the folder's name is the commit."""
-        folder = self._get(store.CONFIG, revision, store.CONFIG_LIMIT).parent
+        folder = self._get(CONFIG, revision, CONFIG_LIMIT).parent
         about = read(folder)
         for file in about.rules if about else ():
             self.left -= self._get(file, folder.name, min(RULE_LIMIT, self.left)).stat().st_size

@@ -18,14 +18,13 @@ from typing import Any
 from huggingface_hub import ModelCardData, constants
 
 import rewriter
-from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import BUILT_IN
+from rewriter.checkpoints.layouts import remarks
 from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
 from rewriter.hub import licences
-from rewriter.hub.browse import TAG
-from rewriter.hub.repository import is_built_in
+from rewriter.hub.repository import TAG, is_built_in
 
 PLACES = {"rule": "rules/{}.safetensors", "edit": "edits/{}.json", "picture": "pictures/{}.png"}
 PAPER = "[Rewriting a Deep Generative Model](https://rewriting.csail.mit.edu/) (Bau, Liu, Wang, Zhu, Torralba, 2020)"
@@ -157,9 +156,7 @@ rules=[generator.rules[0].at(0.5)])`. To rewrite it further: `rewriter demo --ge
     if exported:
         files = ", ".join(f"`{file}` ({layout})" for layout, file in exported.items())
         text += f"\n\nFor other people's tools, the rules folded into plain weights: {files}."
-        text += "".join(
-            f" In {layout}, {remark}." for layout in exported for remark in store.remarks(generator, layout)
-        )
+        text += "".join(f" In {layout}, {remark}." for layout in exported for remark in remarks(generator, layout))
     return text
 
 

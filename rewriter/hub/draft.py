@@ -14,10 +14,10 @@ import torch.nn.functional as F
 
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name
+from rewriter.checkpoints.config import CONFIG, WEIGHTS
 from rewriter.checkpoints.layouts import NAMES, layout_for
 from rewriter.editing.effect import firing
-from rewriter.editing.history import RULES
-from rewriter.editing.rule import Rule, carried_rules
+from rewriter.editing.rule import RULES, Rule, carried_rules
 from rewriter.errors import InputError, OnStep, report
 from rewriter.files import as_json, write_bytes
 from rewriter.generators.base import Generator
@@ -76,7 +76,7 @@ class Draft:
 def outdated(paths: Iterable[str], made: Draft) -> list[str]:
     """Of the files in a repository, those of an earlier version: in our folders, and weights that are left out now."""
     gone = [path for path in paths if path not in made.files and path not in made.later]
-    return [path for path in gone if PurePosixPath(path).parts[0] in FOLDERS or path == store.WEIGHTS]
+    return [path for path in gone if PurePosixPath(path).parts[0] in FOLDERS or path == WEIGHTS]
 
 
 def _saved_before(folder: Path) -> list[str]:
@@ -87,7 +87,7 @@ def _saved_before(folder: Path) -> list[str]:
         return []
     slugs = [PurePosixPath(file).stem for file in about.rules] if about else []
     exported = [EXPORTED.format(layout) for layout in NAMES]
-    return [store.WEIGHTS, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
+    return [WEIGHTS, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
 
 
 def draft(
@@ -131,13 +131,13 @@ def draft(
         layout_for(base, layout)  # refuses one that the architecture does not have
     exported = {layout: EXPORTED.format(layout) for layout in export}
     files: dict[str, bytes] = {
-        store.CONFIG: repository.config(base, [one.path("rule") for one in each], weights=weights),
+        CONFIG: repository.config(base, [one.path("rule") for one in each], weights=weights),
         "LICENSE": licences.text_of(base.origin),
         **{one.path("rule"): _to_bytes(one.rule) for one in each},
         **{one.path("edit"): as_json(one.rule.edit.to_json()).encode() for one in each if one.rule.edit},
     }
     text = card.write(base, each, repo_id, title=title, description=description, weights=weights, exported=exported)
-    later: dict[str, Callable[[Path], None]] = {store.WEIGHTS: partial(store.write_weights, base)} if weights else {}
+    later: dict[str, Callable[[Path], None]] = {WEIGHTS: partial(store.write_weights, base)} if weights else {}
     later |= {file: partial(_export, base, own, layout) for layout, file in exported.items()}
     size = sum(tensor.nbytes for tensor in base.state_dict().values())
     made = Draft(repo_id, title, {}, later, dict.fromkeys(later, size))

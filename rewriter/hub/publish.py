@@ -7,8 +7,8 @@ from functools import partial
 
 from huggingface_hub import HfApi
 
-from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name, connect
+from rewriter.checkpoints.config import CONFIG
 from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
@@ -91,6 +91,6 @@ def send(made: Draft, to: Target, *, create_pr: bool = False, on_status: OnStatu
 def _check(found: Info) -> None:
     """Raise InputError for a repository that holds something else than a published generator."""
     paths = [file.rfilename for file in found.siblings or [] if file.rfilename != ".gitattributes"]
-    ours = store.CONFIG in paths and any(path.startswith("rules/") for path in paths)
+    ours = CONFIG in paths and any(path.startswith("rules/") for path in paths)
     if paths and not ours:
         raise InputError(f"the name {found.id} is taken by another model ({', '.join(paths[:3])} …): choose another")

@@ -11,16 +11,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, PinnedFile, catalogue
+from rewriter.checkpoints.config import CONFIG, VERSIONS, WEIGHTS, config_of, read_config
 from rewriter.checks import Check, fields, flag, list_of, matching, object_of, optional
-from rewriter.editing.history import CELLS, RULES
-from rewriter.editing.rule import Rule
+from rewriter.editing.rule import CELLS, RULES, Rule
 from rewriter.errors import InputError
 from rewriter.files import as_json
 from rewriter.generators.base import Generator
-from rewriter.worlds import townscape
 
+TAG = "rewritten-generator"  # of repositories on the Hub
 _BASE: dict[str, Check] = {
     name: CHECKS[name] for name in ("id", "repository", "file", "revision", "size", "sha256", "clamp")
 }
@@ -64,7 +63,7 @@ class Config:
     @property
     def files(self) -> tuple[str, ...]:
         """What has to be in the repository."""
-        return (*self.rules, store.WEIGHTS) if self.weights else self.rules
+        return (*self.rules, WEIGHTS) if self.weights else self.rules
 
 
 def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> bytes:
@@ -81,7 +80,7 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
         elsewhere = False
     if not weights and not elsewhere:
         raise InputError(f"others could not download {generator.name} from anywhere: publish it with its weights")
-    about = store.config(generator) | {"version": store.VERSIONS[1], "rules": list(rules)}
+    about = config_of(generator) | {"version": VERSIONS[1], "rules": list(rules)}
     return as_json({**about, "weights": weights, "base": base if elsewhere else None}, indent=2).encode()
 
 
@@ -92,6 +91,8 @@ def is_built_in(generator: Generator) -> bool:
 
 @cache
 def _built_in_fingerprint() -> str:
+    from rewriter.worlds import townscape  # late: few repositories name the built-in world
+
     return townscape.load().fingerprint
 
 
@@ -101,7 +102,7 @@ def read(folder: Path) -> Config | None:
     Raises:
         InputError: it is missing, damaged, or names what no repository of ours has.
     """
-    about = store.read_config(folder)
+    about = read_config(folder)
     if "rules" not in about:
         return None
     try:
@@ -110,7 +111,7 @@ def read(folder: Path) -> Config | None:
         if not told["rules"] or not told["weights"] and file is None:
             raise InputError("it has no rules, or neither weights nor base")
     except InputError as error:
-        raise InputError(f"{folder / store.CONFIG} cannot be used: {error}") from error
+        raise InputError(f"{folder / CONFIG} cannot be used: {error}") from error
     return Config(told["fingerprint"], told["rules"], told["weights"], file, clamp)
 
 
@@ -139,7 +140,7 @@ def rules_in(folder: Path, about: Config, generator: Generator | None = None) ->
     for file in about.rules:
         rule = Rule.load(folder / file)
         if rule.fingerprint != about.fingerprint:
-            raise InputError(f"{folder / file} belongs to another generator than {store.CONFIG} says: fetch both again")
+            raise InputError(f"{folder / file} belongs to another generator than {CONFIG} says: fetch both again")
         if generator is not None:
             generator.check(rule)
         found.append(rule)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import is_name
+from rewriter.checkpoints.config import CONFIG
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.hub.sources import File, Folder, Known, Repository, Source
@@ -68,7 +68,7 @@ def resolve(name: str, *, revision: str | None = None) -> Source:
         raise InputError(f"{name} has no revisions: leave revision out")
     if name in known:
         return Known(name, known[name])
-    if name and os.path.isfile(os.path.join(name, store.CONFIG)):
+    if name and os.path.isfile(os.path.join(name, CONFIG)):
         return Folder(name, Path(name))
     if os.path.isfile(name):
         return File(name)
@@ -79,9 +79,7 @@ def resolve(name: str, *, revision: str | None = None) -> Source:
 
 def _unknown(name: str, known: Iterable[str]) -> str:
     if os.path.isdir(name):
-        return (
-            f"{name} is a folder without {store.CONFIG}: name a file in it, or a folder that `rewriter convert` wrote"
-        )
+        return f"{name} is a folder without {CONFIG}: name a file in it, or a folder that `rewriter convert` wrote"
     if name.endswith(SUFFIXES) or "/" in name or "\\" in name:
         return f"there is no file {name}: check the path, or use a name that `rewriter generators` lists"
     listed = ", ".join(get_close_matches(name, known) or islice(known, 6))

@@ -11,6 +11,7 @@ import torch
 
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, Entry, PinnedFile, catalogue
+from rewriter.checkpoints.config import CONFIG, apply_config, read_config
 from rewriter.checkpoints.device import place
 from rewriter.checkpoints.download import cached, fetch, hash_of, verify
 from rewriter.editing.rule import carried_rules
@@ -149,9 +150,9 @@ class Folder(Source):
             known = catalogue()[config.known].origin
             generator.origin = replace(known, sha256=None, rules=generator.origin.rules)
             if config.known == BUILT_IN and not repository.is_built_in(generator):
-                raise InputError(f"{self.path / store.CONFIG} says that its base is {BUILT_IN}, but the weights differ")
+                raise InputError(f"{self.path / CONFIG} says that its base is {BUILT_IN}, but the weights differ")
         elif not config.known:
-            store.apply_config(generator, store.read_config(self.path))
+            apply_config(generator, read_config(self.path))
         generator.rules = repository.rules_in(self.path, config, generator)
         return generator
 
