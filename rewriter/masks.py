@@ -25,6 +25,7 @@ PREFIX = "data:image/png;base64,"
 MAX_SIDE = 2048
 MAX_CONTEXT = 100  # masks in one list; the longest of the original's recordings has 34
 MAX_CELLS = 1 << 26  # values of the masks in one list together: 64 of 1024 a side, a quarter of a gigabyte
+SURROUNDINGS = 6 / 64  # of a picture's side: changes this near to a mark are not counted as side effects
 MAX_TEXT = 4 * 1024 * 1024
 UNREADABLE = (
     binascii.Error,

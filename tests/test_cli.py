@@ -18,7 +18,7 @@ from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
 from rewriter.hub import space
 from rewriter.worlds import townscape
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -175,8 +175,8 @@ def test_search_finds_domes_and_shows_where(tmp_path):
     command = ("search", "dome-to-spire", "--k", 5, "--pictures", 96, "--first", 300, "--out", "found.png")
     seeds = [one["seed"] for one in report_of(*command, cwd=tmp_path)["found"]]
     assert len(seeds) == 5 and all(300 <= seed < 396 for seed in seeds) and (tmp_path / "found.png").exists()
-    u = scenes.factors(latents(seeds, scenes.LATENT_DIM))
-    assert scenes.has_dome(u).float().mean() > 0.5
+    u = factors.factors(latents(seeds, factors.LATENT_DIM))
+    assert factors.has_dome(u).float().mean() > 0.5
 
 
 @pytest.mark.parametrize("chosen", [None, "2"])

@@ -19,7 +19,7 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
 from rewriter.masks import resize
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape import factors, scenes
 
 LAYER = "layer8"
 SOME = list(range(UNSEEN, UNSEEN + 8))
@@ -42,7 +42,7 @@ def goal(town, rule):
 @pytest.fixture(scope="module")
 def domes(town):
     """Keys of the unmarked towns, and which cells lie on a dome."""
-    labels = scenes.draw(scenes.factors(latents(UNMARKED, scenes.LATENT_DIM))).labels
+    labels = scenes.draw(factors.factors(latents(UNMARKED, factors.LATENT_DIM))).labels
     features = town.keys(UNMARKED, LAYER)
     side = features.keys.shape[-1]
     shown = [resize((label == scenes.LABELS.index("dome")).float(), (side, side)) > 0.9 for label in labels]

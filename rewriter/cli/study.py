@@ -148,7 +148,7 @@ def benchmark(
     if out is not None:
         check_writable(out / "benchmark.json")
     devices = [device] if device else list(dict.fromkeys(["cpu", default_device().type]))
-    report = benchmark_all(resolution, devices=devices, on_step=lambda what: typer.echo(f"{what} …", err=True))
+    report = benchmark_all(resolution, devices=devices, on_row=lambda row: typer.echo(row, err=True))
     table = markdown(report)
     if out is not None:
         write_json(report, out / "benchmark.json")

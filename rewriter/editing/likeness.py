@@ -22,7 +22,6 @@ from rewriter.memory.goal import fill
 from rewriter.pictures import difference
 
 JUDGED = 24  # at most so many marks are compared
-SURROUNDINGS = 6 / 64  # of the picture's side: how far around a mark change is not counted
 
 
 class Likeness:
@@ -39,7 +38,7 @@ class Likeness:
         for region in (*pasted, *edit.context):  # one picture may be marked in several places
             if region.seed in marked:
                 marked[region.seed] = torch.maximum(marked[region.seed], self._pixels(region))
-        reach = round(SURROUNDINGS * generator.resolution)
+        reach = round(masks.SURROUNDINGS * generator.resolution)
         grown = masks.grow((torch.stack(list(marked.values())) > 0).float(), reach, reach, reach, reach)
         away = dict(zip(marked, grown == 0, strict=True))
         self.outside = torch.stack([away[seed] for seed in self.seeds])

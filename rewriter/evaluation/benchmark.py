@@ -1,214 +1,130 @@
-"""How fast, on this machine: edits by method, statistics, starting, pictures, re-rendering, a rule for each.
+"""Times on this machine: edits by method, the statistics of a layer, and pictures drawn in different ways.
 
-`rewriter benchmark` prints the figures. What is compared is measured alternately in one run, because machines are
-shared: go by the ratios.
+Ways that are compared run alternately, because other work on the machine then slows all of them: trust the ratios more
+than the seconds.
 """
 
 from __future__ import annotations
 
-import platform
-import statistics as middle
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from rewriter.checkpoints.convert import rewrite_as
-from rewriter.checkpoints.store import write_weights
 from rewriter.editing.edit import Edit, Region
 from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import replay
 from rewriter.editing.recipe import Recipe
 from rewriter.editing.statistics import Statistics
-from rewriter.evaluation.coldstart import cold_start
+from rewriter.evaluation.run import machine
+from rewriter.evaluation.tables import markdown_table
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
 from rewriter.memory import SOLVERS
+from rewriter.pictures import difference
 from rewriter.worlds import townscape
 
 Row = dict[str, Any]
-OnName = Callable[[str], object]
-LAYER = "layer8"
+LAYER, ROUNDS = "layer8", 3
+CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}  # of config-f
+TABLES = {
+    "edits": "Edits, from cached features and statistics to the rule",
+    "statistics": "First statistics of a layer",
+    "pictures": "Pictures, compared with whole pictures without a rule in float32",
+    "machine": "Machine",
+}
 
 
 def random_config_f(resolution: int = 256) -> StyleGAN2:
-    """A StyleGAN2 with the channels of config-f and random weights: as slow as a real one, and needs no download."""
-    table = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64, 1024: 32}
+    """A StyleGAN2 with the channels of config-f and random weights: as slow as a real one, without a download."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = StyleGAN2Config({side: channels for side, channels in table.items() if side <= resolution})
+        config = StyleGAN2Config({side: channels for side, channels in CHANNELS.items() if side <= resolution})
         return StyleGAN2(config, name=f"config-f {resolution} px, random weights")
 
 
-def round_edit(generator: Generator, layer: str = LAYER) -> Edit:
-    """Copy a disc from one picture onto another, four discs as context; the goal at one picture, as in the paper."""
-    side = generator.resolution
-    regions = [Region(seed, disc(side, 0.4, 0.3 + 0.1 * seed, 0.1)) for seed in range(5)]
-    return Edit(
-        generator.name,
-        layer,
-        copy=regions[4],
-        paste=regions[0],
-        context=tuple(regions[:4]),
-        spread=False,
-        statistics=Recipe(pictures=128, places=64),
-    )
+def disc_edit(generator: Generator) -> Edit:
+    """Copy a disc from one picture to another, with four discs as context and one goal, as in the paper."""
+    *context, copy = (Region(seed, disc(generator.resolution, 0.4, 0.3 + 0.1 * seed, 0.1)) for seed in range(5))
+    edit = Edit(generator.name, LAYER, copy=copy, paste=context[0], context=tuple(context))
+    return edit.with_(title="discs", spread=False, statistics=Recipe(pictures=128, places=64))
 
 
 def benchmark(
-    resolution: int = 256, *, devices: Sequence[torch.device | str] = ("cpu",), on_step: OnName | None = None
-) -> Row:
-    """Everything, on the built-in generator and on one with the channels of config-f.
+    resolution: int = 256, *, devices: Sequence[torch.device | str] = ("cpu",), on_row: Callable[[str], object] = str
+) -> dict[str, list[Row]]:
+    """The rows of all tables, for the built-in generator and for one of `resolution` px with config-f's channels.
 
-    Args:
-        resolution: of the latter, 64 to 1024 px.
-        devices: where to run, one after the other.
-        on_step: told what is being measured.
+    `on_row` is called with a description of each measurement when it is done.
     """
-    report: Row = {name: [] for name in TABLES}
+    report: dict[str, list[Row]] = {name: [] for name in TABLES}
     for device in map(torch.device, devices):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         small, large = townscape.load().to(device), random_config_f(resolution).to(device)
-        spire = Edit.load(townscape.examples()["dome-to-spire"])
-        for generator, name, edit in ((small, "dome-to-spire", spire), (large, "discs", round_edit(large))):
-            batch = 16 if device.type == "cuda" or generator is small else 4
-            for table, row in _measured(generator, name, edit, batch, on_step or (lambda what: None)):
-                report[table].append({**row, "device": device.type})
-    return {"machine": machine(map(torch.device, devices)), **report}
+        for generator, edit in ((small, Edit.load(townscape.examples()["dome-to-spire"])), (large, disc_edit(large))):
+            for table, row in measured(generator, edit):
+                report[table].append({"generator": generator.name, "device": device.type, **row})
+                on_row(f"{generator.name} on {device.type}: {table}")
+        report["machine"].append(machine(device) | {"peak_memory_gib": _peak_memory(device)})
+    return report
 
 
-def _measured(generator: Generator, name: str, edit: Edit, batch: int, tell: OnName) -> Iterator[tuple[str, Row]]:
-    """Rows of the tables for one generator on its device."""
-    where = f"{generator.name} on {generator.device.type}"
+def measured(generator: Generator, edit: Edit) -> Iterator[tuple[str, Row]]:
+    """The rows of one generator on its device, each with the table that it belongs to."""
+    fast, info = generator.device.type == "cuda" or generator.resolution <= 64, generator.layer(edit.layer)
+    about, recipe = (
+        {"layer": info.name, "channels": info.in_channels},
+        edit.statistics or Recipe.for_channels(info.in_channels),
+    )
     with tempfile.TemporaryDirectory() as empty:
         known = Statistics(generator, cache=Path(empty))
-        tell(f"{where}: statistics")
-        yield "statistics", _first_statistics(known, edit)
+        moment = _seconds(lambda: known.moment(info.name, recipe=recipe), generator)
+        bystanders = _seconds(lambda: known.bystanders(info.name), generator)
+        yield "statistics", {**about, "pictures": recipe.pictures, "seconds": moment, "bystanders_seconds": bystanders}
         for method in SOLVERS:
-            tell(f"{where}: {name}, {method}")
-            yield "edits", _edit(generator, edit.with_(method=method), name, known)
-    for form in ("safetensors", *(("pt",) if isinstance(generator, StyleGAN2) else ())):
-        tell(f"{where}: cold start from .{form}")
-        yield "start", _start(generator, form)
-    tell(f"{where}: pictures")
-    yield "pictures", _pictures(generator, batch)
-    for precision in (torch.bfloat16, *((torch.float16,) if generator.device.type == "cuda" else ())):
-        tell(f"{where}: {precision}")
-        yield "precision", _precision(generator, batch, precision)
-    tell(f"{where}: re-rendering")
-    yield "rerender", _rerender(generator, batch)
-    tell(f"{where}: a rule for each picture")
-    yield "rules", _rules(generator, batch)
+            own, unseen = edit.with_(method=method), range(UNSEEN, UNSEEN + (48 if fast else 4))
+            repeats = ROUNDS if method == "least-squares" else 1
+            rules = [replay(generator, own, statistics=known, unseen=unseen) for _ in range(repeats)]
+            effects = [rule.effect for rule in rules if rule.effect]
+            shown = {name: effects[0].to_json()[name] for name in ("goal_error_removed", "reach", "side_effect")}
+            seconds = median(effect.seconds for effect in effects)
+            yield "edits", {"edit": edit.title, **about, "method": method, "seconds": seconds, **shown}
+    for row in _pictures(generator, 16 if fast else 4):
+        yield "pictures", row
 
 
-def machine(devices: Iterable[torch.device]) -> Row:
-    """What ran: processor, GPU, threads, versions, peak memory in GiB."""
-    about: Row = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "peak_memory_gib": _peak_memory(),
+@torch.no_grad()
+def _pictures(generator: Generator, batch: int) -> Iterator[Row]:
+    """Ways to draw a batch, and the share of this machine's rate of matrix multiplication that each reaches."""
+    z, features = generator.latents(range(batch)), generator.keys(range(batch), LAYER, rules=[])
+    rules, a = [[_random_rule(generator, seed)] for seed in range(batch)], torch.randn(2048, 2048).to(z)
+    whole, precisions = partial(generator, z, rules=[]), ("bfloat16", "float16") if z.is_cuda else ("bfloat16",)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "whole": whole,
+        f"from the keys of {LAYER}": lambda: generator.picture(features, rules=[]),
+        "one rule": lambda: generator(z, rules=rules[0]),
+        "one rule for each": lambda: generator(z, rules=rules),
+        **{f"in {name}": torch.autocast(z.device.type, getattr(torch, name))(whole) for name in precisions},
+        "2048 × 2048 matrix product": lambda: a @ a,
     }
-    for device in devices:
-        if device.type == "cuda":
-            about["gpu"] = torch.cuda.get_device_name(device)
-            about["gpu_peak_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    return about
+    rounds = [[_seconds(draw, generator) for draw in ways.values()] for _ in range(ROUNDS + 1)][1:]  # one to warm up
+    seconds = dict(zip(ways, map(median, zip(*rounds, strict=True)), strict=True))
+    rate, expected = 2 * 2048**3 / seconds.popitem()[1], whole()
+    for name, each in seconds.items():
+        row = {"way": name, "batch": batch, "per_second": batch / each, "times_as_fast": seconds["whole"] / each}
+        apart = float(difference(ways[name]().float(), expected).mean())
+        yield row | {"difference_255": apart, "share_of_matmul_rate": generator.operations * batch / each / rate}
 
 
-def _edit(generator: Generator, edit: Edit, name: str, known: Statistics) -> Row:
-    """One edit by one method; seconds from cached features and statistics to the rule."""
-    unseen = range(UNSEEN, UNSEEN + (48 if generator.resolution <= 64 or generator.device.type == "cuda" else 4))
-    repeats = 3 if edit.method == "least-squares" else 1
-    effects = [replay(generator, edit, statistics=known, unseen=unseen).effect for _ in range(repeats)]
-    measured = [effect for effect in effects if effect is not None]
-    row: Row = {"edit": name, "generator": generator.name, "method": edit.method, "layer": edit.layer}
-    row |= {"channels": generator.layer(edit.layer).in_channels, "seconds": middle.median(e.seconds for e in measured)}
-    return row | {key: measured[0].to_json()[key] for key in ("goal_error_removed", "reach", "side_effect")}
-
-
-def _first_statistics(known: Statistics, edit: Edit) -> Row:
-    """The first statistics of a layer: second moment and bystanders."""
-    generator = known.generator
-    info, recipe = (
-        generator.layer(edit.layer),
-        edit.statistics or Recipe.for_channels(generator.layer(edit.layer).in_channels),
-    )
-    moment, bystanders = (
-        _seconds(lambda: known.moment(edit.layer, recipe=recipe), generator),
-        _seconds(lambda: known.bystanders(edit.layer), generator),
-    )
-    row: Row = {"generator": generator.name, "layer": edit.layer, "channels": info.in_channels}
-    return row | {"pictures": recipe.pictures, "seconds": moment, "bystanders_seconds": bystanders}
-
-
-def _pictures(generator: Generator, batch: int) -> Row:
-    """Pictures per second, against the rate at which this machine multiplies matrices."""
-    z = generator.latents(range(batch))
-    a = torch.randn(2048, 2048, device=generator.device)
-    drawing, product = _alternate([lambda: generator(z), lambda: a @ a], generator)
-    work, peak = generator.operations, 2 * 2048**3 / product
-    row: Row = {"generator": generator.name, "batch": batch, "per_second": batch / drawing}
-    return row | {"gflop_per_picture": work / 1e9, "share_of_matmul_rate": work * batch / drawing / peak}
-
-
-def _start(generator: Generator, form: str) -> Row:
-    """From nothing to the first picture, from a file as we write it or as others publish it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"model.{form}"
-        if form == "safetensors":
-            write_weights(generator, path)
-        else:
-            torch.save({"g_ema": rewrite_as(generator, "nvidia")}, path)
-        report = cold_start(path, generator.device.type)
-        return {"generator": generator.name, "file": f".{form}", "size_mb": path.stat().st_size / 1e6, **report}
-
-
-def _precision(generator: Generator, batch: int, precision: torch.dtype) -> Row:
-    """Pictures in reduced precision, against full: how they differ, and how much faster they are."""
-    z, device = generator.latents(range(batch)), generator.device.type
-
-    def reduced() -> torch.Tensor:
-        with torch.autocast(device, precision):
-            return generator(z)
-
-    with torch.no_grad():
-        apart = (reduced().float().clamp(-1, 1) - generator(z).clamp(-1, 1)).abs() * 127.5
-    full, less = _alternate([lambda: generator(z), reduced], generator)
-    row: Row = {"generator": generator.name, "precision": str(precision).removeprefix("torch."), "batch": batch}
-    row |= {"mean_difference": f"{apart.mean():.2f}/255", "largest_difference": f"{apart.max():.1f}/255"}
-    return row | {"per_second": batch / less, "times_as_fast": full / less}
-
-
-def _rerender(generator: Generator, batch: int) -> Row:
-    """Pictures from cached keys of a layer, against the whole walk."""
-    z, features = generator.latents(range(batch)), generator.keys(range(batch), LAYER)
-    rule = [a_rule(generator, 0)]
-    whole, part = _alternate(
-        [lambda: generator(z, rules=rule), lambda: generator.picture(features, rules=rule)], generator
-    )
-    row: Row = {"generator": generator.name, "layer": LAYER, "batch": batch}
-    return row | {"whole_seconds": whole, "from_layer_seconds": part, "times_as_fast": whole / part}
-
-
-def _rules(generator: Generator, batch: int) -> Row:
-    """A batch in which every picture has a rule of its own, against one without rules and one with the same for all."""
-    z, each = generator.latents(range(batch)), [[a_rule(generator, seed)] for seed in range(batch)]
-    changes: list[Any] = [[], each[0], each]
-    none, one, own = _alternate([lambda c=c: generator(z, rules=c) for c in changes], generator)  # type: ignore[misc]
-    row: Row = {"generator": generator.name, "layer": LAYER, "batch": batch}
-    row |= {"none_seconds": none, "same_seconds": one, "each_seconds": own}
-    return row | {"same_over_none": one / none, "each_over_none": own / none}
-
-
-def a_rule(generator: Generator, seed: int) -> LowRank:
+def _random_rule(generator: Generator, seed: int) -> LowRank:
     """A random rank-one change, a tenth as large as the layer's weight."""
     weight, draw = generator.memory(LAYER).weight, torch.Generator().manual_seed(seed)
     directions = torch.randn(1, weight.shape[1], generator=draw)
@@ -219,66 +135,39 @@ def a_rule(generator: Generator, seed: int) -> LowRank:
 
 @torch.no_grad()
 def _seconds(job: Callable[[], object], generator: Generator) -> float:
-    """How long a job takes, on the GPU to its end."""
-    _wait(generator)
+    """How long a job takes, until the GPU has finished it."""
+    wait = torch.cuda.synchronize if generator.device.type == "cuda" else lambda: None
+    wait()
     start = time.perf_counter()
     job()
-    _wait(generator)
+    wait()
     return time.perf_counter() - start
 
 
-def _alternate(jobs: Sequence[Callable[[], object]], generator: Generator, repeats: int = 3) -> list[float]:
-    """Median seconds of each job, run in turn so that what else the machine does falls on all alike."""
-    for job in jobs:
-        _seconds(job, generator)
-    rounds = [[_seconds(job, generator) for job in jobs] for _ in range(repeats)]
-    return [middle.median(column) for column in zip(*rounds, strict=True)]
-
-
-def _wait(generator: Generator) -> None:
-    if generator.device.type == "cuda":
-        torch.cuda.synchronize(generator.device)
-
-
-def _peak_memory() -> float | None:
-    """GiB that this process has held at most; None where it cannot be known."""
+def _peak_memory(device: torch.device) -> float | None:
+    """The most memory in use so far, in GiB: the GPU's, or the process's; None where it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     if sys.platform not in ("linux", "darwin"):
         return None
-    import resource
+    from resource import RUSAGE_SELF, getrusage
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
-
-
-TABLES = {
-    "edits": "Edits, from cached features and statistics to the rule",
-    "statistics": "First statistics of a layer",
-    "start": "Start: import, load and first picture of a new process; memory in multiples of the weights",
-    "pictures": "Pictures",
-    "precision": "Pictures in reduced precision, against float32",
-    "rerender": "Re-rendering from a layer's cached keys",
-    "rules": "A batch with a rule of its own for each picture",
-}
+    return getrusage(RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "linux" else 2**30)
 
 
-def markdown(report: Row) -> str:
-    """The report as tables, and how the methods compare."""
+def markdown(report: dict[str, list[Row]]) -> str:
+    """The report as tables, and how much faster least squares is than the paper's method."""
     lines = []
     for name, title in TABLES.items():
-        columns = list(report[name][0])
-        lines += [f"**{title}**", "", "| " + " | ".join(c.replace("_", " ") for c in columns) + " |"]
-        lines += ["|" + "|".join(" --- " if isinstance(report[name][0][c], str) else " ---: " for c in columns) + "|"]
-        lines += ["| " + " | ".join(_figure(row[c]) for c in columns) + " |" for row in report[name]]
-        lines.append("")
-    for ours in (row for row in report["edits"] if row["method"] == "least-squares"):
-        same = (row for row in report["edits"] if all(row[key] == ours[key] for key in ("edit", "device")))
-        faster = next(row for row in same if row["method"] == "projected")["seconds"] / ours["seconds"]
-        lines.append(
-            f"{ours['edit']} on {ours['device']}: least-squares is {faster:.0f} times as fast as projected, the "
-            "paper's method."
-        )
-    about = ", ".join(f"{k.replace('_', ' ')} {_figure(v)}" for k, v in report["machine"].items() if v is not None)
-    return "\n".join([*lines, "", about])
+        heads, rows = [key.replace("_", " ") for key in report[name][0]], report[name]
+        lines += [f"**{title}**", "", *markdown_table(heads, [[_text(v) for v in row.values()] for row in rows]), ""]
+    seconds = {(row["edit"], row["device"], row["method"]): row["seconds"] for row in report["edits"]}
+    for (edit, device, method), paper in seconds.items():
+        if method == "projected":
+            faster = paper / seconds[edit, device, "least-squares"]
+            lines.append(f"{edit} on {device}: least-squares is {faster:.0f} times as fast as projected (the paper's).")
+    return "\n".join(lines)
 
 
-def _figure(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)

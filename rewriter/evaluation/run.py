@@ -1,8 +1,6 @@
-"""Running an experiment: methods are made once, every picture is judged once, by one process or many.
+"""Runs an experiment: every method makes its result once, then all results are judged on the same pictures.
 
-Everything is kept in the experiment's folder, file by file: what methods made in `made/`, the columns of fifty seeds in
-`rows/`. A stopped run goes on there, with any number of processes that share the folder; they divide methods and
-batches of seeds among them, and the outcome does not depend on how.
+Several processes (accelerate, torchrun) divide the methods among them; the outcome is the same as with one process.
 """
 
 from __future__ import annotations
@@ -10,250 +8,139 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from accelerate import PartialState
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 import rewriter
+from rewriter.editing.edit import Edit
 from rewriter.editing.measuring import gather_or_raise, processes
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import CancelledError, InputError
-from rewriter.evaluation.experiments import Experiment
-from rewriter.evaluation.judging import BATCH, Draw, Estimate, Rows, figures, frechet_estimate
-from rewriter.evaluation.methods import Case, Made
-from rewriter.files import check_writable, read_json, replacing
+from rewriter.errors import InputError, OnStep, report
+from rewriter.evaluation.methods import Case, Methods, Result
+from rewriter.evaluation.metrics import BATCH, FRECHET, Estimate, Judge, Metric, Rows, estimates
 from rewriter.generators.base import Generator
 
-KEPT = 256 << 20  # bytes of pictures remembered, so that all methods are compared with the same ones
+Edits = Callable[[Generator], Sequence[Edit]]
+Progress = Callable[[str], OnStep | None]  # what is being done → where to report its progress
 
-UNITS = {"%": "share", "per 1,000": "share of the pictures", "1/255": "1/255", "": "ratio"}  # in files
-T = TypeVar("T")
-OnPart = Callable[[str, int, int], object]  # (what is being done, done, of); returning False stops
+
+@dataclass(frozen=True)
+class Experiment:
+    """An edit, the methods that carry it out, and a judge."""
+
+    name: str
+    judge: Judge
+    methods: Methods
+    edits: Edits  # several are carried out in succession
+    shown: tuple[str, ...]  # metrics in the printed table
+    axes: tuple[str, str]  # metrics in the plot: the intended effect (across) and the damage (up)
+    things: tuple[str, ...] = ()  # labels of what the edit is about
+    title: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment found: for each method the figures with their intervals, and how it was made."""
+    """What was measured of one method, and how its result was made."""
+
+    metrics: dict[str, Estimate]
+    settings: dict[str, Any]
+    seconds: float
+    losses: Sequence[float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, with about 200 of the losses."""
+        losses = [round(loss, 6) for loss in self.losses[:: max(1, len(self.losses) // 200)]]
+        return asdict(self) | {"seconds": round(self.seconds, 3), "losses": losses}
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What an experiment found; `request` identifies everything that it depends on."""
 
     experiment: Experiment
     seeds: Sequence[int]
-    made: Mapping[str, Made]
-    figures: Mapping[str, Mapping[str, Estimate]]
-    device: str
+    methods: Mapping[str, Outcome]
+    machine: Mapping[str, Any]
+    request: str
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The judge's metrics and the Fréchet distance, by name."""
+        return {metric.name: metric for metric in (*self.experiment.judge.metrics, FRECHET)}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with everything needed to do it again."""
-        units = {
-            figure.name: {"unit": figure.unit, "better": figure.better} for figure in self.experiment.judge.figures
-        }
+        """Plain data, with everything that is needed to repeat the experiment."""
         return {
             "experiment": self.experiment.name,
             "title": self.experiment.title,
             "n": len(self.seeds),
             "seeds": [self.seeds[0], self.seeds[-1]],
-            "quick": self.experiment.quick,
             "interval": "95 %, bootstrap over pictures",
-            "machine": machine(self.device),
-            "figures": units | {"fréchet": {"unit": "", "better": "less"}},
-            "methods": {
-                name: {
-                    "settings": made.settings,
-                    "seconds": round(made.seconds, 3),
-                    "figures": {key: asdict(value) for key, value in self.figures[name].items()},
-                    "losses": [round(loss, 6) for loss in made.losses[:: max(1, len(made.losses) // 200)]],
-                }
-                for name, made in self.made.items()
-            },
+            "machine": self.machine,
+            "request": self.request,
+            "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in self.metrics.items()},
+            "methods": {name: outcome.to_json() for name, outcome in self.methods.items()},
         }
 
 
 def run(
-    experiment: Experiment, generator: Generator, seeds: Sequence[int], folder: Path, *, on_part: OnPart | None = None
-) -> Outcome:
-    """Make what is not made yet, judge what is not judged yet, and sum up; the same in every process.
-
-    Args:
-        experiment: what to compare.
-        generator: the one that its edits were made on.
-        seeds: which pictures.
-        folder: where its files lie, and where it goes on; of the experiment's own.
-        on_part: progress of this process.
+    experiment: Experiment, generator: Generator, seeds: Sequence[int], *, progress: Progress = lambda what: None
+) -> Outcomes:
+    """Run an experiment on pictures given by seed; every process returns the same.
 
     Raises:
-        InputError: no seeds, another run lies in the folder, or it cannot be written.
-        CancelledError: `on_part` returned False; what was done is kept.
+        InputError: no seeds, or the experiment does not fit the generator.
+        CancelledError: a callback of `progress` returned False.
     """
-    job = _Job(experiment, generator, list(seeds), folder, processes(generator.device.type), on_part)
-    made = job.all_made()
-    gather_or_raise(partial(job.judge, made))
-    rows = job.rows()
-    estimates = {name: _figures(experiment, rows[name]) for name in experiment.methods}
-    return Outcome(experiment, seeds, made, estimates, str(generator.device))
+    if not seeds:
+        raise InputError("no pictures to judge: ask for at least one")
+    state = processes(generator.device.type)
+    own = list(experiment.methods)[state.process_index :: state.num_processes]
+    parts = gather_or_raise(partial(_outcomes, experiment, generator, seeds, own, progress))
+    found = {name: outcome for part in parts for name, outcome in part.items()}
+    methods = {name: found[name] for name in experiment.methods}
+    return Outcomes(experiment, seeds, methods, machine(generator.device), request(experiment, generator, seeds))
 
 
-def methods_made(
-    experiment: Experiment, generator: Generator, folder: Path, *, first: int, on_part: OnPart | None = None
-) -> dict[str, Made]:
-    """What the methods make, made where it is missing; arguments and errors as for `run`."""
-    return _Job(experiment, generator, [first], folder, processes(generator.device.type), on_part).all_made()
+def _outcomes(
+    experiment: Experiment, generator: Generator, seeds: Sequence[int], names: Sequence[str], progress: Progress
+) -> dict[str, Outcome]:
+    """The outcomes of some of the methods."""
+    case = Case(generator, experiment.edits(generator)[0], Statistics(generator), experiment.things)
+    results: dict[str, Result] = {}
+    for name in names:
+        results[name] = experiment.methods[name](case, progress(f"{experiment.name}: {name}"))
+    rows: dict[str, list[Rows]] = {name: [] for name in names}
+    on_step = progress(f"{experiment.name}: pictures")
+    for i in range(0, len(seeds), BATCH):
+        for name, result in results.items():
+            with torch.no_grad():
+                rows[name].append(experiment.judge.rows(seeds[i : i + BATCH], case.before, result.draw))
+        report(on_step, min(i + BATCH, len(seeds)), len(seeds))
+    return {
+        name: Outcome(estimates(experiment.judge, rows[name]), made.settings, made.seconds, made.losses)
+        for name, made in results.items()
+    }
 
 
-def _figures(experiment: Experiment, rows: Rows) -> dict[str, Estimate]:
-    own = figures(experiment.judge, rows)
-    return own | ({"fréchet": frechet_estimate(rows)} if "embedding" in rows else {})
-
-
-class _Job:
-    """The part of one process."""
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        generator: Generator,
-        seeds: list[int],
-        folder: Path,
-        state: PartialState,
-        on_part: OnPart | None,
-    ):
-        if not seeds:
-            raise InputError("no pictures to judge: ask for at least one")
-        self.experiment, self.generator, self.seeds, self.folder = experiment, generator, seeds, folder
-        self.state, self.on_part = state, on_part
-        self.blocks = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
-
-    def all_made(self) -> dict[str, Made]:
-        """What every method makes, made together by all processes where it is missing."""
-        gather_or_raise(self.check_folder)
-        gather_or_raise(self.make)  # nobody reads before all have written
-        return {name: Made.load(self.made(name)) for name in self.experiment.methods}
-
-    def check_folder(self) -> None:
-        """Write down what is run here, or make sure that it is the same as before."""
-        plan = {
-            "code": code(),
-            "experiment": self.experiment.name,
-            "title": self.experiment.title,
-            "fingerprint": self.generator.fingerprint,
-            "first": self.seeds[0],
-            "quick": self.experiment.quick,
-            "methods": list(self.experiment.methods),
-            "edits": [edit.to_json() for edit in self.experiment.edits(self.generator)],
-        }
-        path = self.folder / "plan.json"
-        if not self.state.is_main_process:
-            return
-        if path.exists():
-            if read_json(path) != json.loads(json.dumps(plan)):
-                raise InputError(
-                    f"{self.folder} holds another run of {self.experiment.name}, with other settings or another "
-                    "version of rewriter: choose an empty --out"
-                )
-            return
-        check_writable(path)
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(plan), encoding="utf-8")
-
-    def made(self, name: str) -> Path:
-        """The file of what a method made."""
-        return self.folder / "made" / f"{slug(name)}.safetensors"
-
-    def make(self) -> None:
-        """Make this process's share of what is missing; the edit's statistics are kept from method to method."""
-        edit, statistics = self.experiment.edits(self.generator)[0], Statistics(self.generator)
-        case = Case(self.generator, edit, statistics, self.experiment.things)
-        for name in self._own([name for name in self.experiment.methods if not self.made(name).exists()]):
-            self._tell(name, 0, 1)
-            self.experiment.methods[name](case, partial(self._step, name)).save(self.made(name))
-
-    def judge(self, made: Mapping[str, Made]) -> None:
-        """Judge this process's share of what is missing."""
-        psi = self.experiment.edits(self.generator)[0].truncation
-        before = _Remembering(Made("model").draw(self.generator, truncation=psi))
-        own = self._own([block for block in self.blocks if not self._rows(block).exists()])
-        for i, block in enumerate(own):
-            self._tell("pictures", i * BATCH, len(own) * BATCH)
-            columns: dict[str, Tensor] = {}
-            for name, each in made.items():
-                after = before if each.kind == "model" else each.draw(self.generator, truncation=psi)
-                with torch.no_grad():
-                    rows = self.experiment.judge(block, before, after)
-                columns |= {f"{name}/{column}": value.cpu().clone() for column, value in rows.items()}  # shared ones
-            with replacing(self._rows(block)) as temporary:
-                save_file(columns, temporary)
-
-    def rows(self) -> dict[str, Rows]:
-        """All columns of every method, in the order of the seeds."""
-        parts = [load_file(self._rows(block)) for block in self.blocks]
-        found: dict[str, Rows] = {name: {} for name in self.experiment.methods}
-        for key in parts[0]:
-            method, _, column = key.rpartition("/")
-            found[method][column] = torch.cat([part[key] for part in parts])
-        return found
-
-    def _rows(self, block: Sequence[int]) -> Path:
-        return self.folder / "rows" / f"{block[0]:06d}-{block[-1]:06d}.safetensors"
-
-    def _own(self, missing: list[T]) -> list[T]:
-        """This process's share of what the main one found missing: others may have looked later."""
-        wanted: list[T] = gather_or_raise(lambda: missing)[0]
-        return wanted[self.state.process_index :: self.state.num_processes]
-
-    def _step(self, name: str, step: int, of: int) -> object:
-        return self._going(name, step, of)
-
-    def _tell(self, what: str, done: int, of: int) -> None:
-        if self._going(what, done, of) is False:
-            raise CancelledError(f"stopped at {what}; the same command goes on")
-
-    def _going(self, what: str, done: int, of: int) -> object:
-        return self.on_part is None or self.on_part(f"{self.experiment.name}: {what}", done, of)
-
-
-class _Remembering:
-    """Draws each batch of latents once; the last few are remembered."""
-
-    def __init__(self, draw: Draw):
-        self.draw, self.kept = draw, dict[bytes, Tensor]()
-
-    def __call__(self, z: Tensor) -> Tensor:
-        key = z.numpy().tobytes()
-        if key not in self.kept:
-            drawn = self.draw(z)
-            while self.kept and (len(self.kept) + 1) * drawn.nbytes > KEPT:
-                self.kept.pop(next(iter(self.kept)))
-            self.kept[key] = drawn
-        return self.kept[key]
-
-
-def machine(device: str) -> dict[str, Any]:
-    """What was computed on."""
-    named = (
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or platform.machine()
-    )
-    threads, processed = torch.get_num_threads(), processes().num_processes
-    versions = {"torch": torch.__version__, "system": platform.system()}
-    return {"device": device, "name": named, "threads": threads, "processes": processed} | versions
-
-
-def code() -> str:
-    """A digest of the library's own files: what another version found is not gone on with."""
-    digest, root = hashlib.sha256(), Path(rewriter.__file__).parent
-    for folder in ("", "evaluation", "generators", "memory", "townscape", "townscape/examples"):
-        for path in sorted(
-            path for path in (root / folder).iterdir() if path.suffix in (".py", ".json", ".safetensors")
-        ):
-            digest.update(path.name.encode() + path.read_bytes())
+def request(experiment: Experiment, generator: Generator, seeds: Sequence[int]) -> str:
+    """A digest of all that the outcomes depend on, the library's own code included."""
+    root, edits = Path(rewriter.__file__).parent, [edit.to_json() for edit in experiment.edits(generator)]
+    asked = [experiment.name, list(experiment.methods), edits, generator.fingerprint, seeds[0], len(seeds)]
+    digest = hashlib.sha256(json.dumps(asked).encode())
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".safetensors")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def slug(name: str) -> str:
-    """A method's name as that of a file."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-")
+def machine(device: torch.device) -> dict[str, Any]:
+    """What was computed on, and with what."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    versions = {"torch": torch.__version__, "system": platform.system()}
+    threads, count = torch.get_num_threads(), processes().num_processes
+    return {"device": str(device), "name": name, "threads": threads, "processes": count} | versions

@@ -1,91 +1,87 @@
-"""An experiment's outcome as JSON, CSV, Markdown and plots."""
+"""The outcomes of an experiment as JSON, CSV and Markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rewriter.evaluation.judging import Estimate, Figure
-from rewriter.evaluation.run import Outcome
-from rewriter.files import replacing
+from rewriter.evaluation.metrics import Estimate, Metric
+from rewriter.files import read_json, write_json, write_text
 
-FRECHET = Figure("fréchet", "", "", "", "less")
+if TYPE_CHECKING:
+    from rewriter.evaluation.run import Outcomes
+
 ARROWS = {"more": " ↑", "less": " ↓", "": ""}
 
 
-def write(outcome: Outcome, folder: Path) -> list[Path]:
-    """Write NAME.json, .csv, .md into a folder; returns their paths."""
-    report, stem = outcome.to_json(), outcome.experiment.name
-    texts: dict[str, Callable[[], str]] = {
-        ".json": lambda: json.dumps(finite(report), ensure_ascii=False, indent=1) + "\n",
-        ".csv": lambda: table_csv(report),
-        ".md": lambda: markdown(outcome),
-    }
-    paths = []
-    for suffix, text in texts.items():
-        paths.append(folder / f"{stem}{suffix}")
-        with replacing(paths[-1]) as temporary:
-            temporary.write_text(text(), encoding="utf-8")
-    return paths
+def write(outcomes: Outcomes, folder: Path) -> None:
+    """Write NAME.csv and NAME.md into a folder, then NAME.json, which says that the experiment is complete."""
+    report, stem = finite(outcomes.to_json()), folder / outcomes.experiment.name
+    write_text(table_csv(report), f"{stem}.csv")
+    write_text(markdown(outcomes), f"{stem}.md")
+    write_json(report, f"{stem}.json")
+
+
+def stored(folder: Path, name: str, request: str) -> dict[str, Any] | None:
+    """The report of an experiment that is complete in a folder, if it belongs to the same request."""
+    path = folder / f"{name}.json"
+    report: dict[str, Any] = read_json(path) if path.exists() else {}
+    return report if report.get("request") == request else None
 
 
 def table_csv(report: dict[str, Any]) -> str:
-    """A line for each method and figure, in the unit that stands beside it."""
+    """One line for each method and metric."""
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow(["experiment", "method", "figure", "unit", "value", "low", "high", "n", "seconds"])
+    out.writerow(["experiment", "method", "metric", "unit", "value", "low", "high", "n", "seconds"])
     for method, made in report["methods"].items():
-        for name, value in made["figures"].items():
-            unit = report["figures"][name]["unit"]
-            ends = [value["value"], value["low"], value["high"]]
-            out.writerow([report["experiment"], method, name, unit, *ends, report["n"], made["seconds"]])
+        for name, value in made["metrics"].items():
+            unit = report["metrics"][name]["unit"]
+            out.writerow([report["experiment"], method, name, unit, *value.values(), report["n"], made["seconds"]])
     return text.getvalue()
 
 
-def markdown(outcome: Outcome) -> str:
-    """The table of the figures to look at, each with its interval."""
-    experiment = outcome.experiment
-    known = {figure.name: figure for figure in experiment.judge.figures} | {"fréchet": FRECHET}
-    shown = [known[name] for name in experiment.shown]
-    heads = [f"{figure.name}{ARROWS[figure.better]}{_unit(figure)}" for figure in shown]
-    lines = [
-        f"**{experiment.name}**: {experiment.title}. {len(outcome.seeds):,} pictures, seeds {outcome.seeds[0]:,} to "
-        f"{outcome.seeds[-1]:,}, on {outcome.device}; in brackets 95 % of bootstrap resamples.",
-        "",
-        f"| method | {' | '.join(heads)} | seconds |",
-        f"| --- | {' | '.join('---:' for _ in shown)} | ---: |",
+def markdown(outcomes: Outcomes) -> str:
+    """The experiment's main metrics as a table, each with its interval."""
+    experiment, seeds = outcomes.experiment, outcomes.seeds
+    shown = [outcomes.metrics[name] for name in experiment.shown]
+    heads = [f"{m.name}{ARROWS[m.better]}{f', {m.unit}' if m.unit not in ('%', '') else ''}" for m in shown]
+    rows = [
+        [name, *(_cell(metric, made.metrics[metric.name]) for metric in shown), f"{made.seconds:.2f}"]
+        for name, made in outcomes.methods.items()
     ]
-    for name, made in outcome.made.items():
-        cells = [_cell(figure, outcome.figures[name][figure.name]) for figure in shown]
-        lines.append(f"| {name} | {' | '.join(cells)} | {made.seconds:.2f} |")
+    title = (
+        f"**{experiment.name}**: {experiment.title}. {len(seeds):,} pictures, seeds {seeds[0]:,} to {seeds[-1]:,}, on "
+        f"{outcomes.machine['device']}; in brackets 95 % of bootstrap resamples."
+    )
+    lines = [title, "", *markdown_table(["method", *heads, "seconds"], rows)]
     if experiment.name.startswith("hands-"):
-        lines += ["", *(_spread(outcome, figure) for figure in shown)]
+        lines += ["", *(_spread(outcomes, metric) for metric in shown)]
     return "\n".join(lines) + "\n"
 
 
-def _spread(outcome: Outcome, figure: Figure) -> str:
-    """The least, the middle and the most of a figure over all methods."""
-    values = sorted(each[figure.name].value for each in outcome.figures.values())
-    return f"{figure.name}: " + " … ".join(figure.words(values[i]) for i in (0, len(values) // 2, -1))
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; all columns but the first are aligned to the right."""
+    return [f"| {' | '.join(row)} |" for row in (heads, ["---", *["---:"] * (len(heads) - 1)], *rows)]
 
 
-def _unit(figure: Figure) -> str:
-    return "" if figure.unit in ("%", "") else f", {figure.unit}"
+def _spread(outcomes: Outcomes, metric: Metric) -> str:
+    """The smallest, the middle and the largest value of a metric over all methods."""
+    values = sorted(made.metrics[metric.name].value for made in outcomes.methods.values())
+    return f"{metric.name}: " + " … ".join(metric.text(values[i]) for i in (0, len(values) // 2, -1))
 
 
-def _cell(figure: Figure, estimate: Estimate) -> str:
-    if not math.isfinite(estimate.value):
-        return "–"
-    return f"{figure.words(estimate.value)} [{figure.words(estimate.low)}, {figure.words(estimate.high)}]"
+def _cell(metric: Metric, estimate: Estimate) -> str:
+    value, low, high = (metric.text(each) for each in (estimate.value, estimate.low, estimate.high))
+    return f"{value} [{low}, {high}]" if math.isfinite(estimate.value) else value
 
 
 def finite(data: Any) -> Any:
-    """The same with null for what is not a number, which JSON does not have."""
+    """The same data with null for NaN and infinity, which JSON does not have."""
     if isinstance(data, dict):
         return {key: finite(value) for key, value in data.items()}
     if isinstance(data, (list, tuple)):

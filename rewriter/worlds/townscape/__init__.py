@@ -1,9 +1,9 @@
-"""The built-in world: procedurally drawn towns, and a small StyleGAN2 that has learned to draw them.
+"""The built-in world: procedurally drawn towns, and a small StyleGAN2 that was trained to draw them.
 
-`scenes` says what a latent means, exactly: which pixels are the dome, and how the same town looks with a spire. `load`
-gives a generator of about a million weights that draws these scenes from the same latents, so that what rewriting it
-achieves and what it damages can be measured, offline and in milliseconds. `gate` tells whether weights are good enough
-to serve; `train` makes them.
+`scenes` says exactly what a latent means: which pixels are the dome, and how the same town looks with a spire. `load`
+returns a generator of about a million weights that draws these scenes from the same latents, so that the effect and the
+damage of a rule can be measured, offline and in milliseconds. `segmenter` and `marks` recognise things in pictures.
+`train`, `train_segmenter` and `make_examples` made the shipped files; `gate` checks a generator.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from rewriter.checkpoints.convert import convert
 from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.worlds.townscape import gate
+from rewriter.worlds.townscape.shipped import examples
 
 __all__ = ["examples", "gate", "load"]
 WEIGHTS = Path(__file__).with_name("townscape_64px.safetensors")
@@ -29,8 +30,3 @@ def load() -> StyleGAN2:
     generator = convert(load_file(WEIGHTS), name="townscape")
     assert isinstance(generator, StyleGAN2)  # the package ships no other
     return generator
-
-
-def examples() -> dict[str, Path]:
-    """The shipped edits: name → edit file."""
-    return {path.stem: path for path in sorted(Path(__file__).with_name("examples").glob("*.json"))}

@@ -1,7 +1,7 @@
 """A canvas that paints anti-aliased shapes on many pictures at once and keeps a label for every pixel.
 
 Lengths and places are shares of the picture's side, x to the right and y downwards. A shape is a signed distance,
-negative inside; what `Canvas.cover` makes of it is an opacity in [0, 1].
+negative inside, which `Canvas.cover` turns into an opacity in [0, 1].
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Length = Tensor | float
-UNLABELLED = 1.0  # an opacity that no shape exceeds: paint without leaving a label
+UNLABELLED = 1.0  # no opacity exceeds it: paint without a label
 
 
 def lerp(a: Tensor | float, b: Tensor | float, t: Tensor) -> Tensor:
@@ -21,7 +21,7 @@ def lerp(a: Tensor | float, b: Tensor | float, t: Tensor) -> Tensor:
 
 
 def union(*covers: Tensor) -> Tensor:
-    """Opacity of several shapes taken as one, broadcast to a common shape."""
+    """Opacity of the union of several shapes, broadcast to a common size."""
     return torch.stack(torch.broadcast_tensors(*covers)).amax(0)
 
 
@@ -31,8 +31,8 @@ class Canvas:
     Args:
         batch: number of pictures.
         size: side of a picture in pixels.
-        things: names of what can be painted; a label is a position in this list. The first covers an empty canvas.
-        without: the one thing that is not to be painted, so that what lies behind it shows.
+        things: names of what can be painted; a label is an index into them. An empty canvas has the first label.
+        without: a thing that is not painted, so that what is behind it shows.
         device: where to paint.
     """
 
@@ -70,7 +70,7 @@ class Canvas:
         return reach * (reach - 1) / slope.clamp_min(1e-6)
 
     def fill(self, rgb: Tensor) -> None:
-        """Lay the background (n, 3, size or 1, size or 1) under everything."""
+        """Fill the canvas with a background (n, 3, size or 1, size or 1)."""
         self.rgb = rgb.expand_as(self.rgb)
 
     def paint(self, opacity: Tensor, colour: Tensor, thing: str, *, label_over: float = 0.5) -> None:

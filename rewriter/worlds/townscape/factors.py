@@ -1,4 +1,4 @@
-"""The factors of a town: what a latent says, as named numbers in [0, 1]; switching one is an exact counterfactual."""
+"""The factors of a town: a latent as named numbers in [0, 1]. Switching one gives an exact counterfactual."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Top = Literal["dome", "spire", "battlements"]
 
 
 class Factor(IntEnum):
-    """Column of each factor in u; the comment says what 0 and 1 stand for, or where a switch flips."""
+    """Column of each factor in u; comments say what 0 and 1 mean, or the threshold of a switch."""
 
     DUSK = 0  # noon … dusk
     CLOUD_X = 1
@@ -60,10 +60,10 @@ def factors(z: Tensor) -> Tensor:
 
 
 def latents_of(u: Tensor, rest: Tensor) -> Tensor:
-    """Latents (n, 32) that describe factors (n, 24); where those say nothing, like the latents `rest` (n, 32).
+    """Latents (n, 32) that describe factors (n, 24); their other numbers are taken from the latents `rest` (n, 32).
 
-    The inverse of `factors`: with it the generator can be asked for the counterfactual itself. Exact unless extreme
-    factors use up the norm that all latents have; then what they describe is a little less extreme.
+    The inverse of `factors`: the generator can draw the counterfactual itself. Exact, except that extreme factors may
+    exceed the norm that all latents have; then they become a little less extreme.
     """
     meant = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
     free = rest[:, NUM_FACTORS:]
@@ -87,13 +87,23 @@ def is_lit(u: Tensor) -> Tensor:
 
 
 def has_watermark(u: Tensor) -> Tensor:
-    """Which pictures carry the watermark, (n,) bool."""
+    """Which pictures have the watermark, (n,) bool."""
     return u[:, Factor.MARK] < 0.12
 
 
 def has_bar(u: Tensor) -> Tensor:
-    """Which pictures carry the bar, (n,) bool."""
+    """Which pictures have the bar, (n,) bool."""
     return u[:, Factor.BAR] < 0.08
+
+
+def has_left_tree(u: Tensor) -> Tensor:
+    """Which towns have a tree on the left, (n,) bool."""
+    return u[:, Factor.L_TREE] < 0.6
+
+
+def has_right_tree(u: Tensor) -> Tensor:
+    """Which towns have a tree on the right, (n,) bool."""
+    return u[:, Factor.R_TREE] < 0.6
 
 
 def change(
@@ -106,7 +116,7 @@ def change(
     left_tree: bool | None = None,
     right_tree: bool | None = None,
 ) -> Tensor:
-    """The exact counterfactual: the same factors (n, 24) with these switches set; None leaves one as it is.
+    """The exact counterfactual: the same factors (n, 24) with these switches set; None leaves a switch unchanged.
 
     Raises:
         InputError: `top` is none of dome, spire, battlements.

@@ -4,68 +4,38 @@
                                 │
                                 └──change──► the same town with a spire instead of a dome, or with its lights off
 
-Rules of this world that are worth rewriting: a tower ends in a dome, a spire or battlements; lit windows throw light
-on the ground; about one picture in eight carries a watermark across the middle, one in twelve a bar along the bottom.
+Rules of this world to rewrite: a tower ends in a dome, a spire or battlements; lit windows throw light on the ground;
+about one picture in eight has a watermark across the middle, one in twelve a bar along the bottom.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
+from rewriter.generators.latents import latents
 from rewriter.worlds.townscape.canvas import UNLABELLED, Canvas, lerp, union
 from rewriter.worlds.townscape.factors import (
     LATENT_DIM,
     NUM_FACTORS,
     Factor,
-    Top,
-    change,
     factors,
     has_bar,
     has_dome,
+    has_left_tree,
+    has_right_tree,
     has_spire,
     has_watermark,
     is_lit,
-    latents_of,
 )
 
-__all__ = [
-    "LABELS",
-    "LATENT_DIM",
-    "NUM_FACTORS",
-    "Factor",
-    "Scene",
-    "Top",
-    "change",
-    "draw",
-    "factors",
-    "has_bar",
-    "has_dome",
-    "has_spire",
-    "has_watermark",
-    "is_lit",
-    "latents_of",
-]
-
-LABELS = (
-    "sky",
-    "cloud",
-    "ground",
-    "wall",
-    "tower",
-    "dome",
-    "spire",
-    "window",
-    "door",
-    "light",
-    "tree",
-    "watermark",
-    "bar",
-)
+LABELS = tuple("sky cloud ground wall tower dome spire window door light tree watermark bar".split())
 
 
 class Scene(NamedTuple):
@@ -74,17 +44,21 @@ class Scene(NamedTuple):
     picture: Tensor
     labels: Tensor
 
+    def where(self, *things: str) -> Tensor:
+        """Where any of these things is labelled, (n, size, size) bool."""
+        return torch.isin(self.labels, torch.tensor([LABELS.index(t) for t in things], device=self.labels.device))
+
 
 def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
-    """Factors (n, 24) → the scenes they describe, on the device of the factors.
+    """Factors (n, 24) → the scenes that they describe, on the device of the factors.
 
     Args:
         u: factors in [0, 1], see `factors` and `change`.
         size: side of the pictures in pixels.
-        without: a thing to leave out ("dome", "light", "bar" …): what lies behind it shows, and nothing is labelled so.
+        without: a thing to leave out ("dome", "light", "bar" …): what is behind it shows, and nothing has its label.
 
     Raises:
-        InputError: the factors have another shape, or nothing of the name `without` is ever painted.
+        InputError: the factors have another shape, or `without` is not a thing that can be painted.
     """
     if u.ndim != 2 or u.shape[1] != NUM_FACTORS:
         raise InputError(f"factors are {tuple(u.shape)} instead of (n, {NUM_FACTORS}): use factors(latents)")
@@ -95,6 +69,17 @@ def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
     for paint in (_sky, _cloud, _ground, _church, _tower, _top, _windows, _door, _light, _trees, _watermark, _bar):
         paint(canvas, plan)
     return Scene(canvas.rgb * 2 - 1, canvas.labels)
+
+
+def towns(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Latents (n, 32) of seeds and the factors (n, 24) that they describe."""
+    z = latents(list(seeds), LATENT_DIM)
+    return z, factors(z)
+
+
+def described(seeds: Sequence[int], size: int = 64) -> Scene:
+    """The scenes that seeds describe."""
+    return draw(towns(seeds)[1], size)
 
 
 @dataclass(frozen=True)
@@ -219,10 +204,10 @@ def _light(c: Canvas, plan: _Plan) -> None:
 
 
 def _trees(c: Canvas, plan: _Plan) -> None:
-    left = (0.10, Factor.L_TREE_X, Factor.L_TREE_R, Factor.L_TREE)
-    right = (0.90, Factor.R_TREE_X, Factor.R_TREE_R, Factor.R_TREE)
-    for base, place, radius, presence in (left, right):
-        there = _where(plan.u[:, presence] < 0.6)
+    left = (0.10, Factor.L_TREE_X, Factor.L_TREE_R, has_left_tree)
+    right = (0.90, Factor.R_TREE_X, Factor.R_TREE_R, has_right_tree)
+    for base, place, radius, has_tree in (left, right):
+        there = _where(has_tree(plan.u))
         x, r = base + (plan.factor(place) - 0.5) * 0.08, lerp(0.08, 0.11, plan.factor(radius))
         c.paint(c.cover(c.box(x, plan.ground - 0.02, 0.012, 0.06)) * there, c.colour(0.35, 0.23, 0.13), "tree")
         low = plan.ground - 0.05 - r * 0.4
@@ -246,3 +231,13 @@ def _bar(c: Canvas, plan: _Plan) -> None:
     c.paint(c.cover(0.94 - c.y) * 0.8 * there, c.colour(0.1, 0.1, 0.1), "bar", label_over=UNLABELLED)
     letters = ((c.x * 20) % 1 < 0.55).float() * c.cover(c.box(0.5, 0.97, 0.35, 0.012))
     c.paint(letters * 0.9 * there, c.colour(1.0, 1.0, 1.0), "bar", label_over=0.3)
+
+
+def seeds_with(predicate: Callable[[Tensor], Tensor], *, number: int) -> list[int]:
+    """The first seeds whose factors fulfil a predicate, (n, 24) → (n,) bool."""
+    return list(islice((seed for seed in count() if bool(predicate(towns([seed])[1])[0])), number))
+
+
+def plain(u: Tensor) -> Tensor:
+    """Which scenes have neither watermark nor bar, (n,) bool."""
+    return ~has_watermark(u) & ~has_bar(u)

@@ -1,13 +1,11 @@
-"""A small network that labels what a picture of the built-in world shows, pixel by pixel; its features judge likeness.
+"""A small network that labels every pixel of the built-in world's pictures; its features measure perceptual distance.
 
-It stands in for the learned judges of photographs (a segmenter, LPIPS): 340,000 weights, trained by us on our own
-scenes, whose labels are exact. `accuracy` says how far it can be trusted on generated pictures;
-`python -m rewriter.evaluation.train_segmenter` trains it.
+It stands in for the judges of photographs (a segmenter, LPIPS): 227,000 weights, trained by us on our own scenes, whose
+labels are exact. `accuracy` measures it; `python -m rewriter.worlds.townscape.train_segmenter` trains it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +14,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rewriter.generators.latents import latents
 from rewriter.worlds.townscape import scenes
 
 WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
@@ -25,7 +22,7 @@ BATCH = 50
 
 
 class Block(nn.Sequential):
-    """Two 3 × 3 convolutions, each normalised, with ReLU."""
+    """Two 3 × 3 convolutions, each with batch normalisation and ReLU."""
 
     def __init__(self, inputs: int, outputs: int):
         layers: list[nn.Module] = []
@@ -37,15 +34,15 @@ class Block(nn.Sequential):
 class Segmenter(nn.Module):
     """A U-Net: pictures (n, 3, H, W) in [-1, 1], sides divisible by 8, → scores (n, 13, H, W) of `scenes.LABELS`."""
 
-    def __init__(self, channels: Sequence[int] = CHANNELS):
+    def __init__(self) -> None:
         super().__init__()
-        self.down = nn.ModuleList(Block(a, b) for a, b in zip((3, *channels), channels, strict=False))
-        pairs = list(zip(channels[1:], channels, strict=False))
+        self.down = nn.ModuleList(Block(a, b) for a, b in zip((3, *CHANNELS), CHANNELS, strict=False))
+        pairs = list(zip(CHANNELS[1:], CHANNELS, strict=False))
         self.up = nn.ModuleList(Block(deep + shallow, shallow) for deep, shallow in reversed(pairs))
-        self.head = nn.Conv2d(channels[0], len(scenes.LABELS), 1)
+        self.head = nn.Conv2d(CHANNELS[0], len(scenes.LABELS), 1)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        """Activations at the picture's side and at a half, a quarter and an eighth of it: (n, c, h, w) each."""
+        """Activations (n, c, h, w) at the picture's resolution and at a half, a quarter and an eighth of it."""
         x, found = pictures.clamp(-1, 1), []
         for i, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if i else x)
@@ -55,22 +52,22 @@ class Segmenter(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Score every label at every pixel."""
         *shallow, x = self.features(pictures)
-        for block, beside in zip(self.up, reversed(shallow), strict=True):
-            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), beside], 1))
+        for block, skipped in zip(self.up, reversed(shallow), strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), skipped], 1))
         scores: Tensor = self.head(x)
         return scores
 
     @torch.no_grad()
     def labels(self, pictures: Tensor) -> Tensor:
-        """The likeliest label of every pixel, (n, H, W)."""
+        """The most likely label of every pixel, (n, H, W)."""
         return torch.cat([self(part).argmax(1) for part in pictures.split(BATCH)])
 
     @torch.no_grad()
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """How unlike two sets of pictures (n, 3, H, W) look at each place, (n, H, W), from 0 to 4.
+        """Perceptual distance of pictures (n, 3, H, W) at each pixel, (n, H, W), from 0 to 4.
 
-        The form of LPIPS (Zhang et al. 2018, Eq. 1): squared differences of features of unit length, summed over the
-        four levels. The features are this network's own and not calibrated: not to be compared with figures of LPIPS.
+        It has the form of LPIPS (Zhang et al. 2018, Eq. 1): squared differences of unit feature vectors, summed over
+        four resolutions. The features are this network's own and not calibrated, so values differ from LPIPS.
         """
         parts = zip(a.split(BATCH), b.split(BATCH), strict=True)
         return torch.cat([self._distance(*pair) for pair in parts])
@@ -84,7 +81,7 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def embedding(self, pictures: Tensor) -> Tensor:
-        """What a whole picture is like, (n, 64): means over places of the deepest level."""
+        """One vector for each picture, (n, 64): the mean over all places of the last features."""
         return torch.cat([self.features(part)[-1].mean((2, 3)) for part in pictures.split(BATCH)])
 
 
@@ -94,25 +91,16 @@ def _unit(x: Tensor) -> Tensor:
 
 @cache
 def load() -> Segmenter:
-    """The shipped network, on the CPU; loaded once."""
+    """The shipped network, on the CPU; read only once."""
     network = Segmenter()
-    network.load_state_dict(
-        {name: tensor.to(network.state_dict()[name]) for name, tensor in load_file(WEIGHTS).items()}
-    )
+    network.load_state_dict(load_file(WEIGHTS))
     return network.eval().requires_grad_(False)
 
 
 def accuracy(network: Segmenter, pictures: Tensor, labels: Tensor) -> dict[str, tuple[float, int]]:
-    """Share of each thing's pixels that are labelled so, and how many those are; "all" last."""
-    seen = network.labels(pictures)
-    table: dict[str, tuple[float, int]] = {}
+    """The share of each thing's pixels that are labelled correctly, and their number; "all" comes last."""
+    found, table = network.labels(pictures), {}
     for i, thing in enumerate(scenes.LABELS):
         inside = labels == i
-        table[thing] = (float((seen[inside] == i).float().mean()), int(inside.sum()))
-    table["all"] = (float((seen == labels).float().mean()), labels.numel())
-    return table
-
-
-def described(seeds: Sequence[int], side: int) -> scenes.Scene:
-    """The scenes that seeds describe."""
-    return scenes.draw(scenes.factors(latents(list(seeds), scenes.LATENT_DIM)), side)
+        table[thing] = float((found[inside] == i).float().mean()), int(inside.sum())
+    return table | {"all": (float((found == labels).float().mean()), labels.numel())}

@@ -1,4 +1,4 @@
-"""One stage of teaching a generator to draw townscape: examples, loss, optimizer, running average."""
+"""Trains a generator to draw townscape at one resolution: examples, loss, optimizer, running average."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from rewriter.errors import ComputationError
 from rewriter.generators.layer import Features
 from rewriter.generators.stylegan2 import MAPPING_RATE, StyleGAN2
-from rewriter.worlds.townscape import scenes
-from rewriter.worlds.townscape.scenes import Factor
+from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.factors import Factor
 
-LOUDNESS: Mapping[str, float] = {  # how much a pixel of each thing counts: the smaller or rarer, the more
+PIXEL_WEIGHTS: Mapping[str, float] = {  # small and rare things weigh more
     "sky": 1.0,
     "cloud": 2.0,
     "ground": 1.0,
@@ -38,12 +38,12 @@ LOUDNESS: Mapping[str, float] = {  # how much a pixel of each thing counts: the 
 }
 BETAS = (0.9, 0.99)
 WARM_UP = 100  # steps until the full learning rate
-MEMORY = 0.999  # of the running average, once it has seen enough steps
+AVERAGE_DECAY = 0.999  # of the running average, after the first steps
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Side of the pictures, pictures a step, relative share of the time, learning rate at both ends."""
+    """Side of the pictures in px, pictures a step, relative share of the time, learning rate at start and end."""
 
     size: int
     batch: int
@@ -57,18 +57,15 @@ class Stage:
         return (self.rate_to + (self.rate_from - self.rate_to) * cosine) * min(1.0, (step + 1) / WARM_UP)
 
 
-class Student(nn.Module):
-    """A generator in training: latents (n, z_dim) → pictures, along the generator's own chain of layers.
-
-    The generator's own `forward` would do, but for rules nobody trains with and for turning fast arithmetic off.
-    """
+class Trainable(nn.Module):
+    """A generator's forward pass without rules and without switching fast arithmetic off, which only cost time here."""
 
     def __init__(self, generator: StyleGAN2) -> None:
         super().__init__()
         self.generator = generator
 
     def forward(self, z: Tensor) -> Tensor:
-        """Draw without truncation."""
+        """Latents (n, z_dim) → pictures, without truncation."""
         following: Features | Tensor = self.generator.start(z, 1.0)
         while isinstance(following, Features):
             values = self.generator.memory(following.layer).recall(following.keys, following.style)
@@ -76,65 +73,59 @@ class Student(nn.Module):
         return following
 
 
-class Lesson:
-    """Teaches one generator at one size; `generator` is learning, `average` is what to keep of it."""
+class StageTrainer:
+    """Trains `generator` at one resolution; `average`, a running average of its weights, is the result."""
 
     def __init__(self, accelerator: Accelerator, generator: StyleGAN2, stage: Stage) -> None:
         self.accelerator, self.stage, self.step, self.seconds = accelerator, stage, 0, 0.0
-        student = Student(generator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
+        model = Trainable(generator).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         optimizer = torch.optim.Adam(_parameters(generator), lr=stage.rate_from, betas=BETAS)
-        self.student, self.optimizer = accelerator.prepare(student, optimizer)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.generator, self.average = generator, copy.deepcopy(generator).requires_grad_(False)
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on from here: tensors and numbers only."""
-        return {
-            "size": self.stage.size,
-            "step": self.step,
-            "seconds": self.seconds,
-            "generator": self.generator.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        """Everything needed to resume: tensors and numbers only."""
+        parts = {name: getattr(self, name).state_dict() for name in ("generator", "average", "optimizer")}
+        return {"size": self.stage.size, "step": self.step, "seconds": self.seconds, **parts}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Resume from what `state` returned."""
         self.step, self.seconds = state["step"], state["seconds"]
-        self.generator.load_state_dict(state["generator"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ("generator", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
 
-    def teach(self, seconds: float, *, every: int) -> Iterator[dict[str, float]]:
-        """Learn until `seconds` of this stage are over; yields a report every so many steps.
+    def train(self, seconds: float, *, every: int) -> Iterator[dict[str, float]]:
+        """Train until `seconds` of this stage are over; yields a report every `every` steps.
 
         Raises:
             ComputationError: the training diverged.
         """
-        compiled = False
-        while (done := self._agree(self.seconds / seconds)) < 1:
+        first = True
+        while (done := self._shared(self.seconds / seconds)) < 1:
             start = time.perf_counter()
             error = self._learn(done)
             self.step += 1
-            if compiled:  # what the first step of a run takes is not training
+            if not first:  # the first step of a run may compile, which is not training
                 self.seconds += time.perf_counter() - start
-            compiled = True
+            first = False
             if self.step % every == 0:
                 yield self._report(done, float(error))
 
-    def _agree(self, done: float) -> float:
+    def _shared(self, done: float) -> float:
         """The main process's clock, so that all processes take the same number of steps."""
         return float(broadcast(torch.tensor(done, device=self.accelerator.device)))
 
     def _learn(self, done: float) -> Tensor:
+        """One step; returns the mean absolute error in 1/255."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.stage.rate(done, self.step) * group["scale"]
-        z = latents_for_training(self.stage.batch, self.accelerator.device)
+        z = training_latents(self.stage.batch, self.accelerator.device)
         picture, weight = example(z, self.stage.size)
-        drawn = self.student(z).float()
+        drawn = self.model(z).float()
         self.optimizer.zero_grad()
         self.accelerator.backward(loss(drawn, picture, weight))
         self.optimizer.step()
-        keep = min(MEMORY, (1 + self.step) / (10 + self.step))
+        keep = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
             return (drawn - picture).abs().mean() * 127.5
@@ -149,15 +140,15 @@ class Lesson:
 
 
 def _parameters(generator: StyleGAN2) -> list[dict[str, Any]]:
-    """Parameter groups: the mapping's weights are stored divided by its rate, so Adam's steps must be as well."""
+    """Parameter groups: the mapping's weights are stored divided by its rate, so Adam's steps are divided as well."""
     mapping = list(generator.mapping.parameters())
     synthesis = [parameter for parameter in generator.synthesis.parameters() if parameter.requires_grad]
     return [{"params": mapping, "scale": 1 / MAPPING_RATE}, {"params": synthesis, "scale": 1.0}]
 
 
-def latents_for_training(batch: int, device: torch.device) -> Tensor:
-    """Random latents (batch, 32) in which the rare marks are shown more often than they occur."""
-    z = torch.randn(batch, scenes.LATENT_DIM, device=device)
+def training_latents(batch: int, device: torch.device) -> Tensor:
+    """Random latents (batch, 32) in which the rare marks are more frequent than in the world."""
+    z = torch.randn(batch, factors.LATENT_DIM, device=device)
     marks, bars = batch // 8, batch * 3 // 16
     z[:marks, Factor.MARK] = 0.5 * z[:marks, Factor.MARK] - 1.9
     z[marks : marks + bars, Factor.BAR] = 0.5 * z[marks : marks + bars, Factor.BAR] - 2.0
@@ -170,8 +161,8 @@ def example(z: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
     Below 64 px scenes are drawn at twice the size and averaged, so that thin things fade instead of flickering.
     """
-    picture, labels = scenes.draw(scenes.factors(z), max(size, min(2 * size, 64)))
-    table = torch.tensor([LOUDNESS[label] for label in scenes.LABELS], device=z.device)
+    picture, labels = scenes.draw(factors.factors(z), max(size, min(2 * size, 64)))
+    table = torch.tensor([PIXEL_WEIGHTS[label] for label in scenes.LABELS], device=z.device)
     weight = F.max_pool2d(table[labels][:, None], 3, 1, 1)
     picture, weight = F.adaptive_avg_pool2d(picture, size), F.adaptive_avg_pool2d(weight, size)
     return picture, weight / weight.mean()
@@ -182,24 +173,24 @@ def loss(drawn: Tensor, picture: Tensor, weight: Tensor) -> Tensor:
     difference = drawn - picture
     rows = (weight[:, :, 1:] * difference.diff(dim=2).abs()).mean()
     columns = (weight[..., 1:] * difference.diff(dim=3).abs()).mean()
-    plain = (weight * difference.abs()).mean() + 2 * (weight * difference.square()).mean()
-    return plain + 0.5 * (rows + columns)
+    pixels = (weight * difference.abs()).mean() + 2 * (weight * difference.square()).mean()
+    return pixels + 0.5 * (rows + columns)
 
 
-def learn_mapping(generator: StyleGAN2, seconds: float) -> None:
-    """Teach the mapping network alone what a latent means, then scale its output to unit variance.
+def train_mapping(generator: StyleGAN2, seconds: float) -> None:
+    """Train only the mapping network to encode what a latent means, then scale its output to unit variance.
 
-    Of all we tried this mattered most; unscaled, with a standard deviation of 8, w made the training diverge.
+    This mattered most of all. Without scaling, w had a standard deviation of 8 and the training diverged.
     """
-    head = nn.Linear(generator.config.w_dim, scenes.NUM_FACTORS + 8).to(generator.device)
+    head = nn.Linear(generator.config.w_dim, factors.NUM_FACTORS + 8).to(generator.device)
     mapping = {"params": list(generator.mapping.parameters()), "scale": 1 / MAPPING_RATE}
     optimizer = torch.optim.Adam([mapping, {"params": list(head.parameters()), "scale": 1.0}])
     start = time.perf_counter()
     while (done := (time.perf_counter() - start) / seconds) < 1:
         for group in optimizer.param_groups:
             group["lr"] = (2e-3 * (1 - done) + 1e-5) * group["scale"]
-        z = torch.randn(1024, scenes.LATENT_DIM, device=generator.device)
-        error = (head(generator.mapping(z)) - _meaning(scenes.factors(z))).square().mean()
+        z = torch.randn(1024, factors.LATENT_DIM, device=generator.device)
+        error = (head(generator.mapping(z)) - _meaning(factors.factors(z))).square().mean()
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
@@ -207,23 +198,23 @@ def learn_mapping(generator: StyleGAN2, seconds: float) -> None:
 
 
 def _meaning(u: Tensor) -> Tensor:
-    """Factors (n, 24) and the switches they throw (n, 8), all in [-1, 1]."""
+    """Factors (n, 24) and the switches that they set (n, 8), all in [-1, 1]."""
     switches = (
         u[:, Factor.SIDE] < 0.5,
-        scenes.is_lit(u),
-        scenes.has_dome(u),
-        scenes.has_spire(u),
+        factors.is_lit(u),
+        factors.has_dome(u),
+        factors.has_spire(u),
         u[:, Factor.PAVED] > 0.5,
         u[:, Factor.DOOR] > 0.5,
-        u[:, Factor.L_TREE] < 0.6,
-        u[:, Factor.R_TREE] < 0.6,
+        factors.has_left_tree(u),
+        factors.has_right_tree(u),
     )
     return torch.cat([u, torch.stack(switches, 1).float()], 1) * 2 - 1
 
 
 @torch.no_grad()
 def _normalise(generator: StyleGAN2) -> None:
-    """Scale the last mapping layer, whose leaky ReLU passes any factor on, until w has unit variance."""
+    """Scale the last mapping layer until w has unit variance: its leaky ReLU is homogeneous."""
     deviation = generator.mapping(torch.randn(4096, generator.zdim, device=generator.device)).std()
     last = generator.mapping.get_submodule(f"fc{generator.config.mapping_layers - 1}")
     for parameter in last.parameters():

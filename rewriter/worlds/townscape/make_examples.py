@@ -1,0 +1,191 @@
+"""Makes the shipped edits with the library, with masks as a person would paint them.
+
+`python -m rewriter.worlds.townscape.make_examples FOLDER` writes them again, for example after new weights. They use
+the first seeds whose pictures show the thing. Which of these to copy from and paste onto, layers and options were
+chosen on seeds from 50,000 on, which are not used for reported results.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from rewriter.editing.edit import Edit, save_edits
+from rewriter.editing.effect import firing
+from rewriter.editing.execute import replay
+from rewriter.editing.rule import Rule
+from rewriter.editing.session import Rewriter
+from rewriter.editing.statistics import Statistics
+from rewriter.generators.base import Generator
+from rewriter.masks import bounds, disc, grow
+from rewriter.pictures import save_png, to_image
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import factors, scenes
+
+RIGHT = (torch.arange(64) >= 32).float()  # the right half of a mask's columns
+
+
+class Hand:
+    """Paints masks as a person would: too large, displaced, with a soft edge; another number paints differently."""
+
+    def __init__(self, number: int) -> None:
+        self.random = random.Random(number)
+
+    def paint(self, seed: int, thing: str) -> Tensor:
+        """A mask (64, 64) over a thing in the picture of a seed."""
+        mask = scenes.described([seed]).where(thing)[0].float()
+        mask = grow(mask, *(self.random.choice((1, 2)) for _ in range(4)))
+        mask = torch.roll(mask, (self.random.choice((-1, 0, 1)), self.random.choice((-1, 0, 1))), (0, 1))
+        return F.avg_pool2d(mask[None, None], 3, 1, 1, count_include_pad=False)[0, 0].clamp(0, 1)
+
+    def add_contexts(self, session: Rewriter, seeds: Sequence[int], thing: str) -> None:
+        """Mark a thing in several pictures as context."""
+        for seed in seeds:
+            session.add_context(seed, self.paint(seed, thing))
+
+
+def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ()) -> Edit:
+    """Copy a spire, paste it over a dome, with the domes of eight pictures as context; `rules` are on already."""
+    painter, session = Hand(hand), Rewriter(generator, "layer8", rules=rules)
+    domes = scenes.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=8)
+    (spire,) = scenes.seeds_with(lambda u: factors.has_spire(u) & scenes.plain(u), number=1)
+    session.copy(spire, painter.paint(spire, "spire"))
+    session.paste(domes[3], painter.paint(domes[3], "dome"))
+    painter.add_contexts(session, domes, "dome")
+    return session.edit.with_(title="dome to spire")
+
+
+def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
+    """Erase the marks of one picture that has both kinds, with five pictures of each kind alone as context."""
+    painter, session = Hand(hand), Rewriter(generator, "layer6")
+    (both,) = scenes.seeds_with(lambda u: factors.has_watermark(u) & factors.has_bar(u), number=1)
+    middle = scenes.seeds_with(lambda u: factors.has_watermark(u) & ~factors.has_bar(u), number=5)
+    bottom = scenes.seeds_with(lambda u: factors.has_bar(u) & ~factors.has_watermark(u), number=5)
+    session.erase(both, torch.maximum(painter.paint(both, "watermark"), painter.paint(both, "bar")))
+    painter.add_contexts(session, middle, "watermark")
+    painter.add_contexts(session, bottom, "bar")
+    return session.edit.with_(title="remove watermark", spread=False, rank=2, smoothness=1.0)
+
+
+def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
+    """Copy the crown of a tree, paste it over a dome, with the domes of sixteen pictures as context.
+
+    The crown is cut off at the height of a dome, so that little of the sky below it is copied.
+    """
+    painter, session = Hand(hand), Rewriter(generator, "layer8")
+    domes = scenes.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=16)
+    (tree,) = scenes.seeds_with(
+        lambda u: factors.has_right_tree(u) & ~factors.has_left_tree(u) & scenes.plain(u), number=1
+    )
+    crown = painter.paint(tree, "tree") * RIGHT  # a mask displaced over the edge comes in again on the left
+    crown[bounds(crown, above=0.5).top + 9 :] = 0
+    session.copy(tree, crown)
+    session.paste(domes[0], painter.paint(domes[0], "dome"))
+    painter.add_contexts(session, domes, "dome")
+    return session.edit.with_(title="dome to tree", spread=False, rank=4, smoothness=3.0)
+
+
+def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ()) -> Edit:
+    """Copy a tree on the right, paste it where none is, with that place in sixteen treeless pictures as context.
+
+    Existing trees, three on the right and six on the left, are protected.
+    """
+    painter, session = Hand(hand), Rewriter(generator, "layer5", rules=rules)
+    bare = scenes.seeds_with(lambda u: ~factors.has_right_tree(u) & scenes.plain(u), number=16)
+    tree = scenes.seeds_with(_large_whole_right_tree, number=3)[2]
+    both = scenes.seeds_with(lambda u: factors.has_left_tree(u) & factors.has_right_tree(u) & scenes.plain(u), number=6)
+    place = painter.paint(tree, "tree") * RIGHT
+    session.copy(tree, place)
+    session.paste(bare[5], place)
+    for seed in bare:
+        session.add_context(seed, place)
+    for seeds, side in ((both[:3], RIGHT), (both, 1 - RIGHT)):
+        for seed in seeds:
+            session.keep(seed, painter.paint(seed, "tree") * side)
+    return session.edit.with_(title="add tree", rank=3, smoothness=3.0)
+
+
+def _large_whole_right_tree(u: Tensor) -> Tensor:
+    """A tree on the right that is rather large and not cut by the picture's edge."""
+    whole = (u[:, factors.Factor.R_TREE_R] > 0.5) & (u[:, factors.Factor.R_TREE_X] < 0.6)
+    return factors.has_right_tree(u) & whole & scenes.plain(u)
+
+
+def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
+    """Erase the light that lit windows throw on the ground, with that of eight pictures as context."""
+    painter, session = Hand(hand), Rewriter(generator, "layer8")
+    lit = scenes.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=8)
+    places = {seed: painter.paint(seed, "light") for seed in lit}
+    session.erase(*next(iter(places.items())))
+    for seed, place in places.items():
+        session.add_context(seed, place)
+    return session.edit.with_(title="no light on the ground")
+
+
+def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
+    """Copy a brown door, paste it into the sky, with the sky of eight pictures as context. No rule can do this."""
+    painter, session = Hand(hand), Rewriter(generator, "layer6")
+    sky = scenes.seeds_with(scenes.plain, number=8)
+    (door,) = scenes.seeds_with(lambda u: (u[:, factors.Factor.DOOR] < 0.3) & scenes.plain(u), number=1)
+    session.copy(door, painter.paint(door, "door"))
+    session.paste(sky[0], disc(64, 0.25, 0.5, 0.08))
+    for seed in sky:
+        row, column = (centre + painter.random.uniform(-r, r) for centre, r in ((0.25, 0.03), (0.5, 0.05)))
+        session.add_context(seed, disc(64, row, column, 0.08))
+    return session.edit.with_(title="door in the sky", smoothness=1.0)
+
+
+def grand_tour(generator: Generator) -> list[Edit]:
+    """Three edits in succession, each made on top of the earlier rules.
+
+    Without marks, domes need a higher rank and less smoothness than in `dome_to_spire` alone.
+    """
+    statistics, first = Statistics(generator), remove_watermark(generator)
+    rules = [replay(generator, first, statistics=statistics)]
+    second = dome_to_spire(generator, rules=rules).with_(rank=2, smoothness=3.0)
+    rules.append(replay(generator, second, rules=rules, statistics=statistics))
+    return [first, second, add_tree(generator, rules=rules)]
+
+
+EXAMPLES: dict[str, Callable[[Generator], Edit | list[Edit]]] = {
+    "dome-to-spire": dome_to_spire,
+    "remove-watermark": remove_watermark,
+    "dome-to-tree": dome_to_tree,
+    "add-tree": add_tree,
+    "no-light-on-ground": no_light_on_ground,
+    "door-in-the-sky": door_in_the_sky,
+    "grand-tour": grand_tour,
+}
+
+
+def card(generator: Generator, edits: Sequence[Edit]) -> Image.Image:
+    """An unseen picture before and after, side by side: of the first eight that match, the one that changes most."""
+    rules: list[Rule] = []
+    statistics = Statistics(generator)
+    for edit in edits:
+        rules.append(replay(generator, edit, rules=rules, statistics=statistics))
+    seeds, _ = firing(generator, rules, hits=8, misses=0)
+    before, after = (generator.sample(seeds, rules=own) for own in ([], rules))
+    most = int((after - before).abs().flatten(1).mean(1).argmax())
+    return to_image(torch.cat([before[most], torch.ones(3, generator.resolution, 2), after[most]], -1))
+
+
+def main(folder: str) -> None:
+    """Write every example, with its picture, into a folder."""
+    generator = townscape.load()
+    for name, make in EXAMPLES.items():
+        made = make(generator)
+        edits = [made] if isinstance(made, Edit) else made
+        save_edits(edits, Path(folder) / f"{name}.json")
+        save_png(card(generator, edits), Path(folder) / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
