@@ -215,15 +215,12 @@ WEB = r"/(?P<kind>datasets/|spaces/)?(?P<repo>[\w.-]+/[\w.-]+)"
 ROUTES = (
     ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create"),
-    ("DELETE", r"/api/repos/delete", "delete"),
     ("POST", r"/api/validate-yaml", "validate"),
     ("POST", rf"/api/{REPO}/preupload/(?P<revision>[^/]+)", "preupload"),
     ("POST", rf"/api/{REPO}/commit/(?P<revision>[^/]+)", "commit"),
     ("POST", rf"/api/{REPO}/hardware", "hardware"),
     ("GET", r"/api/models", "list_models"),
     ("GET", r"/raw/(?P<name>.+)", "raw"),
-    ("GET", rf"/api/{REPO}/refs", "refs"),
-    ("GET", rf"/api/{REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", "tree"),
     ("GET", rf"/api/{REPO}(?:/revision/(?P<revision>[^/]+))?", "info"),
     ("POST", rf"{WEB}\.git/info/lfs/objects/batch", "batch"),
     ("PUT", r"/lfs/(?P<name>[0-9a-f]{64})", "put"),
@@ -318,13 +315,6 @@ class Calls:
         self.hub.add(kind, repo, private=private, sdk=wanted.get("sdk"), hardware=wanted.get("hardware"))
         return json_answer({"url": url, "name": repo, "id": repo})
 
-    def delete(self) -> Answer:
-        wanted = self.request.json()
-        repo = f"{wanted.get('organization') or self.account().name}/{wanted['name']}"
-        found = self.find(wanted.get("type") or "model", repo, writing=True)
-        del self.hub.repositories[found.kind, found.id]
-        return json_answer({})
-
     def hardware(self, kind: str, repo: str) -> Answer:
         found = self.find(kind, repo, writing=True)
         found.hardware = self.request.json()["flavor"]
@@ -363,31 +353,7 @@ class Calls:
             raise RefusedError(404, "Not Found")
         return Answer(200, self.hub.raw[name], {"Content-Type": "text/plain"})
 
-    def refs(self, kind: str, repo: str) -> Answer:
-        listed = {"branches": [], "converts": [], "tags": [], "pullRequests": []}
-        for name, target in self.find(kind, repo).refs.items():
-            group, prefix = ("pullRequests", "") if name.startswith("refs/pr/") else ("branches", "refs/heads/")
-            listed[group].append({"name": name, "ref": f"{prefix}{name}", "targetCommit": target})
-        return json_answer(listed)
-
     # --- reading ---
-
-    def tree(self, kind: str, repo: str, revision: str, path: str) -> Answer:
-        files = self.find(kind, repo).files(revision)
-        below = {name: data for name, data in files.items() if not path or name.startswith(f"{path}/")}
-        if path and not below:
-            raise RefusedError(404, f"{path} does not exist on {revision}", "EntryNotFound")
-        depth = path.count("/") + 1 if path else 0
-        deep = self.request.flag("recursive")
-        listed = {}
-        for name, data in below.items():
-            for level in range(depth + 1, name.count("/") + 1 if deep else min(depth + 2, name.count("/") + 1)):
-                folder = "/".join(name.split("/")[:level])
-                listed[folder] = {"type": "directory", "path": folder, "oid": oid(folder.encode())}
-            if deep or name.count("/") == depth:
-                lfs = {"lfs": {"oid": oid(data), "size": len(data), "pointerSize": 134}} if len(data) > LARGE else {}
-                listed[name] = {"type": "file", "path": name, "size": len(data), "oid": oid(data), **lfs}
-        return json_answer(list(listed.values()))
 
     def resolve(self, kind: str, repo: str, revision: str, path: str) -> Answer:
         found = self.find(kind.removesuffix("s/") or "model", repo)
@@ -514,7 +480,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "half":
             self._cut()
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def _parts(self, body: bytes, *, slow: bool) -> Iterator[bytes]:
         if not slow:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from conftest import DATA, golden
+from huggingface_hub import constants
 from loopback import LoopbackHub
 from safetensors.torch import load_file, save_file
 
@@ -434,6 +435,17 @@ def test_the_hash_of_a_first_download_is_told_and_remembered(run, faces, tmp_pat
     assert status == 0 and f"later downloads must have the same SHA-256, {sha256(ROSINALITY)}" in err
     assert "SHA-256" not in run("sample", "--generator", "faces", "--seeds", "0", "--device", "cpu")[2]
     assert json.loads((tmp_path / "ours" / "verified.json").read_text())
+
+
+def test_a_downloaded_generator_draws_the_same_offline(run, faces, hub, tmp_path, monkeypatch):
+    faces()
+    for name in ("first.png", "again.png"):
+        assert (
+            run("sample", "--generator", "faces", "--seeds", "0", "--device", "cpu", "--out", tmp_path / name)[0] == 0
+        )
+        asked = len(hub.requests)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert len(hub.requests) == asked and (tmp_path / name).read_bytes() == (tmp_path / "first.png").read_bytes()
 
 
 def test_a_failed_download_is_one_clear_line(run, faces, hub, tmp_path, monkeypatch):

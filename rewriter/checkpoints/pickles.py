@@ -108,54 +108,45 @@ class Machine:
         if self.budget.steps < 0:
             raise InputError(f"it has more than {MOST_STEPS:,} steps")
 
-    def put(self, place: int | None) -> None:
-        """Store the top in the memo."""
+    def _put(self, place: int | None) -> None:
         self.memo[len(self.memo) if place is None else place] = self.stack[-1]
 
-    def since_mark(self, _: Any = None) -> list[Any]:
-        """Pop everything above the last mark."""
-        return self.take(len(self.stack) - self.marks.pop())
+    def _since_mark(self, _: Any = None) -> list[Any]:
+        return self._take(len(self.stack) - self.marks.pop())
 
-    def take(self, count: int) -> list[Any]:
-        """Pop so many items, in the order in which they were pushed."""
+    def _take(self, count: int) -> list[Any]:
         if not 0 <= count <= len(self.stack):
             raise InputError("its pickle pops more than it has pushed")
         items = self.stack[len(self.stack) - count :]
         del self.stack[len(self.stack) - count :]
         return items
 
-    def extend(self, items: list[Any]) -> None:
-        """Append to the list on top."""
+    def _extend(self, items: list[Any]) -> None:
         only(list, self.stack[-1]).extend(items)
 
-    def set(self, items: list[Any]) -> None:
-        """Add pairs to the dict on top."""
+    def _set(self, items: list[Any]) -> None:
         target = only(dict, self.stack[-1])
         if len(items) % 2:
             raise InputError("its pickle has a key without a value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[key_of(key)] = value
 
-    def name(self, argument: str | None) -> None:
-        """Push a global name."""
-        module, name = argument.split(" ", 1) if argument else self.take(2)
+    def _name(self, argument: str | None) -> None:
+        module, name = argument.split(" ", 1) if argument else self._take(2)
         self.stack.append(self._known(module, name))
 
-    def call(self, _: Any) -> None:
-        """Call one of the known functions."""
-        called, arguments = self.take(2)
+    def _call(self, _: Any) -> None:
+        called, arguments = self._take(2)
         self.spend(sum(len(argument) for argument in only(tuple, arguments) if type(argument) is list))
         self.stack.append(only(Known, called).make(*only(tuple, arguments)))
 
-    def build(self, _: Any) -> None:
-        """Set attributes, which is ignored for dicts and unread values; a tensor's would change it."""
-        target, state = self.take(2)
+    def _build(self, _: Any) -> None:  # for dicts and unread values attributes are ignored; a tensor they would change
+        target, state = self._take(2)
         if target is not None and not type(target) is type(state) is dict:
             raise InputError(f"it changes a {type(target).__name__} by a {type(state).__name__}")
         self.stack.append(target)
 
-    def storage(self, _: Any) -> None:
-        """Push the storage that a persistent id names."""
+    def _storage(self, _: Any) -> None:
         storage = storage_of(self.stack.pop())
         first = self.storages.setdefault(storage.key, storage)
         if (first.dtype, first.count) != (storage.dtype, storage.count):
@@ -198,29 +189,29 @@ _PUSHED = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICO
 _DO: Mapping[str, Callable[[Machine, Any], Any]] = {
     "PROTO FRAME": lambda machine, _: None,
     f"{_PUSHED} BINBYTES8": lambda machine, value: machine.stack.append(value),
-    "BINPUT LONG_BINPUT MEMOIZE": Machine.put,
+    "BINPUT LONG_BINPUT MEMOIZE": Machine._put,
     "BINGET LONG_BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": lambda machine, _: machine.stack.pop(),
-    "POP_MARK ADDITEMS": Machine.since_mark,  # no picture depends on what is in a set
-    "BUILD": Machine.build,
+    "POP_MARK ADDITEMS": Machine._since_mark,  # no picture depends on what is in a set
+    "BUILD": Machine._build,
     "NONE EMPTY_SET": lambda machine, _: machine.stack.append(None),
     "NEWTRUE": lambda machine, _: machine.stack.append(True),
     "NEWFALSE": lambda machine, _: machine.stack.append(False),
     "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
     "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
     "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.since_mark())),
-    "TUPLE1": lambda machine, _: machine.stack.append(tuple(machine.take(1))),
-    "TUPLE2": lambda machine, _: machine.stack.append(tuple(machine.take(2))),
-    "TUPLE3": lambda machine, _: machine.stack.append(tuple(machine.take(3))),
-    "APPEND": lambda machine, _: machine.extend(machine.take(1)),
-    "APPENDS": lambda machine, _: machine.extend(machine.since_mark()),
-    "SETITEM": lambda machine, _: machine.set(machine.take(2)),
-    "SETITEMS": lambda machine, _: machine.set(machine.since_mark()),
-    "GLOBAL STACK_GLOBAL": Machine.name,
-    "REDUCE NEWOBJ": Machine.call,
-    "BINPERSID": Machine.storage,
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine._since_mark())),
+    "TUPLE1": lambda machine, _: machine.stack.append(tuple(machine._take(1))),
+    "TUPLE2": lambda machine, _: machine.stack.append(tuple(machine._take(2))),
+    "TUPLE3": lambda machine, _: machine.stack.append(tuple(machine._take(3))),
+    "APPEND": lambda machine, _: machine._extend(machine._take(1)),
+    "APPENDS": lambda machine, _: machine._extend(machine._since_mark()),
+    "SETITEM": lambda machine, _: machine._set(machine._take(2)),
+    "SETITEMS": lambda machine, _: machine._set(machine._since_mark()),
+    "GLOBAL STACK_GLOBAL": Machine._name,
+    "REDUCE NEWOBJ": Machine._call,
+    "BINPERSID": Machine._storage,
 }
 OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
 
