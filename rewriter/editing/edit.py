@@ -96,15 +96,16 @@ class Edit:
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that identify the request; the same on every machine, unlike the solved rule."""
-        plain = self._plain(lambda place: {"seed": place.seed, "mask": place.digest})
+        plain = self.plain(lambda place: {"seed": place.seed, "mask": place.digest})
         asked = {name: value for name, value in plain.items() if name not in LABELS}
         return hashlib.sha256(json.dumps([self.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; the inverse of `from_json`, to the bit (masks in steps of 1/255)."""
-        return self._plain(Region.to_json)
+        return self.plain(Region.to_json)
 
-    def _plain(self, place: Callable[[Region], dict[str, Any]]) -> dict[str, Any]:
+    def plain(self, place: Callable[[Region], dict[str, Any]]) -> dict[str, Any]:
+        """JSON object in which each place is written by `place`."""
         plain = {name: getattr(self, name) for name in _CHECKS if name not in _REGIONS}
         single = {name: (region := getattr(self, name)) and place(region) for name in ("copy", "paste")}
         lists = {name: [place(region) for region in getattr(self, name)] for name in ("context", "keep")}

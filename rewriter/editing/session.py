@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,6 +30,8 @@ from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.memory.directions import Directions
 
+T = TypeVar("T")
+
 OVERLAP = 45.0  # degrees; below it places that match one rule match the other at half strength or more
 OPTIONS = (
     *("layer", "truncation", "rank", "smoothness", "method", "steps", "directions", "spread", "units", "title"),
@@ -49,12 +51,9 @@ class Rewriter:
         layer: where to start; None: the generator's default layer.
         truncation: of the pictures.
         rules: rules to start with; None: those that a published generator brings along.
-        statistics: shared by the sessions of many people; None: a new one.
-        keys: cache for searches, shared likewise.
-        history: the state of an earlier session to continue, which replaces layer, truncation and rules.
-
-    Attributes:
-        history: the whole state, without the generator: a few kilobytes, picklable.
+        statistics, keys: of the generator; one of each may be shared by the sessions of many people.
+        history: the state of an earlier session, which replaces layer, truncation and rules. The attribute of this
+            name is the session's whole state, without the generator: a few kilobytes, picklable.
     """
 
     def __init__(
@@ -192,7 +191,7 @@ class Rewriter:
         """Replace the edit in progress with a recorded one, complete or not, on top of the rules made so far.
 
         Raises:
-            InputError: an edit of another generator, or of a layer that this one lacks.
+            InputError: it belongs to another generator, or to a layer that this one lacks.
         """
         check_generator(self.generator, edit)
         edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
@@ -236,11 +235,7 @@ class Rewriter:
     ) -> list[Found]:
         """The k pictures with the strongest response to the context, best first.
 
-        Args:
-            k: how many.
-            seeds: where to look.
-            on_step: called with (pictures done, of).
-            on_found: called with the best so far, after each batch.
+        `on_step` is called with (pictures done, of), `on_found` with the best so far, after each batch.
         """
         search.check_number(k)
         return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step, on_found=on_found)
@@ -255,14 +250,8 @@ class Rewriter:
 
     def suggest(self, layers: Sequence[str] | None = None, *, on_step: OnStep | None = None) -> list[Suggestion]:
         """The same edit at every layer, best first; see `layers.suggest`."""
-        return suggest(
-            self.generator,
-            self.edit,
-            layers,
-            rules=self.history.present.before,
-            statistics=self.statistics,
-            on_step=on_step,
-        )
+        before = self.history.present.before
+        return suggest(self.generator, self.edit, layers, rules=before, statistics=self.statistics, on_step=on_step)
 
     # --- the rules ---
 
@@ -291,22 +280,13 @@ class Rewriter:
         state = self.history.present
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
         edit = self.edit.with_(**{name: value for name, value in given.items() if value is not None})
-        if state.made is None:
-            _check_room(len(state.rules) + 1)
-        rule = replay(
-            self.generator,
-            edit,
-            rules=state.before,
-            statistics=self.statistics,
-            on_step=on_step,
-            on_statistics=on_statistics,
-            on_rule=on_rule,
-        ).to("cpu")
-        if state.made is not None:
-            rule = rule.at(state.rules[state.made].strength)  # its effect stays that of the strength asked for
         made = len(state.rules) if state.made is None else state.made
-        rules = (*state.rules[:made], rule, *state.rules[made + 1 :])
-        self._then(edit=edit, rules=rules, made=made)
+        _check_room(made + 1)
+        steps: dict[str, Any] = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
+        rule = replay(self.generator, edit, rules=state.before, statistics=self.statistics, **steps).to("cpu")
+        if state.made is not None:
+            rule = rule.at(state.rules[made].strength)  # its effect stays that of the strength asked for
+        self._then(edit=edit, rules=(*state.rules[:made], rule, *state.rules[made + 1 :]), made=made)
         return rule
 
     def add(self, rule: Rule) -> None:
@@ -418,7 +398,7 @@ def _reduced(places: Any) -> Any:
     return Region(places.seed, masks.as_mask(masks.resize(places.mask, (height, width))))
 
 
-def _at(items: Sequence[Any], index: int, what: str = "rule") -> Any:
+def _at(items: Sequence[T], index: int, what: str = "rule") -> T:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(items):
         raise InputError(f"there is no {what} {index!r}: there are {len(items)}, numbered from 0")
     return items[index]
