@@ -33,20 +33,16 @@ class Edit:
     """A request: which rule of which generator to change, and how.
 
     Attributes:
-        generator: name of the generator it was made on; "": any.
-        layer: the layer to rewrite.
-        fingerprint: of that generator; "": any.
+        generator, fingerprint: of the generator that it was made on; "": any.
         kind: "replace" (copy → paste), "erase" (remove what is at the place `paste`), or "zero" (the layer forgets what
             singles the context out).
-        title: the person's name for it.
         truncation: ψ of the pictures that it points at.
         after: digests of the rules that were on when it was made, in order.
         copy, paste, context, keep: places; `keep` are places to protect. An edit may lack some: see `missing`.
         rank: number of directions.
         smoothness: weight λ of the protection of everything else; None: the method's default.
         strength: of the rule, −1…2.
-        method: see `memory.solve.solve`.
-        steps: limit on the method's iterations; None: its own.
+        method, steps: see `memory.solve.solve`.
         directions: see `memory.directions.key_directions`.
         spread: state the goal at each context too, not only on the pasted picture.
         units: how many units an erase silences, as in the paper; None: fill the place with what similar pictures have.
@@ -76,12 +72,14 @@ class Edit:
 
     def missing(self) -> list[str]:
         """What the edit still needs, as next steps; empty when it can be executed."""
-        copy = "copy a thing from a picture" + (", or erase instead" if self.paste is not None else "")
-        wanted = [(copy, self.copy is None and self.kind == "replace")]
-        wanted += [("paste it onto another picture", self.paste is None and self.kind == "replace")]
-        wanted += [("mark the place to erase on a picture", self.paste is None and self.kind == "erase")]
-        wanted += [("mark the context on at least one picture", not self.context and self.paste is None)]
-        return [step for step, lacking in wanted if lacking]
+        copy = "copy a thing from a picture" + (", or erase instead" if self.paste else "")
+        steps = {
+            copy: self.kind == "replace" and not self.copy,
+            "paste it onto another picture": self.kind == "replace" and not self.paste,
+            "mark the place to erase on a picture": self.kind == "erase" and not self.paste,
+            "mark the context on at least one picture": not self.context and not self.paste,
+        }
+        return [step for step, lacking in steps.items() if lacking]
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -106,9 +104,9 @@ class Edit:
 
     def plain(self, place: Callable[[Region], dict[str, Any]]) -> dict[str, Any]:
         """JSON object in which each place is written by `place`."""
-        plain = {name: getattr(self, name) for name in _CHECKS if name not in _REGIONS}
         single = {name: (region := getattr(self, name)) and place(region) for name in ("copy", "paste")}
         lists = {name: [place(region) for region in getattr(self, name)] for name in ("context", "keep")}
+        plain = {name: getattr(self, name) for name in _CHECKS if name not in (*single, *lists)}
         plain |= {"after": list(self.after), "statistics": self.statistics and asdict(self.statistics)}
         return {"version": VERSION, **plain, **single, **lists}
 
@@ -197,7 +195,6 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
     return Edit("", "").with_(layer=layer, title=title, copy=copy, paste=paste, context=context)
 
 
-_REGIONS = ("copy", "paste", "context", "keep")
 _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "generator": checks.text(200),
     "layer": checks.text(40),

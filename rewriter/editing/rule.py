@@ -28,15 +28,12 @@ class Effect:
 
     Attributes:
         goal_error_removed: share of ‖V* − V‖ that is gone, 1 at best, negative if it grew.
-        reach: share of matching places, on unseen seeds, whose value moved at least halfway along the goal's mean
-            change.
+        reach: share of matching places of unseen pictures whose value moved at least halfway along the goal's change.
         side_effect: mean picture change away from matching places, in 1/255; nan where everything is near a match.
         left_out: share of the pictures that is too near to a match to count in `side_effect`.
         pictures, places: how many unseen pictures and matching places were measured.
         seconds: from cached features and statistics to the rule.
-        likeness: share of the squared colour difference between the marked places and what was asked for that is gone,
-            1 at best; see `likeness.Likeness`.
-        spill: mean picture change on the marked pictures away from the marks, in 1/255.
+        likeness, spill: see `likeness.Likeness.judge`.
     """
 
     goal_error_removed: float
@@ -73,10 +70,9 @@ class Rule(LowRank):
     """A change of one layer, with the request that it came from.
 
     Attributes:
-        level: the context keys' mean response to the first direction; a place matches when it answers at least half of
-            that.
-        edit: the request that made it; None if it is not known.
-        effect: what it did when it was made; None if it was not measured.
+        level: the context keys' mean response to the first direction; a place matches from half of that on.
+        edit: the request that made it, if it is known.
+        effect: what it did when it was made, if that was measured.
     """
 
     level: float = 1.0
