@@ -26,14 +26,7 @@ MAX_SIDE = 2048
 MAX_CONTEXT = 100  # masks in one list; the longest of the original's recordings has 34
 MAX_CELLS = 1 << 26  # values of the masks in one list together: 64 of 1024 a side, a quarter of a gigabyte
 MAX_TEXT = 4 * 1024 * 1024
-UNREADABLE = (
-    binascii.Error,
-    struct.error,
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-)  # of damaged files
+UNREADABLE = (binascii.Error, struct.error, OSError, SyntaxError, ValueError, IndexError)  # of damaged files
 
 
 class Box(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,14 +24,11 @@ PENALTY = 0.1  # a mean change of 1/255 outside the marks lowers the score by so
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An edit at one layer.
+    """An edit at one layer, or why it is not possible there.
 
     Attributes:
-        layer: its name.
         score: the rule's likeness, less a tenth for each 1/255 of spill (see `Effect`).
-        rule: None if the edit is not possible at this layer.
         picture: the picture that was pasted on or marked first, with the rule, (3, H, W).
-        why: the reason if the edit is not possible.
     """
 
     layer: str
@@ -57,11 +53,10 @@ def suggest(
     `on_step` is called with (layers done, of).
     """
     check_complete(generator, edit)
-    names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
     check_statistics(generator, statistics)
+    names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
     statistics = statistics or Statistics(generator)
-    options: dict[str, Any] = {"truncation": edit.truncation, "rules": rules, "recipe": edit.statistics}
-    statistics.moments(names, **options)  # one walk for all of them
+    statistics.moments(names, truncation=edit.truncation, rules=rules, recipe=edit.statistics)  # in one walk
     first = (edit.paste or edit.context[0]).seed
     found = []
     for i, layer in enumerate(names):

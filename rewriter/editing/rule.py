@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rewriter.checks import number
 from rewriter.editing.edit import Edit
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
@@ -99,11 +100,7 @@ class Rule(LowRank):
         Raises:
             InputError: a strength outside −1…2.
         """
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-            raise InputError(f"strength is {strength!r}, expected a number from {STRENGTHS[0]:g} to {STRENGTHS[1]:g}")
-        if not STRENGTHS[0] <= strength <= STRENGTHS[1]:
-            raise InputError(f"strength {strength} is outside {STRENGTHS[0]:g}…{STRENGTHS[1]:g}")
-        return replace(self, strength=float(strength))
+        return replace(self, strength=number(*STRENGTHS)("strength", strength))
 
     def angle(self, other: Rule) -> float:
         """Smallest angle in degrees between two rules' directions; 90 if they are at different layers.

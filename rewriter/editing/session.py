@@ -40,7 +40,7 @@ OPTIONS = (
 
 
 class Rewriter:
-    """One generator, the edit in progress and the rules made so far. The generator is never changed.
+    """One generator, which never changes, the edit in progress and the rules made so far.
 
     Places are given by seed and mask: bool or [0, 1] arrays (H, W) at any resolution. `execute` turns the edit into a
     rule; executing the changed edit again replaces that rule; `begin` starts the next edit on top of the rules. Every
@@ -237,7 +237,6 @@ class Rewriter:
 
         `on_step` is called with (pictures done, of), `on_found` with the best so far, after each batch.
         """
-        search.check_number(k)
         return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step, on_found=on_found)
 
     def matches(self, seed: int) -> Matches:
@@ -268,14 +267,8 @@ class Rewriter:
     ) -> Rule:
         """Turn the edit into a rule, which replaces the rule of an earlier execution of the same edit.
 
-        Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of) and may return False to cancel,
-        `on_statistics` (pictures, of) while a layer is measured for the first time, `on_rule` the rule before
-        its effect is measured.
-
-        Raises:
-            InputError: the edit is incomplete (says what is missing) or cannot be carried out at this layer.
-            ComputationError: the numbers went wrong.
-            CancelledError: `on_step` returned False; nothing has changed.
+        Options left at None are the edit's own. For the others and the errors see `replay`; after an error nothing has
+        changed.
         """
         state = self.history.present
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
