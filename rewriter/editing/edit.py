@@ -32,43 +32,30 @@ LABELS = ("strength", "generator", "title")  # fields that do not change which r
 class Edit:
     """A request: which rule of which generator to change, and how.
 
-    Attributes:
-        generator, fingerprint: of the generator that it was made on; "": any.
-        kind: "replace" (copy → paste), "erase" (remove what is at the place `paste`), or "zero" (the layer forgets what
-            singles the context out).
-        truncation: ψ of the pictures that it points at.
-        after: digests of the rules that were on when it was made, in order.
-        copy, paste, context, keep: places; `keep` are places to protect. An edit may lack some: see `missing`.
-        rank: number of directions.
-        smoothness: weight λ of the protection of everything else; None: the method's default.
-        strength: of the rule, −1…2.
-        method, steps: see `memory.solve.solve`.
-        directions: see `memory.directions.key_directions`.
-        spread: state the goal at each context too, not only on the pasted picture.
-        units: how many units an erase silences, as in the paper; None: fill the place with what similar pictures have.
-        statistics: how to sample the second moment; None: the layer's default.
+    Kind "replace" draws the copied thing at the pasted place, "erase" removes what is there, and "zero" makes the layer
+    forget what singles the context out. An edit may lack places: see `missing`.
     """
 
-    generator: str
+    generator: str  # the one that it was made on; "": any
     layer: str
-    fingerprint: str = ""
+    fingerprint: str = ""  # of that generator; "": any
     kind: str = "replace"
     title: str = ""
-    truncation: float = 1.0
-    after: tuple[str, ...] = ()
+    truncation: float = 1.0  # ψ of the pictures that it points at
+    after: tuple[str, ...] = ()  # digests of the rules that were on when it was made, in order
     copy: Region | None = None
     paste: Region | None = None
     context: tuple[Region, ...] = ()
-    keep: tuple[Region, ...] = ()
-    rank: int = 1
-    smoothness: float | None = None
-    strength: float = 1.0
-    method: str = "least-squares"
-    steps: int | None = None
-    directions: str = "zca"
-    spread: bool = True
-    units: int | None = None
-    statistics: Recipe | None = None
+    keep: tuple[Region, ...] = ()  # places to protect
+    rank: int = 1  # number of directions
+    smoothness: float | None = None  # weight λ of the protection of everything else; None: the method's default
+    strength: float = 1.0  # of the rule, −1…2
+    method: str = "least-squares"  # see `memory.solve.solve`
+    steps: int | None = None  # limit on the method's iterations; None: its own
+    directions: str = "zca"  # see `memory.directions.key_directions`
+    spread: bool = True  # state the goal at each context too, not only on the pasted picture
+    units: int | None = None  # how many units an erase silences, as in the paper; None: fill the place instead
+    statistics: Recipe | None = None  # how to sample the second moment; None: the layer's default
 
     def missing(self) -> list[str]:
         """What the edit still needs, as next steps; empty when it can be executed."""

@@ -96,15 +96,8 @@ def firing(
 ) -> tuple[list[int], list[int]]:
     """The first unseen seeds whose pictures match the context of any of the rules, and the first that match none.
 
-    Args:
-        generator: the generator.
-        rules: the rules, in order, applied on top of the `earlier` ones.
-        hits: how many matching seeds to find.
-        misses: how many others.
-        earlier: rules that are applied before.
-        truncation: of the pictures.
-        limit: look at most at so many seeds; fewer than asked for may be found.
-        on_step: called with (seeds done, limit).
+    `hits` and `misses` say how many of either to find among the first `limit` unseen seeds; there may be fewer. The
+    rules are applied in order, on top of the `earlier` ones. `on_step` is called with (seeds done, limit).
     """
     found: dict[bool, list[int]] = {True: [], False: []}
     wanted = {True: hits, False: misses}
@@ -134,16 +127,10 @@ def measure(
     seeds: Sequence[int] | None = None,
     seconds: float = math.nan,
 ) -> Effect:
-    """Compare the generator with a rule and without it.
+    """Compare the generator with a rule and without it, on top of the rules that were on when it was made.
 
-    Args:
-        generator: the generator.
-        rule: the rule.
-        goal: what it was solved for; the goal error is that of its first picture, the one that was pasted on.
-        truncation: of the pictures.
-        rules: the rules that were on when it was made.
-        seeds: pictures to measure on; None: the first 48 unseen ones, fewer if they are large and there is no GPU.
-        seconds: how long solving took.
+    The goal error is that of the goal's first picture, the one that was pasted on. `seeds`: pictures to measure on;
+    None: the first 48 unseen ones, fewer if they are large and there is no GPU. `seconds`: how long solving took.
     """
     if seeds is None:
         number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))

@@ -60,7 +60,7 @@ class History:
 
     @property
     def present(self) -> State:
-        """The present state."""
+        """The state that is shown."""
         return self.states[self.at]
 
     def then(self, state: State) -> History:

@@ -24,18 +24,13 @@ PENALTY = 0.1  # a mean change of 1/255 outside the marks lowers the score by so
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An edit at one layer, or why it is not possible there.
-
-    Attributes:
-        score: the rule's likeness, less a tenth for each 1/255 of spill (see `Effect`).
-        picture: the picture that was pasted on or marked first, with the rule, (3, H, W).
-    """
+    """An edit at one layer."""
 
     layer: str
-    score: float = -math.inf
-    rule: Rule | None = None
-    picture: Tensor | None = None
-    why: str = ""
+    score: float = -math.inf  # the rule's likeness, less a tenth for each 1/255 of spill (see `Effect`)
+    rule: Rule | None = None  # None if the edit is not possible at this layer
+    picture: Tensor | None = None  # the picture that was pasted on or marked first, with the rule, (3, H, W)
+    why: str = ""  # the reason if the edit is not possible
 
 
 @torch.no_grad()

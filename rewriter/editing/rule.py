@@ -25,27 +25,17 @@ _LIMIT = 512 << 20
 
 @dataclass(frozen=True)
 class Effect:
-    """What a rule did, measured when it was made.
+    """What a rule did, measured when it was made."""
 
-    Attributes:
-        goal_error_removed: share of ‖V* − V‖ that is gone, 1 at best, negative if it grew.
-        reach: share of matching places of unseen pictures whose value moved at least halfway along the goal's change.
-        side_effect: mean picture change away from matching places, in 1/255; nan where everything is near a match.
-        left_out: share of the pictures that is too near to a match to count in `side_effect`.
-        pictures, places: how many unseen pictures and matching places were measured.
-        seconds: from cached features and statistics to the rule.
-        likeness, spill: see `likeness.Likeness.judge`.
-    """
-
-    goal_error_removed: float
-    reach: float
-    side_effect: float
-    left_out: float
-    pictures: int
+    goal_error_removed: float  # share of ‖V* − V‖ that is gone, 1 at best, negative if it grew
+    reach: float  # share of matching places whose value moved at least halfway along the goal's mean change
+    side_effect: float  # mean change away from matching places, in 1/255; nan where everything is near a match
+    left_out: float  # share of the pictures that is too near to a match to count in `side_effect`
+    pictures: int  # how many unseen pictures, and matching places on them, were measured
     places: int
-    seconds: float
-    likeness: float = math.nan
-    spill: float = math.nan
+    seconds: float  # from cached features and statistics to the rule
+    likeness: float = math.nan  # of the marked places to what was asked for; see `likeness.Likeness.judge`
+    spill: float = math.nan  # mean change away from the marks, in 1/255
 
     def to_json(self) -> dict[str, float | int | None]:
         """Plain numbers; None for what could not be measured."""
@@ -68,17 +58,11 @@ class Effect:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rule(LowRank):
-    """A change of one layer, with the request that it came from.
+    """A change of one layer, with the request that it came from."""
 
-    Attributes:
-        level: the context keys' mean response to the first direction; a place matches from half of that on.
-        edit: the request that made it, if it is known.
-        effect: what it did when it was made, if that was measured.
-    """
-
-    level: float = 1.0
-    edit: Edit | None = None
-    effect: Effect | None = None
+    level: float = 1.0  # the context keys' mean response to the first direction; places match from half of it on
+    edit: Edit | None = None  # the request that made it, if it is known
+    effect: Effect | None = None  # what it did when it was made, if that was measured
 
     def __repr__(self) -> str:
         off = "" if self.on else ", off"

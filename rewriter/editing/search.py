@@ -29,29 +29,22 @@ DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of places that do not m
 
 @dataclass(frozen=True)
 class Found:
-    """A picture, its strongest response to the context (1: the mean of the marked places), and its box in pixels."""
+    """A picture that matches the context."""
 
     seed: int
-    score: float
-    at: Box
+    score: float  # its strongest response; 1 is the mean of the marked places
+    at: Box  # where that is, in pixels
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Where the context matches in one picture.
-
-    Attributes:
-        heat: response of each of the layer's keys, (h, w); 1 is the mean of the marked places.
-        level: the heat that one place in a thousand of other pictures exceeds.
-        fires: heat above level, bool (h, w).
-        overlay: the picture with everything else dimmed, (3, H, W).
-    """
+    """Where the context matches in one picture."""
 
     seed: int
-    heat: Tensor
-    level: float
-    fires: Tensor
-    overlay: Tensor
+    heat: Tensor  # response of each of the layer's keys, (h, w); 1 is the mean of the marked places
+    level: float  # the heat that one place in a thousand of other pictures exceeds
+    fires: Tensor  # heat above level, bool (h, w)
+    overlay: Tensor  # the picture with everything else dimmed, (3, H, W)
 
 
 @dataclass(frozen=True)

@@ -97,15 +97,8 @@ def measure_layers(
     Each process measures one block a round. All merge the blocks in the order of the pictures, so that they get the
     same bits however many they are.
 
-    Args:
-        generator: the generator.
-        recipes: by layer.
-        truncation: of the pictures.
-        rules: those at layers before count.
-        on_step: called with (pictures done, of), as if all processes were as far as this one.
-        process: number of this process.
-        processes: how many share the work.
-        gather: runs a function in every process and returns all results, in order.
+    `process` of `processes` is the number of this one, and `gather` runs a function in all of them and returns all
+    results, in order. `on_step` is called with (pictures done, of), as if all processes were as far as this one.
 
     Raises:
         ComputationError: features that are not finite.
