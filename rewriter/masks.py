@@ -59,11 +59,7 @@ class Box(NamedTuple):
 
 
 def as_mask(values: ArrayLike | Tensor) -> Tensor:
-    """Check a bool or [0, 1] array (H, W) and return it as a float32 tensor.
-
-    Raises:
-        InputError: not two-dimensional, larger than 2048 a side, non-finite, outside [0, 1], or empty.
-    """
+    """Check an array (H, W), bool or in [0, 1], at most 2048 a side and not all zero; as a float32 tensor."""
     if isinstance(values, Tensor):
         mask = values.detach().cpu().float()
     else:

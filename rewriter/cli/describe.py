@@ -23,11 +23,7 @@ Description = tuple[dict[str, Any], str]  # as data, and in words
 def describe(
     file: str, load_edits: Callable[[str], Sequence[Edit]], load: Callable[[str], Generator] = load_generator
 ) -> Description:
-    """Describe a file, or a generator by name.
-
-    Raises:
-        InputError: it is not a rule, an edit, a session or a generator, or it is damaged.
-    """
+    """Describe a file, or a generator by name; InputError if it is neither, or damaged."""
     path = Path(file)
     kind = kind_of(path) if path.suffix == ".safetensors" else ""
     if kind == FORMAT:

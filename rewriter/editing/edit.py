@@ -99,11 +99,7 @@ class Edit:
 
     @staticmethod
     def from_json(data: Any) -> Edit:
-        """Validate field by field.
-
-        Raises:
-            InputError: names the first field that is unknown, missing or wrong, and what was expected.
-        """
+        """Validate field by field; InputError names the first field that is wrong, and what was expected."""
         if not isinstance(data, Mapping):
             raise InputError(f"an edit is a JSON object, not {type(data).__name__}")
         if data.get("version") != VERSION or isinstance(data["version"], bool):
@@ -133,11 +129,7 @@ class Edit:
 
 
 def save_edits(edits: Sequence[Edit], path: str | Path) -> None:
-    """Write edits that are to be made one after the other: a single one as an object, several as an array.
-
-    Raises:
-        InputError: there is no edit to write.
-    """
+    """Write edits that are to be made one after the other: one as an object, several as an array; at least one."""
     if not edits:
         raise InputError("no edits to save: make one first")
     plain = [edit.to_json() for edit in edits]
@@ -147,8 +139,7 @@ def save_edits(edits: Sequence[Edit], path: str | Path) -> None:
 def load_edits(path: str | Path) -> tuple[Edit, ...]:
     """Read a file that holds one edit, an array of them, or a recording of the original implementation.
 
-    Raises:
-        InputError: names the file, which of several edits, and what is wrong with it; see `Edit.from_json`.
+    InputError names the file, which of several edits, and what is wrong with it; see `Edit.from_json`.
     """
     data = read_json(path)
     entries = data if isinstance(data, list) else [data]
@@ -172,9 +163,7 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
 
     Recordings do not name a layer. Their authors advise layer8 for objects, layer6 for smiles and watermarks, layer10
     for hair. They do not say either whether the edit was executed as an erasure: `with_(kind="erase")` makes it one.
-
-    Raises:
-        InputError: names the first field that is wrong, and what was expected.
+    InputError names the first field that is wrong, and what was expected.
     """
     found = recording.parse(data)
     copy, paste = (place and Region(*place) for place in (found.copy, found.paste))

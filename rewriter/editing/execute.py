@@ -15,7 +15,7 @@ from rewriter import masks
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import measure
 from rewriter.editing.likeness import Likeness
-from rewriter.editing.provenance import check_complete, check_rules, check_statistics
+from rewriter.editing.provenance import check_complete, check_rules, statistics_for
 from rewriter.editing.region import Region
 from rewriter.editing.rule import Rule, requests
 from rewriter.editing.statistics import Statistics
@@ -100,7 +100,6 @@ def prepare(
     check_complete(generator, edit)
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     check_rules(generator, edit, rules)
-    check_statistics(generator, statistics)
     job = Job(generator, edit, rules, statistics)
     job.measure(on_statistics)
     job.look_up()
@@ -123,7 +122,7 @@ class Job:
 
     def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule], statistics: Statistics | None = None):
         self.generator, self.edit, self.rules = generator, edit, tuple(rules)
-        self.statistics = statistics or Statistics(generator)
+        self.statistics = statistics_for(generator, statistics)
         self.info: LayerInfo = generator.layer(edit.layer)
         self.context = edit.context or ((edit.paste,) if edit.paste else ())
         self.features: dict[int, Features] = {}

@@ -64,10 +64,9 @@ class History:
         return self.states[self.at]
 
     def then(self, state: State) -> History:
-        """Add a state after the present one. Undone states are dropped, and the oldest ones if there are too many.
+        """Add a state after the present one; InputError if it alone is too large to be saved.
 
-        Raises:
-            InputError: the state alone is too large to be saved.
+        Undone states are dropped, and the oldest ones if there are too many.
         """
         states = (*self.states[: self.at + 1], state)[-LIMIT:]
         while not _fits(states):
@@ -104,11 +103,7 @@ class History:
 
     @staticmethod
     def from_bytes(data: bytes) -> History:
-        """Inverse of `to_bytes`.
-
-        Raises:
-            InputError: not a session, or a damaged one.
-        """
+        """Inverse of `to_bytes`; InputError for what is not a session, or damaged."""
         try:
             if len(data) > _SIZE:
                 raise InputError(f"a session is at most {_SIZE >> 20} MB, this is {len(data) >> 20}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import replay
-from rewriter.editing.provenance import check_complete, check_statistics
+from rewriter.editing.provenance import check_complete, statistics_for
 from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import ComputationError, InputError, OnStep, report
@@ -48,9 +48,8 @@ def suggest(
     `on_step` is called with (layers done, of).
     """
     check_complete(generator, edit)
-    check_statistics(generator, statistics)
+    statistics = statistics_for(generator, statistics)
     names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
-    statistics = statistics or Statistics(generator)
     statistics.moments(names, truncation=edit.truncation, rules=rules, recipe=edit.statistics)  # in one walk
     first = (edit.paste or edit.context[0]).seed
     found = []

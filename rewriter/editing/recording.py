@@ -48,10 +48,9 @@ def is_recording(data: Any) -> bool:
 
 
 def parse(data: Any) -> Recording:
-    """Validate a recording field by field and decode its masks: painted is whatever is not wholly transparent.
+    """Validate a recording and decode its masks: painted is whatever is not wholly transparent.
 
-    Raises:
-        InputError: names the first field that is unknown or wrong, and what was expected.
+    InputError names the first field that is unknown or wrong, and what was expected.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"a recording is a JSON object, not {type(data).__name__}")

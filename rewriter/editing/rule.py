@@ -79,11 +79,7 @@ class Rule(LowRank):
         return digest([self]) if self.edit is None else self.edit.digest
 
     def at(self, strength: float) -> Rule:
-        """The same rule at another strength: 0 is the base, 1 the rule, to the bit.
-
-        Raises:
-            InputError: a strength outside −1…2.
-        """
+        """The same rule at another strength, −1…2: 0 is the base, 1 the rule, to the bit; InputError outside."""
         return replace(self, strength=number(*STRENGTHS)("strength", strength))
 
     def angle(self, other: Rule) -> float:
@@ -124,11 +120,7 @@ class Rule(LowRank):
 
     @staticmethod
     def load(path: str | Path) -> Rule:
-        """Read a rule file.
-
-        Raises:
-            InputError: missing, damaged, not a rule, or holding non-finite numbers.
-        """
+        """Read a rule file; InputError if it is missing, damaged, not a rule, or not finite."""
         path = Path(path)
         try:
             if path.stat().st_size > _LIMIT:

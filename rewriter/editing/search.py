@@ -103,10 +103,7 @@ def search(
     on_step: OnStep | None = None,
     on_found: Callable[[list[Found]], object] | None = None,
 ) -> list[Found]:
-    """The k pictures with the strongest response at any place (the paper's ranking), best first.
-
-    `on_step` is called with (pictures done, of) after each batch, `on_found` with the best so far before it.
-    """
+    """The k pictures with the strongest response at any place, the paper's ranking; see `Rewriter.search`."""
     NUMBER("the number of pictures to find", k)
     best: list[Found] = []
     done = 0

@@ -21,7 +21,7 @@ from rewriter.editing.execute import Job, replay
 from rewriter.editing.history import FINEST, RULES, History, State
 from rewriter.editing.layers import Suggestion, suggest
 from rewriter.editing.preview import Copied, Pasted
-from rewriter.editing.provenance import check_generator, check_statistics, default_layer
+from rewriter.editing.provenance import check_generator, default_layer, statistics_for
 from rewriter.editing.region import Region
 from rewriter.editing.rule import Rule, assemble, carried_rules, requests
 from rewriter.editing.search import KEPT, Found, Matches, Places
@@ -67,9 +67,8 @@ class Rewriter:
         keys: Cache | None = None,
         history: History | None = None,
     ):
-        check_statistics(generator, statistics)
         self.generator = generator
-        self.statistics = statistics or Statistics(generator)
+        self.statistics = statistics_for(generator, statistics)
         self._keys = keys or Cache(KEPT)
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
@@ -178,21 +177,13 @@ class Rewriter:
         self._edit(keep=_without(self.edit.keep, index, "place among those to keep"))
 
     def set(self, **options: Any) -> None:
-        """Change options of the edit: layer, rank, smoothness, method, directions …; see `Edit`.
-
-        Raises:
-            InputError: an unknown option, a value out of range, a layer that the generator lacks.
-        """
+        """Change options of the edit, such as layer, rank and method; InputError if one is unknown or out of range."""
         if unknown := set(options) - set(OPTIONS):
             raise InputError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS)}")
         self._edit(**options)
 
     def use(self, edit: Edit) -> None:
-        """Replace the edit in progress with a recorded one, complete or not, on top of the rules made so far.
-
-        Raises:
-            InputError: it belongs to another generator, or to a layer that this one lacks.
-        """
+        """Replace the edit in progress with a recorded one, complete or not; InputError if it belongs elsewhere."""
         check_generator(self.generator, edit)
         edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint}
@@ -329,11 +320,7 @@ class Rewriter:
     def load(
         generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: Cache | None = None
     ) -> Rewriter:
-        """Continue a saved session.
-
-        Raises:
-            InputError: the file is not a session, is damaged, or belongs to another generator.
-        """
+        """Continue a saved session; InputError if the file is damaged, or belongs to another generator."""
         return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys)
 
     # --- inside ---

@@ -59,12 +59,7 @@ def block_moments(
     rules: Sequence[LowRank] = (),
     on_step: OnStep | None = None,
 ) -> Moments:
-    """The second moments of one block. Those of all blocks, merged in order, are the moment of a recipe.
-
-    Raises:
-        ComputationError: features that are not finite.
-        CancelledError: `on_step`, called with (pictures done, of), returned False.
-    """
+    """The second moments of one block, with errors as for `measure_layers`; `on_step` gets (pictures done, of)."""
     moments = {layer: SecondMoment(generator.layer(layer).in_channels) for layer in block.places}
     last = [layer for layer in generator.layers if layer in moments][-1]
     rules = generator.rules_at(rules, last, before=True)

@@ -127,15 +127,8 @@ def fill(
     """Fill the masked places with what similar pictures without the thing have there.
 
     The donors are the pictures most like each picture outside the mask. The goal is the mean of their values, which a
-    single rule for all pictures can aim at.
-
-    Args:
-        features: n pictures' features at the layer.
-        before: their values (n, out, H, W).
-        masks: the thing to erase, (n, H, W) on the value map.
-        keys: the pictures' whitened keys Zk (n, in, h, w).
-        donor_keys: whitened keys (m, in, h, w) of pictures in which the context does not fire.
-        donor_values: their values (m, out, H, W).
+    single rule for all pictures can aim at. `masks` (n, H, W) are on the value map, `keys` (n, in, h, w) are the
+    pictures' whitened keys Zk; `donor_keys` and `donor_values` are those of m pictures that the context does not match.
     """
     if not len(donor_values):
         raise InputError("the context matches every picture tried: mark a narrower context, or silence units instead")
@@ -149,14 +142,10 @@ def fill(
 
 
 def erase(features: Features, before: Tensor, masks: Tensor, usual: Tensor, *, units: int = 30) -> Goal:
-    """Silence the units that stand out in the masked places: the goal is zero for them.
+    """Silence as many `units` as stand out most in the masked places: the goal is zero for them.
 
-    Args:
-        features: n pictures' features at the layer.
-        before: their values (n, out, H, W).
-        masks: the thing to erase, (n, H, W) on the value map.
-        usual: E[v²] of each value unit over many places, (out,).
-        units: how many to zero: those with the largest Σ w v² / E[v²] over all the pictures.
+    They are those with the largest Σ w v² / E[v²] over all the pictures, with the masks (n, H, W) on the value map as
+    w; `usual` is E[v²] of each value unit over many places, (out,).
     """
     score = (before.square() * masks[:, None]).sum((0, 2, 3)) / usual.clamp_min(1e-12)
     if not 1 <= units <= len(score):
