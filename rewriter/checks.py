@@ -24,14 +24,9 @@ def refusal(name: str, value: Any, expected: str) -> InputError:
 def fields(
     what: str, data: Any, checks: Mapping[str, Check], *, optional: Collection[str] = (), ignore: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Check an object field by field.
+    """Check an object, as parsed from JSON, field by field; errors call it `what`.
 
-    Args:
-        what: what the object is, for errors.
-        data: the object as parsed from JSON.
-        checks: one for each field that may be there.
-        optional: fields that may be absent.
-        ignore: fields that may be there and are not returned.
+    `optional` fields may be absent, and fields to `ignore` may be there and are not returned.
 
     Raises:
         InputError: not an object, or a field that is missing, unknown or wrong.

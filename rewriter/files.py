@@ -19,11 +19,7 @@ from rewriter.errors import InputError
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on leaving without an error it takes the place of `path`.
-
-    Raises:
-        InputError: the place cannot be written to.
-    """
+    """Yield a temporary path, which replaces `path` on leaving without an error; InputError if that is impossible."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,11 +92,7 @@ def _umask() -> int:
 
 
 def read_json(path: str | Path, *, limit: int = 64 << 20) -> Any:
-    """Parse a JSON file of at most `limit` bytes.
-
-    Raises:
-        InputError: the file is missing, too large, or not JSON.
-    """
+    """Parse a JSON file; InputError if it is missing, larger than `limit` bytes, or not JSON."""
     path = Path(path)
     try:
         with path.open("rb") as file:

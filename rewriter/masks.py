@@ -27,14 +27,7 @@ MAX_CONTEXT = 100  # masks in one list; the longest of the original's recordings
 MAX_CELLS = 1 << 26  # values of the masks in one list together: 64 of 1024 a side, a quarter of a gigabyte
 SURROUNDINGS = 6 / 64  # of a picture's side: changes this near to a mark are not counted as side effects
 MAX_TEXT = 4 * 1024 * 1024
-UNREADABLE = (
-    binascii.Error,
-    struct.error,
-    OSError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-)  # of damaged files
+UNREADABLE = (binascii.Error, struct.error, OSError, SyntaxError, ValueError, IndexError)  # of damaged files
 
 
 class Box(NamedTuple):
@@ -67,11 +60,7 @@ class Box(NamedTuple):
 
 
 def as_mask(values: ArrayLike | Tensor) -> Tensor:
-    """Check a bool or [0, 1] array (H, W) and return it as a float32 tensor.
-
-    Raises:
-        InputError: not two-dimensional, larger than 2048 a side, non-finite, outside [0, 1], or empty.
-    """
+    """Check an array (H, W), bool or in [0, 1], at most 2048 a side and not all zero; as a float32 tensor."""
     if isinstance(values, Tensor):
         mask = values.detach().cpu().float()
     else:

@@ -44,14 +44,9 @@ def sheet(pictures: Tensor, captions: Sequence[str], *, columns: int = 8, title:
 def stacked(
     rows: Sequence[Tensor], captions: Sequence[str], *, columns: int = 8, title: str = "", breaks: Sequence[int] = ()
 ) -> Image.Image:
-    """Several versions of the same pictures, one above the other: n groups of len(rows) pictures.
+    """Versions of the same pictures, each row (n, 3, H, W), one above the other, say before and after.
 
-    Args:
-        rows: each (n, 3, H, W); the first on top, say before and after.
-        captions: one for each group.
-        columns: groups side by side.
-        title: a line at the top.
-        breaks: start a new line of groups at these positions.
+    There are n groups with a caption each, `columns` of them side by side; a new line starts at the `breaks` too.
     """
     zoom = max(1, 128 // rows[0].shape[-1])
     side = rows[0].shape[-1] * zoom

@@ -1,4 +1,4 @@
-"""Statistics of layers: measured once, on demand or as a job that resumes and is split over processes: same bits."""
+"""Statistics of layers: measured once, on demand or ahead, by one process or several, with the same bits."""
 
 import json
 import os
@@ -38,10 +38,6 @@ def measured(generator, cache, layers=("layer4",), recipe=RECIPE, **options):
     return {each.sampling.layer: each.moment for each in job}
 
 
-def checkpoints(folder):
-    return list(folder.rglob("*.partial"))
-
-
 def python(*arguments, cache, status=0):
     environment = {**os.environ, "REWRITER_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *map(str, arguments)]
@@ -65,9 +61,9 @@ def test_the_blocks_of_a_recipe_are_all_pictures_in_order():
 
 
 def test_layers_share_the_walks_over_the_same_pictures():
-    walks = plan({"a": Recipe(150, 5), "b": Recipe(100, 9), "c": Recipe(128, 5)}, done={"a": 64 * 5})
+    walks = plan({"a": Recipe(150, 5), "b": Recipe(100, 9), "c": Recipe(128, 5)})
     assert walks == [
-        Block(range(64), {"b": 9, "c": 5}),
+        Block(range(64), {"a": 5, "b": 9, "c": 5}),
         Block(range(64, 100), {"b": 9}),
         Block(range(64, 128), {"a": 5, "c": 5}),
         Block(range(128, 150), {"a": 5}),
@@ -185,52 +181,18 @@ def test_the_job_stores_what_is_found_on_demand(generator, change, tmp_path):
     stored = Statistics(generator, cache=tmp_path / "job")
     found = stored.moments(layers, recipe=recipe, on_step=unexpected, **options)
     assert all(same(job[layer], demanded[layer]) and same(found[layer], demanded[layer]) for layer in layers)
-    assert not checkpoints(tmp_path)
 
 
-@pytest.mark.parametrize(("stop", "blocks"), [(1, 0), (64, 0), (70, 1), (140, 2)])
-def test_a_cancelled_job_resumes_to_the_same_bits(stylegan, exact, tmp_path, stop, blocks):
-    with pytest.raises(CancelledError, match=f"stopped after {64 * blocks} of 150 .*resume"):
-        measured(stylegan, tmp_path, ("layer4", "layer3"), on_step=lambda done, of: done < stop)
-    assert len(checkpoints(tmp_path)) == (2 if blocks else 0)
+def test_a_cancelled_job_keeps_complete_layers_and_measures_the_others_next_time(stylegan, exact, tmp_path):
+    job, own = {"layer4": RECIPE, "layer3": Recipe(64, 5, 7)}, Statistics(stylegan, cache=tmp_path)
+    with pytest.raises(CancelledError, match="stopped after 112 of 150 .*layers are stored"):
+        measuring.measure(own, job, on_step=lambda done, of: done < 100)
+    assert [path.name[:6] for path in tmp_path.rglob("*.*")] == ["layer3"]
     walked = []
-    rest = measured(stylegan, tmp_path, ("layer4", "layer3"), on_step=lambda *at: walked.append(at))
-    assert walked[0] == (64 * blocks + 16, 150) and walked[-1] == (150, 150)
-    assert all(same(rest[layer], exact[layer]) for layer in rest)
-    assert not checkpoints(tmp_path)
-    assert measured(stylegan, tmp_path, on_step=unexpected)
-
-
-def test_layers_measured_to_different_extents_resume_together(stylegan, exact, tmp_path):
-    for layer, stop in (("layer3", 130), ("layer4", 70)):
-        with pytest.raises(CancelledError):
-            measured(stylegan, tmp_path, (layer,), on_step=lambda done, of, stop=stop: done < stop)
-    rest = measured(stylegan, tmp_path, ("layer5", "layer4", "layer3"))
-    assert all(same(rest[layer], exact[layer]) for layer in ("layer5", "layer4", "layer3"))
-
-
-def test_a_damaged_or_foreign_checkpoint_is_ignored(stylegan, exact, tmp_path):
-    def stopped(folder, recipe=RECIPE):
-        with pytest.raises(CancelledError):
-            measured(stylegan, folder, recipe=recipe, on_step=lambda done, of: done < 70)
-        (path,) = checkpoints(folder)
-        return path
-
-    path, foreign = stopped(tmp_path / "own"), stopped(tmp_path / "foreign", Recipe(151, 5, 7)).read_bytes()
-    whole, own = path.read_bytes(), Statistics(stylegan, cache=tmp_path / "own")
-    odd, sampling, odd_counts = SecondMoment(len(exact["layer4"].total)), own.sampling("layer4", recipe=RECIPE), []
-    odd.total = load_file(path)["total"] + 1
-    for odd.count in (5 * 65, 5 * 150):  # not a whole number of blocks; all of it, which is no checkpoint
-        own.write(tmp_path / "odd", sampling, odd)
-        odd_counts.append((tmp_path / "odd").read_bytes())
-    for damage in (b"", whole[:50], whole[:-8], whole[:-8] + b"\xff" * 8, foreign, *odd_counts):
-        path.write_bytes(damage)
-        assert same(measured(stylegan, own.cache)["layer4"], exact["layer4"])
-        assert not checkpoints(own.cache)
-        path.write_bytes(whole)  # left over from a job that another one has overtaken
-        assert same(measured(stylegan, own.cache)["layer4"], exact["layer4"])
-        assert not checkpoints(own.cache)
-        own.path(sampling).unlink()
+    first, second = measuring.measure(own, job, on_step=lambda *at: walked.append(at))
+    assert (walked[0], walked[-1]) == ((16, 150), (150, 150)) and same(first.moment, exact["layer4"])
+    assert first.seconds > 0 and second.seconds == 0
+    assert measuring.measure(own, job, on_step=unexpected)
 
 
 def test_features_that_are_not_finite_are_reported_and_nothing_is_stored(stylegan, change, tmp_path):
@@ -262,50 +224,33 @@ def test_condition_and_effective_dimensions_are_those_of_the_eigenvalues(keys, c
     assert found == (pytest.approx(condition) if condition else None, pytest.approx(dimensions))
 
 
-# --- several processes, and one that is killed ---
-
-
-@pytest.mark.slow
-def test_a_killed_job_resumes_to_the_same_bits(town, tmp_path):
-    code = (
-        "import os, signal; from rewriter.editing import measuring; from rewriter.worlds import townscape\n"
-        "from rewriter.editing.statistics import Recipe, Statistics\n"
-        "kill = lambda done, of: os.kill(os.getpid(), signal.SIGKILL) if done > 64 else None\n"
-        "measuring.measure(Statistics(townscape.load()), {'layer4': Recipe(150, 5, 7)}, on_step=kill, every=0)"
-    )
-    python("-c", code, cache=tmp_path, status=-9)
-    assert len(checkpoints(tmp_path)) == 1
-    steps = []
-    rest = measured(town, tmp_path, on_step=lambda done, of: steps.append(done))
-    assert steps[0] == 80 and not checkpoints(tmp_path)
-    assert same(rest["layer4"], measured(town, tmp_path / "other")["layer4"])
+# --- several processes ---
 
 
 @pytest.mark.slow
 def test_two_processes_agree_with_one_and_stop_together(town, tmp_path):
-    """One cancels and both stop; both resume, and the stored result has the bits of a single process."""
+    """One cancels and both stop; both measure the rest, and the stored result has the bits of a single process."""
     script = tmp_path / "job.py"
     script.write_text(
         "from rewriter.editing import measuring; from rewriter.worlds import townscape\n"
         "from rewriter.editing.statistics import Recipe, Statistics; from rewriter.errors import CancelledError\n"
         "state, own = measuring.processes('cpu'), Statistics(townscape.load())\n"
-        "job = {'layer4': Recipe(300, 5, 7), 'layer8': Recipe(150, 3, 7)}\n"
+        "job = {'layer4': Recipe(300, 5, 7), 'layer8': Recipe(100, 3, 7)}\n"
         "try:\n"
-        "    measuring.measure(own, job, on_step=lambda done, of: done < 130 or not state.process_index)\n"
+        "    measuring.measure(own, job, on_step=lambda done, of: done < 200 or not state.process_index)\n"
         "except CancelledError as error:\n"
         "    print(f'{state.process_index} of {state.num_processes}: {error}\\n', end='', flush=True)\n"
-        "steps = []\n"
-        "moments = measuring.measure(own, job, on_step=lambda done, of: steps.append(done))\n"
+        "moments = measuring.measure(own, job)\n"
         "totals = [float(each.moment.total.sum()) for each in moments]\n"
-        "print(f'{state.process_index} resumed at {steps[0]}: {totals}\\n', end='', flush=True)\n"
+        "print(f'{state.process_index}: {totals}, {moments[1].seconds}\\n', end='', flush=True)\n"
     )
     said = python(*LAUNCH, script, cache=tmp_path / "two")
-    assert [f"{i} of 2: stopped after 128 of" in said for i in range(2)] == [True, True], said
-    for layer, recipe in {"layer4": Recipe(300, 5, 7), "layer8": Recipe(150, 3, 7)}.items():
+    assert [f"{i} of 2: stopped after" in said for i in range(2)] == [True, True], said
+    assert said.count("], 0.0\n") == 2  # complete when the job was cancelled
+    for layer, recipe in {"layer4": Recipe(300, 5, 7), "layer8": Recipe(100, 3, 7)}.items():
         one = Statistics(town, cache=tmp_path / "one").moment(layer, recipe=recipe)
         two = Statistics(town, cache=tmp_path / "two").moment(layer, recipe=recipe, on_step=unexpected)
         assert same(one, two) and said.count(str(float(one.total.sum()))) == 2
-    assert not checkpoints(tmp_path)
 
 
 @pytest.mark.slow

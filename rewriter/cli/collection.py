@@ -83,9 +83,8 @@ def _check_same(old: Any, new: dict[str, Any], folder: Path) -> None:
     other = [s for s in settings if not isinstance(old, dict) or old.get(s) != new[s]]
     if other:
         raise InputError(f"{folder} holds pictures of another kind ({other[0]} differs): choose an empty folder")
-    if not isinstance(old.get("pictures"), list) or not all(
-        isinstance(e, dict) and "seed" in e for e in old["pictures"]
-    ):
+    entries = old.get("pictures")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "seed" in entry for entry in entries):
         raise InputError(f"{folder / MANIFEST} is damaged: delete it and run the same command again")
 
 

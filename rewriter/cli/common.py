@@ -21,7 +21,6 @@ from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.threads import choose_threads
-from rewriter.hub.resolve import resolve
 from rewriter.worlds import townscape
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
@@ -78,6 +77,8 @@ def generator_of(edits: Sequence[Edit], name: str | None, device: str | None, qu
 
 def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None = None) -> Generator:
     """A generator, with a bar while it is downloaded."""
+    from rewriter.hub.resolve import resolve  # late: commands without a generator need not wait for it
+
     source = resolve(name)
     new = source.origin.id and source.origin.sha256 is None and not source.is_local
     with progress(quiet) as job:

@@ -10,22 +10,7 @@ import typer
 
 from rewriter import pictures
 from rewriter.checkpoints.store import write_weights
-from rewriter.cli import collection, describe
-from rewriter.cli.common import (
-    Device,
-    EditGenerator,
-    GeneratorName,
-    Job,
-    Json,
-    Truncation,
-    check_truncation,
-    edits_of,
-    generator_of,
-    load,
-    progress,
-    rules_for,
-    say,
-)
+from rewriter.cli import collection, common, describe
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import effect_in_words, firing
 from rewriter.editing.execute import replay
@@ -43,19 +28,19 @@ SHEET = 24
 
 
 def sample(
-    generator: GeneratorName = "townscape",
+    generator: common.GeneratorName = "townscape",
     seeds: Annotated[str | None, typer.Option(help="Pictures for a sheet, e.g. 0-23,40; 0-23 if not given.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to apply; may be repeated.")] = None,
     count: Annotated[int | None, typer.Option(help="Write this many numbered pictures into the folder --out.")] = None,
     first: Annotated[int, typer.Option(help="First seed of such a collection.")] = 0,
     pairs: Annotated[bool, typer.Option("--pairs", help="With --rule: each picture before and after.")] = False,
-    truncation: Truncation = 1.0,
-    device: Device = None,
+    truncation: common.Truncation = 1.0,
+    device: common.Device = None,
     out: Annotated[Path | None, typer.Option(help="The sheet (sample.png), or the folder for --count.")] = None,
-    as_json: Json = False,
+    as_json: common.Json = False,
 ) -> None:
     """Draw pictures: a sheet of some seeds, or a collection of numbered files, which resumes if interrupted."""
-    check_truncation(truncation)
+    common.check_truncation(truncation)
     if count is not None and (seeds is not None or out is None):
         raise InputError("a collection takes --count N --out FOLDER, and --first instead of --seeds")
     if count is None and pairs:
@@ -63,23 +48,23 @@ def sample(
     target = out or Path("sample.png")
     wanted = parse_seeds(seeds or "0-23", most=400)
     check_writable(target / collection.MANIFEST if count is not None else target)
-    model = load(generator, device, as_json)
-    model.rules = tuple(rules_for(rule, model))
+    model = common.load(generator, device, as_json)
+    model.rules = tuple(common.rules_for(rule, model))
     if count is not None:
-        with progress(as_json) as job:
+        with common.progress(as_json) as job:
             plan = collection.Collection(target, first, count, truncation=truncation, pairs=pairs)
             drawn = collection.draw(model, plan, on_step=job("pictures"))
         report = {"out": str(target), "pictures": count, "drawn": drawn}
-        say(as_json, report, f"{count} pictures in {target}, {drawn} new")
+        common.say(as_json, report, f"{count} pictures in {target}, {drawn} new")
         return
     image = pictures.sheet(model.sample(wanted, truncation=truncation), [str(seed) for seed in wanted])
     pictures.save_png(image, target)
-    say(as_json, {"out": str(target), "seeds": wanted}, f"{len(wanted)} pictures of {model.name} in {target}")
+    common.say(as_json, {"out": str(target), "seeds": wanted}, f"{len(wanted)} pictures of {model.name} in {target}")
 
 
 def apply(
     edits: Annotated[list[str], typer.Argument(help="Edit files or shipped names, one after the other.")],
-    generator: EditGenerator = None,
+    generator: common.EditGenerator = None,
     strength: Annotated[float | None, typer.Option(help="-1 to 2; 0 is the base and 1 the rule.")] = None,
     rank: Annotated[int | None, typer.Option(help="Number of directions that may change.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Higher protects the rest of the picture more.")] = None,
@@ -89,12 +74,12 @@ def apply(
     erase: Annotated[
         bool, typer.Option("--erase", help="Erase what is at the pasted place; nothing is copied.")
     ] = False,
-    device: Device = None,
+    device: common.Device = None,
     out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
     save_rule: Annotated[Path | None, typer.Option(help="Write the rule (safetensors); numbered if several.")] = None,
     save_model: Annotated[Path | None, typer.Option(help="Write the rewritten generator's plain weights.")] = None,
     save_session: Annotated[Path | None, typer.Option(help="Write all rules as a session, to continue later.")] = None,
-    as_json: Json = False,
+    as_json: common.Json = False,
 ) -> None:
     """Apply edits to a generator: report what they did, and draw unseen pictures before and after.
 
@@ -102,61 +87,59 @@ def apply(
     Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark, and
     grand-tour, three in succession.
     """
-    options = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method, "layer": layer}
-    named: dict[str, Any] = {**options, "truncation": truncation}
-    given = {name: value for name, value in named.items() if value is not None}
+    options: dict[str, Any] = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method}
+    options |= {"layer": layer, "truncation": truncation}
+    given = {name: value for name, value in options.items() if value is not None}
     given |= {"kind": "erase", "copy": None} if erase else {}
     requests = _requests(edits, given)
     rule_files = _numbered(save_rule, len(requests))
     _check_outputs(out, [*rule_files, *filter(None, [save_model, save_session])])
-    model = generator_of([edit for _, edit in requests], generator, device, as_json)
+    model = common.generator_of([edit for _, edit in requests], generator, device, as_json)
     if layer is None:
         requests = [(name, with_default_layer(model, edit)) for name, edit in requests]
     for _, edit in requests:
         check_complete(model, edit)
-    with progress(as_json) as job:
-        earlier = carried_rules(model)
-        rules = _replay(model, requests, earlier, rule_files, job)
+    earlier, psi = carried_rules(model), requests[0][1].truncation
+    with common.progress(as_json) as job:
+        made = _replay(model, requests, earlier, rule_files, job)
+        session = Rewriter(model, truncation=psi, rules=[*earlier, *made])
         if save_model is not None:
-            write_weights(model.rewritten(rules), save_model)
-        title, psi = " + ".join(edits), requests[0][1].truncation
-        shown = _sheet(model, rules, psi, title, out, job("unseen pictures"))
-    session = Rewriter(model, truncation=psi, rules=rules)
-    if save_session is not None:
-        session.save(save_session)
-    made = [(name, rule) for (name, _), rule in zip(requests, rules[len(earlier) :], strict=True)]
-    results = [_result(name, model, rule, out) for name, rule in made]
+            write_weights(model.rewritten([*earlier, *made]), save_model)
+        if save_session is not None:
+            session.save(save_session)
+        shown = _sheet(model, [*earlier, *made], psi, " + ".join(edits), out, job("unseen pictures"))
+    named = [(name, rule) for (name, _), rule in zip(requests, made, strict=True)]
+    results = [_result(name, model, rule, out) for name, rule in named]
     remarks = session.remarks()
-    report: dict[str, Any] = {**results[-1], "remarks": remarks}
-    report |= {"edits": results} if len(results) > 1 else {}
-    words = [effect_in_words(name, rule) for name, rule in made]
-    say(as_json, report, "\n".join([*words, *remarks, f"{shown} pictures before and after: {out}"]))
+    report = {**results[-1], "remarks": remarks, **({"edits": results} if len(results) > 1 else {})}
+    words = [*(effect_in_words(name, rule) for name, rule in named), *remarks]
+    common.say(as_json, report, "\n".join([*words, f"{shown} pictures before and after: {out}"]))
 
 
 def inspect(
     file: Annotated[str, typer.Argument(help="A rule or edit file, a shipped edit, or a generator.")],
     seeds: Annotated[int, typer.Option(help="Pictures to judge the built-in generator by.")] = 1000,
-    as_json: Json = False,
+    as_json: common.Json = False,
 ) -> None:
     """Describe a rule, an edit or a generator; for townscape also how well it draws each thing."""
-    data, words = describe.describe(file, edits_of, lambda name: load(name, None, as_json))
+    data, words = describe.describe(file, common.edits_of, lambda name: common.load(name, None, as_json))
     if file == "townscape":
         first = townscape.gate.UNSEEN.start
         if not 1 <= seeds <= 10_000:
             raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
-        with progress(as_json) as job:
+        with common.progress(as_json) as job:
             judged = range(first, first + seeds)
-            shares = townscape.gate.things_drawn(load(file, None, as_json), judged, on_step=job("pictures"))
+            shares = townscape.gate.things_drawn(common.load(file, None, as_json), judged, on_step=job("pictures"))
         data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
         words += "\n\n" + townscape.gate.table(shares)
-    say(as_json, data, words)
+    common.say(as_json, data, words)
 
 
 def _requests(files: Sequence[str], given: dict[str, Any]) -> list[tuple[str, Edit]]:
     """The edits of the files with the options given, each with a name to report it by."""
     requests: list[tuple[str, Edit]] = []
     for file in files:
-        found = [edit.with_(**given) for edit in edits_of(file)]
+        found = [edit.with_(**given) for edit in common.edits_of(file)]
         several = [f"{file}, {i}: {edit.title or edit.kind}" for i, edit in enumerate(found, start=1)]
         requests += zip(several if len(found) > 1 else [file], found, strict=True)
     if given:  # later edits name the earlier rules that they were made after, and the options change those
@@ -177,17 +160,21 @@ def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:
 
 
 def _replay(
-    model: Generator, requests: Sequence[tuple[str, Edit]], earlier: Sequence[Rule], files: Sequence[Path], job: Job
+    model: Generator,
+    requests: Sequence[tuple[str, Edit]],
+    earlier: Sequence[Rule],
+    files: Sequence[Path],
+    job: common.Job,
 ) -> list[Rule]:
     """The edits one after the other, on top of earlier rules; each rule is written as soon as it is made."""
-    rules = list(earlier)
+    made: list[Rule] = []
     statistics = Statistics(model)
     for i, (name, edit) in enumerate(requests):
-        solving, measuring = job(f"{name}: solving"), job(f"{name}: statistics of {edit.layer}")
-        rules.append(replay(model, edit, rules=rules, statistics=statistics, on_step=solving, on_statistics=measuring))
+        before, solving, measuring = [*earlier, *made], job(f"{name}: solving"), job(f"{name}: measuring {edit.layer}")
+        made.append(replay(model, edit, rules=before, statistics=statistics, on_step=solving, on_statistics=measuring))
         if files:
-            rules[-1].save(files[i])
-    return rules
+            made[-1].save(files[i])
+    return made
 
 
 def _numbered(path: Path | None, count: int) -> list[Path]:
@@ -197,14 +184,7 @@ def _numbered(path: Path | None, count: int) -> list[Path]:
     return [path] if count == 1 else [path.with_stem(f"{path.stem}-{i + 1}") for i in range(count)]
 
 
-def _sheet(
-    model: Generator,
-    rules: Sequence[Rule],
-    truncation: float,
-    title: str,
-    out: Path,
-    on_step: OnStep,
-) -> int:
+def _sheet(model: Generator, rules: Sequence[Rule], truncation: float, title: str, out: Path, on_step: OnStep) -> int:
     """Before and after: the first 16 unseen seeds in which the context matches and the first 8 in which it does not."""
     hits, misses = firing(model, rules, hits=SHEET * 2 // 3, misses=SHEET // 3, truncation=truncation, on_step=on_step)
     seeds = [*hits, *misses]
@@ -216,16 +196,6 @@ def _sheet(
 
 def _result(name: str, model: Generator, rule: Rule, out: Path) -> dict[str, Any]:
     assert rule.effect is not None and rule.edit is not None  # replay sets both
-    effect = rule.effect.to_json()
-    return {
-        "edit": name,
-        "generator": model.name,
-        "layer": rule.layer,
-        "rank": rule.rank,
-        "method": rule.edit.method,
-        **{
-            key: effect[key]
-            for key in ("seconds", "goal_error_removed", "reach", "side_effect", "left_out", "likeness", "spill")
-        },
-        "out": str(out),
-    }
+    figures = {key: value for key, value in rule.effect.to_json().items() if key not in ("pictures", "places")}
+    about = {"edit": name, "generator": model.name, "layer": rule.layer, "rank": rule.rank, "method": rule.edit.method}
+    return {**about, **figures, "out": str(out)}

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter.checkpoints import store
+from rewriter.checkpoints import SUFFIXES, store
 from rewriter.checkpoints.catalogue import BUILT_IN, Entry, catalogue
 from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.config import CONFIG
@@ -22,7 +22,6 @@ from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
 from rewriter.hub.browse import listed
-from rewriter.hub.resolve import SUFFIXES
 
 OTHERS = (".pt", ".pth", ".bin")
 

@@ -10,7 +10,7 @@ import typer
 
 from rewriter.checkpoints.client import check_name, connect, quiet
 from rewriter.checkpoints.config import CONFIG
-from rewriter.cli.common import Device, Json, check_new, load, progress, say
+from rewriter.cli import common
 from rewriter.cli.describe import kind_of
 from rewriter.editing.history import FORMAT, History
 from rewriter.editing.provenance import made_on_others
@@ -32,22 +32,20 @@ def publish(
     title: Annotated[str, typer.Option(help="Title of the card; default: the rules' titles.")] = "",
     description: Annotated[str, typer.Option(help="A paragraph for the card; plain text.")] = "",
     private: Annotated[
-        bool | None,
-        typer.Option("--private/--public", help="Who sees a new repository. Default: private."),
+        bool | None, typer.Option("--private/--public", help="Who sees a new repository. Default: private.")
     ] = None,
     rules_only: Annotated[
-        bool,
-        typer.Option("--rules-only", help="Without the base's weights, which are downloaded from their source."),
+        bool, typer.Option("--rules-only", help="Without the base's weights, which are downloaded from their source.")
     ] = False,
     export: Annotated[
         list[str] | None,
-        typer.Option(help="Add folded weights: rosinality, nvidia, genforce or gandissect; repeatable."),
+        typer.Option(help="Add folded weights for rosinality, nvidia, genforce, gandissect; repeatable."),
     ] = None,
     licence: Annotated[str, typer.Option(help="Of a base that the catalogue does not know: the Hub's id of it.")] = "",
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request on somebody else's repository.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the files into this folder instead, to check them.")] = None,
-    device: Device = None,
-    as_json: Json = False,
+    device: common.Device = None,
+    as_json: common.Json = False,
 ) -> None:
     """Publish a rewritten generator on Hugging Face, with a card and pictures.
 
@@ -64,10 +62,10 @@ def publish(
     else:
         to = target(name, connect(), private=private)
         to.find(create_pr=pr)
-    model = load(generator or _base_of(found), device, as_json)
+    model = common.load(generator or _base_of(found), device, as_json)
     earlier = [] if whole else carried_rules(model)
-    check_new(found, earlier)
-    with progress(as_json) as job:
+    common.check_new(found, earlier)
+    with common.progress(as_json) as job:
         made = draft(
             model,
             [*earlier, *(rule.to(model.device) for rule in found)],
@@ -79,17 +77,16 @@ def publish(
             licence=licence,
             on_step=job("pictures"),
         )
-    total = sum(made.sizes.values())
-    listed = "\n".join(f"{size / 1000:11,.1f} kB  {path}" for path, size in made.sizes.items())
+    data = {"name": name, "files": dict(made.sizes)}
+    listed = "".join(f"{size / 1000:11,.1f} kB  {path}\n" for path, size in made.sizes.items())
     if out is not None:
         made.save(out)
-        words = f"{listed}\n{total / 1000:11,.1f} kB  in {out}; its card is {out / 'README.md'}"
-        say(as_json, {"name": name, "out": str(out), "files": dict(made.sizes)}, words)
+        total = f"{sum(made.sizes.values()) / 1000:11,.1f} kB  in {out}; its card is {out / 'README.md'}"
+        common.say(as_json, {**data, "out": str(out)}, listed + total)
         return
     quiet(bars=sys.stderr.isatty() and not as_json)  # an upload may take long
     done = send(made, to, create_pr=pr, on_status=lambda words: typer.echo(f"{words} …", err=True))
-    data = {"name": name, **vars(done), "files": dict(made.sizes)}
-    say(as_json, data, f"{listed}\n{_said(made, done)}:\n{done.url}")
+    common.say(as_json, {**data, **vars(done)}, f"{listed}{_said(made, done)}:\n{done.url}")
 
 
 def _said(made: Draft, done: Uploaded) -> str:
@@ -104,17 +101,12 @@ def _said(made: Draft, done: Uploaded) -> str:
 
 def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
     """The rules in files, and whether one is a session, which includes the rules that its generator brought along."""
-    found: list[Rule] = []
-    whole = False
-    for path in files:
-        if path.suffix == ".safetensors" and path.is_file() and kind_of(path) == FORMAT:
-            found += History.load(path).present.rules
-            whole = True
-        else:
-            found.append(Rule.load(path))
+    sessions = [path for path in files if path.suffix == ".safetensors" and path.is_file() and kind_of(path) == FORMAT]
+    loaded = [History.load(path).present.rules if path in sessions else (Rule.load(path),) for path in files]
+    found = [rule for rules in loaded for rule in rules]
     if not found:
         raise InputError("these files hold no rule: execute an edit first (rewriter apply EDIT --save-rule FILE)")
-    return found, whole
+    return found, bool(sessions)
 
 
 def _base_of(rules: list[Rule]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rewriter.checkpoints.client import check_name, quiet
-from rewriter.cli.common import Json, say
+from rewriter.cli import common
 from rewriter.hub import space
 
 
@@ -17,8 +17,7 @@ def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0: reachable from other machines.")] = "127.0.0.1",
     generator: Annotated[
-        list[str] | None,
-        typer.Option(help="A checkpoint or USER/NAME to offer beside the catalogue; repeatable."),
+        list[str] | None, typer.Option(help="A checkpoint or USER/NAME to offer beside the catalogue; repeatable.")
     ] = None,
     login: Annotated[
         bool, typer.Option("--login", help="Show a Space's login button; it logs in as this machine's account.")
@@ -35,11 +34,7 @@ def demo(
 def deploy(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The Space: your account or organisation, a name.")],
     private: Annotated[
-        bool | None,
-        typer.Option(
-            "--private/--public",
-            help="Who sees a new Space. Default: public.",
-        ),
+        bool | None, typer.Option("--private/--public", help="Who sees a new Space. Default: public.")
     ] = None,
     hardware: Annotated[
         str | None, typer.Option(help="For example cpu-basic, or zero-a10g for ZeroGPU. Default: unchanged.")
@@ -47,7 +42,7 @@ def deploy(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files only; needs no network and no token.")
     ] = False,
-    as_json: Json = False,
+    as_json: common.Json = False,
 ) -> None:
     """Create or update your Space on Hugging Face with the page.
 
@@ -61,9 +56,9 @@ def deploy(
     sizes = {path: file.stat().st_size for path, file in space.files().items()}
     total = sum(sizes.values())
     if dry_run:
-        listed = "\n".join(f"{size:9,}  {path}" for path, size in sizes.items())
-        words = f"{listed}\n{total:9,}  bytes in {len(sizes)} files would become the Space {name}"
-        say(as_json, {"space": name, "files": sizes, "bytes": total}, words)
+        listed = "".join(f"{size:9,}  {path}\n" for path, size in sizes.items())
+        words = f"{listed}{total:9,}  bytes in {len(sizes)} files would become the Space {name}"
+        common.say(as_json, {"space": name, "files": sizes, "bytes": total}, words)
         return
     quiet()
     done = space.deploy(
@@ -72,4 +67,4 @@ def deploy(
     data = {"space": name, **vars(done), "files": len(sizes), "bytes": total}
     what = "created" if done.created else "updated" if done.changed else "up to date already"
     gone = f"; removed {', '.join(done.removed)}" if done.removed else ""
-    say(as_json, data, f"{name} is {what}{gone}. It starts in some minutes:\n{done.url}")
+    common.say(as_json, data, f"{name} is {what}{gone}. It starts in some minutes:\n{done.url}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,29 +12,13 @@ import typer
 
 from rewriter import pictures
 from rewriter.checkpoints.device import default_device
-from rewriter.cli import describe
-from rewriter.cli.common import (
-    Device,
-    EditGenerator,
-    GeneratorName,
-    Json,
-    Truncation,
-    check_truncation,
-    edits_of,
-    generator_of,
-    load,
-    progress,
-    rules_for,
-    say,
-)
+from rewriter.cli import common
 from rewriter.editing import measuring
 from rewriter.editing.provenance import check_complete, with_default_layer
 from rewriter.editing.recipe import Recipe
 from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, RewriterError
-from rewriter.evaluation.benchmark import benchmark as benchmark_all
-from rewriter.evaluation.benchmark import markdown
 from rewriter.files import check_writable, write_json, write_text
 from rewriter.generators.latents import SEEDS
 
@@ -46,29 +31,25 @@ EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; o
 
 def suggest(
     edit: EditFile,
-    generator: EditGenerator = None,
-    device: Device = None,
+    generator: common.EditGenerator = None,
+    device: common.Device = None,
     out: Annotated[Path, typer.Option(help="The strip of pictures (PNG).")] = Path("layers.png"),
-    as_json: Json = False,
+    as_json: common.Json = False,
 ) -> None:
     """Try an edit at every layer: a table, best first, and a strip of pictures."""
     check_writable(out)
     session = _session(edit, generator, device, as_json, complete=True)
-    with progress(as_json) as job:
+    with common.progress(as_json) as job:
         before = session.sample([session.marked])
         found = session.suggest(on_step=job("layers"))
-    done = [one for one in found if one.picture is not None]
-    drawn = torch.cat([before, *(one.picture[None] for one in done if one.picture is not None)])
-    captions = ["before", *(f"{one.layer}: {one.score:.2f}" for one in done)]
+    drawn = torch.cat([before, *(one.picture[None] for one in found if one.picture is not None)])
+    done = [(one, one.rule.effect.to_json()) for one in found if one.rule and one.rule.effect]
+    captions = ["before", *(f"{one.layer}: {one.score:.2f}" for one, _ in done)]
     pictures.save_png(pictures.sheet(drawn, captions, columns=len(captions), title=edit), out)
-    rows = [
-        {"layer": one.layer, "score": one.score, **one.rule.effect.to_json()}
-        for one in found
-        if one.rule and one.rule.effect
-    ]
-    failed = {one.layer: one.why for one in found if one.picture is None}
-    words = describe.table(rows, failed)
-    say(as_json, {"edit": edit, "layers": rows, "failed": failed, "out": str(out)}, f"{words}\npictures: {out}")
+    rows = [{"layer": one.layer, "score": one.score, **effect} for one, effect in done]
+    failed = {one.layer: one.why for one in found if one.rule is None}
+    words = f"{_table(rows, failed)}\npictures: {out}"
+    common.say(as_json, {"edit": edit, "layers": rows, "failed": failed, "out": str(out)}, words)
 
 
 def search(
@@ -76,55 +57,55 @@ def search(
     k: Annotated[int, typer.Option("--k", help="How many pictures.")] = 12,
     count: Annotated[int, typer.Option("--pictures", help="How many pictures to look through.")] = 2000,
     first: Annotated[int, typer.Option(help="First seed.")] = 0,
-    generator: EditGenerator = None,
-    device: Device = None,
+    generator: common.EditGenerator = None,
+    device: common.Device = None,
     out: Annotated[Path, typer.Option(help="The sheet of pictures and matches (PNG).")] = Path("found.png"),
-    as_json: Json = False,
+    as_json: common.Json = False,
 ) -> None:
     """Find the pictures that match an edit's context best, and show where."""
     if count < 1 or not 0 <= first <= SEEDS - count:
         raise InputError(f"{count} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
     check_writable(out)
     session = _session(edit, generator, device, as_json)
-    with progress(as_json) as job:
-        step = job("pictures")
-        found = session.search(k, seeds=range(first, first + count), on_step=step)
-        matches = session.matches_on([one.seed for one in found])
-    rows = [session.sample([one.seed for one in found]), torch.stack([one.overlay for one in matches])]
+    with common.progress(as_json) as job:
+        found = session.search(k, seeds=range(first, first + count), on_step=job("pictures"))
+    seeds = [one.seed for one in found]
+    rows = [session.sample(seeds), torch.stack([one.overlay for one in session.matches_on(seeds)])]
     captions = [f"{one.seed}: {one.score:.2f}" for one in found]
     pictures.save_png(pictures.stacked(rows, captions, columns=min(8, len(found)), title=f"{edit}: best matches"), out)
-    data: list[dict[str, Any]] = [{"seed": one.seed, "score": one.score, "at": list(one.at)} for one in found]
+    data = [{"seed": one.seed, "score": one.score, "at": list(one.at)} for one in found]
     listed = "\n".join(f"  {one.seed:6}  {one.score:.2f} times as strong as on the contexts" for one in found)
-    say(as_json, {"edit": edit, "found": data, "out": str(out)}, f"{listed}\npictures: {out}")
+    common.say(as_json, {"edit": edit, "found": data, "out": str(out)}, f"{listed}\npictures: {out}")
 
 
 def stats(
-    generator: GeneratorName = "townscape",
+    generator: common.GeneratorName = "townscape",
     layer: Annotated[list[str] | None, typer.Option(help="A layer to measure; may be repeated.")] = None,
     all_layers: Annotated[bool, typer.Option("--all-layers", help="Every layer, in one pass.")] = False,
     count: Annotated[int | None, typer.Option("--pictures", help="Default: what an edit uses.")] = None,
     places: Annotated[int, typer.Option(help="Random places of each picture.")] = 16,
     first_seed: Annotated[int, typer.Option(help="First picture.")] = 0,
-    truncation: Truncation = 1.0,
+    truncation: common.Truncation = 1.0,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule that is applied; may be repeated.")] = None,
-    device: Device = None,
-    as_json: Json = False,
+    device: common.Device = None,
+    as_json: common.Json = False,
 ) -> None:
-    """Measure the statistics of layers before they are edited; an interrupted run resumes."""
+    """Measure the statistics of layers before they are edited; layers that are stored already are not repeated."""
     state = measuring.processes(device)
+    quiet = as_json or not state.is_main_process
     try:
-        check_truncation(truncation)
+        common.check_truncation(truncation)
         if bool(layer) == all_layers:
             raise InputError("name layers with --layer, or take --all-layers")
-        model = load(generator, device, as_json or not state.is_main_process)
-        rules = rules_for(rule, model)
+        model = common.load(generator, device, quiet)
+        rules = common.rules_for(rule, model)
         recipes = {}
         for name in layer or model.layers:
             recipe = Recipe.for_channels(model.layer(name).in_channels) if count is None else Recipe(count)
             recipes[name] = replace(recipe, places=places, first_seed=first_seed)
-        with progress(as_json or not state.is_main_process) as job:
-            own, step = Statistics(model), job("pictures")
-            measured = measuring.measure(own, recipes, truncation=truncation, rules=rules, on_step=step)
+        with common.progress(quiet) as job:
+            how: dict[str, Any] = {"truncation": truncation, "rules": rules, "on_step": job("pictures")}
+            measured = measuring.measure(Statistics(model), recipes, **how)
     except RewriterError:
         if state.is_main_process:
             raise
@@ -132,34 +113,46 @@ def stats(
     if state.is_main_process:
         report = {"generator": model.name, "fingerprint": model.fingerprint, "truncation": truncation}
         layers = [each.to_json() for each in measured]
-        say(as_json, {**report, "layers": layers}, "\n".join(each.in_words() for each in measured))
+        common.say(as_json, {**report, "layers": layers}, "\n".join(each.in_words() for each in measured))
     state.destroy_process_group()
 
 
 def benchmark(
     resolution: Annotated[int, typer.Option(help="Of the generator with config-f channels: 64 to 1024 px.")] = 256,
-    device: Device = None,
+    device: common.Device = None,
     out: Annotated[Path | None, typer.Option(help="Write benchmark.json and benchmark.md into this folder.")] = None,
-    as_json: Json = False,
+    as_json: common.Json = False,
 ) -> None:
     """Time everything on this machine: edits by method, statistics, pictures, rules. Takes some minutes."""
+    from rewriter.evaluation.benchmark import benchmark as measure  # only this command needs the evaluation
+    from rewriter.evaluation.benchmark import markdown
+
     if resolution not in (64, 128, 256, 512, 1024):
         raise InputError(f"resolution {resolution}: choose 64, 128, 256, 512 or 1024")
     if out is not None:
         check_writable(out / "benchmark.json")
     devices = [device] if device else list(dict.fromkeys(["cpu", default_device().type]))
-    report = benchmark_all(resolution, devices=devices, on_row=lambda row: typer.echo(row, err=True))
+    report = measure(resolution, devices=devices, on_row=lambda row: typer.echo(row, err=True))
     table = markdown(report)
     if out is not None:
         write_json(report, out / "benchmark.json")
         write_text(f"{table}\n", out / "benchmark.md")
-    say(as_json, report, table)
+    common.say(as_json, report, table)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
+    """Layers with their figures, best first, then the layers at which the edit is not possible, with the reason."""
+    lines = [f"{'layer':8} {'score':>7} {'likeness':>9} {'elsewhere':>10}"]
+    for row in rows:
+        spill = f"{'all marked':>10}" if row["spill"] is None else f"{row['spill']:6.2f}/255"
+        lines.append(f"{row['layer']:8} {row['score']:7.2f} {row['likeness']:9.0%} {spill}")
+    return "\n".join([*lines, *(f"{layer:8} cannot: {why}" for layer, why in failed.items())])
 
 
 def _session(file: str, generator: str | None, device: str | None, quiet: bool, *, complete: bool = False) -> Rewriter:
     """A session in which a file's last edit is in progress and its earlier ones are executed."""
-    edits = edits_of(file)
-    model = generator_of(edits, generator, device, quiet)
+    edits = common.edits_of(file)
+    model = common.generator_of(edits, generator, device, quiet)
     *earlier, last = (with_default_layer(model, edit) for edit in edits)
     for edit in (*earlier, last) if complete else earlier:
         check_complete(model, edit)

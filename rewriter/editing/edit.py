@@ -32,56 +32,41 @@ LABELS = ("strength", "generator", "title")  # fields that do not change which r
 class Edit:
     """A request: which rule of which generator to change, and how.
 
-    Attributes:
-        generator: name of the generator it was made on; "": any.
-        layer: the layer to rewrite.
-        fingerprint: of that generator; "": any.
-        kind: "replace" (copy → paste), "erase" (remove what is at the place `paste`), or "zero" (the layer forgets what
-            singles the context out).
-        title: the person's name for it.
-        truncation: ψ of the pictures that it points at.
-        after: digests of the rules that were on when it was made, in order.
-        copy, paste, context, keep: places; `keep` are places to protect. An edit may lack some: see `missing`.
-        rank: number of directions.
-        smoothness: weight λ of the protection of everything else; None: the method's default.
-        strength: of the rule, −1…2.
-        method: see `memory.solve.solve`.
-        steps: limit on the method's iterations; None: its own.
-        directions: see `memory.directions.key_directions`.
-        spread: state the goal at each context too, not only on the pasted picture.
-        units: how many units an erase silences, as in the paper; None: fill the place with what similar pictures have.
-        statistics: how to sample the second moment; None: the layer's default.
+    Kind "replace" draws the copied thing at the pasted place, "erase" removes what is there, and "zero" makes the layer
+    forget what singles the context out. An edit may lack places: see `missing`.
     """
 
-    generator: str
+    generator: str  # the one that it was made on; "": any
     layer: str
-    fingerprint: str = ""
+    fingerprint: str = ""  # of that generator; "": any
     kind: str = "replace"
     title: str = ""
-    truncation: float = 1.0
-    after: tuple[str, ...] = ()
+    truncation: float = 1.0  # ψ of the pictures that it points at
+    after: tuple[str, ...] = ()  # digests of the rules that were on when it was made, in order
     copy: Region | None = None
     paste: Region | None = None
     context: tuple[Region, ...] = ()
-    keep: tuple[Region, ...] = ()
-    rank: int = 1
-    smoothness: float | None = None
-    strength: float = 1.0
-    method: str = "least-squares"
-    steps: int | None = None
-    directions: str = "zca"
-    spread: bool = True
-    units: int | None = None
-    statistics: Recipe | None = None
+    keep: tuple[Region, ...] = ()  # places to protect
+    rank: int = 1  # number of directions
+    smoothness: float | None = None  # weight λ of the protection of everything else; None: the method's default
+    strength: float = 1.0  # of the rule, −1…2
+    method: str = "least-squares"  # see `memory.solve.solve`
+    steps: int | None = None  # limit on the method's iterations; None: its own
+    directions: str = "zca"  # see `memory.directions.key_directions`
+    spread: bool = True  # state the goal at each context too, not only on the pasted picture
+    units: int | None = None  # how many units an erase silences, as in the paper; None: fill the place instead
+    statistics: Recipe | None = None  # how to sample the second moment; None: the layer's default
 
     def missing(self) -> list[str]:
         """What the edit still needs, as next steps; empty when it can be executed."""
-        copy = "copy a thing from a picture" + (", or erase instead" if self.paste is not None else "")
-        wanted = [(copy, self.copy is None and self.kind == "replace")]
-        wanted += [("paste it onto another picture", self.paste is None and self.kind == "replace")]
-        wanted += [("mark the place to erase on a picture", self.paste is None and self.kind == "erase")]
-        wanted += [("mark the context on at least one picture", not self.context and self.paste is None)]
-        return [step for step, lacking in wanted if lacking]
+        copy = "copy a thing from a picture" + (", or erase instead" if self.paste else "")
+        steps = {
+            copy: self.kind == "replace" and not self.copy,
+            "paste it onto another picture": self.kind == "replace" and not self.paste,
+            "mark the place to erase on a picture": self.kind == "erase" and not self.paste,
+            "mark the context on at least one picture": not self.context and not self.paste,
+        }
+        return [step for step, lacking in steps.items() if lacking]
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -96,28 +81,25 @@ class Edit:
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits that identify the request; the same on every machine, unlike the solved rule."""
-        plain = self._plain(lambda place: {"seed": place.seed, "mask": place.digest})
+        plain = self.plain(lambda place: {"seed": place.seed, "mask": place.digest})
         asked = {name: value for name, value in plain.items() if name not in LABELS}
         return hashlib.sha256(json.dumps([self.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; the inverse of `from_json`, to the bit (masks in steps of 1/255)."""
-        return self._plain(Region.to_json)
+        return self.plain(Region.to_json)
 
-    def _plain(self, place: Callable[[Region], dict[str, Any]]) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in _CHECKS if name not in _REGIONS}
+    def plain(self, place: Callable[[Region], dict[str, Any]]) -> dict[str, Any]:
+        """JSON object in which each place is written by `place`."""
         single = {name: (region := getattr(self, name)) and place(region) for name in ("copy", "paste")}
         lists = {name: [place(region) for region in getattr(self, name)] for name in ("context", "keep")}
+        plain = {name: getattr(self, name) for name in _CHECKS if name not in (*single, *lists)}
         plain |= {"after": list(self.after), "statistics": self.statistics and asdict(self.statistics)}
         return {"version": VERSION, **plain, **single, **lists}
 
     @staticmethod
     def from_json(data: Any) -> Edit:
-        """Validate field by field.
-
-        Raises:
-            InputError: names the first field that is unknown, missing or wrong, and what was expected.
-        """
+        """Validate field by field; InputError names the first field that is wrong, and what was expected."""
         if not isinstance(data, Mapping):
             raise InputError(f"an edit is a JSON object, not {type(data).__name__}")
         if data.get("version") != VERSION or isinstance(data["version"], bool):
@@ -147,11 +129,7 @@ class Edit:
 
 
 def save_edits(edits: Sequence[Edit], path: str | Path) -> None:
-    """Write edits that are to be made one after the other: a single one as an object, several as an array.
-
-    Raises:
-        InputError: there is no edit to write.
-    """
+    """Write edits that are to be made one after the other: one as an object, several as an array; at least one."""
     if not edits:
         raise InputError("no edits to save: make one first")
     plain = [edit.to_json() for edit in edits]
@@ -161,8 +139,7 @@ def save_edits(edits: Sequence[Edit], path: str | Path) -> None:
 def load_edits(path: str | Path) -> tuple[Edit, ...]:
     """Read a file that holds one edit, an array of them, or a recording of the original implementation.
 
-    Raises:
-        InputError: names the file, which of several edits, and what is wrong with it; see `Edit.from_json`.
+    InputError names the file, which of several edits, and what is wrong with it; see `Edit.from_json`.
     """
     data = read_json(path)
     entries = data if isinstance(data, list) else [data]
@@ -186,9 +163,7 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
 
     Recordings do not name a layer. Their authors advise layer8 for objects, layer6 for smiles and watermarks, layer10
     for hair. They do not say either whether the edit was executed as an erasure: `with_(kind="erase")` makes it one.
-
-    Raises:
-        InputError: names the first field that is wrong, and what was expected.
+    InputError names the first field that is wrong, and what was expected.
     """
     found = recording.parse(data)
     copy, paste = (place and Region(*place) for place in (found.copy, found.paste))
@@ -196,7 +171,6 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
     return Edit("", "").with_(layer=layer, title=title, copy=copy, paste=paste, context=context)
 
 
-_REGIONS = ("copy", "paste", "context", "keep")
 _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "generator": checks.text(200),
     "layer": checks.text(40),

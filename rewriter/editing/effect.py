@@ -30,46 +30,31 @@ def advice(rule: Rule) -> list[str]:
     effect = rule.effect
     if effect is None:
         return []
-    words = []
+    edit, next_rank = rule.edit, f"rank {rule.rank + 1}"
     unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
-    if unlike and harm:
-        words.append(
-            f"the edit failed: the marked places come {effect.likeness:.0%} of the way to what was asked for, and "
-            f"elsewhere {effect.side_effect:.1f}/255 changes: try another layer (`suggest` ranks them) or a narrower "
-            "context; some rules cannot be changed"
-        )
-    elif unlike:
-        words.append(
-            f"the edit had little effect: the marked places come {effect.likeness:.0%} of the way to what was asked "
-            f"for: try another layer (`suggest` ranks them), rank {rule.rank + 1} or less smoothness"
-        )
-    elif effect.goal_error_removed < POOR:
-        words.append(
-            f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try "
-            f"another layer, less smoothness, or rank {rule.rank + 1} with more context"
-        )
-    if harm and not unlike:
-        words.append(
-            f"much else changes ({effect.side_effect:.1f}/255 away from matches): try more smoothness, or protect the "
-            "places that should stay"
-        )
-    edit = rule.edit
-    if edit and edit.keep and (edit.method != "least-squares" or edit.kind == "zero"):
-        words.append("the protected places were not protected: only method least-squares does that, and not for zero")
-    if not effect.places:
-        words.append(
-            f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones"
-        )
-    elif effect.reach < POOR:
-        words.append(
-            f"it changes few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try "
-            "less smoothness"
-        )
-    if effect.left_out > EVERYWHERE:
-        words.append(
-            f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly"
-        )
-    return words
+    near, much = f"{effect.likeness:.0%} of the way to what was asked for", f"{effect.side_effect:.1f}/255"
+    remarks = {
+        f"the edit failed: the marked places come {near}, and elsewhere {much} changes: try another layer (`suggest` "
+        "ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
+        f"the edit had little effect: the marked places come {near}: try another layer (`suggest` ranks them), "
+        f"{next_rank} or less smoothness": unlike and not harm,
+        f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another "
+        f"layer, less smoothness, or {next_rank} with more context": not unlike and effect.goal_error_removed < POOR,
+        f"much else changes ({much} away from matches): try more smoothness, or protect the places that should "
+        "stay": harm and not unlike,
+        "the protected places were not protected: only method least-squares does that, and not for zero": (
+            edit and edit.keep and (edit.method != "least-squares" or edit.kind == "zero")
+        ),
+        f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones": (
+            not effect.places
+        ),
+        f"it changes few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try less "
+        "smoothness": effect.places and effect.reach < POOR,
+        f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly": (
+            effect.left_out > EVERYWHERE
+        ),
+    }
+    return [words for words, holds in remarks.items() if holds]
 
 
 def effect_in_words(name: str, rule: Rule) -> str:
@@ -77,24 +62,18 @@ def effect_in_words(name: str, rule: Rule) -> str:
     effect = rule.effect
     if effect is None:
         return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
-    side = (
-        "not measured (every place is near a match)"
-        if math.isnan(effect.side_effect)
-        else (f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)")
-    )
-    lines = [
-        f"{name}: {rule.layer}, rank {rule.rank}, {rule.edit.method if rule.edit else 'unknown method'}, "
-        f"solved in {effect.seconds:.2f} s"
-    ]
+    method = rule.edit.method if rule.edit else "unknown method"
+    lines = [f"{name}: {rule.layer}, rank {rule.rank}, {method}, solved in {effect.seconds:.2f} s"]
     if not math.isnan(effect.likeness):
-        beside = (
-            "they cover the pictures" if math.isnan(effect.spill) else f"beside them {effect.spill:.2f}/255 changed"
-        )
+        unmarked = f"beside them {effect.spill:.2f}/255 changed"
+        beside = "they cover the pictures" if math.isnan(effect.spill) else unmarked
         lines.append(f"  marked places {effect.likeness:.0%} of the way to what was asked for; {beside}")
     lines.append(
         f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
         f"places on {effect.pictures} unseen pictures"
     )
+    side = f"{effect.side_effect:.2f}/255 away from matches ({effect.left_out:.0%} of the picture left out)"
+    side = "not measured (every place is near a match)" if math.isnan(effect.side_effect) else side
     return "\n".join([*lines, f"  side effect {side}"])
 
 
@@ -117,15 +96,8 @@ def firing(
 ) -> tuple[list[int], list[int]]:
     """The first unseen seeds whose pictures match the context of any of the rules, and the first that match none.
 
-    Args:
-        generator: the generator.
-        rules: the rules, in order.
-        hits: how many matching seeds to find.
-        misses: how many others.
-        earlier: rules that are applied before these.
-        truncation: of the pictures.
-        limit: look at most at so many seeds; fewer than asked for may be found.
-        on_step: called with (seeds done, limit).
+    `hits` and `misses` say how many of either to find among the first `limit` unseen seeds; there may be fewer. The
+    rules are applied in order, on top of the `earlier` ones. `on_step` is called with (seeds done, limit).
     """
     found: dict[bool, list[int]] = {True: [], False: []}
     wanted = {True: hits, False: misses}
@@ -139,7 +111,7 @@ def firing(
         for seed, fired in zip(seeds, fires.tolist(), strict=True):
             if len(found[fired]) < wanted[fired] and seed not in own:
                 found[fired].append(seed)
-        if all(len(found[kind]) == wanted[kind] for kind in found):
+        if len(found[True]) == hits and len(found[False]) == misses:
             break
     return found[True], found[False]
 
@@ -155,16 +127,10 @@ def measure(
     seeds: Sequence[int] | None = None,
     seconds: float = math.nan,
 ) -> Effect:
-    """Compare the generator with a rule and without it.
+    """Compare the generator with a rule and without it, on top of the rules that were on when it was made.
 
-    Args:
-        generator: the generator.
-        rule: the rule.
-        goal: what it was solved for; the goal error is that of its first picture, the one that was pasted on.
-        truncation: of the pictures.
-        rules: the rules that were on when it was made.
-        seeds: pictures to measure on; None: the first 48 unseen ones, fewer if they are large and there is no GPU.
-        seconds: how long solving took.
+    The goal error is that of the goal's first picture, the one that was pasted on. `seeds`: pictures to measure on;
+    None: the first 48 unseen ones, fewer if they are large and there is no GPU. `seconds`: how long solving took.
     """
     if seeds is None:
         number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))

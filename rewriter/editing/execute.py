@@ -15,7 +15,7 @@ from rewriter import masks
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import measure
 from rewriter.editing.likeness import Likeness
-from rewriter.editing.provenance import check_complete, check_rules, check_statistics
+from rewriter.editing.provenance import check_complete, check_rules, statistics_for
 from rewriter.editing.region import Region
 from rewriter.editing.rule import Rule, requests
 from rewriter.editing.statistics import Statistics
@@ -49,11 +49,11 @@ def replay(
         generator: the generator that the edit was made on; it is not changed.
         edit: a complete edit.
         rules: the rules that are on; those that the edit was made after, if it was made after any.
-        statistics: kept from earlier edits of this generator; None: fresh.
+        statistics: of this generator, perhaps of earlier edits.
         on_step: progress of the solver: (step, of).
         on_statistics: progress of the second moment, if it has to be measured: (pictures, of).
         on_rule: called with the rule before its effect is measured, which takes longer than to solve it.
-        unseen: seeds to measure the effect on; None: see `measure`.
+        unseen: seeds to measure the effect on; None: see `effect.measure`.
 
     Raises:
         InputError: an incomplete edit, another generator, other rules, or masks too small for the layer.
@@ -100,7 +100,6 @@ def prepare(
     check_complete(generator, edit)
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     check_rules(generator, edit, rules)
-    check_statistics(generator, statistics)
     job = Job(generator, edit, rules, statistics)
     job.measure(on_statistics)
     job.look_up()
@@ -123,7 +122,7 @@ class Job:
 
     def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule], statistics: Statistics | None = None):
         self.generator, self.edit, self.rules = generator, edit, tuple(rules)
-        self.statistics = statistics or Statistics(generator)
+        self.statistics = statistics_for(generator, statistics)
         self.info: LayerInfo = generator.layer(edit.layer)
         self.context = edit.context or ((edit.paste,) if edit.paste else ())
         self.features: dict[int, Features] = {}
@@ -281,19 +280,13 @@ class Job:
         `changed`: options of `memory.solve.solve` that replace the edit's.
         """
         edit = self.edit
-        options: dict[str, Any] = {
-            "method": edit.method,
-            "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
-            "steps": edit.steps,
-        } | changed
-        bystanders = [self.bystanders.sparing(self.directions, scale=self.info.scale), *self.kept()]
+        smoothness = SMOOTHNESS if edit.smoothness is None else edit.smoothness
+        options: dict[str, Any] = {"method": edit.method, "smoothness": smoothness, "steps": edit.steps, **changed}
+        bystanders = [self.bystanders.sparing(self.directions, scale=self.info.scale), *map(self._kept, edit.keep)]
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
 
-    def kept(self) -> list[Bystanders]:
-        """The protected places, one set for each region."""
-        sets = []
-        for region in self.edit.keep:
-            cells = self._on(region, self.info.resolution, "place to keep").flatten()
-            places = cells.nonzero().T
-            sets.append(Bystanders(self.features[region.seed], places, cells[places]))
-        return sets
+    def _kept(self, region: Region) -> Bystanders:
+        """A protected place, as a set of places whose values should stay."""
+        cells = self._on(region, self.info.resolution, "place to keep").flatten()
+        places = cells.nonzero().T
+        return Bystanders(self.features[region.seed], places, cells[places])

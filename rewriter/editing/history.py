@@ -20,7 +20,7 @@ from rewriter.editing.edit import Edit
 from rewriter.editing.region import Region
 from rewriter.editing.rule import CELLS, RULES, Rule, assemble, requests
 from rewriter.errors import InputError
-from rewriter.files import replacing
+from rewriter.files import write_bytes
 from rewriter.masks import decode
 
 FORMAT = "rewriter-session-1"
@@ -28,7 +28,6 @@ LIMIT = 200  # states that can be undone
 _SIZE = 64 << 20
 FINEST = 256  # largest side of a mask, in cells
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-_MASKED = ("copy", "paste", "context", "keep")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +58,13 @@ class History:
 
     @property
     def present(self) -> State:
-        """The present state."""
+        """The state that is shown."""
         return self.states[self.at]
 
     def then(self, state: State) -> History:
-        """Add a state after the present one. Undone states are dropped, and the oldest ones if there are too many.
+        """Add a state after the present one; InputError if it alone is too large to be saved.
 
-        Raises:
-            InputError: the state alone is too large to be saved.
+        Undone states are dropped, and the oldest ones if there are too many.
         """
         states = (*self.states[: self.at + 1], state)[-LIMIT:]
         while not _fits(states):
@@ -103,11 +101,7 @@ class History:
 
     @staticmethod
     def from_bytes(data: bytes) -> History:
-        """Inverse of `to_bytes`.
-
-        Raises:
-            InputError: not a session, or a damaged one.
-        """
+        """Inverse of `to_bytes`; InputError for what is not a session, or damaged."""
         try:
             if len(data) > _SIZE:
                 raise InputError(f"a session is at most {_SIZE >> 20} MB, this is {len(data) >> 20}")
@@ -124,8 +118,7 @@ class History:
 
     def save(self, path: str | Path) -> None:
         """Write the session's file."""
-        with replacing(path) as temporary:
-            temporary.write_bytes(self.to_bytes())
+        write_bytes(self.to_bytes(), path)
 
     @staticmethod
     def load(path: str | Path) -> History:
@@ -141,13 +134,10 @@ class History:
 
 def _fits(states: Sequence[State]) -> bool:
     """Whether the masks and rules of all states, each counted once, are small enough to be saved and read again."""
-    regions = {
-        id(region): region.mask.numel()
-        for edit in {id(state.edit): state.edit for state in states}.values()
-        for region in edit.regions
-    }
+    edits = {id(state.edit): state.edit for state in states}.values()
+    cells = {id(region): region.mask.numel() for edit in edits for region in edit.regions}
     deltas = {id(rule.delta): rule.delta.nbytes for state in states for rule in state.rules}
-    return sum(regions.values()) <= CELLS and sum(deltas.values()) <= _SIZE // 2
+    return sum(cells.values()) <= CELLS and sum(deltas.values()) <= _SIZE // 2
 
 
 @dataclass
@@ -168,41 +158,26 @@ class _Tables:
         parts = rule.delta, rule.directions, rule.effect, rule.edit
         key = *map(id, parts), rule.layer, rule.level, rule.fingerprint  # strength and on/off make no new rule
         if key not in self._rows:
-            self._rows[key] = row = len(self.rules)
-            edit = self._without_masks(rule.edit.to_json()) if rule.edit else {}
-            self.rules.append({**rule.about(), "edit": edit})
+            row = len(self.rules)
             self.tensors[f"{row}.delta"] = rule.delta.cpu().contiguous().clone()  # tensors of a file share no memory
             self.tensors[f"{row}.directions"] = rule.directions.cpu().contiguous().clone()
+            edit = rule.edit.plain(self.place) if rule.edit else {}
+            self._add(key, self.rules, {**rule.about(), "edit": edit})
         return self._rows[key]
 
     def edit(self, edit: Edit) -> int:
         if id(edit) not in self._rows:
-            self._rows[id(edit)] = len(self.edits)
-            self.edits.append(self._without_masks(edit.to_json()))
+            self._add(id(edit), self.edits, edit.plain(self.place))
         return self._rows[id(edit)]
 
-    def mask(self, png: str) -> int:
-        if png not in self._rows:
-            self._rows[png] = len(self.masks)
-            self.masks.append(png)
-        return self._rows[png]
+    def place(self, region: Region) -> dict[str, Any]:
+        if region.png not in self._rows:
+            self._add(region.png, self.masks, region.png)
+        return {"seed": region.seed, "mask": self._rows[region.png]}
 
-    def _without_masks(self, edit: dict[str, Any]) -> dict[str, Any]:
-        return _places_by(edit, lambda place: {**place, "mask": self.mask(place["mask"])})
-
-
-def _places_by(edit: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
-    """An edit's JSON with each place replaced."""
-
-    def place(region: Any) -> Any:
-        return region and change(region)
-
-    replaced = {
-        name: [place(region) for region in value] if isinstance(value, list) else place(value)
-        for name, value in edit.items()
-        if name in _MASKED
-    }
-    return {**edit, **replaced}
+    def _add(self, key: Any, table: list[Any], entry: Any) -> None:
+        self._rows[key] = len(table)
+        table.append(entry)
 
 
 class _Decoded:
@@ -212,6 +187,12 @@ class _Decoded:
         self.pngs, self.cells = pngs, 0
         self._masks: dict[int, Tensor] = {}
         self._regions: dict[tuple[int, int], Region] = {}
+
+    def edit(self, data: Mapping[str, Any]) -> Edit:
+        """An edit whose places name rows of the masks' table."""
+        lists = {name: list(map(self.region, data[name])) for name in ("context", "keep") if name in data}
+        single = {name: data[name] and self.region(data[name]) for name in ("copy", "paste") if name in data}
+        return Edit.from_json({**data, **lists, **single})
 
     def region(self, place: Mapping[str, Any]) -> Region:
         """A place with its mask decoded."""
@@ -236,26 +217,22 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
     if any(n > most for n, most in zip(counts, (LIMIT, LIMIT, LIMIT + RULES), strict=True)):
         raise InputError(f"a session has at most {LIMIT} states, not {counts[0]} with {counts[1]} edits and so on")
     places = _Decoded(about["masks"])
-    edits = [Edit.from_json(_places_by(edit, places.region)) for edit in about["edits"]]
-    rules = [
-        assemble(
-            rule,
-            {name: tensors[f"{i}.{name}"] for name in ("delta", "directions")},
-            Edit.from_json(_places_by(rule["edit"], places.region)) if rule["edit"] != {} else None,
-        )
-        for i, rule in enumerate(about["rules"])
-    ]
+    edits = [places.edit(edit) for edit in about["edits"]]
+    rules = []
+    for i, rule in enumerate(about["rules"]):
+        own = {name: tensors[f"{i}.{name}"] for name in ("delta", "directions")}
+        rules.append(assemble(rule, own, places.edit(rule["edit"]) if rule["edit"] != {} else None))
     switched: dict[tuple[int, float, bool], Rule] = {}
 
-    def rule(row: int, strength: float, on: bool) -> Rule:
+    def switch(row: int, strength: float, on: bool) -> Rule:
         key = _row(row, len(rules)), float(strength), bool(on)
         return switched.setdefault(key, replace(rules[key[0]].at(key[1]), on=key[2]))
 
     states = []
     for state in about["states"]:
-        own = tuple(rule(*entry) for entry in state["rules"])
-        made = None if state["made"] is None else _row(state["made"], len(own))
-        states.append(State(edits[_row(state["edit"], len(edits))], own, made))
+        now = tuple(switch(*entry) for entry in state["rules"])
+        made = None if state["made"] is None else _row(state["made"], len(now))
+        states.append(State(edits[_row(state["edit"], len(edits))], now, made))
     if any(len(state.rules) > RULES for state in states):
         raise InputError(f"a session has at most {RULES} rules")
     return History(tuple(states), _row(about["at"], len(states)))

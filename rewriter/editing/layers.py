@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import replay
-from rewriter.editing.provenance import check_complete, check_statistics
+from rewriter.editing.provenance import check_complete, statistics_for
 from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import ComputationError, InputError, OnStep, report
@@ -25,21 +24,13 @@ PENALTY = 0.1  # a mean change of 1/255 outside the marks lowers the score by so
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An edit at one layer.
-
-    Attributes:
-        layer: its name.
-        score: the rule's likeness, less a tenth for each 1/255 of spill (see `Effect`).
-        rule: None if the edit is not possible at this layer.
-        picture: the picture that was pasted on or marked first, with the rule, (3, H, W).
-        why: the reason if the edit is not possible.
-    """
+    """An edit at one layer."""
 
     layer: str
-    score: float = -math.inf
-    rule: Rule | None = None
-    picture: Tensor | None = None
-    why: str = ""
+    score: float = -math.inf  # the rule's likeness, less a tenth for each 1/255 of spill (see `Effect`)
+    rule: Rule | None = None  # None if the edit is not possible at this layer
+    picture: Tensor | None = None  # the picture that was pasted on or marked first, with the rule, (3, H, W)
+    why: str = ""  # the reason if the edit is not possible
 
 
 @torch.no_grad()
@@ -57,11 +48,9 @@ def suggest(
     `on_step` is called with (layers done, of).
     """
     check_complete(generator, edit)
+    statistics = statistics_for(generator, statistics)
     names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
-    check_statistics(generator, statistics)
-    statistics = statistics or Statistics(generator)
-    options: dict[str, Any] = {"truncation": edit.truncation, "rules": rules, "recipe": edit.statistics}
-    statistics.moments(names, **options)  # one walk for all of them
+    statistics.moments(names, truncation=edit.truncation, rules=rules, recipe=edit.statistics)  # in one walk
     first = (edit.paste or edit.context[0]).seed
     found = []
     for i, layer in enumerate(names):

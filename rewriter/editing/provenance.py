@@ -40,10 +40,11 @@ def check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None
         )
 
 
-def check_statistics(generator: Generator, statistics: Statistics | None) -> None:
-    """Raise InputError for statistics of another generator."""
-    if statistics is not None and statistics.generator.fingerprint != generator.fingerprint:
-        raise InputError(f"the statistics are of {statistics.generator.name}, not of {generator.name}")
+def statistics_for(generator: Generator, given: Statistics | None) -> Statistics:
+    """The given statistics, or new ones; InputError for those of another generator."""
+    if given is not None and given.generator.fingerprint != generator.fingerprint:
+        raise InputError(f"the statistics are of {given.generator.name}, not of {generator.name}")
+    return given or Statistics(generator)
 
 
 def made_on_others(rules: Sequence[Rule]) -> Rule | None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from rewriter import masks
+from rewriter.checks import list_of, refusal, whole
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
 from rewriter.masks import MAX_CELLS, MAX_CONTEXT
@@ -47,10 +48,9 @@ def is_recording(data: Any) -> bool:
 
 
 def parse(data: Any) -> Recording:
-    """Validate a recording field by field and decode its masks: painted is whatever is not wholly transparent.
+    """Validate a recording and decode its masks: painted is whatever is not wholly transparent.
 
-    Raises:
-        InputError: names the first field that is unknown or wrong, and what was expected.
+    InputError names the first field that is unknown or wrong, and what was expected.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"a recording is a JSON object, not {type(data).__name__}")
@@ -63,20 +63,18 @@ def parse(data: Any) -> Recording:
         raise InputError(f"unknown field {reprlib.repr(min(map(str, unknown)))} in the recording")
     if not NEEDED & set(data):
         raise InputError("the recording has none of object, paste and key: it points at nothing")
-    contexts = data.get("key", [])
-    if not isinstance(contexts, (list, tuple)) or len(contexts) > MAX_CONTEXT:
-        raise _fail("key", contexts, f"a list of at most {MAX_CONTEXT} [image number, mask]")
-    named = [(name, data[name]) for name in ("object", "paste") if name in data]
-    named += [(f"key {i + 1}", value) for i, value in enumerate(contexts)]
-    places: dict[str, Place] = {}
     cells = 0
-    for name, value in named:
-        places[name] = _place(name, value)
-        cells += places[name].mask.numel()
+
+    def place(name: str, value: Any) -> Place:
+        nonlocal cells
+        found = _place(name, value)
+        cells += found.mask.numel()
         if cells > MAX_CELLS:
             raise InputError(f"{name}: the masks up to here have more than {MAX_CELLS >> 20} million cells in all")
-    copy, paste = places.pop("object", None), places.pop("paste", None)
-    return Recording(copy, paste, tuple(places.values()))
+        return found
+
+    copy, paste = (place(name, data[name]) if name in data else None for name in ("object", "paste"))
+    return Recording(copy, paste, list_of(place, MAX_CONTEXT)("key", data.get("key", [])))
 
 
 def _intervenes_on_units(data: Mapping[Any, Any]) -> bool:
@@ -86,15 +84,9 @@ def _intervenes_on_units(data: Mapping[Any, Any]) -> bool:
 
 def _place(name: str, value: Any) -> Place:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise _fail(name, value, "[image number, mask]")
-    seed, mask = value
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
-        raise _fail(f"{name}: the image number", seed, f"a whole number from 0 to {SEEDS - 1}")
+        raise refusal(name, value, "[image number, mask]")
+    seed = whole(0, SEEDS - 1)(f"{name}: the image number", value[0])
     try:
-        return Place(seed, (masks.decode(mask) > 0).float())
+        return Place(seed, (masks.decode(value[1]) > 0).float())
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-
-
-def _fail(name: str, value: Any, expected: str) -> InputError:
-    return InputError(f"{name} is {reprlib.repr(value)}, expected {expected}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from rewriter.checks import number
 from rewriter.editing.edit import Edit
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
@@ -26,30 +27,17 @@ CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can deco
 
 @dataclass(frozen=True)
 class Effect:
-    """What a rule did, measured when it was made.
+    """What a rule did, measured when it was made."""
 
-    Attributes:
-        goal_error_removed: share of ‖V* − V‖ that is gone, 1 at best, negative if it grew.
-        reach: share of matching places, on unseen seeds, whose value moved at least halfway along the goal's mean
-            change.
-        side_effect: mean picture change away from matching places, in 1/255; nan where everything is near a match.
-        left_out: share of the pictures that is too near to a match to count in `side_effect`.
-        pictures, places: how many unseen pictures and matching places were measured.
-        seconds: from cached features and statistics to the rule.
-        likeness: share of the squared colour difference between the marked places and what was asked for that is gone,
-            1 at best; see `likeness.Likeness`.
-        spill: mean picture change on the marked pictures away from the marks, in 1/255.
-    """
-
-    goal_error_removed: float
-    reach: float
-    side_effect: float
-    left_out: float
-    pictures: int
+    goal_error_removed: float  # share of ‖V* − V‖ that is gone, 1 at best, negative if it grew
+    reach: float  # share of matching places whose value moved at least halfway along the goal's mean change
+    side_effect: float  # mean change away from matching places, in 1/255; nan where everything is near a match
+    left_out: float  # share of the pictures that is too near to a match to count in `side_effect`
+    pictures: int  # how many unseen pictures, and matching places on them, were measured
     places: int
-    seconds: float
-    likeness: float = math.nan
-    spill: float = math.nan
+    seconds: float  # from cached features and statistics to the rule
+    likeness: float = math.nan  # of the marked places to what was asked for; see `likeness.Likeness.judge`
+    spill: float = math.nan  # mean change away from the marks, in 1/255
 
     def to_json(self) -> dict[str, float | int | None]:
         """Plain numbers; None for what could not be measured."""
@@ -72,18 +60,11 @@ class Effect:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rule(LowRank):
-    """A change of one layer, with the request that it came from.
+    """A change of one layer, with the request that it came from."""
 
-    Attributes:
-        level: the context keys' mean response to the first direction; a place matches when it answers at least half of
-            that.
-        edit: the request that made it; None if it is not known.
-        effect: what it did when it was made; None if it was not measured.
-    """
-
-    level: float = 1.0
-    edit: Edit | None = None
-    effect: Effect | None = None
+    level: float = 1.0  # the context keys' mean response to the first direction; places match from half of it on
+    edit: Edit | None = None  # the request that made it, if it is known
+    effect: Effect | None = None  # what it did when it was made, if that was measured
 
     def __repr__(self) -> str:
         off = "" if self.on else ", off"
@@ -100,16 +81,8 @@ class Rule(LowRank):
         return digest([self]) if self.edit is None else self.edit.digest
 
     def at(self, strength: float) -> Rule:
-        """The same rule at another strength: 0 is the base, 1 the rule, to the bit.
-
-        Raises:
-            InputError: a strength outside −1…2.
-        """
-        if isinstance(strength, bool) or not isinstance(strength, (int, float)):
-            raise InputError(f"strength is {strength!r}, expected a number from {STRENGTHS[0]:g} to {STRENGTHS[1]:g}")
-        if not STRENGTHS[0] <= strength <= STRENGTHS[1]:
-            raise InputError(f"strength {strength} is outside {STRENGTHS[0]:g}…{STRENGTHS[1]:g}")
-        return replace(self, strength=float(strength))
+        """The same rule at another strength, −1…2: 0 is the base, 1 the rule, to the bit; InputError outside."""
+        return replace(self, strength=number(*STRENGTHS)("strength", strength))
 
     def angle(self, other: Rule) -> float:
         """Smallest angle in degrees between two rules' directions; 90 if they are at different layers.
@@ -149,11 +122,7 @@ class Rule(LowRank):
 
     @staticmethod
     def load(path: str | Path) -> Rule:
-        """Read a rule file.
-
-        Raises:
-            InputError: missing, damaged, not a rule, or holding non-finite numbers.
-        """
+        """Read a rule file; InputError if it is missing, damaged, not a rule, or not finite."""
         path = Path(path)
         try:
             if path.stat().st_size > _LIMIT:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter.cache import Cache
-from rewriter.errors import InputError, OnStep, report
+from rewriter.checks import whole
+from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, digest
 from rewriter.masks import Box, grow
@@ -20,6 +21,7 @@ from rewriter.memory.directions import Directions
 
 BATCH = 16
 KEPT = 768 << 20  # bytes of keys that are cached for the next search
+NUMBER = whole(1, 400)  # the most that a sheet holds
 QUANTILE = 0.999  # of the responses at all places; above it a place matches
 POPULATION = range(10_000, 10_128)  # the pictures that the quantile is computed on
 DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of places that do not match, colour around those that do
@@ -27,30 +29,22 @@ DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of places that do not m
 
 @dataclass(frozen=True)
 class Found:
-    """A picture, its strongest response to the context (1: the mean of the marked places), and its box in pixels."""
+    """A picture that matches the context."""
 
     seed: int
-    score: float
-    at: Box
+    score: float  # its strongest response; 1 is the mean of the marked places
+    at: Box  # where that is, in pixels
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Where the context matches in one picture.
-
-    Attributes:
-        seed: the picture.
-        heat: response of each of the layer's keys, (h, w); 1 is the mean of the marked places.
-        level: the heat that one place in a thousand of other pictures exceeds.
-        fires: heat above level, bool (h, w).
-        overlay: the picture with everything else dimmed, (3, H, W).
-    """
+    """Where the context matches in one picture."""
 
     seed: int
-    heat: Tensor
-    level: float
-    fires: Tensor
-    overlay: Tensor
+    heat: Tensor  # response of each of the layer's keys, (h, w); 1 is the mean of the marked places
+    level: float  # the heat that one place in a thousand of other pictures exceeds
+    fires: Tensor  # heat above level, bool (h, w)
+    overlay: Tensor  # the picture with everything else dimmed, (3, H, W)
 
 
 @dataclass(frozen=True)
@@ -100,12 +94,6 @@ def response(directions: Directions, keys: Tensor) -> Tensor:
     return torch.einsum("i,nihw->nhw", directions.matrix[0].to(keys), keys) / directions.level
 
 
-def check_number(k: int) -> None:
-    """Raise InputError unless k is from 1 to 400, the most that a sheet holds."""
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 400:
-        raise InputError(f"{k!r} pictures to find: ask for 1 to 400")
-
-
 def search(
     places: Places,
     directions: Directions,
@@ -115,11 +103,8 @@ def search(
     on_step: OnStep | None = None,
     on_found: Callable[[list[Found]], object] | None = None,
 ) -> list[Found]:
-    """The k pictures with the strongest response at any place (the paper's ranking), best first.
-
-    `on_step` is called with (pictures done, of) after each batch, `on_found` with the best so far before it.
-    """
-    check_number(k)
+    """The k pictures with the strongest response at any place, the paper's ranking; see `Rewriter.search`."""
+    NUMBER("the number of pictures to find", k)
     best: list[Found] = []
     done = 0
     for batch, keys in places.keys(seeds):

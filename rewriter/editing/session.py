@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +21,7 @@ from rewriter.editing.execute import Job, replay
 from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.layers import Suggestion, suggest
 from rewriter.editing.preview import Copied, Pasted
-from rewriter.editing.provenance import check_generator, check_statistics, default_layer
+from rewriter.editing.provenance import check_generator, default_layer, statistics_for
 from rewriter.editing.region import Region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules, requests
 from rewriter.editing.search import KEPT, Found, Matches, Places
@@ -29,6 +29,8 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.memory.directions import Directions
+
+T = TypeVar("T")
 
 OVERLAP = 45.0  # degrees; below it places that match one rule match the other at half strength or more
 OPTIONS = (
@@ -38,7 +40,7 @@ OPTIONS = (
 
 
 class Rewriter:
-    """One generator, the edit in progress and the rules made so far. The generator is never changed.
+    """One generator, which never changes, the edit in progress and the rules made so far.
 
     Places are given by seed and mask: bool or [0, 1] arrays (H, W) at any resolution. `execute` turns the edit into a
     rule; executing the changed edit again replaces that rule; `begin` starts the next edit on top of the rules. Every
@@ -49,12 +51,9 @@ class Rewriter:
         layer: where to start; None: the generator's default layer.
         truncation: of the pictures.
         rules: rules to start with; None: those that a published generator brings along.
-        statistics: shared by the sessions of many people; None: a new one.
-        keys: cache for searches, shared likewise.
-        history: the state of an earlier session to continue, which replaces layer, truncation and rules.
-
-    Attributes:
-        history: the whole state, without the generator: a few kilobytes, picklable.
+        statistics, keys: of the generator; one of each may be shared by the sessions of many people.
+        history: the state of an earlier session, which replaces layer, truncation and rules. The attribute of this
+            name is the session's whole state, without the generator: a few kilobytes, picklable.
     """
 
     def __init__(
@@ -68,9 +67,8 @@ class Rewriter:
         keys: Cache | None = None,
         history: History | None = None,
     ):
-        check_statistics(generator, statistics)
         self.generator = generator
-        self.statistics = statistics or Statistics(generator)
+        self.statistics = statistics_for(generator, statistics)
         self._keys = keys or Cache(KEPT)
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
@@ -179,21 +177,13 @@ class Rewriter:
         self._edit(keep=_without(self.edit.keep, index, "place among those to keep"))
 
     def set(self, **options: Any) -> None:
-        """Change options of the edit: layer, rank, smoothness, method, directions …; see `Edit`.
-
-        Raises:
-            InputError: an unknown option, a value out of range, a layer that the generator lacks.
-        """
+        """Change options of the edit, such as layer, rank and method; InputError if one is unknown or out of range."""
         if unknown := set(options) - set(OPTIONS):
             raise InputError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS)}")
         self._edit(**options)
 
     def use(self, edit: Edit) -> None:
-        """Replace the edit in progress with a recorded one, complete or not, on top of the rules made so far.
-
-        Raises:
-            InputError: an edit of another generator, or of a layer that this one lacks.
-        """
+        """Replace the edit in progress with a recorded one, complete or not; InputError if it belongs elsewhere."""
         check_generator(self.generator, edit)
         edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint}
@@ -236,13 +226,8 @@ class Rewriter:
     ) -> list[Found]:
         """The k pictures with the strongest response to the context, best first.
 
-        Args:
-            k: how many.
-            seeds: where to look.
-            on_step: called with (pictures done, of).
-            on_found: called with the best so far, after each batch.
+        `on_step` is called with (pictures done, of), `on_found` with the best so far, after each batch.
         """
-        search.check_number(k)
         return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step, on_found=on_found)
 
     def matches(self, seed: int) -> Matches:
@@ -255,14 +240,8 @@ class Rewriter:
 
     def suggest(self, layers: Sequence[str] | None = None, *, on_step: OnStep | None = None) -> list[Suggestion]:
         """The same edit at every layer, best first; see `layers.suggest`."""
-        return suggest(
-            self.generator,
-            self.edit,
-            layers,
-            rules=self.history.present.before,
-            statistics=self.statistics,
-            on_step=on_step,
-        )
+        before = self.history.present.before
+        return suggest(self.generator, self.edit, layers, rules=before, statistics=self.statistics, on_step=on_step)
 
     # --- the rules ---
 
@@ -279,34 +258,19 @@ class Rewriter:
     ) -> Rule:
         """Turn the edit into a rule, which replaces the rule of an earlier execution of the same edit.
 
-        Options left at None are the edit's own; see `Edit`. `on_step` gets (step, of) and may return False to cancel,
-        `on_statistics` (pictures, of) while a layer is measured for the first time, `on_rule` the rule before
-        its effect is measured.
-
-        Raises:
-            InputError: the edit is incomplete (says what is missing) or cannot be carried out at this layer.
-            ComputationError: the numbers went wrong.
-            CancelledError: `on_step` returned False; nothing has changed.
+        Options left at None are the edit's own. For the others and the errors see `replay`; after an error nothing has
+        changed.
         """
         state = self.history.present
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
         edit = self.edit.with_(**{name: value for name, value in given.items() if value is not None})
-        if state.made is None:
-            _check_room(len(state.rules) + 1)
-        rule = replay(
-            self.generator,
-            edit,
-            rules=state.before,
-            statistics=self.statistics,
-            on_step=on_step,
-            on_statistics=on_statistics,
-            on_rule=on_rule,
-        ).to("cpu")
-        if state.made is not None:
-            rule = rule.at(state.rules[state.made].strength)  # its effect stays that of the strength asked for
         made = len(state.rules) if state.made is None else state.made
-        rules = (*state.rules[:made], rule, *state.rules[made + 1 :])
-        self._then(edit=edit, rules=rules, made=made)
+        _check_room(made + 1)
+        steps: dict[str, Any] = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
+        rule = replay(self.generator, edit, rules=state.before, statistics=self.statistics, **steps).to("cpu")
+        if state.made is not None:
+            rule = rule.at(state.rules[made].strength)  # its effect stays that of the strength asked for
+        self._then(edit=edit, rules=(*state.rules[:made], rule, *state.rules[made + 1 :]), made=made)
         return rule
 
     def add(self, rule: Rule) -> None:
@@ -356,11 +320,7 @@ class Rewriter:
     def load(
         generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: Cache | None = None
     ) -> Rewriter:
-        """Continue a saved session.
-
-        Raises:
-            InputError: the file is not a session, is damaged, or belongs to another generator.
-        """
+        """Continue a saved session; InputError if the file is damaged, or belongs to another generator."""
         return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys)
 
     # --- inside ---
@@ -418,7 +378,7 @@ def _reduced(places: Any) -> Any:
     return Region(places.seed, masks.as_mask(masks.resize(places.mask, (height, width))))
 
 
-def _at(items: Sequence[Any], index: int, what: str = "rule") -> Any:
+def _at(items: Sequence[T], index: int, what: str = "rule") -> T:
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(items):
         raise InputError(f"there is no {what} {index!r}: there are {len(items)}, numbered from 0")
     return items[index]

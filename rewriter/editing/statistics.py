@@ -7,8 +7,9 @@ recipe; another value of any of these is another measurement.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,6 +31,8 @@ KEPT = 512 << 20  # bytes of moments and features kept in memory
 BYSTANDERS = range(5000, 5024)
 BYSTANDER_PLACES = 96
 
+Moments = dict[str, SecondMoment]  # by layer
+
 
 @dataclass(frozen=True)
 class Block:
@@ -39,16 +42,12 @@ class Block:
     places: Mapping[str, int]
 
 
-def plan(recipes: Mapping[str, Recipe], *, done: Mapping[str, int] | None = None) -> list[Block]:
-    """The walks that measure each layer by its recipe, in order; layers share those over the same pictures.
-
-    `done`: how many keys of a layer are measured already; their blocks are left out.
-    """
+def plan(recipes: Mapping[str, Recipe]) -> list[Block]:
+    """The walks that measure each layer by its recipe, in order; layers share those over the same pictures."""
     shared: dict[range, dict[str, int]] = {}
     for layer, recipe in recipes.items():
         for seeds in recipe.blocks():
-            if (seeds.start - recipe.first_seed) * recipe.places >= (done or {}).get(layer, 0):
-                shared.setdefault(seeds, {})[layer] = recipe.places
+            shared.setdefault(seeds, {})[layer] = recipe.places
     return [Block(seeds, shared[seeds]) for seeds in sorted(shared, key=lambda seeds: (seeds.start, seeds.stop))]
 
 
@@ -59,13 +58,8 @@ def block_moments(
     truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
     on_step: OnStep | None = None,
-) -> dict[str, SecondMoment]:
-    """The second moments of one block by layer. Those of all blocks, merged in order, are the moment of a recipe.
-
-    Raises:
-        ComputationError: features that are not finite.
-        CancelledError: `on_step`, called with (pictures done, of), returned False.
-    """
+) -> Moments:
+    """The second moments of one block, with errors as for `measure_layers`; `on_step` gets (pictures done, of)."""
     moments = {layer: SecondMoment(generator.layer(layer).in_channels) for layer in block.places}
     last = [layer for layer in generator.layers if layer in moments][-1]
     rules = generator.rules_at(rules, last, before=True)
@@ -80,6 +74,51 @@ def block_moments(
                 break
         report(on_step, start + len(seeds), len(block.seeds))
     return moments
+
+
+def measure_layers(
+    generator: Generator,
+    recipes: Mapping[str, Recipe],
+    *,
+    truncation: float = 1.0,
+    rules: Sequence[LowRank] = (),
+    on_step: OnStep | None = None,
+    process: int = 0,
+    processes: int = 1,
+    gather: Callable[[Callable[[], Moments]], list[Moments]] = lambda work: [work()],
+) -> Iterator[tuple[str, SecondMoment]]:
+    """Measure layers by their recipes in one walk; yields each when it is complete.
+
+    Each process measures one block a round. All merge the blocks in the order of the pictures, so that they get the
+    same bits however many they are.
+
+    `process` of `processes` is the number of this one, and `gather` runs a function in all of them and returns all
+    results, in order. `on_step` is called with (pictures done, of), as if all processes were as far as this one.
+
+    Raises:
+        ComputationError: features that are not finite.
+        CancelledError: `on_step` returned False.
+    """
+    moments = {layer: SecondMoment(generator.layer(layer).in_channels) for layer in recipes}
+    walks = plan(recipes)
+    done, of = 0, sum(len(walk.seeds) for walk in walks)
+
+    def block(walk: Block | None) -> Moments:
+        def step(here: int, _: int) -> None:
+            report(on_step, min(done + here * processes, of), of)
+
+        return block_moments(generator, walk, truncation=truncation, rules=rules, on_step=step) if walk else {}
+
+    for first in range(0, len(walks), processes):
+        together = walks[first : first + processes]
+        own = together[process] if process < len(together) else None
+        for part in gather(partial(block, own)):
+            for layer, moment in part.items():
+                moments[layer].merge(moment)
+        done += sum(len(walk.seeds) for walk in together)
+        for layer in dict.fromkeys(layer for walk in together for layer in walk.places):
+            if moments[layer].count == recipes[layer].keys:
+                yield layer, moments[layer]
 
 
 @dataclass(frozen=True)
@@ -128,28 +167,15 @@ class Statistics:
         wanted = {layer: self.sampling(layer, truncation, rules=rules, recipe=recipe) for layer in layers}
         found = {layer: self.stored(sampling) for layer, sampling in wanted.items()}
         missing = {layer: wanted[layer].recipe for layer, moment in found.items() if moment is None}
-        measured = self._measure(missing, truncation, rules, on_step)
-        for layer, moment in measured.items():
+        measured = measure_layers(self.generator, missing, truncation=truncation, rules=rules, on_step=on_step)
+        for layer, moment in measured:
+            found[layer] = moment
             if wanted[layer].rules:  # of one person's rules: in memory only
                 self._known.put(wanted[layer], moment)
                 continue
             with contextlib.suppress(InputError):  # a cache that cannot be written is no reason to fail
                 self.keep(wanted[layer], moment)
-        return {layer: moment or measured[layer] for layer, moment in found.items()}
-
-    def _measure(
-        self, recipes: Mapping[str, Recipe], truncation: float, rules: Sequence[LowRank], on_step: OnStep | None
-    ) -> dict[str, SecondMoment]:
-        moments = {layer: SecondMoment(self.generator.layer(layer).in_channels) for layer in recipes}
-        walks = plan(recipes)
-        done, of = 0, sum(len(block.seeds) for block in walks)
-        for block in walks:
-            step = None if on_step is None else lambda here, _, before=done: report(on_step, before + here, of)
-            part = block_moments(self.generator, block, truncation=truncation, rules=rules, on_step=step)
-            for layer, moment in part.items():
-                moments[layer].merge(moment)
-            done += len(block.seeds)
-        return moments
+        return {layer: moment for layer, moment in found.items() if moment}
 
     def sampling(
         self, layer: str, truncation: float = 1.0, *, rules: Sequence[LowRank] = (), recipe: Recipe | None = None
@@ -160,39 +186,29 @@ class Statistics:
 
     def stored(self, sampling: Sampling) -> SecondMoment | None:
         """A moment that was measured before, or None where there is none that can be used."""
-        known: SecondMoment | None = self._known.peek(sampling)
-        if known is not None:
-            return known
-        found = self.read(self.path(sampling), sampling)
-        if found is None or found.count != sampling.recipe.keys:
-            return None
-        self._known.put(sampling, found)
+        found: SecondMoment | None = self._known.peek(sampling) or self._read(sampling)
+        if found is not None:
+            self._known.put(sampling, found)
         return found
 
     def keep(self, sampling: Sampling, moment: SecondMoment) -> None:
         """Keep a moment for the next time; InputError where it cannot be written (it stays in memory then)."""
         self._known.put(sampling, moment)
-        self.write(self.path(sampling), sampling, moment)
+        tensors = {"total": moment.total, "count": torch.tensor(moment.count)}
+        write_tensors(tensors, self.path(sampling), self._label(sampling))
 
-    def read(self, path: Path, sampling: Sampling) -> SecondMoment | None:
-        """What `write` wrote, or None where there is nothing of this kind that can be used."""
-        channels = self.generator.layer(sampling.layer).in_channels
+    def _read(self, sampling: Sampling) -> SecondMoment | None:
+        moment = SecondMoment(self.generator.layer(sampling.layer).in_channels)
         try:
-            with safe_open(path, "pt") as file:
+            with safe_open(self.path(sampling), "pt") as file:
                 label, total, count = file.metadata(), file.get_tensor("total"), file.get_tensor("count")
         except (OSError, SafetensorError):
             return None
-        sound = total.shape == (channels, channels) and total.dtype == torch.float64 and bool(total.isfinite().all())
-        if label != self._label(sampling) or not sound or count.dtype != torch.int64 or count.numel() != 1:
+        sound = total.shape == moment.total.shape and total.dtype == torch.float64 and bool(total.isfinite().all())
+        if label != self._label(sampling) or not sound or count.tolist() != sampling.recipe.keys:
             return None
-        moment = SecondMoment(channels)
-        moment.total, moment.count = total, int(count)
+        moment.total, moment.count = total, sampling.recipe.keys
         return moment
-
-    def write(self, path: Path, sampling: Sampling, moment: SecondMoment) -> None:
-        """Write a moment, complete or not; InputError where that is not possible."""
-        tensors = {"total": moment.total, "count": torch.tensor(moment.count)}
-        write_tensors(tensors, path, self._label(sampling))
 
     def _label(self, sampling: Sampling) -> dict[str, str]:
         return {"of": f"{self.generator.fingerprint} {self.path(sampling).stem} by {BATCH} of {BLOCK}"}
@@ -201,8 +217,7 @@ class Statistics:
         """The file of a moment."""
         recipe = sampling.recipe
         sampled = f"{recipe.pictures}x{recipe.places}from{recipe.first_seed}"
-        psi = f"psi{float(sampling.truncation)!r}"
-        name = "-".join(filter(None, [sampling.layer, psi, sampled, sampling.rules]))
+        name = "-".join(filter(None, [sampling.layer, f"psi{float(sampling.truncation)!r}", sampled, sampling.rules]))
         return self.cache / "moments" / self.generator.fingerprint[:16] / f"{name}.safetensors"
 
     def bystanders(

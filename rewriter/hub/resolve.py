@@ -17,14 +17,13 @@ from pathlib import Path
 
 import torch
 
+from rewriter.checkpoints import SUFFIXES
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import is_name
 from rewriter.checkpoints.config import CONFIG
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.hub.sources import File, Folder, Known, Repository, Source
-
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".pkl")
 
 
 def load_generator(

@@ -17,15 +17,10 @@ TINY = 1e-6  # singular values below this share of the largest are rounding erro
 
 @dataclass(frozen=True)
 class Directions:
-    """Row space of a rule.
+    """Row space of a rule."""
 
-    Attributes:
-        matrix: D (r, in), orthonormal rows, float32.
-        level: the context keys' mean response to the first row.
-    """
-
-    matrix: Tensor
-    level: float
+    matrix: Tensor  # D (r, in), orthonormal rows, float32
+    level: float  # the context keys' mean response to the first row
 
     def match(self, keys: Tensor) -> Tensor:
         """Which places (n, h, w) match: their keys (n, in, h, w) respond at least half as strongly as the context's."""

@@ -23,21 +23,13 @@ RIM = 0.1  # cells covered less than this by a mask do not count towards its box
 
 @dataclass(frozen=True)
 class Goal:
-    """K* → V*: features of some pictures, the values wanted of them, and where those count.
+    """K* → V*: features of n pictures, the values wanted of them, and where those count."""
 
-    Attributes:
-        features: of n pictures at the layer; the first is the one that was pasted on or erased.
-        values: V* (n, out, H, W).
-        before: V (n, out, H, W), the present values.
-        weight: (n, H, W) in [0, 1].
-        boxes: the cells of the value map that each picture's goal covers.
-    """
-
-    features: Features
-    values: Tensor
-    before: Tensor
-    weight: Tensor
-    boxes: tuple[Box, ...]
+    features: Features  # the first picture is the one that was pasted on or erased
+    values: Tensor  # V* (n, out, H, W)
+    before: Tensor  # V (n, out, H, W), the present values
+    weight: Tensor  # (n, H, W) in [0, 1]
+    boxes: tuple[Box, ...]  # the cells of the value map that each picture's goal covers
 
     def __getitem__(self, index: slice) -> Goal:
         return Goal(self.features[index], self.values[index], self.before[index], self.weight[index], self.boxes[index])
@@ -54,19 +46,12 @@ class Goal:
 
 @dataclass(frozen=True)
 class Bystanders:
-    """Places of other pictures whose values should stay as they are: the paper's L_smooth (Eq. 5).
-
-    Attributes:
-        features: of I pictures at the layer.
-        places: (I, n), indices into the flattened value map.
-        weight: how much each place counts, (I, n).
-        base: W ∗ k there, (I·n, out), if it is known already.
-    """
+    """Places of I other pictures whose values should stay as they are: the paper's L_smooth (Eq. 5)."""
 
     features: Features
-    places: Tensor
-    weight: Tensor
-    base: Tensor | None = None
+    places: Tensor  # (I, n), indices into the flattened value map
+    weight: Tensor  # (I, n), how much each place counts
+    base: Tensor | None = None  # W ∗ k there, (I·n, out), if it is known already
 
     def unmatched(self, directions: Directions) -> Features:
         """The pictures in which nothing matches the context."""
@@ -122,14 +107,10 @@ def corresponding(
 ) -> list[tuple[float, float]]:
     """Where the goal's box belongs on other pictures: the placement at which their keys are most alike.
 
-    A hand-drawn context gives the rough place; the keys give the exact one.
+    A hand-drawn context gives the rough place; the keys give the exact one, within `reach` cells of the guess.
 
-    Args:
-        keys: the pasted picture's whitened keys Zk (in, h, w).
-        box: the goal's box on the key map.
-        others: whitened keys (n, in, h, w).
-        guesses: where the box's centre should be, (row, column) on the key map.
-        reach: how many cells around a guess to try.
+    `keys` are the pasted picture's whitened keys Zk (in, h, w), `box` is the goal's box on the key map, `others` are
+    the other pictures' whitened keys (n, in, h, w), and `guesses` are the centres of the box there, (row, column).
     """
     template, steps = keys[:, box.rows, box.columns], range(-reach, reach + 1)
     found = []
@@ -146,15 +127,8 @@ def fill(
     """Fill the masked places with what similar pictures without the thing have there.
 
     The donors are the pictures most like each picture outside the mask. The goal is the mean of their values, which a
-    single rule for all pictures can aim at.
-
-    Args:
-        features: n pictures' features at the layer.
-        before: their values (n, out, H, W).
-        masks: the thing to erase, (n, H, W) on the value map.
-        keys: the pictures' whitened keys Zk (n, in, h, w).
-        donor_keys: whitened keys (m, in, h, w) of pictures in which the context does not fire.
-        donor_values: their values (m, out, H, W).
+    single rule for all pictures can aim at. `masks` (n, H, W) are on the value map, `keys` (n, in, h, w) are the
+    pictures' whitened keys Zk; `donor_keys` and `donor_values` are those of m pictures that the context does not match.
     """
     if not len(donor_values):
         raise InputError("the context matches every picture tried: mark a narrower context, or silence units instead")
@@ -168,14 +142,10 @@ def fill(
 
 
 def erase(features: Features, before: Tensor, masks: Tensor, usual: Tensor, *, units: int = 30) -> Goal:
-    """Silence the units that stand out in the masked places: the goal is zero for them.
+    """Silence as many `units` as stand out most in the masked places: the goal is zero for them.
 
-    Args:
-        features: n pictures' features at the layer.
-        before: their values (n, out, H, W).
-        masks: the thing to erase, (n, H, W) on the value map.
-        usual: E[v²] of each value unit over many places, (out,).
-        units: how many units to zero: those with the largest Σ w v² / E[v²] over all the pictures.
+    They are those with the largest Σ w v² / E[v²] over all the pictures, with the masks (n, H, W) on the value map as
+    w; `usual` is E[v²] of each value unit over many places, (out,).
     """
     score = (before.square() * masks[:, None]).sum((0, 2, 3)) / usual.clamp_min(1e-12)
     if not 1 <= units <= len(score):

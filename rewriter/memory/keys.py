@@ -17,16 +17,11 @@ def random_places(seeds: list[int], count: int, places: int) -> Tensor:
 
 
 class SecondMoment:
-    """Streamed sum of k kᵀ in float64; two of them merge into the moment of both.
-
-    Attributes:
-        total: Σ k kᵀ, (c, c), float64, on the CPU.
-        count: number of keys seen.
-    """
+    """Streamed sum of k kᵀ in float64, on the CPU; two of them merge into the moment of both."""
 
     def __init__(self, channels: int):
-        self.total = torch.zeros(channels, channels, dtype=torch.float64)
-        self.count = 0
+        self.total = torch.zeros(channels, channels, dtype=torch.float64)  # Σ k kᵀ
+        self.count = 0  # keys seen
         self._eigen: tuple[int, Tensor, Tensor] | None = None  # of C after so many keys
 
     def update(self, keys: Tensor) -> None:

@@ -19,14 +19,11 @@ from rewriter.generators.layer import Features, Memory
 
 @dataclass(frozen=True)
 class LowRankDemodulation:
-    """σ as a function of Λ for few directions: σ⁻² = norm + 2 a·cross + aᵀ gram a.
+    """σ as a function of Λ for few directions, I pictures and O output channels: σ⁻² = norm + 2 a·cross + aᵀ gram a."""
 
-    norm (I, O), cross (I, O, Q) and gram (I, Q, Q) for I pictures and O output channels.
-    """
-
-    norm: Tensor
-    cross: Tensor
-    gram: Tensor
+    norm: Tensor  # (I, O)
+    cross: Tensor  # (I, O, Q)
+    gram: Tensor  # (I, Q, Q)
 
     @staticmethod
     def of(memory: Memory, directions: Tensor, style: Tensor) -> LowRankDemodulation:
@@ -64,10 +61,10 @@ class LowRankDemodulation:
 
 @dataclass(frozen=True)
 class FullDemodulation:
-    """The same where the directions are all channels: from the weight (O, in, taps) and the styles' power (I, in)."""
+    """The same where the directions are all channels."""
 
-    weight: Tensor
-    power: Tensor
+    weight: Tensor  # (O, in, taps)
+    power: Tensor  # of the styles, (I, in)
 
     @staticmethod
     def of(memory: Memory, style: Tensor) -> FullDemodulation:
@@ -94,25 +91,15 @@ class FullDemodulation:
 
 @dataclass(frozen=True)
 class Sites:
-    """P places of I pictures, O output channels, Q = rank · taps numbers per channel.
+    """P places of I pictures, O output channels, Q = rank · taps numbers per channel."""
 
-    Attributes:
-        basis: φ (P, Q).
-        base: W ∗ k, (P, O).
-        offset: what is added before the non-linearity, (P, O).
-        wanted: the values aimed at, (P, O).
-        weight: how much each place counts, (P,).
-        picture: which picture each place belongs to, (P,), in order.
-        demodulation: σ as a function of Λ; None where the layer does not demodulate.
-    """
-
-    basis: Tensor
-    base: Tensor
-    offset: Tensor
-    wanted: Tensor
-    weight: Tensor
-    picture: Tensor
-    demodulation: LowRankDemodulation | FullDemodulation | None = None
+    basis: Tensor  # φ (P, Q)
+    base: Tensor  # W ∗ k, (P, O)
+    offset: Tensor  # what is added before the non-linearity, (P, O)
+    wanted: Tensor  # the values aimed at, (P, O)
+    weight: Tensor  # how much each place counts, (P,)
+    picture: Tensor  # which picture each place belongs to, (P,), in order
+    demodulation: LowRankDemodulation | FullDemodulation | None = None  # None where the layer does not demodulate
 
     @staticmethod
     def gather(
@@ -125,16 +112,10 @@ class Sites:
         wanted: Tensor | None = None,
         base: Tensor | None = None,
     ) -> Sites:
-        """Collect places (I, n), indices into the flattened value map, of the pictures in `features`.
+        """Collect places (I, n), indices into the flattened value map, with their weight (I, n), of I pictures.
 
-        Args:
-            memory: the layer.
-            directions: D (r, in); None: every channel of the key.
-            features: of I pictures at the layer.
-            places: (I, n).
-            weight: (I, n).
-            wanted: the values aimed at, (I, out, H, W); None: the present ones.
-            base: W ∗ k at the places if it is known already, (I·n, out).
+        `directions`: D (r, in); None: every channel of the key. `wanted`: the values aimed at, (I, out, H, W); None:
+        the present ones. `base`: W ∗ k at the places if it is known already, (I·n, out).
         """
         keys = features.keys
         seen = keys if directions is None else torch.einsum("ri,nihw->nrhw", directions, keys)
