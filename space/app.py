@@ -257,7 +257,7 @@ class Page:
         def run(visitor: Visitor, wanted: str, request: gr.Request, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
             stopped = not wanted or wanted == visitor.generator  # the page itself has reset the menu
             if not stopped:
-                work = self.queue.fetch_linked(wanted, linked=linked)
+                work = self.queue.fetch_wanted(wanted, linked=linked)
                 working = {"stop": {"visible": True}, "generator": {"interactive": False}, "fetched": None}
                 stopped = yield from self._followed(work, working, "download", request, progress)
             done = {"stop": {"visible": False}, "generator": {"interactive": True}}

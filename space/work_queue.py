@@ -77,7 +77,7 @@ class WorkQueue:
             if ZERO_GPU:
                 shared.model(name)  # a worker would load it again each time
 
-    def fetch_linked(self, wanted: str, *, linked: bool = True) -> Following:
+    def fetch_wanted(self, wanted: str, *, linked: bool = True) -> Following:
         """Download what a link or the generator menu asks for, beside the queue; then say how to continue.
 
         That is an example, a generator that is offered here, or a published one with such a base. The last item is
@@ -93,10 +93,8 @@ class WorkQueue:
             with errors_shown(f"opening {wanted}"):
                 base, rules = public_rules(wanted)
                 if base not in self.shared.names:
-                    raise InputError(
-                        f"the base of {wanted} is not offered here: open it on your own machine, with "
-                        f"rewriter demo --generator {wanted}"
-                    )
+                    advice = f"on your own machine, rewriter demo --generator {wanted} opens it"
+                    raise InputError(f"the base of {wanted} is not offered here: {advice}")
             yield from self.fetch(base)
             yield {"fetched": ("adopt", base, rules, wanted)}
 

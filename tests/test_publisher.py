@@ -198,7 +198,7 @@ def test_generator_from_an_own_file_gets_no_link_and_removed_files_are_listed(pr
 
 def followed(queue, visitor, link):
     """What the page does: download what the link asks for, then continue with it."""
-    *progress, last = queue.fetch_linked(link)
+    *progress, last = queue.fetch_wanted(link)
     yield from progress
     yield from queue.continue_with(visitor, last["fetched"])
 

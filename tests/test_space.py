@@ -69,7 +69,6 @@ def executed(do, marked):
 
 @pytest.fixture(scope="module")
 def example(do):
-    """The page after a click on an example."""
     return do.example(Visitor(), "no-light-on-ground")
 
 
@@ -379,7 +378,6 @@ def test_link_opens_a_picture_and_nonsense_is_ignored(do):
         shown = do.open(Visitor(), None, link)
         assert shown["visitor"] == Visitor() and shown["pending"] == ""
     assert "?model=USER/NAME" in shown["next"] and "<b>" not in shown["next"]
-    assert do.open(Visitor(), None, {"model": "ada/hats"})["pending"] == "ada/hats"
 
 
 def test_unusable_file_is_refused(do, marked, tmp_path):
