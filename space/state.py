@@ -23,6 +23,7 @@ from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features
 from rewriter.generators.origin import Origin
+from rewriter.generators.threads import choose_threads
 from rewriter.hub.resolve import resolve
 from rewriter.hub.sources import Source
 
@@ -96,11 +97,11 @@ class Shared:
         Raises:
             InputError: the name is not offered, the file cannot be read, or it has to be downloaded first.
         """
-        if loaded := self.models.peek(name):
-            return loaded
-        if self.absent(name):
+        if self.models.peek(name) is None and self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again to download it")
-        return self.models.get(name, lambda: self.source(name).load(device=self.device))
+        generator = self.models.get(name, lambda: self.source(name).load(device=self.device))
+        choose_threads(generator)
+        return generator
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the board shows: fewer if each takes seconds to draw."""

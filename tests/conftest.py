@@ -8,6 +8,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; child processes inherit it
+
 import pytest
 import torch
 from browser import HINT, chromium, find

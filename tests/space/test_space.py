@@ -34,7 +34,7 @@ from state import Shared, Visitor
 from view import escape_markdown, format_seeds, generator_choices, restore
 from work_queue import WorkQueue
 
-SPACE = Path(__file__).parent.parent / "space"
+SPACE = Path(__file__).parents[2] / "space"
 SMALL = str(DATA / "nvidia_stylegan2_16px_plain.pt")  # executes an edit in a tenth of a second
 THING, PLACE = square(4, 4, 12, 12), square(2, 6, 8, 12)
 

@@ -240,7 +240,7 @@ def test_malicious_files_are_refused_where_there_is_little_memory(tmp_path):
                     raise SystemExit(f"{name} was read")
         """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(script), str(tmp_path / "file")]
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     environment = {"PYTHONPATH": f"{folder}:{folder.parent}", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]

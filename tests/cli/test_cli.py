@@ -20,7 +20,7 @@ from rewriter.hub import space
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def rewriter(*arguments, cwd, status=0):
