@@ -53,14 +53,9 @@ def load_generator(
 
 
 def resolve(name: str, *, revision: str | None = None) -> Source:
-    """Find out what a name means, without any network.
+    """Find out what a name means, without any network; see `load_generator` for the arguments.
 
-    Args:
-        name: see `load_generator`.
-        revision: for USER/NAME: a branch, a tag or a commit; None: the newest.
-
-    Raises:
-        InputError: the name means nothing, or a revision of something that has none.
+    InputError if the name means nothing, or if a revision is given of something that has none.
     """
     known = catalogue()
     if revision and (name in known or os.path.exists(name)):
