@@ -17,8 +17,7 @@ MOST_PICKLE = 64 << 20  # bytes of the pickle among them
 def scan_zip(file: BinaryIO, size: int) -> Any:
     """The data of a zipped file of torch.save, checked against its records.
 
-    Raises:
-        InputError: records are compressed, overlap, repeat or are missing, or the pickle is refused.
+    InputError if records are compressed, overlap, repeat or are missing, or the pickle is refused.
     """
     records = _records(file, size)
     pickles = [name for name in records if name.endswith("/data.pkl")]

@@ -52,14 +52,9 @@ def check_name(repo_id: str) -> None:
 
 
 def connect(token: str | None = None, *, endpoint: str | None = None) -> HfApi:
-    """A client that acts for somebody.
+    """A client that acts for somebody; InputError if there is no token, or it cannot be one.
 
-    Args:
-        token: None: the one in HF_TOKEN, or of `hf auth login`.
-        endpoint: None: the one in HF_ENDPOINT, or Hugging Face itself.
-
-    Raises:
-        InputError: there is no token, or it cannot be one.
+    Without a token it is the one in HF_TOKEN or of `hf auth login`, without an endpoint HF_ENDPOINT or Hugging Face.
     """
     with in_words("log in", HfApi(endpoint=endpoint, token=token)):
         token = token or get_token()
@@ -84,15 +79,10 @@ def quiet(*, bars: bool = False) -> None:
 
 @contextmanager
 def in_words(doing: str, api: HfApi, advice: Mapping[int, str] | None = None) -> Iterator[None]:
-    """Turn whatever the Hub's client raises into one line: what was tried, what came back, what to do next.
+    """Turn whatever the Hub's client raises into an InputError: what was tried, what came back, what to do next.
 
-    Args:
-        doing: what is tried, after "cannot".
-        api: the client; its token appears in no message.
-        advice: next steps by status that fit better than the general ones.
-
-    Raises:
-        InputError: the request failed.
+    `doing` follows "cannot" in the message, the client's token appears in none, and `advice` has next steps by status
+    that fit better than the general ones.
     """
     try:
         yield

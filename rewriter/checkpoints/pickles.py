@@ -58,14 +58,9 @@ class Budget:
 
 
 def run(file: BinaryIO, size: int) -> Any:
-    """The data of a pickle whose storages are embedded as files of torch.save.
+    """The data of a pickle, of `size` bytes in all, whose storages are embedded as files of torch.save.
 
-    Args:
-        file: open for reading.
-        size: of the whole file, in bytes.
-
-    Raises:
-        InputError: it names something unknown, or is too large, damaged or no pickle.
+    InputError if it names something unknown, or is too large, damaged or no pickle.
     """
     return interpret(file, size, Machine(Budget(size), nested=True))
 
@@ -164,9 +159,7 @@ class Machine:
             storage = re.fullmatch(r"torch\.([A-Z]\w+)Storage", full)
             if storage and storage[1] in DTYPES:
                 return Known(full, refuse_call)
-        hint = ""
-        if full.startswith("dnnlib.tflib"):
-            hint = ": it is a TensorFlow network; take the one for PyTorch"
+        hint = ": it is a TensorFlow network; take the one for PyTorch" if full.startswith("dnnlib.tflib") else ""
         raise InputError(f"it names {full[:100]!r}, and nothing that a file names is run or imported here{hint}")
 
     def _embedded(self, payload: Any) -> Storage:
@@ -176,7 +169,7 @@ class Machine:
         if budget.payload < 0 or budget.embedded < 0:
             raise InputError("its embedded storages are larger than the file, or too many")
         file = io.BytesIO(payload)
-        storage = _scan_older(file, len(payload), budget)
+        storage = scan_older(file, len(payload), budget)
         if not isinstance(storage, Storage):
             raise InputError("an embedded file holds no storage")
         start = file.tell() + 8
@@ -219,16 +212,13 @@ OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
 # --- files of torch.save ---
 
 
-def scan_older(file: BinaryIO, size: int) -> Any:
+def scan_older(file: BinaryIO, size: int, budget: Budget | None = None) -> Any:
     """The data of a file in torch.save's older format: five pickles, then the storages.
 
-    Raises:
-        InputError: it is none, its storages are cut short, or a pickle in it is refused.
+    InputError if it is none, its storages are cut short, or a pickle in it is refused. The five share the budget; None:
+    one that allows no embedded files.
     """
-    return _scan_older(file, size, Budget(0))
-
-
-def _scan_older(file: BinaryIO, size: int, budget: Budget) -> Any:
+    budget = budget or Budget(0)
     machines = [Machine(budget) for _ in range(5)]
     magic, protocol, system, found, keys = (interpret(file, size, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:

@@ -37,8 +37,7 @@ def _rows(zdim: int, block: int) -> Tensor:
 def latents(seeds: Sequence[int], zdim: int) -> Tensor:
     """Latents (n, zdim) of the given seeds: row n of RandomState(1).standard_normal, independent of other seeds.
 
-    Raises:
-        InputError: a seed is not a whole number in 0…99,999.
+    InputError if a seed is not a whole number in 0…99,999.
     """
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < SEEDS:
@@ -48,11 +47,7 @@ def latents(seeds: Sequence[int], zdim: int) -> Tensor:
 
 
 def parse_seeds(text: str, *, most: int) -> list[int]:
-    """Seeds as people write them: "0-3, 8" → [0, 1, 2, 3, 8].
-
-    Raises:
-        InputError: anything else, or more than `most` of them.
-    """
+    """Seeds as people write them, "0-3, 8" → [0, 1, 2, 3, 8]; InputError for other texts, or more than `most` seeds."""
     seeds: list[int] = []
     for part in text.split(","):
         low, _, high = (piece.strip() for piece in part.partition("-"))

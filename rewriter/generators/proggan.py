@@ -115,9 +115,8 @@ class ProgressiveGAN(Generator):
         """Channels from the convolutions."""
         count = shapes.largest(r"layer(\d+)\.")
         if count % 2 or not 2 <= count <= 18:
-            raise InputError(
-                f"a Progressive GAN has an even number of layers up to 18, not {count}: is the file whole?"
-            )
+            known = "a Progressive GAN has an even number of layers up to 18"
+            raise InputError(f"{known}, not {count}: is the file whole?")
         channels = tuple(shapes.size(f"layer{i}.conv.weight", 0, rank=4) for i in range(1, count + 1))
         return cls(ProgressiveGANConfig(channels, shapes.size("layer1.conv.weight", 1, rank=4), **settings))
 

@@ -33,10 +33,7 @@ SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its s
 
 @dataclass(frozen=True)
 class StyleGAN2Config:
-    """Architecture: `channels` maps each resolution (4, 8 … up to the picture's) to its feature count.
-
-    skip_filter: whether the state holds a filter (4, 4) for the skip connections, instead of 1-3-3-1.
-    """
+    """Architecture: `channels` maps each resolution (4, 8 … up to the picture's) to its feature count."""
 
     channels: Mapping[int, int] = field(
         default_factory=lambda: {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128}
@@ -45,7 +42,7 @@ class StyleGAN2Config:
     w_dim: int = 512
     mapping_layers: int = 8
     conv_clamp: float | None = None
-    skip_filter: bool = False
+    skip_filter: bool = False  # whether the state holds a filter (4, 4) for the skip connections, instead of 1-3-3-1
 
     def __post_init__(self) -> None:
         sides = [4 * 2**i for i in range(len(self.channels))]
@@ -174,8 +171,7 @@ class StyleGAN2(Generator):
         self.requires_grad_(False)
 
     def _add(self, block: nn.Module, layer: str, module: str, side: int, inputs: int, outputs: int) -> None:
-        up = module == "conv0"
-        config = self.config
+        up, config = module == "conv0", self.config
         conv = StyledConv(inputs, outputs, config.w_dim, resolution=side, up=up, clamp=config.conv_clamp)
         block.add_module(module, conv)
         self.layers[layer] = LayerInfo(layer, inputs, outputs, 3, side // 2 if up else side, side)

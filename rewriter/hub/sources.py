@@ -197,9 +197,9 @@ def _read_entry(entry: Entry, path: Path, sha256: str, conv_clamp: float | None)
     """The generator of a catalogue entry; InputError if the entry is wrong."""
     generator = store.read_file(path, name=entry.id, conv_clamp=conv_clamp, default_clamp=entry.clamp)
     for what in ("architecture", "resolution"):
-        if (found := getattr(generator, what)) != (said := getattr(entry, what)):
-            said = f"not {said} as the catalogue says"
-            raise InputError(f"the {what} of {entry.id} is {found}, {said}: correct the entry")
+        found, listed = getattr(generator, what), f"{getattr(entry, what)} as the catalogue says"
+        if found != getattr(entry, what):
+            raise InputError(f"the {what} of {entry.id} is {found}, not {listed}: correct the entry")
     generator.origin = replace(entry.origin, clamp=conv_clamp or entry.clamp, sha256=sha256)
     generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
     return generator
