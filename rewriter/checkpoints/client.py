@@ -52,10 +52,7 @@ def check_name(repo_id: str) -> None:
 
 
 def connect(token: str | None = None, *, endpoint: str | None = None) -> HfApi:
-    """A client that acts for somebody; InputError if there is no token, or it cannot be one.
-
-    Without a token it is the one in HF_TOKEN or of `hf auth login`, without an endpoint HF_ENDPOINT or Hugging Face.
-    """
+    """A client that acts for somebody, by default whoever is logged in here; InputError if there is no valid token."""
     with in_words("log in", HfApi(endpoint=endpoint, token=token)):
         token = token or get_token()
     if not token:

@@ -20,10 +20,8 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
 
     `settings` are what the tensors cannot say: `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures;
     `clamp`, whether a Progressive GAN's pictures are clamped to [-1, 1]. None: as the code has it that the layout comes
-    from. Those that the architecture does not have are ignored.
-
-    InputError for an unknown or unsupported layout; or for tensors that are missing, unexpected, misshapen or not
-    finite, each by the name that it has in the file.
+    from. Those that the architecture does not have are ignored. InputError for an unknown or unsupported layout, or for
+    tensors that are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
     """
     architecture, layout = recognise(state)
     ours = layout.read(state)
@@ -58,10 +56,7 @@ def recognise(state: State) -> tuple[type[Generator], Layout]:
 
 
 def rewrite_as(generator: Generator, layout: str) -> dict[str, Tensor]:
-    """The weights of a generator by the names of another implementation, for other people's tools; without its rules.
-
-    InputError if the architecture has no such layout (see `layouts`), or the layout cannot hold this generator.
-    """
+    """The weights, without rules, by the names of another implementation; InputError if it cannot hold them."""
     table = layout_for(generator, layout)
     return table.write({key: value.detach().cpu() for key, value in generator.state_dict().items()})
 

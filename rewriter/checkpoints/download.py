@@ -55,7 +55,7 @@ def cached(entry: PinnedFile) -> Path | None:
     """Where the file is on this machine; None: it is not. Asks no network."""
     if entry.repository is None:
         return entry.local if entry.local.is_file() else None
-    found = try_to_load_from_cache(entry.repository, entry.file, revision=entry.revision, cache_dir=_cache())
+    found = try_to_load_from_cache(entry.repository, entry.file, revision=entry.revision)
     return Path(found) if isinstance(found, str) else None
 
 
@@ -136,10 +136,6 @@ def _remembered() -> dict[str, list[Any]]:
 # --- the network ---
 
 
-def _cache() -> Path:
-    return Path(constants.HF_HUB_CACHE)
-
-
 def _download(entry: PinnedFile) -> Generator[Progress, None, None]:
     """Download into the cache, from where an earlier attempt stopped."""
     assert entry.repository and entry.revision
@@ -151,7 +147,7 @@ def _download(entry: PinnedFile) -> Generator[Progress, None, None]:
             size, etag = _announced(entry, url)
         except InputError as error:
             raise InputError(f"cannot {doing}: {error}") from error
-        folder = _cache() / f"models--{entry.repository.replace('/', '--')}" / "blobs"
+        folder = Path(constants.HF_HUB_CACHE) / f"models--{entry.repository.replace('/', '--')}" / "blobs"
         blob, partial = folder / etag, folder / f"{etag}.part"
         with _disk_errors(doing, folder), ExitStack() as lock:
             folder.mkdir(parents=True, exist_ok=True)
@@ -160,7 +156,7 @@ def _download(entry: PinnedFile) -> Generator[Progress, None, None]:
                 _check_room(partial, size)
                 yield from _complete(doing, url, partial, size)
                 _accept(entry, partial, blob)
-        hf_hub_download(entry.repository, entry.file, revision=entry.revision, cache_dir=_cache())
+        hf_hub_download(entry.repository, entry.file, revision=entry.revision)
 
 
 def _announced(entry: PinnedFile, url: str) -> tuple[int, str]:

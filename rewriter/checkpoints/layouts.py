@@ -175,16 +175,7 @@ class Published:
 
 
 PUBLISHED = (  # of each architecture, the one with our own names comes first
-    Published(
-        "nvidia",
-        "stylegan2",
-        StyleGAN2.pattern,
-        lambda keys: (
-            largest(r"synthesis\.b(\d+)\.", keys, most=1024).bit_length() - 2,
-            largest(r"mapping\.fc(\d+)\.", keys) + 1,
-        ),
-        nvidia,
-    ),
+    Published("nvidia", "stylegan2", StyleGAN2.pattern, StyleGAN2.sizes, nvidia),
     Published(
         "rosinality",
         "stylegan2",
@@ -202,9 +193,7 @@ PUBLISHED = (  # of each architecture, the one with our own names comes first
         ),
         genforce,
     ),
-    Published(
-        "gandissect", "proggan", ProgressiveGAN.pattern, lambda keys: (largest(r"layer(\d+)\.", keys),), gandissect
-    ),
+    Published("gandissect", "proggan", ProgressiveGAN.pattern, ProgressiveGAN.sizes, gandissect),
     Published(
         "genforce",
         "proggan",

@@ -2,11 +2,6 @@
 
 It interprets the opcodes of `pickletools`, imports no module, and calls only the functions in `pickle_types`. Any other
 name or opcode is refused. Tensors come out as `TensorInfo`: their numbers are read later, by `read`.
-
-    run         any pickle that holds data and tensors
-    scan_older  a file in torch.save's older format, five pickles and then numbers
-
-`archive` checks files in the newer format.
 """
 
 from __future__ import annotations
@@ -58,10 +53,7 @@ class Budget:
 
 
 def run(file: BinaryIO, size: int) -> Any:
-    """The data of a pickle, of `size` bytes in all, whose storages are embedded as files of torch.save.
-
-    InputError if it names something unknown, or is too large, damaged or no pickle.
-    """
+    """The data of a pickle that embeds its storages as files of torch.save; InputError if it holds anything else."""
     return interpret(file, size, Machine(Budget(size), nested=True))
 
 
@@ -213,12 +205,8 @@ OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
 
 
 def scan_older(file: BinaryIO, size: int, budget: Budget | None = None) -> Any:
-    """The data of a file in torch.save's older format: five pickles, then the storages.
-
-    InputError if it is none, its storages are cut short, or a pickle in it is refused. The five share the budget; None:
-    one that allows no embedded files.
-    """
-    budget = budget or Budget(0)
+    """The data of a file in torch.save's older format: five pickles, then the storages; InputError for other files."""
+    budget = budget or Budget(0)  # which allows no embedded files
     machines = [Machine(budget) for _ in range(5)]
     magic, protocol, system, found, keys = (interpret(file, size, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:

@@ -42,8 +42,7 @@ _LOADING = Lock()  # the names that torch.load accepts are a setting of the whol
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
     """State dict of a checkpoint file, and the settings that it states, such as conv_clamp.
 
-    Tensors of safetensors and of zipped files of torch.save are mapped from the file. InputError if the file is
-    missing, damaged, or holds more than tensors; it names what.
+    Tensors may be mapped from the file. InputError if it is missing, damaged, or holds more than tensors.
     """
     try:
         size = path.stat().st_size
@@ -103,9 +102,8 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return state, _settings(metadata)
+        return state, _settings(file.metadata() or {})
 
 
 def _is_tar(head: bytes) -> bool:

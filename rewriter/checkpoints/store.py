@@ -33,10 +33,7 @@ def save(generator: Generator, folder: str | Path) -> None:
 
 
 def export(generator: Generator, path: str | Path, layout: str) -> None:
-    """Write a generator's weights as a .pt file that other people's tools read; read back, it is the same.
-
-    InputError for a layout that this architecture does not have, or a place that cannot be written to.
-    """
+    """Write weights as a .pt file for other people's tools, exact to the bit; InputError if there is no such layout."""
     state: dict[str, Any] = rewrite_as(generator, layout)
     if layout == "rosinality":
         state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
@@ -61,10 +58,7 @@ def read_file(
 
 
 def load(folder: str | Path) -> Generator:
-    """Read what `save` wrote: weights and config. Rules beside them are read by `hub.repository`.
-
-    InputError if there is no such folder, a file is damaged, or the weights do not belong to the config.
-    """
+    """Read what `save` wrote; InputError for damaged files, or weights that do not belong to the config."""
     folder = Path(folder)
     about = read_config(folder)
     state, options = read_checkpoint(folder / WEIGHTS)

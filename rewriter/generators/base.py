@@ -16,6 +16,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeGuard
@@ -108,7 +109,7 @@ class Generator(nn.Module, ABC):
             self.check(rule)
         shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}
         twin = copy.deepcopy(self, shared)
-        twin.__dict__.pop("_fingerprint", None)
+        twin.__dict__.pop("fingerprint", None)  # it is computed anew
         twin.rules = ()
         for rule in (rule for rule in rules if rule.active):
             memory = twin.memory(rule.layer)
@@ -130,17 +131,14 @@ class Generator(nn.Module, ABC):
         """Settings outside the state dict that change the output; part of the fingerprint. "" where there are none."""
         return ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 of the canonical names, shapes and float32 bytes: the identity of the model, whatever its file."""
-        if "_fingerprint" not in self.__dict__:
-            digest = hashlib.sha256(self.fingerprint_extra().encode())
-            for name, tensor in sorted(self.state_dict().items()):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-            self.__dict__["_fingerprint"] = digest.hexdigest()
-        fingerprint: str = self.__dict__["_fingerprint"]
-        return fingerprint
+        digest = hashlib.sha256(self.fingerprint_extra().encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def rules_at(self, rules: Sequence[LowRank], layer: str, *, before: bool = False) -> list[LowRank]:
         """Those of the rules that change this layer, or the layers before it; one that is off is no change."""

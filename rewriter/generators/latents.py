@@ -35,10 +35,7 @@ def _rows(zdim: int, block: int) -> Tensor:
 
 
 def latents(seeds: Sequence[int], zdim: int) -> Tensor:
-    """Latents (n, zdim) of the given seeds: row n of RandomState(1).standard_normal, independent of other seeds.
-
-    InputError if a seed is not a whole number in 0…99,999.
-    """
+    """Latents (n, zdim) of seeds in 0…99,999, or InputError: seed n is row n of RandomState(1).standard_normal."""
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < SEEDS:
             raise InputError(f"seed {seed!r} is not a whole number from 0 to {SEEDS - 1:,}")

@@ -20,10 +20,6 @@ class Shapes:
     state: Mapping[str, Tensor]  # by canonical name
     names: Mapping[str, str] = field(default_factory=dict)  # canonical name → the file's, where it differs; for errors
 
-    def largest(self, pattern: str, *, most: int = 64) -> int:
-        """The largest number that the pattern's group matches in a name; see `largest`."""
-        return largest(pattern, self.state, most=most)
-
     def size(self, name: str, axis: int, *, rank: int) -> int:
         """The size of one axis of a tensor; InputError if it is missing, has not `rank` axes, or is far too wide."""
         named, tensor = self.names.get(name, name), self.state.get(name)

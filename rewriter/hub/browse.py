@@ -62,8 +62,7 @@ def snapshot(repo_id: str, commit: str | None) -> Path | None:
 def public_rules(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
     """What a generator that everybody can open consists of: the catalogue's id of its base, and its rules.
 
-    Downloaded without any token and not into the cache, which may hold what only some people may see. InputError if
-    there is none, or it cannot be used.
+    Downloaded without any token and not into the cache, which may hold what only some people may see.
     """
     check_name(repo_id)
     with TemporaryDirectory(ignore_cleanup_errors=True) as place:  # tensors may still be mapped from its files

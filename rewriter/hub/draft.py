@@ -98,11 +98,9 @@ def draft(
     """Make everything that `publish` would send; nothing but a licence's text is downloaded.
 
     The arguments are those of `publish`. Drawing the `comparisons` takes longest: without `pictures`, add them later
-    with `with_files`. `on_step` is called with (pictures drawn, of).
-
-    Raises:
-        InputError: no rules, rules of another generator, a name or words that cannot be used, a layout that the
-            architecture does not have, a base that others could not load, or a licence against the known one.
+    with `with_files`. `on_step` is called with (pictures drawn, of). InputError for no rules, rules of another
+    generator, a name or words that cannot be used, a layout that the architecture does not have, a base that others
+    could not load, or a licence against the known one.
     """
     check_name(repo_id)
     own = list(carried_rules(generator) if rules is None else rules)

@@ -43,9 +43,7 @@ class Text:
 
     def matches(self, found: bytes) -> bool:
         """Whether this is the text."""
-        if self.sha256:
-            return hashlib.sha256(found).hexdigest() == self.sha256
-        return self.contains.encode() in found
+        return hashlib.sha256(found).hexdigest() == self.sha256 if self.sha256 else self.contains.encode() in found
 
 
 TEXTS: dict[str, Text] = {  # by the link of the licence

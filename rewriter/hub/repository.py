@@ -83,10 +83,7 @@ def _built_in_fingerprint() -> str:
 
 
 def read(folder: Path) -> Config | None:
-    """Validate a folder's config.json; None: the folder holds a generator without rules.
-
-    InputError if it is missing, damaged, or names what no repository of ours has.
-    """
+    """Validate a folder's config.json, or raise InputError; None: the folder holds a generator without rules."""
     about = read_config(folder)
     if "rules" not in about:
         return None
@@ -111,10 +108,7 @@ def _check_base(values: dict[str, Any]) -> tuple[PinnedFile, float | None]:
 
 
 def rules_in(folder: Path, about: Config, generator: Generator | None = None) -> tuple[Rule, ...]:
-    """The rules in a folder, in order, with their edits validated.
-
-    InputError if one is damaged, or belongs to another generator than the config's, or than the one given.
-    """
+    """The rules in a folder, in order, validated; InputError for those of another generator than config or argument."""
     if generator is not None and generator.fingerprint != about.fingerprint:
         raise InputError(
             f"the base {generator.name} is not the one that the rules in {folder} were made on: expected the "

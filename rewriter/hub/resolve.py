@@ -53,10 +53,7 @@ def load_generator(
 
 
 def resolve(name: str, *, revision: str | None = None) -> Source:
-    """Find out what a name means, without any network; see `load_generator` for the arguments.
-
-    InputError if the name means nothing, or if a revision is given of something that has none.
-    """
+    """What a name means, without asking any network; InputError if nothing. Arguments as for `load_generator`."""
     known = catalogue()
     if revision and (name in known or os.path.exists(name)):
         raise InputError(f"{name} has no revisions: leave revision out")

@@ -39,10 +39,7 @@ class Source(ABC):
         return Origin()
 
     def fetch(self, on_step: OnStep | None = None) -> Source:
-        """Download what `load` needs; returns this source, pinned to the revision that was downloaded.
-
-        `on_step` is called with the bytes downloaded and the bytes in all. InputError if there is no generator.
-        """
+        """Download what `load` needs; returns this source, pinned to the revision that was downloaded."""
         return self
 
     def load(
@@ -139,8 +136,7 @@ class Folder(Source):
             return store.load(self.path)
         generator = base.read(None if config.known else config.clamp) if base else store.load(self.path)
         if base is None and config.known:  # a repository cannot override the licence of a known base
-            known = catalogue()[config.known].origin
-            generator.origin = replace(known, sha256=None, rules=generator.origin.rules)
+            generator.origin = replace(catalogue()[config.known].origin, sha256=None, rules=generator.origin.rules)
             if config.known == BUILT_IN and not repository.is_built_in(generator):
                 raise InputError(f"{self.path / CONFIG} says that its base is {BUILT_IN}, but the weights differ")
         elif not config.known:

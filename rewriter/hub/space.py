@@ -56,11 +56,8 @@ def deploy(
 
     What an earlier version left is deleted: files below rewriter/ and Python files at the root that are not ours. All
     other files in the Space stay. A new Space is public unless `private`; an existing one stays as it is. `hardware` is
-    such as zero-a10g; None: what the Space has, or the free CPU. The other arguments are those of `publish`.
-
-    Raises:
-        InputError: a bad name, nobody logged in, a Space that holds something else, or whatever the Hub or the
-            network refuses; the message says what to do next.
+    such as zero-a10g; None: what the Space has, or the free CPU. The other arguments, and the errors, are those of
+    `publish`.
     """
     ours, api = files(), connect(token, endpoint=endpoint)
     new = {"space_sdk": "gradio", "private": bool(private), "space_hardware": hardware}

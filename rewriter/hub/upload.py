@@ -49,11 +49,7 @@ class Target:
     advice: Mapping[int, str] = field(default_factory=dict)  # next steps by the Hub's status, where better are known
 
     def find(self, *, create_pr: bool = False, on_status: OnStatus = silent) -> Info | None:
-        """The repository, if there is one and it may be written to; None: the name is free.
-
-        InputError if it holds something else, is private or public against what is wanted, or the Hub refuses; or if
-        there is none to propose a pull request to.
-        """
+        """The repository, if it may be written to as it is; None: the name is free. InputError if it may not be."""
         check_name(self.repo_id)
         on_status(f"looking for {self.repo_id}")
         with in_words(f"look at {self.repo_id}", self.api, self.advice):
@@ -83,10 +79,9 @@ class Target:
         create_pr: bool = False,
         on_status: OnStatus = silent,
     ) -> Uploaded:
-        """Commit files, by their paths in the repository; a new repository if there is none.
+        """Commit files, by their paths in the repository, which is created if there is none.
 
-        `outdated` chooses, of the paths in the repository, those that the commit deletes; `create_pr` proposes the
-        commit as a pull request. InputError as of `find`, or if somebody else committed at the same time.
+        `outdated` chooses the paths that the commit deletes. InputError if the Hub or the network refuses it.
         """
         found = self.find(create_pr=create_pr, on_status=on_status)
         created = found is None
