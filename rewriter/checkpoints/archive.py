@@ -15,11 +15,7 @@ MOST_PICKLE = 64 << 20  # bytes of the pickle among them
 
 
 def scan_zip(file: BinaryIO, size: int) -> Any:
-    """The data of a zipped file of torch.save, checked against its records.
-
-    Raises:
-        InputError: records are compressed, overlap, repeat or are missing, or the pickle is refused.
-    """
+    """The data of a zipped file of torch.save; InputError if its pickle is refused, or does not fit its records."""
     records = _records(file, size)
     pickles = [name for name in records if name.endswith("/data.pkl")]
     if len(pickles) != 1 or records[pickles[0]][1] > MOST_PICKLE:

@@ -29,24 +29,16 @@ ADVICE = ("structure", "objects", "texture")
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedFile:
-    """A file, and exactly that one.
-
-    Attributes:
-        id: a short name for it.
-        repository, file, revision: where it is on the Hub.
-        size, sha256: of the file; None: not known. Of a hash, the beginning may be all that is known.
-        note: for people.
-        folder: where the file is if it has no repository: the user's catalogue's, or the current one.
-    """
+    """A file, and exactly that one; fields that are not known are None."""
 
     id: str
-    repository: str | None
+    repository: str | None  # on the Hub; None: the file is in `folder`
     file: str
     revision: str | None
-    size: int | None = None
-    sha256: str | None = None
-    note: str = ""
-    folder: Path = Path()
+    size: int | None = None  # in bytes
+    sha256: str | None = None  # or its beginning
+    note: str = ""  # for people
+    folder: Path = Path()  # the user's catalogue's, or the current one
 
     @property
     def local(self) -> Path:
@@ -56,24 +48,16 @@ class PinnedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry(PinnedFile):
-    """A generator in the catalogue.
-
-    Attributes:
-        title, attribution, licence: for people.
-        architecture, layout: see `generators.architectures` and `layouts`.
-        resolution: side of its pictures in pixels.
-        clamp: of a StyleGAN2's features; None: none, or what the file itself says.
-        layers: where to begin, for structure, objects and texture.
-    """
+    """A generator in the catalogue."""
 
     title: str
-    architecture: str
-    layout: str
-    resolution: int
-    clamp: float | None
+    architecture: str  # see `generators.architectures`
+    layout: str  # see `layouts`
+    resolution: int  # side of its pictures in pixels
+    clamp: float | None  # of a StyleGAN2's features; None: none, or what the file itself says
     licence: Licence
     attribution: str
-    layers: Mapping[str, str]
+    layers: Mapping[str, str]  # where to begin, for structure, objects and texture
 
     @property
     def origin(self) -> Origin:
@@ -82,11 +66,7 @@ class Entry(PinnedFile):
 
 
 def catalogue() -> dict[str, Entry]:
-    """All entries by id: the shipped ones, then the user's.
-
-    Raises:
-        InputError: a table that cannot be read, or is not of this form; it names the entry and the field.
-    """
+    """All entries by id, the shipped ones, then the user's; InputError that names the entry and field at fault."""
     found = _read(shipped(), Path())
     found[BUILT_IN] = replace(found[BUILT_IN], folder=PACKAGE.parent)
     if own := os.environ.get(VARIABLE):
@@ -98,11 +78,7 @@ def catalogue() -> dict[str, Entry]:
 
 
 def shipped() -> Path:
-    """The shipped table: in the package where that is installed (from a Space: with the page), else beside it.
-
-    Raises:
-        InputError: it is in neither.
-    """
+    """The shipped table: in the package where that is installed (from a Space: with the page), else beside it."""
     for path in (PACKAGE / "catalogue" / FILE, PACKAGE / "space" / FILE, PACKAGE.parent / FILE):
         if path.exists():
             return path
@@ -122,11 +98,7 @@ def _read(path: Path, folder: Path) -> dict[str, Entry]:
 
 
 def entry_from(data: Any, folder: Path) -> Entry:
-    """Validate one entry field by field.
-
-    Raises:
-        InputError: names the entry, the field, and what was expected.
-    """
+    """Validate one entry field by field; an InputError names the entry, the field, and what was expected."""
     try:
         values = checks.fields("the entry", data, CHECKS, optional=("note",))
         if (values["repository"] is None) != (values["revision"] is None):
@@ -183,12 +155,8 @@ def _layout(name: str, value: Any) -> str:
 
 
 _LAYER = matching(r"[a-z][a-z0-9._]{0,39}", "a layer such as layer8")
-_LICENCE = object_of(
-    {
-        "id": matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0"),
-        "link": matching(r"https?://[\w./~%-]{3,300}", "an address"),
-    }
-)
+_LICENCE_ID = matching(r"[a-z0-9][a-z0-9.-]{1,60}", "an id such as apache-2.0")
+_LICENCE = object_of({"id": _LICENCE_ID, "link": matching(r"https?://[\w./~%-]{3,300}", "an address")})
 _RULE = object_of({"title": text(200), "layer": _LAYER, "rank": whole(1, 10_000), "strength": number(-10, 10)})
 
 CHECKS: Mapping[str, Check] = {
@@ -212,7 +180,4 @@ _FOLDED: Mapping[str, Check] = {  # a generator's origin may say this besides
     "rules": list_of(lambda name, value: FoldedRule(**_RULE(name, value)), 64),
     "stated": flag,
 }
-_TABLE: Mapping[str, Check] = {
-    "version": _version,
-    "generators": list_of(lambda name, value: value, MOST),
-}
+_TABLE: Mapping[str, Check] = {"version": _version, "generators": list_of(lambda name, value: value, MOST)}

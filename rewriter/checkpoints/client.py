@@ -52,15 +52,7 @@ def check_name(repo_id: str) -> None:
 
 
 def connect(token: str | None = None, *, endpoint: str | None = None) -> HfApi:
-    """A client that acts for somebody.
-
-    Args:
-        token: None: the one in HF_TOKEN, or of `hf auth login`.
-        endpoint: None: the one in HF_ENDPOINT, or Hugging Face itself.
-
-    Raises:
-        InputError: there is no token, or it cannot be one.
-    """
+    """A client that acts for somebody, by default whoever is logged in here; InputError if there is no valid token."""
     with in_words("log in", HfApi(endpoint=endpoint, token=token)):
         token = token or get_token()
     if not token:
@@ -84,15 +76,10 @@ def quiet(*, bars: bool = False) -> None:
 
 @contextmanager
 def in_words(doing: str, api: HfApi, advice: Mapping[int, str] | None = None) -> Iterator[None]:
-    """Turn whatever the Hub's client raises into one line: what was tried, what came back, what to do next.
+    """Turn whatever the Hub's client raises into an InputError: what was tried, what came back, what to do next.
 
-    Args:
-        doing: what is tried, after "cannot".
-        api: the client; its token appears in no message.
-        advice: next steps by status that fit better than the general ones.
-
-    Raises:
-        InputError: the request failed.
+    `doing` follows "cannot" in the message, the client's token appears in none, and `advice` has next steps by status
+    that fit better than the general ones.
     """
     try:
         yield

@@ -34,11 +34,7 @@ def config_of(generator: Generator) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a folder, with its main fields validated.
-
-    Raises:
-        InputError: it is missing, damaged, another program's, or of a later version.
-    """
+    """A folder's config.json, its main fields validated; InputError if it is missing, damaged, foreign or too new."""
     path = folder / CONFIG
     about = read_json(path, limit=CONFIG_LIMIT)
     if not isinstance(about, dict) or about.get("format") != FORMAT:

@@ -18,16 +18,10 @@ from rewriter.generators.shapes import Shapes
 def convert(state: State, *, name: str = "model", **settings: float | bool | None) -> Generator:
     """Build a generator on the CPU, in float32; float32 tensors are used as they are, without a copy.
 
-    Args:
-        state: the tensors by their published names.
-        name: what to call the generator.
-        settings: what the tensors cannot say: `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures;
-            `clamp`, whether a Progressive GAN's pictures are clamped to [-1, 1]. None: as the code has it that the
-            layout comes from. Those that the architecture does not have are ignored.
-
-    Raises:
-        InputError: an unknown or unsupported layout; or tensors that are missing, unexpected, misshapen or not finite,
-            each by the name that it has in the file.
+    `settings` are what the tensors cannot say: `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures;
+    `clamp`, whether a Progressive GAN's pictures are clamped to [-1, 1]. None: as the code has it that the layout comes
+    from. Those that the architecture does not have are ignored. InputError for an unknown or unsupported layout, or for
+    tensors that are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
     """
     architecture, layout = recognise(state)
     ours = layout.read(state)
@@ -46,11 +40,7 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
 
 
 def recognise(state: State) -> tuple[type[Generator], Layout]:
-    """The architecture and the layout of a state dict, by its names.
-
-    Raises:
-        InputError: an unknown layout, or one that is not supported, and why.
-    """
+    """The architecture and the layout of a state dict, by its names; InputError if it is unknown or unsupported."""
     for pattern, reason in UNSUPPORTED.items():
         if found := next((key for key in state if re.match(pattern, key)), None):
             raise InputError(f"this generator is not supported, because {reason} (it holds {found})")
@@ -66,15 +56,7 @@ def recognise(state: State) -> tuple[type[Generator], Layout]:
 
 
 def rewrite_as(generator: Generator, layout: str) -> dict[str, Tensor]:
-    """The weights of a generator by the names of another implementation, for other people's tools.
-
-    Args:
-        generator: with its rules folded in, if it is to have any: see `Generator.rewritten`.
-        layout: "nvidia", "rosinality" or "genforce" for a StyleGAN2, "gandissect" or "genforce" for a Progressive GAN.
-
-    Raises:
-        InputError: the architecture has no such layout, or the layout cannot hold this generator.
-    """
+    """The weights, without rules, by the names of another implementation; InputError if it cannot hold them."""
     table = layout_for(generator, layout)
     return table.write({key: value.detach().cpu() for key, value in generator.state_dict().items()})
 

@@ -19,11 +19,7 @@ def default_device() -> torch.device:
 
 
 def place(module: Module, device: torch.device | str | None) -> Module:
-    """Move a module to a device; None: the default one.
-
-    Raises:
-        InputError: this machine has no such device.
-    """
+    """Move a module to a device; None: the default one. InputError if this machine has no such device."""
     try:
         return module.to(default_device() if device is None else device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

@@ -55,25 +55,20 @@ def cached(entry: PinnedFile) -> Path | None:
     """Where the file is on this machine; None: it is not. Asks no network."""
     if entry.repository is None:
         return entry.local if entry.local.is_file() else None
-    found = try_to_load_from_cache(entry.repository, entry.file, revision=entry.revision, cache_dir=_cache())
+    found = try_to_load_from_cache(entry.repository, entry.file, revision=entry.revision)
     return Path(found) if isinstance(found, str) else None
 
 
 def fetch(entry: PinnedFile, *, on_step: OnStep | None = None) -> Path:
     """The file, downloaded unless it is on this machine, and verified.
 
-    Args:
-        entry: which file.
-        on_step: called with the bytes downloaded and the bytes in all; returning False cancels the download.
-
-    Raises:
-        InputError: offline, refused, interrupted, no room, or not the file that was meant; says what to do next.
-        CancelledError: `on_step` returned False; the next download resumes.
+    `on_step` is called with the bytes downloaded and the bytes in all; returning False cancels, and the next download
+    resumes. InputError if it is offline, refused, interrupted, too large for the disk, or not the file that was meant.
     """
-    if cached(entry) is None and entry.repository is None:
-        why = entry.note and f" ({entry.note})"
-        raise InputError(f"{entry.id} needs the file {entry.local}, which is not there{why}")
     if cached(entry) is None:
+        if entry.repository is None:
+            why = entry.note and f" ({entry.note})"
+            raise InputError(f"{entry.id} needs the file {entry.local}, which is not there{why}")
         cancelled = f"the download of {entry.id} was cancelled; the next one resumes"
         with closing(_download(entry)) as steps:
             for done, of in steps:
@@ -87,10 +82,7 @@ def fetch(entry: PinnedFile, *, on_step: OnStep | None = None) -> Path:
 def verify(entry: PinnedFile, path: Path) -> str:
     """Verify a file's size and SHA-256, and return the latter; an unchanged file is read only once for this.
 
-    Where the catalogue knows no hash, the one of the first download counts from then on.
-
-    Raises:
-        InputError: the file is another one than the entry says, or than the first download was.
+    Where the catalogue knows no hash, the one of the first download counts from then on. InputError for another file.
     """
     real, known = path.resolve(), _remembered()
     try:
@@ -136,19 +128,12 @@ def _remembered() -> dict[str, list[Any]]:
     """Verified files: path, or repository and revision → [size, time of the last change, SHA-256]."""
     with suppress(InputError):
         if isinstance(known := read_json(_memory()), dict):
-            return {key: value for key, value in known.items() if _is_entry(value)}
+            lists = {key: value for key, value in known.items() if isinstance(value, list) and len(value) == 3}
+            return {key: value for key, value in lists.items() if re.fullmatch(r"[0-9a-f]{64}", str(value[2]))}
     return {}
 
 
-def _is_entry(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and bool(re.fullmatch(r"[0-9a-f]{64}", str(value[2])))
-
-
 # --- the network ---
-
-
-def _cache() -> Path:
-    return Path(constants.HF_HUB_CACHE)
 
 
 def _download(entry: PinnedFile) -> Generator[Progress, None, None]:
@@ -162,7 +147,7 @@ def _download(entry: PinnedFile) -> Generator[Progress, None, None]:
             size, etag = _announced(entry, url)
         except InputError as error:
             raise InputError(f"cannot {doing}: {error}") from error
-        folder = _cache() / f"models--{entry.repository.replace('/', '--')}" / "blobs"
+        folder = Path(constants.HF_HUB_CACHE) / f"models--{entry.repository.replace('/', '--')}" / "blobs"
         blob, partial = folder / etag, folder / f"{etag}.part"
         with _disk_errors(doing, folder), ExitStack() as lock:
             folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +156,7 @@ def _download(entry: PinnedFile) -> Generator[Progress, None, None]:
                 _check_room(partial, size)
                 yield from _complete(doing, url, partial, size)
                 _accept(entry, partial, blob)
-        hf_hub_download(entry.repository, entry.file, revision=entry.revision, cache_dir=_cache())
+        hf_hub_download(entry.repository, entry.file, revision=entry.revision)
 
 
 def _announced(entry: PinnedFile, url: str) -> tuple[int, str]:

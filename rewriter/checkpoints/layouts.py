@@ -29,21 +29,14 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Link:
-    """One tensor under two names.
-
-    Attributes:
-        theirs, ours: its names.
-        before, after: how many more axes of length one theirs has, in front and behind.
-        flip: theirs has both axes of the kernel reversed.
-        shift: ours is theirs plus this.
-    """
+    """One tensor under two names."""
 
     theirs: str
     ours: str
-    before: int = 0
-    after: int = 0
-    flip: bool = False
-    shift: float = 0.0
+    before: int = 0  # how many more axes of length one theirs has in front
+    after: int = 0  # and behind
+    flip: bool = False  # theirs has both axes of the kernel reversed
+    shift: float = 0.0  # ours is theirs plus this
 
     def read(self, value: Tensor) -> Tensor:
         """Theirs → ours; a tensor of an unexpected shape is left as it is, to be reported later."""
@@ -63,32 +56,18 @@ class Link:
 
 @dataclass(frozen=True)
 class Layout:
-    """All that a file of one layout holds.
-
-    Attributes:
-        name: what it is called.
-        links: its tensors; none if the names are ours.
-        filters: constant filters → their gain, and how many axes of length one they have in front.
-        unused: names that may be there and have no effect.
-        skip: the filter that may be another than 1-3-3-1; it becomes part of the weights.
-        optional: our names of tensors that may be missing, because the architecture derives them from others.
-        settings: of the architecture, as the code that the files come from has them.
-    """
+    """All that a file of one layout holds."""
 
     name: str
-    links: tuple[Link, ...]
-    filters: Mapping[str, tuple[float, int]] = field(default_factory=dict)
-    unused: frozenset[str] = frozenset()
-    skip: str = ""
-    optional: frozenset[str] = frozenset()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    links: tuple[Link, ...]  # its tensors; none if the names are ours
+    filters: Mapping[str, tuple[float, int]] = field(default_factory=dict)  # name → gain, axes of length one in front
+    unused: frozenset[str] = frozenset()  # names that may be there and have no effect
+    skip: str = ""  # the filter that may be another than 1-3-3-1; it becomes part of the weights
+    optional: frozenset[str] = frozenset()  # our names of tensors that the architecture can derive from others
+    settings: Mapping[str, Any] = field(default_factory=dict)  # as the code that the files come from has them
 
     def read(self, state: State) -> dict[str, Tensor]:
-        """Their tensors under our names; unknown ones keep theirs, to be reported later.
-
-        Raises:
-            InputError: a filter is another one than our architecture has.
-        """
+        """Their tensors under our names; unknown ones keep theirs. InputError for a filter that we do not have."""
         found = {link.ours: link.read(state[link.theirs]) for link in self.links if link.theirs in state}
         for key in self.filters.keys() & state.keys():
             plane = state[key].squeeze()
@@ -100,11 +79,7 @@ class Layout:
         return found | {key: value for key, value in state.items() if key not in known}
 
     def write(self, state: State) -> dict[str, Tensor]:
-        """Our tensors under their names, with the filters that their code expects.
-
-        Raises:
-            InputError: the generator smooths its skip connections with another filter, which this layout cannot store.
-        """
+        """Our tensors under their names, with the filters that their code expects; InputError if it has no such one."""
         if SKIP in state and not self.skip:
             raise InputError(f"{self.name} cannot store the filter of the skip connections: choose genforce")
         out = {link.theirs: link.write(state[link.ours]) for link in self.links} or dict(state)
@@ -129,8 +104,7 @@ def nvidia(levels: int, depth: int) -> Layout:
 def rosinality(levels: int, depth: int) -> Layout:
     """stylegan2-pytorch by rosinality."""
     links = [Link("latent_avg", "mapping.w_avg"), Link("input.input", "synthesis.b4.const", before=1)]
-    for i, part in ((i, part) for i in range(depth) for part in ("weight", "bias")):
-        links.append(Link(f"style.{i + 1}.{part}", f"mapping.fc{i}.{part}"))
+    links += [link for i in range(depth) for link in _pair(f"style.{i + 1}", f"mapping.fc{i}")]
     for number, ours in enumerate(_convolutions(levels)):
         theirs = f"convs.{number - 1}" if number else "conv1"
         links += [
@@ -142,8 +116,8 @@ def rosinality(levels: int, depth: int) -> Layout:
         ]
     for level in range(levels):
         theirs, ours = f"to_rgbs.{level - 1}" if level else "to_rgb1", f"synthesis.b{4 * 2**level}.torgb"
-        links.append(Link(f"{theirs}.conv.weight", f"{ours}.weight", before=1))
         links += [
+            Link(f"{theirs}.conv.weight", f"{ours}.weight", before=1),
             *_pair(f"{theirs}.conv.modulation", f"{ours}.affine"),
             Link(f"{theirs}.bias", f"{ours}.bias", before=1, after=2),
         ]
@@ -154,10 +128,9 @@ def rosinality(levels: int, depth: int) -> Layout:
 
 def genforce(levels: int, depth: int) -> Layout:
     """GenForce's StyleGAN2: kernels that upsample are reversed, styles are stored without their 1."""
-    links = [Link("truncation.w_avg", "mapping.w_avg")]
-    links.append(Link("synthesis.early_layer.const", "synthesis.b4.const", before=1))
-    for i in range(depth):
-        links += _pair(f"mapping.dense{i}", f"mapping.fc{i}")
+    const = Link("synthesis.early_layer.const", "synthesis.b4.const", before=1)
+    links = [Link("truncation.w_avg", "mapping.w_avg"), const]
+    links += [link for i in range(depth) for link in _pair(f"mapping.dense{i}", f"mapping.fc{i}")]
     for number, ours in enumerate(_convolutions(levels)):
         theirs = f"synthesis.layer{number}"
         links += [
@@ -192,33 +165,17 @@ def genforce_proggan(layers: int) -> Layout:
 
 @dataclass(frozen=True)
 class Published:
-    """A layout that people publish an architecture in, for networks of any size.
-
-    Attributes:
-        name, architecture: of the layout, and of what it holds.
-        marker: matches a name in these files, and in no others.
-        sizes: reads the arguments of `table` from the names in a file.
-        table: sizes → layout.
-    """
+    """A layout that people publish an architecture in, for networks of any size."""
 
     name: str
     architecture: str
-    marker: str
-    sizes: Callable[[Iterable[str]], tuple[int, ...]]
+    marker: str  # matches a name in these files, and in no others
+    sizes: Callable[[Iterable[str]], tuple[int, ...]]  # reads the arguments of `table` from the names in a file
     table: Callable[..., Layout]
 
 
 PUBLISHED = (  # of each architecture, the one with our own names comes first
-    Published(
-        "nvidia",
-        "stylegan2",
-        StyleGAN2.pattern,
-        lambda keys: (
-            largest(r"synthesis\.b(\d+)\.", keys, most=1024).bit_length() - 2,
-            largest(r"mapping\.fc(\d+)\.", keys) + 1,
-        ),
-        nvidia,
-    ),
+    Published("nvidia", "stylegan2", StyleGAN2.pattern, StyleGAN2.sizes, nvidia),
     Published(
         "rosinality",
         "stylegan2",
@@ -236,9 +193,7 @@ PUBLISHED = (  # of each architecture, the one with our own names comes first
         ),
         genforce,
     ),
-    Published(
-        "gandissect", "proggan", ProgressiveGAN.pattern, lambda keys: (largest(r"layer(\d+)\.", keys),), gandissect
-    ),
+    Published("gandissect", "proggan", ProgressiveGAN.pattern, ProgressiveGAN.sizes, gandissect),
     Published(
         "genforce",
         "proggan",
@@ -270,8 +225,7 @@ def layout_for(generator: Generator, name: str) -> Layout:
 
 def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot hold of the generator."""
-    clamp = generator.settings().get("conv_clamp")
-    if clamp is None:
+    if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":
         return [f"the clamp of the features is not stored: load it with conv_clamp={clamp:g} (--conv-clamp)"]

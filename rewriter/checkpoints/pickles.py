@@ -2,11 +2,6 @@
 
 It interprets the opcodes of `pickletools`, imports no module, and calls only the functions in `pickle_types`. Any other
 name or opcode is refused. Tensors come out as `TensorInfo`: their numbers are read later, by `read`.
-
-    run         any pickle that holds data and tensors
-    scan_older  a file in torch.save's older format, five pickles and then numbers
-
-`archive` checks files in the newer format.
 """
 
 from __future__ import annotations
@@ -58,15 +53,7 @@ class Budget:
 
 
 def run(file: BinaryIO, size: int) -> Any:
-    """The data of a pickle whose storages are embedded as files of torch.save.
-
-    Args:
-        file: open for reading.
-        size: of the whole file, in bytes.
-
-    Raises:
-        InputError: it names something unknown, or is too large, damaged or no pickle.
-    """
+    """The data of a pickle that embeds its storages as files of torch.save; InputError if it holds anything else."""
     return interpret(file, size, Machine(Budget(size), nested=True))
 
 
@@ -164,9 +151,7 @@ class Machine:
             storage = re.fullmatch(r"torch\.([A-Z]\w+)Storage", full)
             if storage and storage[1] in DTYPES:
                 return Known(full, refuse_call)
-        hint = ""
-        if full.startswith("dnnlib.tflib"):
-            hint = ": it is a TensorFlow network; take the one for PyTorch"
+        hint = ": it is a TensorFlow network; take the one for PyTorch" if full.startswith("dnnlib.tflib") else ""
         raise InputError(f"it names {full[:100]!r}, and nothing that a file names is run or imported here{hint}")
 
     def _embedded(self, payload: Any) -> Storage:
@@ -176,7 +161,7 @@ class Machine:
         if budget.payload < 0 or budget.embedded < 0:
             raise InputError("its embedded storages are larger than the file, or too many")
         file = io.BytesIO(payload)
-        storage = _scan_older(file, len(payload), budget)
+        storage = scan_older(file, len(payload), budget)
         if not isinstance(storage, Storage):
             raise InputError("an embedded file holds no storage")
         start = file.tell() + 8
@@ -219,16 +204,9 @@ OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
 # --- files of torch.save ---
 
 
-def scan_older(file: BinaryIO, size: int) -> Any:
-    """The data of a file in torch.save's older format: five pickles, then the storages.
-
-    Raises:
-        InputError: it is none, its storages are cut short, or a pickle in it is refused.
-    """
-    return _scan_older(file, size, Budget(0))
-
-
-def _scan_older(file: BinaryIO, size: int, budget: Budget) -> Any:
+def scan_older(file: BinaryIO, size: int, budget: Budget | None = None) -> Any:
+    """The data of a file in torch.save's older format: five pickles, then the storages; InputError for other files."""
+    budget = budget or Budget(0)  # which allows no embedded files
     machines = [Machine(budget) for _ in range(5)]
     magic, protocol, system, found, keys = (interpret(file, size, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:

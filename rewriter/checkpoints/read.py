@@ -42,10 +42,7 @@ _LOADING = Lock()  # the names that torch.load accepts are a setting of the whol
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
     """State dict of a checkpoint file, and the settings that it states, such as conv_clamp.
 
-    Tensors of safetensors and of zipped files of torch.save are mapped from the file.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds more than tensors; it names what.
+    Tensors may be mapped from the file. InputError if it is missing, damaged, or holds more than tensors.
     """
     try:
         size = path.stat().st_size
@@ -99,16 +96,14 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
         raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
         raise InputError("it is a web page: download the file itself")
-    raise InputError(
-        "it has an unknown format: expected safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2"
-    )
+    known = "safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2"
+    raise InputError(f"it has an unknown format: expected {known}")
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    return state, _settings(metadata)
+        return state, _settings(file.metadata() or {})
 
 
 def _is_tar(head: bytes) -> bool:
@@ -178,11 +173,8 @@ def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
     if odd := next((name for name, value in described.items() if not isinstance(value, TensorInfo)), None):
         raise InputError(f"it has a {type(described[odd]).__name__} where the tensor {odd[:80]!r} belongs")
     numbers = {storage: _numbers(storage) for storage in {value.storage for value in described.values()}}
-    state = {
-        name: numbers[value.storage].as_strided(value.shape, value.stride, value.offset)
-        for name, value in described.items()
-    }
-    return state, _stated(modules)
+    views = {name: numbers[at.storage].as_strided(at.shape, at.stride, at.offset) for name, at in described.items()}
+    return views, _stated(modules)
 
 
 def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:

@@ -33,11 +33,7 @@ def save(generator: Generator, folder: str | Path) -> None:
 
 
 def export(generator: Generator, path: str | Path, layout: str) -> None:
-    """Write a generator's weights as a .pt file that other people's tools read; read back, it is the same.
-
-    Raises:
-        InputError: a layout that this architecture does not have, or a place that cannot be written to.
-    """
+    """Write weights as a .pt file for other people's tools, exact to the bit; InputError if there is no such layout."""
     state: dict[str, Any] = rewrite_as(generator, layout)
     if layout == "rosinality":
         state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
@@ -50,14 +46,8 @@ def read_file(
 ) -> Generator:
     """Read a checkpoint file of any known layout.
 
-    Args:
-        path: the file.
-        name: what to call the generator.
-        conv_clamp: clamp of the features; None: what the file says.
-        default_clamp: for a file that says nothing.
-
-    Raises:
-        InputError: a damaged or hostile file, an unknown layout, or a clamp for an architecture that has none.
+    The features are clamped at `conv_clamp`; None: at what the file says, or `default_clamp` if it says nothing.
+    InputError for a damaged or hostile file, an unknown layout, or a clamp for an architecture that has none.
     """
     state, options = read_checkpoint(path)
     clamp = conv_clamp or options.get("conv_clamp") or default_clamp
@@ -68,11 +58,7 @@ def read_file(
 
 
 def load(folder: str | Path) -> Generator:
-    """Read what `save` wrote: weights and config. Rules beside them are read by `hub.repository`.
-
-    Raises:
-        InputError: no such folder, a damaged file, or weights that do not belong to the config.
-    """
+    """Read what `save` wrote; InputError for damaged files, or weights that do not belong to the config."""
     folder = Path(folder)
     about = read_config(folder)
     state, options = read_checkpoint(folder / WEIGHTS)

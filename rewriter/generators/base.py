@@ -16,6 +16,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeGuard
@@ -38,16 +39,11 @@ class Generator(nn.Module, ABC):
     """A pretrained image generator whose weights never change: whatever is done to it is a view.
 
     Pictures are (n, 3, H, W), in [-1, 1] but for overshoot; layers carry the names of the original implementation.
-
-    Attributes:
-        architecture: the class's name in files and in the catalogue.
-        pattern: matches a name in this architecture's state dict, and in no other's.
-        SETTINGS: settings that a state dict cannot hold, and what each may be.
     """
 
-    architecture: ClassVar[str]
-    pattern: ClassVar[str]
-    SETTINGS: ClassVar[Mapping[str, Check]] = MappingProxyType({})
+    architecture: ClassVar[str]  # the class's name in files and in the catalogue
+    pattern: ClassVar[str]  # matches a name in this architecture's state dict, and in no other's
+    SETTINGS: ClassVar[Mapping[str, Check]] = MappingProxyType({})  # what a state dict cannot hold → what it may be
     name = "generator"
     zdim: int
     resolution: int
@@ -104,11 +100,8 @@ class Generator(nn.Module, ABC):
 
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, in pixels on each side."""
-        later = list(self.layers)[list(self.layers).index(self.layer(layer).name) :]
-        reach = 0.0
-        for info in (self.layers[name] for name in later):
-            reach += info.kernel // 2 * self.resolution / info.key_resolution
-        return math.ceil(reach)
+        later = list(self.layers.values())[list(self.layers).index(self.layer(layer).name) :]
+        return math.ceil(sum(info.kernel // 2 * self.resolution / info.key_resolution for info in later))
 
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
         """A generator with the rules folded into plain weights; it shares every weight that they leave alone."""
@@ -116,7 +109,7 @@ class Generator(nn.Module, ABC):
             self.check(rule)
         shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}
         twin = copy.deepcopy(self, shared)
-        twin.__dict__.pop("_fingerprint", None)
+        twin.__dict__.pop("fingerprint", None)  # it is computed anew
         twin.rules = ()
         for rule in (rule for rule in rules if rule.active):
             memory = twin.memory(rule.layer)
@@ -138,18 +131,14 @@ class Generator(nn.Module, ABC):
         """Settings outside the state dict that change the output; part of the fingerprint. "" where there are none."""
         return ""
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 of the canonical names, shapes and float32 bytes: the identity of the model, whatever its file."""
-        if "_fingerprint" not in self.__dict__:
-            digest = hashlib.sha256()
-            digest.update(self.fingerprint_extra().encode())
-            for name, tensor in sorted(self.state_dict().items()):
-                digest.update(f"{name}{tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-            self.__dict__["_fingerprint"] = digest.hexdigest()
-        fingerprint: str = self.__dict__["_fingerprint"]
-        return fingerprint
+        digest = hashlib.sha256(self.fingerprint_extra().encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def rules_at(self, rules: Sequence[LowRank], layer: str, *, before: bool = False) -> list[LowRank]:
         """Those of the rules that change this layer, or the layers before it; one that is off is no change."""
@@ -168,17 +157,14 @@ class Generator(nn.Module, ABC):
         """Pictures of the given seeds, (n, 3, H, W), drawn in batches."""
         seeds = list(seeds)
         z, per_picture = self.latents(seeds), self._spread(rules, len(seeds))
-        parts = [
-            self(z[i : i + batch], truncation=truncation, rules=per_picture[i : i + batch])
-            for i in range(0, len(seeds), batch)
-        ]
+        batches = (slice(i, i + batch) for i in range(0, len(seeds), batch))
+        parts = [self(z[part], truncation=truncation, rules=per_picture[part]) for part in batches]
         return torch.cat(parts) if parts else z.new_zeros(0, 3, self.resolution, self.resolution)
 
     def forward(self, z: Tensor, *, truncation: float = 1.0, rules: Changes | None = None) -> Tensor:
         """Latents (n, zdim) → pictures. `rules`: one list for all, one list per picture, None (the generator's own)."""
         with exact(self.device):
-            features = self.start(z, truncation)
-            return self.picture(features, rules=rules)
+            return self.picture(self.start(z, truncation), rules=rules)
 
     def keys(
         self, seeds: Sequence[int], layer: str, *, truncation: float = 1.0, rules: Changes | None = None
@@ -220,8 +206,7 @@ class Generator(nn.Module, ABC):
 
     def _spread(self, rules: Changes | None, n: int) -> list[Sequence[LowRank]]:
         """One list of changes per picture."""
-        if rules is None:
-            rules = self.rules
+        rules = self.rules if rules is None else rules
         for rule in (r for own in rules for r in own) if _nested(rules) else rules:
             self.check(rule)  # type: ignore[arg-type]
         if _nested(rules):

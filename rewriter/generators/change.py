@@ -14,23 +14,14 @@ STRENGTHS = (-1.0, 2.0)  # the range that people may set
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020).
-
-    Attributes:
-        layer: its name.
-        delta: Λ (out, r, kh, kw).
-        directions: D (r, in), one row per direction in key space.
-        strength: 0 is the unchanged layer and 1 the change as solved, both to the bit.
-        on: False changes nothing, and remembers the strength.
-        fingerprint: of the only generator it may be applied to; "": any generator whose layer has these shapes.
-    """
+    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020)."""
 
     layer: str
-    delta: Tensor
-    directions: Tensor
-    strength: float = 1.0
-    on: bool = True
-    fingerprint: str = ""
+    delta: Tensor  # Λ (out, r, kh, kw)
+    directions: Tensor  # D (r, in), one row per direction in key space
+    strength: float = 1.0  # 0 is the unchanged layer and 1 the change as solved, both to the bit
+    on: bool = True  # False changes nothing, and remembers the strength
+    fingerprint: str = ""  # of the only generator it may be applied to; "": any whose layer has these shapes
 
     @property
     def rank(self) -> int:

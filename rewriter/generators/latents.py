@@ -35,11 +35,7 @@ def _rows(zdim: int, block: int) -> Tensor:
 
 
 def latents(seeds: Sequence[int], zdim: int) -> Tensor:
-    """Latents (n, zdim) of the given seeds: row n of RandomState(1).standard_normal, independent of other seeds.
-
-    Raises:
-        InputError: a seed is not a whole number in 0…99,999.
-    """
+    """Latents (n, zdim) of seeds in 0…99,999, or InputError: seed n is row n of RandomState(1).standard_normal."""
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < SEEDS:
             raise InputError(f"seed {seed!r} is not a whole number from 0 to {SEEDS - 1:,}")
@@ -48,11 +44,7 @@ def latents(seeds: Sequence[int], zdim: int) -> Tensor:
 
 
 def parse_seeds(text: str, *, most: int) -> list[int]:
-    """Seeds as people write them: "0-3, 8" → [0, 1, 2, 3, 8].
-
-    Raises:
-        InputError: anything else, or more than `most` of them.
-    """
+    """Seeds as people write them, "0-3, 8" → [0, 1, 2, 3, 8]; InputError for other texts, or more than `most` seeds."""
     seeds: list[int] = []
     for part in text.split(","):
         low, _, high = (piece.strip() for piece in part.partition("-"))

@@ -32,17 +32,13 @@ class LayerInfo:
 
 @dataclass(frozen=True)
 class Features:
-    """What enters a layer, and all that is needed to go on from there.
-
-    keys (n, in, h, w): the layer's input, after style modulation. StyleGAN2 adds the style (n, in) that modulated it,
-    the latents w (n, w_dim) and the picture so far (n, 3, h', w').
-    """
+    """What enters a layer, and all that is needed to go on from there."""
 
     layer: str
-    keys: Tensor
-    style: Tensor | None = None
-    w: Tensor | None = None
-    skip: Tensor | None = None
+    keys: Tensor  # (n, in, h, w), the layer's input, after style modulation
+    style: Tensor | None = None  # (n, in), what modulated it; this and the rest in a StyleGAN2 only
+    w: Tensor | None = None  # (n, w_dim), latents
+    skip: Tensor | None = None  # (n, 3, h', w'), the picture so far
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -94,10 +90,7 @@ class Memory(nn.Module, ABC):
         return (total + 2 * cross + torch.einsum("oryx,ri->oiyx", delta, directions).square().sum((2, 3))).clamp_min(0)
 
     def scale(self, style: Tensor, energy: Tensor) -> Tensor:
-        """Demodulation σ (n, out) for styles (n, in): one over the norm of each modulated output channel.
-
-        `energy` is (out, in), or (n, out, in) where each picture has changes of its own.
-        """
+        """Demodulation σ (n, out), one over each output's norm: style (n, in), energy (out, in) or (n, out, in)."""
         squared = style.square()
         total = squared @ energy.T if energy.ndim == 2 else (energy @ squared[:, :, None])[:, :, 0]
         return torch.rsqrt(total + 1e-8)

@@ -27,27 +27,13 @@ class FoldedRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a generator came from. What is not known is None, or empty.
-
-    Attributes:
-        id: of the catalogue entry.
-        title: for people.
-        repository, revision: on the Hub.
-        file: in that repository, or the name of a local file.
-        size, sha256: of the file.
-        architecture, layout, resolution, clamp: as in the catalogue.
-        licence, attribution: whose it is.
-        stated: whether the licence was stated by whoever published it, rather than known to the catalogue.
-        note: of the catalogue.
-        published: "USER/NAME@COMMIT" of a rewritten generator on the Hub.
-        rules: those folded into its weights, in order.
-    """
+    """Where a generator came from: the fields of its catalogue entry and more. What is not known is None, or empty."""
 
     id: str | None = None
     title: str = ""
     repository: str | None = None
     revision: str | None = None
-    file: str | None = None
+    file: str | None = None  # in the repository, or the name of a local file
     size: int | None = None
     sha256: str | None = None
     architecture: str | None = None
@@ -56,10 +42,10 @@ class Origin:
     clamp: float | None = None
     licence: Licence | None = None
     attribution: str = ""
-    stated: bool = False
+    stated: bool = False  # whether whoever published it stated the licence, which the catalogue does not know
     note: str = ""
-    published: str | None = None
-    rules: tuple[FoldedRule, ...] = ()
+    published: str | None = None  # "USER/NAME@COMMIT" of a rewritten generator on the Hub
+    rules: tuple[FoldedRule, ...] = ()  # those folded into its weights, in order
 
     def to_json(self) -> dict[str, Any]:
         """The fields that are known, as plain data."""

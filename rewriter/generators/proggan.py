@@ -7,7 +7,7 @@ alone, so it is exactly linear: values are taken straight after it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,7 @@ from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo, Memory
-from rewriter.generators.shapes import Shapes
+from rewriter.generators.shapes import Shapes, largest
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,18 @@ class ProgressiveGAN(Generator):
         block.add_module("wscale", Scale(outputs, gain / math.sqrt(inputs * kernel * kernel)))
         self.add_module(name, block)
 
+    @staticmethod
+    def sizes(names: Iterable[str]) -> tuple[int]:
+        """Number of layers in a state dict with these names."""
+        return (largest(r"layer(\d+)\.", names),)
+
     @classmethod
     def from_shapes(cls, shapes: Shapes, **settings: Any) -> ProgressiveGAN:
         """Channels from the convolutions."""
-        count = shapes.largest(r"layer(\d+)\.")
+        (count,) = cls.sizes(shapes.state)
         if count % 2 or not 2 <= count <= 18:
-            raise InputError(
-                f"a Progressive GAN has an even number of layers up to 18, not {count}: is the file whole?"
-            )
+            known = "a Progressive GAN has an even number of layers up to 18"
+            raise InputError(f"{known}, not {count}: is the file whole?")
         channels = tuple(shapes.size(f"layer{i}.conv.weight", 0, rank=4) for i in range(1, count + 1))
         return cls(ProgressiveGANConfig(channels, shapes.size("layer1.conv.weight", 1, rank=4), **settings))
 

@@ -15,26 +15,13 @@ WIDEST = 8192  # features; the widest published network has 1024
 
 @dataclass(frozen=True)
 class Shapes:
-    """A state dict that nothing has been built for yet.
+    """A state dict that nothing has been built for yet."""
 
-    Attributes:
-        state: tensors by canonical name.
-        names: canonical name → the name in the file, where it differs; for errors.
-    """
-
-    state: Mapping[str, Tensor]
-    names: Mapping[str, str] = field(default_factory=dict)
-
-    def largest(self, pattern: str, *, most: int = 64) -> int:
-        """The largest number that the pattern's group matches in a name; see `largest`."""
-        return largest(pattern, self.state, most=most)
+    state: Mapping[str, Tensor]  # by canonical name
+    names: Mapping[str, str] = field(default_factory=dict)  # canonical name → the file's, where it differs; for errors
 
     def size(self, name: str, axis: int, *, rank: int) -> int:
-        """The size of one axis of a tensor.
-
-        Raises:
-            InputError: the tensor is missing, has not `rank` axes, or is too wide for any generator.
-        """
+        """The size of one axis of a tensor; InputError if it is missing, has not `rank` axes, or is far too wide."""
         named, tensor = self.names.get(name, name), self.state.get(name)
         if tensor is None:
             raise InputError(f"the checkpoint does not fit its architecture: missing {named}")

@@ -7,8 +7,8 @@ rewriting implementation's names: layer2 works at 4², layer4 at 8², layer6 at 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -22,10 +22,9 @@ from rewriter.generators.base import Generator
 from rewriter.generators.filters import blur, upsample
 from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features, LayerInfo, Memory
-from rewriter.generators.shapes import Shapes
+from rewriter.generators.shapes import Shapes, largest
 
-GAIN = math.sqrt(2)
-SLOPE = 0.2
+GAIN, SLOPE = math.sqrt(2), 0.2  # of the leaky ReLU
 MAPPING_RATE = 0.01
 AVERAGED = 4096  # seeds whose w are averaged where a file lacks the average
 SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its skip connections otherwise
@@ -33,19 +32,14 @@ SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its s
 
 @dataclass(frozen=True)
 class StyleGAN2Config:
-    """Architecture: `channels` maps each resolution (4, 8 … up to the picture's) to its feature count.
+    """Architecture: `channels` maps each resolution (4, 8 … up to the picture's) to its feature count."""
 
-    skip_filter: whether the state holds a filter (4, 4) for the skip connections, instead of 1-3-3-1.
-    """
-
-    channels: Mapping[int, int] = field(
-        default_factory=lambda: {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128}
-    )
+    channels: Mapping[int, int]
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 8
     conv_clamp: float | None = None
-    skip_filter: bool = False
+    skip_filter: bool = False  # whether the state holds a filter (4, 4) for the skip connections, instead of 1-3-3-1
 
     def __post_init__(self) -> None:
         sides = [4 * 2**i for i in range(len(self.channels))]
@@ -174,18 +168,23 @@ class StyleGAN2(Generator):
         self.requires_grad_(False)
 
     def _add(self, block: nn.Module, layer: str, module: str, side: int, inputs: int, outputs: int) -> None:
-        up = module == "conv0"
-        config = self.config
+        up, config = module == "conv0", self.config
         conv = StyledConv(inputs, outputs, config.w_dim, resolution=side, up=up, clamp=config.conv_clamp)
         block.add_module(module, conv)
         self.layers[layer] = LayerInfo(layer, inputs, outputs, 3, side // 2 if up else side, side)
         self._memories[layer] = f"synthesis.b{side}.{module}"
 
+    @staticmethod
+    def sizes(names: Iterable[str]) -> tuple[int, int]:
+        """Number of resolutions, and of layers of the mapping network, in a state dict with these names."""
+        side = largest(r"synthesis\.b(\d+)\.", names, most=1024)
+        return side.bit_length() - 2, largest(r"mapping\.fc(\d+)\.", names) + 1
+
     @classmethod
     def from_shapes(cls, shapes: Shapes, **settings: Any) -> StyleGAN2:
         """Channels from the convolutions, z and w from the first layer of the mapping network."""
-        sides = [4 * 2**i for i in range(shapes.largest(r"synthesis\.b(\d+)\.", most=1024).bit_length() - 2)]
-        depth = shapes.largest(r"mapping\.fc(\d+)\.") + 1
+        levels, depth = cls.sizes(shapes.state)
+        sides = [4 * 2**level for level in range(levels)]
         channels = {side: shapes.size(f"synthesis.b{side}.conv1.weight", 0, rank=4) for side in sides}
         z_dim, w_dim = (shapes.size("mapping.fc0.weight", axis, rank=2) for axis in (1, 0))
         return cls(StyleGAN2Config(channels, z_dim, w_dim, depth, skip_filter=SKIP in shapes.state, **settings))
@@ -195,10 +194,7 @@ class StyleGAN2(Generator):
         return {} if self.config.conv_clamp is None else {"conv_clamp": self.config.conv_clamp}
 
     def derive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean w of the first 4,096 seeds, in double precision, so that every machine rounds to the same float32.
-
-        The file of a training run lacks it.
-        """
+        """The mean w, which training runs do not save: of 4,096 seeds, in float64, so that all machines round alike."""
         with torch.device("meta"):
             mapping = MappingNetwork(self.config)
         names = [name for name in mapping.state_dict() if name != "w_avg"]

@@ -37,14 +37,8 @@ PUBLIC_ADVICE = ADVICE | dict.fromkeys(
 def fetch(repo_id: str, revision: str | None = None, *, on_step: OnStep | None = None) -> tuple[Path, str]:
     """Download a published generator into the Hugging Face cache; returns the folder and the commit.
 
-    Args:
-        repo_id: USER/NAME.
-        revision: branch, tag or commit; None: the newest, or the last one downloaded when offline.
-        on_step: called with the downloaded bytes of the weights and all their bytes; returning False cancels.
-
-    Raises:
-        InputError: no such repository or revision, not allowed, no network, or files that cannot be used.
-        CancelledError: `on_step` returned False.
+    `revision` is a branch, a tag or a commit; None: the newest, or offline the last one downloaded. `on_step` is called
+    with the downloaded bytes of the weights and all their bytes. InputError if it is not there, refused or unusable.
     """
     check_name(repo_id)
     with in_words(f"open {repo_id} on the Hub (it is no path here)", HfApi(), ADVICE):
@@ -69,9 +63,6 @@ def public_rules(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
     """What a generator that everybody can open consists of: the catalogue's id of its base, and its rules.
 
     Downloaded without any token and not into the cache, which may hold what only some people may see.
-
-    Raises:
-        InputError: there is none, or it cannot be used.
     """
     check_name(repo_id)
     with TemporaryDirectory(ignore_cleanup_errors=True) as place:  # tensors may still be mapped from its files
@@ -132,11 +123,7 @@ class Listed:
 
 
 def listed(*, most: int = 100, token: str | bool | None = None, endpoint: str | None = None) -> list[Listed]:
-    """Published generators on the Hub, the newest first: those with our tag.
-
-    Raises:
-        InputError: the Hub cannot be asked.
-    """
+    """Published generators on the Hub, those with our tag, the newest first; InputError if the Hub cannot be asked."""
     api = HfApi(endpoint=endpoint, token=token)
     found = []
     with in_words("list published generators", api):

@@ -54,11 +54,7 @@ class Named:
 
 def named(rules: Sequence[Rule]) -> list[Named]:
     """Rules with their titles, and numbered names for their files."""
-    titles = [rule.title for rule in rules]
-    return [
-        Named(rule, title[:200], f"{i}-{slug(title)}".strip("-"))
-        for i, (rule, title) in enumerate(zip(rules, titles, strict=True), 1)
-    ]
+    return [Named(each, each.title[:200], f"{i}-{slug(each.title)}".strip("-")) for i, each in enumerate(rules, 1)]
 
 
 def slug(text: str) -> str:
@@ -99,16 +95,10 @@ def write(
     weights: bool,
     exported: Mapping[str, str],
 ) -> str:
-    """README.md for a repository.
+    """README.md for the repository of a base generator and the rules that it was rewritten with.
 
-    Args:
-        generator: the base.
-        rules: what it was rewritten with.
-        repo_id: where it goes.
-        title: as somebody typed it.
-        description: as somebody typed it.
-        weights: whether the base's weights go along.
-        exported: layout → file of folded weights for other people's tools.
+    Title and description are as somebody typed them; `weights` says whether the base's weights go along; `exported` is
+    layout → file of folded weights for other people's tools.
     """
     head = ModelCardData(**metadata(generator)).to_yaml(line_break="\n")
     parts = [

@@ -35,21 +35,13 @@ SLOW = 10e9  # operations of a picture; above, without a GPU, fewer are drawn
 
 @dataclass(frozen=True)
 class Draft:
-    """The files of a repository, before anything is sent.
-
-    Attributes:
-        repo_id: where they are to go.
-        title: of the card.
-        files: path → content.
-        later: path → function that writes a large file when it is needed.
-        sizes: path → bytes; an estimate for those in `later`.
-    """
+    """The files of a repository, before anything is sent; each is keyed by its path."""
 
     repo_id: str
     title: str
     files: Mapping[str, bytes]
-    later: Mapping[str, Callable[[Path], None]] = field(default_factory=dict, repr=False)
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    later: Mapping[str, Callable[[Path], None]] = field(default_factory=dict, repr=False)  # write large files if needed
+    sizes: Mapping[str, int] = field(default_factory=dict)  # in bytes; an estimate for those in `later`
 
     @property
     def card(self) -> str:
@@ -105,21 +97,10 @@ def draft(
 ) -> Draft:
     """Make everything that `publish` would send; nothing but a licence's text is downloaded.
 
-    Args:
-        generator: the base.
-        rules: in order; None: those that the generator brings along.
-        repo_id: where it is to go.
-        title: one line of at most 80 characters; "": from the rules' titles.
-        description: plain text for the card, of at most 2,000 characters.
-        weights: whether the base's weights go along; if not, they are downloaded from the base's own source.
-        export: layouts for other people's tools in which folded weights go along: see `rewriter convert`.
-        licence: the Hub's id of the licence, for a base whose licence is not known.
-        pictures: whether to draw the `comparisons`, which takes longest; if not, add them later with `with_files`.
-        on_step: called with (pictures drawn, of); returning False cancels.
-
-    Raises:
-        InputError: no rules, rules of another generator, a name or words that cannot be used, a layout that the
-            architecture does not have, a base that others could not load, or a licence against the known one.
+    The arguments are those of `publish`. Drawing the `comparisons` takes longest: without `pictures`, add them later
+    with `with_files`. `on_step` is called with (pictures drawn, of). InputError for no rules, rules of another
+    generator, a name or words that cannot be used, a layout that the architecture does not have, a base that others
+    could not load, or a licence against the known one.
     """
     check_name(repo_id)
     own = list(carried_rules(generator) if rules is None else rules)
@@ -206,13 +187,8 @@ def _drawn(generator: Generator, rules: Sequence[Named], on_step: OnStep | None)
 def compare(generator: Generator, rules: Sequence[Named], which: int, on_step: OnStep | None = None) -> bytes:
     """One of the `comparisons` as PNG: before above after, where the rules' contexts match and where they do not.
 
-    For a single rule, those before it act on both sides; one that is off is shown as it would act.
-
-    Args:
-        generator: the base.
-        rules: all of them, in order.
-        which: index into `comparisons`.
-        on_step: called with (pictures searched, of at most).
+    `which` is an index into `comparisons`. For a single rule, those before it act on both sides; one that is off is
+    shown as it would act. `on_step` is called with (pictures searched, of at most).
     """
     slow = generator.device.type == "cpu" and generator.operations > SLOW
     most, limit = (4, 64) if slow else (12, 384)

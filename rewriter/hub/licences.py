@@ -43,9 +43,7 @@ class Text:
 
     def matches(self, found: bytes) -> bool:
         """Whether this is the text."""
-        if self.sha256:
-            return hashlib.sha256(found).hexdigest() == self.sha256
-        return self.contains.encode() in found
+        return hashlib.sha256(found).hexdigest() == self.sha256 if self.sha256 else self.contains.encode() in found
 
 
 TEXTS: dict[str, Text] = {  # by the link of the licence
@@ -84,19 +82,14 @@ def has_text(licence: Licence) -> bool:
 
 
 def text_of(origin: Origin) -> bytes:
-    """The content of LICENSE for a generator of this origin.
-
-    Raises:
-        InputError: the text cannot be downloaded, or has changed.
-    """
+    """The content of LICENSE for a generator of this origin; InputError if a text cannot be had, or has changed."""
     licence = origin.licence
     if licence is None:
         return b"The licence of this generator's weights is not known. Ask whoever made them before you use them.\n"
     if licence.link == APACHE:
         return own()
     if licence.link not in TEXTS:
-        said = f"{origin.attribution}\n\nLicence: {licence.id}\nIts text: {licence.link}\n"
-        return said.lstrip().encode()
+        return f"{origin.attribution}\n\nLicence: {licence.id}\nIts text: {licence.link}\n".lstrip().encode()
     known = TEXTS[licence.link]
     kept = default_folder() / "licences" / f"{hashlib.sha256(known.url.encode()).hexdigest()}.txt"
     if kept.is_file() and known.matches(found := kept.read_bytes()):

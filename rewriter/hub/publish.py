@@ -48,11 +48,11 @@ def publish(
         repo_id: USER/NAME; created if it does not exist, and given another commit if it holds a generator of ours.
         token: None: the one in HF_TOKEN, or of `hf auth login`.
         private: whether a new repository is private; None: it is, and an existing one stays as it is.
-        title: see `draft`.
-        description: see `draft`.
-        weights: see `draft`.
-        export: see `draft`.
-        licence: see `draft`.
+        title: one line of at most 80 characters; "": from the rules' titles.
+        description: plain text for the card, of at most 2,000 characters.
+        weights: whether the base's weights go along; if not, they are downloaded from the base's own source.
+        export: layouts for other people's tools in which folded weights go along: see `rewriter convert`.
+        licence: the Hub's id of the licence, for a base whose licence is not known.
         create_pr: open a pull request, in a repository that one may not write to.
         endpoint: None: the one in HF_ENDPOINT, or Hugging Face itself.
         on_status: called with words about what is done next.

@@ -20,9 +20,7 @@ from rewriter.files import as_json
 from rewriter.generators.base import Generator
 
 TAG = "rewritten-generator"  # of repositories on the Hub
-_BASE: dict[str, Check] = {
-    name: CHECKS[name] for name in ("id", "repository", "file", "revision", "size", "sha256", "clamp")
-}
+_BASE = {name: CHECKS[name] for name in ("id", "repository", "file", "revision", "size", "sha256", "clamp")}
 _CONFIG: dict[str, Check] = {
     "fingerprint": matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal digits"),
     "rules": list_of(matching(r"rules/[a-z0-9][a-z0-9-]{0,80}\.safetensors", "a file in rules/"), RULES),
@@ -33,21 +31,13 @@ _CONFIG: dict[str, Check] = {
 
 @dataclass(frozen=True)
 class Config:
-    """What config.json of a published generator says.
+    """What config.json of a published generator says."""
 
-    Attributes:
-        fingerprint: of the base.
-        rules: their files, in order.
-        weights: whether the base's weights are in the repository.
-        base: where else the weights are; None: nowhere.
-        clamp: of the base's features.
-    """
-
-    fingerprint: str
-    rules: tuple[str, ...]
-    weights: bool
-    base: PinnedFile | None = None
-    clamp: float | None = None
+    fingerprint: str  # of the base
+    rules: tuple[str, ...]  # their files, in order
+    weights: bool  # whether the base's weights are in the repository
+    base: PinnedFile | None = None  # where else the weights are; None: nowhere
+    clamp: float | None = None  # of the base's features
 
     @property
     def known(self) -> str | None:
@@ -67,11 +57,7 @@ class Config:
 
 
 def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> bytes:
-    """config.json for a generator with these files of rules, with its weights or without.
-
-    Raises:
-        InputError: without the weights nobody else could load it.
-    """
+    """config.json for a generator and its files of rules; InputError if nobody could load it without the weights."""
     base = {name: getattr(generator.origin, name) for name in _BASE}
     try:
         file, _ = _check_base(object_of(_BASE)("base", base))
@@ -97,11 +83,7 @@ def _built_in_fingerprint() -> str:
 
 
 def read(folder: Path) -> Config | None:
-    """Validate a folder's config.json; None: the folder holds a generator without rules.
-
-    Raises:
-        InputError: it is missing, damaged, or names what no repository of ours has.
-    """
+    """Validate a folder's config.json, or raise InputError; None: the folder holds a generator without rules."""
     about = read_config(folder)
     if "rules" not in about:
         return None
@@ -126,11 +108,7 @@ def _check_base(values: dict[str, Any]) -> tuple[PinnedFile, float | None]:
 
 
 def rules_in(folder: Path, about: Config, generator: Generator | None = None) -> tuple[Rule, ...]:
-    """The rules in a folder, in order, with their edits validated.
-
-    Raises:
-        InputError: one is damaged, or belongs to another generator than the config, or than the one given.
-    """
+    """The rules in a folder, in order, validated; InputError for those of another generator than config or argument."""
     if generator is not None and generator.fingerprint != about.fingerprint:
         raise InputError(
             f"the base {generator.name} is not the one that the rules in {folder} were made on: expected the "

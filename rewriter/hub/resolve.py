@@ -53,15 +53,7 @@ def load_generator(
 
 
 def resolve(name: str, *, revision: str | None = None) -> Source:
-    """Find out what a name means, without any network.
-
-    Args:
-        name: see `load_generator`.
-        revision: for USER/NAME: a branch, a tag or a commit; None: the newest.
-
-    Raises:
-        InputError: the name means nothing, or a revision of something that has none.
-    """
+    """What a name means, without asking any network; InputError if nothing. Arguments as for `load_generator`."""
     known = catalogue()
     if revision and (name in known or os.path.exists(name)):
         raise InputError(f"{name} has no revisions: leave revision out")

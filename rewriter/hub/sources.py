@@ -39,15 +39,7 @@ class Source(ABC):
         return Origin()
 
     def fetch(self, on_step: OnStep | None = None) -> Source:
-        """Download what `load` needs; returns this source, pinned to the revision that was downloaded.
-
-        Args:
-            on_step: called with the bytes downloaded and the bytes in all; returning False cancels the download.
-
-        Raises:
-            InputError: the download failed, or it is no generator.
-            CancelledError: `on_step` returned False.
-        """
+        """Download what `load` needs; returns this source, pinned to the revision that was downloaded."""
         return self
 
     def load(
@@ -142,13 +134,9 @@ class Folder(Source):
         base = _base(config)
         if config is None:
             return store.load(self.path)
-        if base is not None:
-            generator = base.read(None if config.known else config.clamp)
-        else:
-            generator = store.load(self.path)
+        generator = base.read(None if config.known else config.clamp) if base else store.load(self.path)
         if base is None and config.known:  # a repository cannot override the licence of a known base
-            known = catalogue()[config.known].origin
-            generator.origin = replace(known, sha256=None, rules=generator.origin.rules)
+            generator.origin = replace(catalogue()[config.known].origin, sha256=None, rules=generator.origin.rules)
             if config.known == BUILT_IN and not repository.is_built_in(generator):
                 raise InputError(f"{self.path / CONFIG} says that its base is {BUILT_IN}, but the weights differ")
         elif not config.known:
@@ -204,12 +192,10 @@ def _entry_of(path: Path) -> tuple[Entry | None, str]:
 def _read_entry(entry: Entry, path: Path, sha256: str, conv_clamp: float | None) -> Generator:
     """The generator of a catalogue entry; InputError if the entry is wrong."""
     generator = store.read_file(path, name=entry.id, conv_clamp=conv_clamp, default_clamp=entry.clamp)
-    facts = ("architecture", generator.architecture), ("resolution", generator.resolution)
-    for what, found in facts:
-        if found != (said := getattr(entry, what)):
-            raise InputError(
-                f"the {what} of {entry.id} is {found}, not {said} as the catalogue says: correct the entry"
-            )
+    for what in ("architecture", "resolution"):
+        found, listed = getattr(generator, what), f"{getattr(entry, what)} as the catalogue says"
+        if found != getattr(entry, what):
+            raise InputError(f"the {what} of {entry.id} is {found}, not {listed}: correct the entry")
     generator.origin = replace(entry.origin, clamp=conv_clamp or entry.clamp, sha256=sha256)
     generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
     return generator

@@ -24,11 +24,7 @@ ADVICE = {
 
 
 def page_folder() -> Path:
-    """The folder of the page: in the package when that is installed, beside it in a checkout.
-
-    Raises:
-        InputError: it is in neither.
-    """
+    """The folder of the page: in the package when that is installed, beside it in a checkout; else InputError."""
     for folder in (PACKAGE / "space", PACKAGE.parent / "space"):
         if (folder / "app.py").exists():
             return folder
@@ -36,11 +32,7 @@ def page_folder() -> Path:
 
 
 def files() -> dict[str, Path]:
-    """What a Space consists of, path in the Space → file here: the page at the root, the package beside it.
-
-    Raises:
-        InputError: this installation lacks the page.
-    """
+    """What a Space consists of, path in the Space → file here: the page at the root, the package beside it."""
     page = page_folder()
     checkout = [] if page.parent == PACKAGE else [PACKAGE.parent / "LICENSE"]  # else that is another package's
     licences = [path for path in (*checkout, *PACKAGE.parent.glob(LICENCE)) if path.exists()]
@@ -63,19 +55,9 @@ def deploy(
     """Make the page a Space, or update one, in one commit: all of it arrives, or nothing does.
 
     What an earlier version left is deleted: files below rewriter/ and Python files at the root that are not ours. All
-    other files in the Space stay.
-
-    Args:
-        repo_id: USER/NAME.
-        token: None: the one in HF_TOKEN, or of `hf auth login`.
-        private: whether a new Space is private; None: it is public, and an existing one stays as it is.
-        hardware: such as zero-a10g; None: what the Space has, the free CPU if it is new.
-        endpoint: None: the one in HF_ENDPOINT, or Hugging Face itself.
-        on_status: called with words about what is done next.
-
-    Raises:
-        InputError: a bad name, nobody logged in, a Space that holds something else, or whatever the Hub or the
-            network refuses; the message says what to do next.
+    other files in the Space stay. A new Space is public unless `private`; an existing one stays as it is. `hardware` is
+    such as zero-a10g; None: what the Space has, or the free CPU. The other arguments, and the errors, are those of
+    `publish`.
     """
     ours, api = files(), connect(token, endpoint=endpoint)
     new = {"space_sdk": "gradio", "private": bool(private), "space_hardware": hardware}
@@ -84,9 +66,8 @@ def deploy(
         if found.runtime is None or found.runtime.requested_hardware != hardware:
             with in_words(f"ask for the hardware {hardware} for {repo_id}", api):
                 api.request_space_hardware(repo_id, hardware)  # type: ignore[arg-type]  # new kinds are allowed
-    return target.upload(
-        ours, "Deploy the page with the package", outdated=partial(outdated, ours=ours), on_status=on_status
-    )
+    left = partial(outdated, ours=ours)
+    return target.upload(ours, "Deploy the page with the package", outdated=left, on_status=on_status)
 
 
 def outdated(there: Iterable[str], ours: Iterable[str]) -> list[str]:
@@ -110,6 +91,5 @@ def _check(found: Info) -> None:
     if found.sdk not in (None, "gradio"):
         raise InputError(f"{found.id} is a Space of another kind ({found.sdk}): choose another name")
     if code and "rewriter/__init__.py" not in paths:
-        raise InputError(
-            f"{found.id} holds another app ({', '.join(code)}): choose another name, or delete these first"
-        )
+        app = f"another app ({', '.join(code)})"
+        raise InputError(f"{found.id} holds {app}: choose another name, or delete these first")

@@ -25,56 +25,31 @@ def silent(words: str) -> None:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """The outcome of an upload.
+    """The outcome of an upload."""
 
-    Attributes:
-        url: the page of the repository, or of the pull request.
-        commit: what the repository, or the pull request, is now.
-        created: whether the repository is new.
-        changed: whether anything had to be sent.
-        private: whether only its owner sees it.
-        removed: files of an earlier version that were deleted.
-        proposed: whether it is a pull request.
-    """
-
-    url: str
-    commit: str
-    created: bool
-    changed: bool
-    private: bool
-    removed: tuple[str, ...] = ()
-    proposed: bool = False
+    url: str  # the page of the repository, or of the pull request
+    commit: str  # what the repository, or the pull request, is now
+    created: bool  # whether the repository is new
+    changed: bool  # whether anything had to be sent
+    private: bool  # whether only its owner sees it
+    removed: tuple[str, ...] = ()  # files of an earlier version that were deleted
+    proposed: bool = False  # whether it is a pull request
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A repository to upload to, which may not exist yet.
+    """A repository to upload to, which may not exist yet."""
 
-    Attributes:
-        api: the client; see `client.connect`.
-        repo_id: USER/NAME.
-        check: raises InputError for an existing repository that holds something else.
-        kind: "model" or "space".
-        private: what an existing repository has to be; None: as it is.
-        options: of `create_repo`, for a new one.
-        advice: next steps by the Hub's status, where they are known better than in general.
-    """
-
-    api: HfApi
-    repo_id: str
-    check: Callable[[Info], None]
-    kind: str = "model"
-    private: bool | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    advice: Mapping[int, str] = field(default_factory=dict)
+    api: HfApi  # see `client.connect`
+    repo_id: str  # USER/NAME
+    check: Callable[[Info], None]  # raises InputError for an existing repository that holds something else
+    kind: str = "model"  # or "space"
+    private: bool | None = None  # what an existing repository has to be; None: as it is
+    options: Mapping[str, Any] = field(default_factory=dict)  # of `create_repo`, for a new one
+    advice: Mapping[int, str] = field(default_factory=dict)  # next steps by the Hub's status, where better are known
 
     def find(self, *, create_pr: bool = False, on_status: OnStatus = silent) -> Info | None:
-        """The repository, if there is one and it may be written to; None: the name is free.
-
-        Raises:
-            InputError: it holds something else, is private or public against what is wanted, or the Hub refuses; or
-                there is none to propose a pull request to.
-        """
+        """The repository, if it may be written to as it is; None: the name is free. InputError if it may not be."""
         check_name(self.repo_id)
         on_status(f"looking for {self.repo_id}")
         with in_words(f"look at {self.repo_id}", self.api, self.advice):
@@ -104,17 +79,9 @@ class Target:
         create_pr: bool = False,
         on_status: OnStatus = silent,
     ) -> Uploaded:
-        """Commit files, in a new repository if there is none.
+        """Commit files, by their paths in the repository, which is created if there is none.
 
-        Args:
-            files: by their paths in the repository.
-            message: of the commit.
-            outdated: of the paths in the repository, those that the commit deletes.
-            create_pr: propose the commit as a pull request, in an existing repository.
-            on_status: called with words about what is done next.
-
-        Raises:
-            InputError: see `find`; or somebody else committed at the same time, or the network fails.
+        `outdated` chooses the paths that the commit deletes. InputError if the Hub or the network refuses it.
         """
         found = self.find(create_pr=create_pr, on_status=on_status)
         created = found is None
