@@ -71,9 +71,7 @@ def apply(
     method: Annotated[str | None, typer.Option(help="least-squares, projected, direct or unconstrained.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
-    erase: Annotated[
-        bool, typer.Option("--erase", help="Erase what is at the pasted place; nothing is copied.")
-    ] = False,
+    erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,
     device: common.Device = None,
     out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
     save_rule: Annotated[Path | None, typer.Option(help="Write the rule (safetensors); numbered if several.")] = None,

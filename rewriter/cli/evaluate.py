@@ -200,12 +200,10 @@ def _judges(asked: Request) -> None:
     labels = scenes.described(asked.seeds, asked.generator.resolution).labels
     right = segmenter.accuracy(segmenter.load(), pictures, labels)
     errors = marks.detector_errors(asked.seeds)
-    words = [
-        f"segmenter, on generated pictures: {thing}: {share:.1%} of {n:,} pixels" for thing, (share, n) in right.items()
-    ]
-    words += [
-        f"detector, on scenes: {kind}: {miss:.1%} misses, {alarm:.1%} alarms" for kind, (miss, alarm) in errors.items()
-    ]
+    labelled = "segmenter, on generated pictures: {}: {:.1%} of {:,} pixels"
+    detected = "detector, on scenes: {}: {:.1%} misses, {:.1%} alarms"
+    words = [labelled.format(thing, *found) for thing, found in right.items()]
+    words += [detected.format(kind, *found) for kind, found in errors.items()]
     data = tables.finite({"n": len(asked.seeds), "segmenter": right, "detectors": errors})
     write_json(data, asked.out / "judges.json")
     say(asked.as_json, data, "\n".join(words))

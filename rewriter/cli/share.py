@@ -33,15 +33,9 @@ def demo(
 
 def deploy(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The Space: your account or organisation, a name.")],
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Who sees a new Space. Default: public.")
-    ] = None,
-    hardware: Annotated[
-        str | None, typer.Option(help="For example cpu-basic, or zero-a10g for ZeroGPU. Default: unchanged.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the files only; needs no network and no token.")
-    ] = False,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Default: public.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Such as cpu-basic, or zero-a10g for ZeroGPU.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files only, without network.")] = False,
     as_json: common.Json = False,
 ) -> None:
     """Create or update your Space on Hugging Face with the page.
