@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from rewriter.errors import RewriterError
 
+# the file beside this one that holds each command
 FILES = {"draw": "sample apply inspect", "study": "suggest search stats benchmark", "evaluate": "evaluate"}
 FILES |= {"models": "generators convert", "publish": "publish", "share": "demo deploy"}
 MODULES = {command: module for module, commands in FILES.items() for command in commands.split()}

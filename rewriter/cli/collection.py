@@ -46,7 +46,10 @@ class Collection:
 
 
 def draw(generator: Generator, plan: Collection, *, on_step: OnStep | None = None) -> int:
-    """Write the pictures that are not there yet, with the rules that the generator carries; returns how many."""
+    """Write the pictures that are not there yet, with the rules that the generator carries; returns how many.
+
+    InputError for pairs without a rule, or a folder that holds another collection; CancelledError if cancelled.
+    """
     if plan.pairs and not generator.rules:
         raise InputError("pairs show pictures before and after a rule: name one with --rule FILE")
     manifest, path = plan.manifest(generator), plan.folder / MANIFEST

@@ -25,6 +25,7 @@ from rewriter.generators.latents import parse_seeds
 from rewriter.worlds import townscape
 
 SHEET = 24
+Requests = Sequence[tuple[str, Edit]]  # edits, each with a name to report it by
 
 
 def sample(
@@ -158,11 +159,7 @@ def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:
 
 
 def _replay(
-    model: Generator,
-    requests: Sequence[tuple[str, Edit]],
-    earlier: Sequence[Rule],
-    files: Sequence[Path],
-    job: common.Job,
+    model: Generator, requests: Requests, earlier: Sequence[Rule], files: Sequence[Path], job: common.Job
 ) -> list[Rule]:
     """The edits one after the other, on top of earlier rules; each rule is written as soon as it is made."""
     made: list[Rule] = []

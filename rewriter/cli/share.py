@@ -16,9 +16,7 @@ from rewriter.hub import space
 def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0: reachable from other machines.")] = "127.0.0.1",
-    generator: Annotated[
-        list[str] | None, typer.Option(help="A checkpoint or USER/NAME to offer beside the catalogue; repeatable.")
-    ] = None,
+    generator: Annotated[list[str] | None, typer.Option(help="A checkpoint or USER/NAME to offer; repeatable.")] = None,
     login: Annotated[
         bool, typer.Option("--login", help="Show a Space's login button; it logs in as this machine's account.")
     ] = False,
@@ -34,7 +32,7 @@ def demo(
 def deploy(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The Space: your account or organisation, a name.")],
     private: Annotated[bool | None, typer.Option("--private/--public", help="Default: public.")] = None,
-    hardware: Annotated[str | None, typer.Option(help="Such as cpu-basic, or zero-a10g for ZeroGPU.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Such as zero-a10g; default: unchanged.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files only, without network.")] = False,
     as_json: common.Json = False,
 ) -> None:

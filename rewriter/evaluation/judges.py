@@ -93,7 +93,7 @@ class LPIPS(nn.Module):
 
 
 def lpips(device: torch.device | str | None = None, on_step: OnStep = lambda done, of: None) -> LPIPS:
-    """LPIPS with its weights: 550 MB, downloaded once; `on_step` is called for each file with (bytes done, of)."""
+    """LPIPS with its weights: 550 MB, downloaded once; `on_step` is called with (bytes done, of) of each file."""
     distance = LPIPS()
     for name, part, prefix in (("trunk", distance.features, "features."), ("heads", distance.heads, "")):
         with safe_open(fetch(FILES[name], on_step=on_step), framework="pt") as file:

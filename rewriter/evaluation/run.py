@@ -85,7 +85,7 @@ class Outcomes:
 def run(
     experiment: Experiment, generator: Generator, seeds: Sequence[int], *, progress: Progress = lambda what: None
 ) -> Outcomes:
-    """Run an experiment on pictures given by seed; every process returns the same."""
+    """Run an experiment on pictures given by seed; every process returns the same; CancelledError if cancelled."""
     if not seeds:
         raise InputError("no pictures to judge: ask for at least one")
     state = processes(generator.device.type)

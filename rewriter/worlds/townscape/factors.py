@@ -49,7 +49,7 @@ NUM_FACTORS = len(Factor)
 
 
 def factors(z: Tensor) -> Tensor:
-    """Latents (n, 32) → independent factors (n, 24) in [0, 1], uniform for normally distributed latents."""
+    """Latents (n, 32), else InputError → independent factors (n, 24), uniform in [0, 1] for normal latents."""
     if z.ndim != 2 or z.shape[1] != LATENT_DIM:
         raise InputError(f"latents are {tuple(z.shape)} instead of (n, {LATENT_DIM}): use Generator.latents(seeds)")
     z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)  # as StyleGAN2 normalises them

@@ -6,14 +6,14 @@ pixel counts as drawn if its colour is nearer to the thing's own than to what wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rewriter.errors import InputError, OnStep, report
+from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
 from rewriter.worlds.townscape import factors, scenes
 
@@ -22,13 +22,6 @@ OVERALL = "whole picture"
 UNSEEN = range(20_000, 21_000)  # the trainer draws its latents at random, not from the table of seeds
 VISIBLE = 0.1  # least distance in RGB, each channel in [-1, 1], at which leaving a thing out is visible
 _LEVELS = 127.5  # one unit of [-1, 1] in 1/255
-
-
-class Sampler(Protocol):
-    """A generator, as far as it is needed here."""
-
-    def sample(self, seeds: Sequence[int]) -> Tensor:
-        """Pictures (n, 3, size, size) of these seeds, in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +36,13 @@ class Share:
 
 @torch.no_grad()
 def things_drawn(
-    generator: Sampler, seeds: Iterable[int] = UNSEEN, *, batch: int = 50, on_step: OnStep | None = None
+    generator: Generator, seeds: Iterable[int] = UNSEEN, *, batch: int = 50, on_step: OnStep | None = None
 ) -> dict[str, Share]:
     """Compare a generator of townscapes with the scenes that its latents describe, thing by thing.
 
     The pictures of the seeds may have any size and device. The last `Share` is for the "whole picture": the judged
-    pixels of all things together, but the error over every pixel. `on_step` is called with (pictures done, of).
+    pixels of all things together, but the error over every pixel. `on_step` is called with (pictures done, of);
+    returning False raises CancelledError.
     """
     seeds = list(seeds)
     if not seeds:

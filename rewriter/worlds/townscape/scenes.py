@@ -42,6 +42,7 @@ def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
     """Factors (n, 24) in [0, 1] → the scenes that they describe, `size` pixels a side, on the device of the factors.
 
     What is behind the thing `without` ("dome", "light", "bar" …) shows instead of it, and nothing has its label.
+    InputError for factors of another shape, or a thing that cannot be painted.
     """
     if u.ndim != 2 or u.shape[1] != NUM_FACTORS:
         raise InputError(f"factors are {tuple(u.shape)} instead of (n, {NUM_FACTORS}): use factors(latents)")

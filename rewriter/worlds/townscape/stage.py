@@ -82,9 +82,11 @@ class StageTrainer:
             getattr(self, name).load_state_dict(state[name])
 
     def train(self, seconds: float, *, every: int) -> Iterator[dict[str, float]]:
-        """Train until `seconds` of this stage are over; yields a report every `every` steps."""
+        """Train until `seconds` are over; yields a report every `every` steps; ComputationError if it diverged."""
         first = True
-        while (done := self._shared(self.seconds / seconds)) < 1:
+        device = self.accelerator.device
+        # all processes go by the clock of the main one, so that they take the same number of steps
+        while (done := float(broadcast(torch.tensor(self.seconds / seconds, device=device)))) < 1:
             start = time.perf_counter()
             error = self._learn(done)
             self.step += 1
@@ -93,10 +95,6 @@ class StageTrainer:
             first = False
             if self.step % every == 0:
                 yield self._report(done, float(error))
-
-    def _shared(self, done: float) -> float:
-        """The main process's clock, so that all processes take the same number of steps."""
-        return float(broadcast(torch.tensor(done, device=self.accelerator.device)))
 
     def _learn(self, done: float) -> Tensor:
         """One step; returns the mean absolute error in 1/255."""

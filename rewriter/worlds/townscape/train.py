@@ -72,7 +72,8 @@ def train(options: Options, *, on_report: OnReport | None = None) -> StyleGAN2:
 
     `on_report` is called in each process every `options.every` steps, after the checkpoint is written, with the size,
     the step, the share done of this size, the mean absolute error in 1/255 and the pictures a second; returning False
-    (in all processes) cancels. Returns the running average of the weights over the last steps.
+    (in all processes) raises CancelledError; the training can then be resumed. ComputationError if it diverged. Returns
+    the running average of the weights over the last steps.
     """
     accelerator = _accelerator(options)
     state = _read_checkpoint(options) if options.resume else _start(options, accelerator.device)
