@@ -30,9 +30,12 @@ def publish(
     title: Annotated[str, typer.Option(help="Title of the card; default: the rules' titles.")] = "",
     description: Annotated[str, typer.Option(help="A paragraph for the card; plain text.")] = "",
     private: Annotated[bool | None, typer.Option("--private/--public", help="Default: private.")] = None,
-    rules_only: Annotated[bool, typer.Option("--rules-only", help="Without the base's weights.")] = False,
+    rules_only: Annotated[
+        bool, typer.Option("--rules-only", help="Without the base's weights, which are downloaded from their source.")
+    ] = False,
     export: Annotated[
-        list[str] | None, typer.Option(help="Add folded weights, as `convert --layout`; repeatable.")
+        list[str] | None,
+        typer.Option(help="Add folded weights for rosinality, nvidia, genforce, gandissect; repeatable."),
     ] = None,
     licence: Annotated[str, typer.Option(help="Of a base that the catalogue does not know: the Hub's id of it.")] = "",
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request on somebody else's repository.")] = False,
