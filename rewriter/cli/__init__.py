@@ -17,21 +17,10 @@ from typer.core import TyperGroup
 
 from rewriter.errors import RewriterError
 
-MODULES = {  # command → the file beside this one that holds it
-    "sample": "draw",
-    "apply": "draw",
-    "inspect": "draw",
-    "suggest": "study",
-    "search": "study",
-    "stats": "study",
-    "benchmark": "study",
-    "evaluate": "evaluate",
-    "generators": "models",
-    "convert": "models",
-    "publish": "publish",
-    "demo": "share",
-    "deploy": "share",
-}
+# the file beside this one that holds each command
+FILES = {"draw": "sample apply inspect", "study": "suggest search stats benchmark", "evaluate": "evaluate"}
+FILES |= {"models": "generators convert", "publish": "publish", "share": "demo deploy"}
+MODULES = {command: module for module, commands in FILES.items() for command in commands.split()}
 
 
 class Commands(TyperGroup):

@@ -40,22 +40,15 @@ class Collection:
     def manifest(self, generator: Generator) -> dict[str, Any]:
         """What the folder holds and how it was drawn."""
         seeds = range(self.first, self.first + self.count)
-        return {
-            "generator": generator.name,
-            "fingerprint": generator.fingerprint,
-            "rules": digest(generator.rules),
-            "truncation": self.truncation,
-            "pairs": self.pairs,
-            "pictures": [{"seed": seed, **self.files(seed)} for seed in seeds],
-        }
+        model = {"generator": generator.name, "fingerprint": generator.fingerprint, "rules": digest(generator.rules)}
+        pictures = [{"seed": seed, **self.files(seed)} for seed in seeds]
+        return {**model, "truncation": self.truncation, "pairs": self.pairs, "pictures": pictures}
 
 
 def draw(generator: Generator, plan: Collection, *, on_step: OnStep | None = None) -> int:
     """Write the pictures that are not there yet, with the rules that the generator carries; returns how many.
 
-    Raises:
-        InputError: pairs without a rule, a folder that holds another collection, or one that cannot be written.
-        CancelledError: `on_step`, called with (done, of), returned False.
+    InputError for pairs without a rule, or a folder that holds another collection; CancelledError if cancelled.
     """
     if plan.pairs and not generator.rules:
         raise InputError("pairs show pictures before and after a rule: name one with --rule FILE")

@@ -57,15 +57,9 @@ def _session(past: history.History) -> Description:
 
 
 def _rule(rule: Rule) -> Description:
-    data = {
-        "what": "rule",
-        "layer": rule.layer,
-        "rank": rule.rank,
-        "strength": rule.strength,
-        "generator": rule.edit and rule.edit.generator,
-        "fingerprint": rule.fingerprint,
-        "effect": rule.effect and rule.effect.to_json(),
-    }
+    data: dict[str, Any] = {"what": "rule", "layer": rule.layer, "rank": rule.rank, "strength": rule.strength}
+    data |= {"generator": rule.edit and rule.edit.generator, "fingerprint": rule.fingerprint}
+    data |= {"effect": rule.effect and rule.effect.to_json()}
     words = [
         effect_in_words(rule.title, rule),
         f"  on {data['generator']}, fingerprint {rule.fingerprint[:12]}",
@@ -76,11 +70,8 @@ def _rule(rule: Rule) -> Description:
 
 def _edit(edit: Edit) -> Description:
     missing = edit.missing()
-    seeds = {
-        "copy": edit.copy and edit.copy.seed,
-        "paste": edit.paste and edit.paste.seed,
-        "context": [region.seed for region in edit.context],
-    }
+    seeds: dict[str, Any] = {"copy": edit.copy and edit.copy.seed, "paste": edit.paste and edit.paste.seed}
+    seeds |= {"context": [region.seed for region in edit.context]}
     fields = {name: value for name, value in edit.to_json().items() if name not in (*seeds, "keep")}
     if missing:
         state = f"still missing: {'; '.join(missing)}"
@@ -109,18 +100,11 @@ def _generator(generator: Generator) -> Description:
         {"layer": i.name, "in": i.in_channels, "out": i.out_channels, "keys": i.key_resolution, "values": i.resolution}
         for i in generator.layers.values()
     ]
-    data = {
-        "what": "generator",
-        "name": generator.name,
-        "architecture": type(generator).__name__,
-        "resolution": generator.resolution,
-        "weights": sum(p.numel() for p in generator.parameters()),
-        "fingerprint": generator.fingerprint,
-        "origin": origin.to_json(),
-        "start": dict(generator.advice),
-        "rules": [_rule(rule)[0] for rule in rules],
-        "layers": layers,
-    }
+    weights = sum(p.numel() for p in generator.parameters())
+    data: dict[str, Any] = {"what": "generator", "name": generator.name, "architecture": type(generator).__name__}
+    data |= {"resolution": generator.resolution, "weights": weights, "fingerprint": generator.fingerprint}
+    data |= {"origin": origin.to_json(), "start": dict(generator.advice)}
+    data |= {"rules": [_rule(rule)[0] for rule in rules], "layers": layers}
     lines = [
         f"fingerprint {generator.fingerprint}",
         origin.attribution,

@@ -25,6 +25,7 @@ from rewriter.generators.latents import parse_seeds
 from rewriter.worlds import townscape
 
 SHEET = 24
+Requests = Sequence[tuple[str, Edit]]  # edits, each with a name to report it by
 
 
 def sample(
@@ -71,9 +72,7 @@ def apply(
     method: Annotated[str | None, typer.Option(help="least-squares, projected, direct or unconstrained.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
-    erase: Annotated[
-        bool, typer.Option("--erase", help="Erase what is at the pasted place; nothing is copied.")
-    ] = False,
+    erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,
     device: common.Device = None,
     out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
     save_rule: Annotated[Path | None, typer.Option(help="Write the rule (safetensors); numbered if several.")] = None,
@@ -160,11 +159,7 @@ def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:
 
 
 def _replay(
-    model: Generator,
-    requests: Sequence[tuple[str, Edit]],
-    earlier: Sequence[Rule],
-    files: Sequence[Path],
-    job: common.Job,
+    model: Generator, requests: Requests, earlier: Sequence[Rule], files: Sequence[Path], job: common.Job
 ) -> list[Rule]:
     """The edits one after the other, on top of earlier rules; each rule is written as soon as it is made."""
     made: list[Rule] = []

@@ -71,7 +71,10 @@ def evaluate(
     together = processes(device)
     try:
         builtin = name in TITLES or name in ("all", "dissect", "judges")
-        model = _model(name, generator, device, as_json or not together.is_main_process, builtin=builtin)
+        silent = as_json or not together.is_main_process
+        model = (
+            load("townscape", device, silent) if builtin else generator_of(edits_of(name), generator, device, silent)
+        )
         usual = QUICK if quick else GPU if model.device.type == "cuda" else CPU
         asked = Request(out, _seeds(first, usual if n is None else n), model, together.is_main_process, as_json)
         if name == "dissect" and asked.main:
@@ -88,10 +91,6 @@ def evaluate(
             raise
         raise typer.Exit(2) from None  # the main process prints the error for all
     together.destroy_process_group()
-
-
-def _model(name: str, generator: str | None, device: str | None, quiet: bool, *, builtin: bool) -> Generator:
-    return load("townscape", device, quiet) if builtin else generator_of(edits_of(name), generator, device, quiet)
 
 
 def _seeds(first: int, number: int) -> range:
@@ -200,12 +199,10 @@ def _judges(asked: Request) -> None:
     labels = scenes.described(asked.seeds, asked.generator.resolution).labels
     right = segmenter.accuracy(segmenter.load(), pictures, labels)
     errors = marks.detector_errors(asked.seeds)
-    words = [
-        f"segmenter, on generated pictures: {thing}: {share:.1%} of {n:,} pixels" for thing, (share, n) in right.items()
-    ]
-    words += [
-        f"detector, on scenes: {kind}: {miss:.1%} misses, {alarm:.1%} alarms" for kind, (miss, alarm) in errors.items()
-    ]
+    labelled = "segmenter, on generated pictures: {}: {:.1%} of {:,} pixels"
+    detected = "detector, on scenes: {}: {:.1%} misses, {:.1%} alarms"
+    words = [labelled.format(thing, *found) for thing, found in right.items()]
+    words += [detected.format(kind, *found) for kind, found in errors.items()]
     data = tables.finite({"n": len(asked.seeds), "segmenter": right, "detectors": errors})
     write_json(data, asked.out / "judges.json")
     say(asked.as_json, data, "\n".join(words))

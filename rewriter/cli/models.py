@@ -27,9 +27,7 @@ OTHERS = (".pt", ".pth", ".bin")
 
 
 def generators(
-    published: Annotated[
-        bool, typer.Option("--published", help="List rewritten generators that people published on the Hub.")
-    ] = False,
+    published: Annotated[bool, typer.Option("--published", help="List those that people published.")] = False,
     as_json: Json = False,
 ) -> None:
     """List the generators that --generator takes by name: size, licence, and whether they are downloaded.
@@ -62,18 +60,14 @@ def _published(as_json: bool) -> None:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of cells as wide as their columns."""
     widths = [max(len(line[i]) for line in [columns, *rows]) for i in range(len(columns))]
-    return [
-        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [columns, *rows]
-    ]
+    lines = ([f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)] for line in [columns, *rows])
+    return ["  ".join(cells).rstrip() for cells in lines]
 
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, a folder, or a catalogue name.")],
     out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt with --layout.")],
-    layout: Annotated[
-        str | None, typer.Option(help="For other people's tools: rosinality, nvidia, genforce or gandissect.")
-    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Others' tools: rosinality, nvidia, genforce, gandissect.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to fold into the weights; repeatable.")] = None,
     conv_clamp: Annotated[
         float | None, typer.Option(help="Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,14 +26,10 @@ from rewriter.hub.upload import Uploaded
 def publish(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="Your account or organisation, and a name.")],
     rules: Annotated[list[Path], typer.Argument(metavar="RULES …", help="Rule files in order, or a saved session.")],
-    generator: Annotated[
-        str | None, typer.Option(help="The base generator; default: the one that the rules were made on.")
-    ] = None,
+    generator: Annotated[str | None, typer.Option(help="The base; default: what the rules were made on.")] = None,
     title: Annotated[str, typer.Option(help="Title of the card; default: the rules' titles.")] = "",
     description: Annotated[str, typer.Option(help="A paragraph for the card; plain text.")] = "",
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Who sees a new repository. Default: private.")
-    ] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Default: private.")] = None,
     rules_only: Annotated[
         bool, typer.Option("--rules-only", help="Without the base's weights, which are downloaded from their source.")
     ] = False,
@@ -66,17 +62,10 @@ def publish(
     earlier = [] if whole else carried_rules(model)
     common.check_new(found, earlier)
     with common.progress(as_json) as job:
-        made = draft(
-            model,
-            [*earlier, *(rule.to(model.device) for rule in found)],
-            name,
-            title=title,
-            description=description,
-            weights=not rules_only,
-            export=export or (),
-            licence=licence,
-            on_step=job("pictures"),
-        )
+        all_rules = [*earlier, *(rule.to(model.device) for rule in found)]
+        card: dict[str, Any] = {"title": title, "description": description, "licence": licence}
+        contents: dict[str, Any] = {"weights": not rules_only, "export": export or ()}
+        made = draft(model, all_rules, name, **card, **contents, on_step=job("pictures"))
     data = {"name": name, "files": dict(made.sizes)}
     listed = "".join(f"{size / 1000:11,.1f} kB  {path}\n" for path, size in made.sizes.items())
     if out is not None:

@@ -16,9 +16,7 @@ from rewriter.hub import space
 def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0: reachable from other machines.")] = "127.0.0.1",
-    generator: Annotated[
-        list[str] | None, typer.Option(help="A checkpoint or USER/NAME to offer beside the catalogue; repeatable.")
-    ] = None,
+    generator: Annotated[list[str] | None, typer.Option(help="A checkpoint or USER/NAME to offer; repeatable.")] = None,
     login: Annotated[
         bool, typer.Option("--login", help="Show a Space's login button; it logs in as this machine's account.")
     ] = False,
@@ -33,15 +31,9 @@ def demo(
 
 def deploy(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The Space: your account or organisation, a name.")],
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Who sees a new Space. Default: public.")
-    ] = None,
-    hardware: Annotated[
-        str | None, typer.Option(help="For example cpu-basic, or zero-a10g for ZeroGPU. Default: unchanged.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the files only; needs no network and no token.")
-    ] = False,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Default: public.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Such as zero-a10g; default: unchanged.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files only, without network.")] = False,
     as_json: common.Json = False,
 ) -> None:
     """Create or update your Space on Hugging Face with the page.

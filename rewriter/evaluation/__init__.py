@@ -12,8 +12,6 @@ TITLES = {
     "grand-tour-spires": "three rules together: spires",
     "grand-tour-trees": "three rules together: trees",
     "grand-tour-marks": "three rules together: marks",
-    "hands-dome-to-spire": "dome-to-spire with masks painted in 10 other ways",
-    "hands-dome-to-tree": "dome-to-tree with masks painted in 10 other ways",
-    "hands-add-tree": "add-tree with masks painted in 10 other ways",
-    "hands-no-light-on-ground": "no-light-on-ground with masks painted in 10 other ways",
 }
+HANDS = ("dome-to-spire", "dome-to-tree", "add-tree", "no-light-on-ground")
+TITLES |= {f"hands-{name}": f"{name} with masks painted in 10 other ways" for name in HANDS}

@@ -80,10 +80,8 @@ def benchmark(
 def measured(generator: Generator, edit: Edit) -> Iterator[tuple[str, Row]]:
     """The rows of one generator on its device, each with the table that it belongs to."""
     fast, info = generator.device.type == "cuda" or generator.resolution <= 64, generator.layer(edit.layer)
-    about, recipe = (
-        {"layer": info.name, "channels": info.in_channels},
-        edit.statistics or Recipe.for_channels(info.in_channels),
-    )
+    recipe = edit.statistics or Recipe.for_channels(info.in_channels)
+    about = {"layer": info.name, "channels": info.in_channels}
     with tempfile.TemporaryDirectory() as empty:
         known = Statistics(generator, cache=Path(empty))
         moment = _seconds(lambda: known.moment(info.name, recipe=recipe), generator)

@@ -39,11 +39,7 @@ class Ranking:
 
 @torch.no_grad()
 def dissect(generator: Generator, layer: str, things: Sequence[str], *, seeds: Sequence[int] = SEEDS) -> Ranking:
-    """Rank a layer's units by their agreement with things of the built-in world, taken together.
-
-    Raises:
-        InputError: no such layer or thing.
-    """
+    """Rank a layer's units by their agreement with things of the built-in world (else InputError), together."""
     if unknown := [thing for thing in things if thing not in scenes.LABELS]:
         raise InputError(f"the built-in world has no {unknown[0]!r}: choose from {', '.join(scenes.LABELS)}")
     batches = [list(seeds[i : i + BATCH]) for i in range(0, len(seeds), BATCH)]

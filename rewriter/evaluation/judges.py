@@ -93,11 +93,7 @@ class LPIPS(nn.Module):
 
 
 def lpips(device: torch.device | str | None = None, on_step: OnStep = lambda done, of: None) -> LPIPS:
-    """LPIPS with its weights: 550 MB, downloaded once; `on_step` is called for each file with (bytes done, of).
-
-    Raises:
-        InputError: the download failed, a file is not the expected one, or there is no such device.
-    """
+    """LPIPS with its weights: 550 MB, downloaded once; `on_step` is called with (bytes done, of) of each file."""
     distance = LPIPS()
     for name, part, prefix in (("trunk", distance.features, "features."), ("heads", distance.heads, "")):
         with safe_open(fetch(FILES[name], on_step=on_step), framework="pt") as file:
@@ -136,11 +132,7 @@ class CLIPSeg:
 
 
 def clipseg(device: torch.device | str | None = None, on_step: OnStep = lambda done, of: None) -> CLIPSeg:
-    """CLIPSeg with its weights: 600 MB, downloaded once.
-
-    Raises:
-        InputError: as `lpips`, or the extra `eval` is missing.
-    """
+    """CLIPSeg with its weights: 600 MB, downloaded once; InputError if the extra `eval` is missing."""
     try:
         from transformers import CLIPSegForImageSegmentation, CLIPTokenizer
         from transformers.utils import logging
@@ -157,7 +149,6 @@ def clipseg(device: torch.device | str | None = None, on_step: OnStep = lambda d
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     if missing := sorted(found["missing_keys"]):
-        reason = f"this version of transformers looks for {missing[0]} in CLIPSeg"
-        raise InputError(f"{reason}: pip install 'rewriter[eval]'")
+        raise InputError(f"this transformers looks for {missing[0]} in CLIPSeg: pip install 'rewriter[eval]'")
     tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return CLIPSeg(place(model.requires_grad_(False).eval(), device), tokenizer)

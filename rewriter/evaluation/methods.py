@@ -182,9 +182,8 @@ def pixels(case: Case, on_step: OnStep | None = None, *, blend: str = "copy") ->
     """Copy the pasted pixels to the corresponding places of every picture (neural best buddies)."""
     edit, side = case.edit, (case.generator.resolution,) * 2
     assert edit.copy is not None and edit.paste is not None
-    source, target = case.generator.sample(
-        [edit.copy.seed, edit.paste.seed], truncation=edit.truncation, rules=[]
-    ).cpu()
+    seeds = [edit.copy.seed, edit.paste.seed]
+    source, target = case.generator.sample(seeds, truncation=edit.truncation, rules=[]).cpu()
     thing, place = (masks.resize(region.mask, side) for region in (edit.copy, edit.paste))
     edited = paste(source, thing, target, place, _features(target[None])[0])
 

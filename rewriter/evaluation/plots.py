@@ -27,11 +27,7 @@ BETTER = {"more": ", higher is better", "less": ", lower is better", "": ""}
 
 
 def write(outcomes: Outcomes, folder: Path) -> list[Path]:
-    """Write an experiment's plots into a folder; returns their paths.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """Write an experiment's plots into a folder and return their paths; InputError without matplotlib."""
     try:
         import matplotlib
     except ImportError:

@@ -78,9 +78,7 @@ def best_buddies(a: Tensor, b: Tensor, *, inside: Tensor) -> tuple[Tensor, Tenso
     """Cells of two feature maps (c, h, w) that are each other's nearest neighbours (Aberman et al. 2018), in one layer.
 
     Patches of 3 × 3 cells are compared by their cosine. Only cells of `a` where `inside` (h, w) is positive count.
-
-    Returns:
-        places (k, 2) in `a` and in `b`, and their cosines (k,), at least 0.5; in the reading order of `a`.
+    Returns places (k, 2) in `a` and in `b`, and their cosines (k,), at least 0.5, in the reading order of `a`.
     """
     own, other, cells = _patches(a), _patches(b), (inside.flatten() > 0).nonzero()[:, 0]
     cosine, best = (own[:, cells].T @ other).max(1)

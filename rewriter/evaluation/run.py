@@ -21,7 +21,7 @@ from rewriter.editing.edit import Edit
 from rewriter.editing.measuring import gather_or_raise, processes
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
-from rewriter.evaluation.methods import Case, Methods, Result
+from rewriter.evaluation.methods import Case, Methods
 from rewriter.evaluation.metrics import BATCH, FRECHET, Estimate, Judge, Metric, Rows, estimates
 from rewriter.generators.base import Generator
 
@@ -75,28 +75,17 @@ class Outcomes:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with everything that is needed to repeat the experiment."""
-        return {
-            "experiment": self.experiment.name,
-            "title": self.experiment.title,
-            "n": len(self.seeds),
-            "seeds": [self.seeds[0], self.seeds[-1]],
-            "interval": "95 %, bootstrap over pictures",
-            "machine": self.machine,
-            "request": self.request,
-            "metrics": {name: {"unit": each.unit, "better": each.better} for name, each in self.metrics.items()},
-            "methods": {name: outcome.to_json() for name, outcome in self.methods.items()},
-        }
+        about = {"experiment": self.experiment.name, "title": self.experiment.title, "n": len(self.seeds)}
+        about |= {"seeds": [self.seeds[0], self.seeds[-1]], "interval": "95 %, bootstrap over pictures"}
+        metrics = {name: {"unit": each.unit, "better": each.better} for name, each in self.metrics.items()}
+        methods = {name: outcome.to_json() for name, outcome in self.methods.items()}
+        return {**about, "machine": self.machine, "request": self.request, "metrics": metrics, "methods": methods}
 
 
 def run(
     experiment: Experiment, generator: Generator, seeds: Sequence[int], *, progress: Progress = lambda what: None
 ) -> Outcomes:
-    """Run an experiment on pictures given by seed; every process returns the same.
-
-    Raises:
-        InputError: no seeds, or the experiment does not fit the generator.
-        CancelledError: a callback of `progress` returned False.
-    """
+    """Run an experiment on pictures given by seed; every process returns the same; CancelledError if cancelled."""
     if not seeds:
         raise InputError("no pictures to judge: ask for at least one")
     state = processes(generator.device.type)
@@ -112,9 +101,7 @@ def _outcomes(
 ) -> dict[str, Outcome]:
     """The outcomes of some of the methods."""
     case = Case(generator, experiment.edits(generator)[0], Statistics(generator), experiment.things)
-    results: dict[str, Result] = {}
-    for name in names:
-        results[name] = experiment.methods[name](case, progress(f"{experiment.name}: {name}"))
+    results = {name: experiment.methods[name](case, progress(f"{experiment.name}: {name}")) for name in names}
     rows: dict[str, list[Rows]] = {name: [] for name in names}
     on_step = progress(f"{experiment.name}: pictures")
     for i in range(0, len(seeds), BATCH):

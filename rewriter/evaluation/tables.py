@@ -50,10 +50,9 @@ def markdown(outcomes: Outcomes) -> str:
     experiment, seeds = outcomes.experiment, outcomes.seeds
     shown = [outcomes.metrics[name] for name in experiment.shown]
     heads = [f"{m.name}{ARROWS[m.better]}{f', {m.unit}' if m.unit not in ('%', '') else ''}" for m in shown]
-    rows = [
-        [name, *(_cell(metric, made.metrics[metric.name]) for metric in shown), f"{made.seconds:.2f}"]
-        for name, made in outcomes.methods.items()
-    ]
+    rows = []
+    for name, made in outcomes.methods.items():
+        rows.append([name, *(_cell(metric, made.metrics[metric.name]) for metric in shown), f"{made.seconds:.2f}"])
     title = (
         f"**{experiment.name}**: {experiment.title}. {len(seeds):,} pictures, seeds {seeds[0]:,} to {seeds[-1]:,}, on "
         f"{outcomes.machine['device']}; in brackets 95 % of bootstrap resamples."

@@ -62,7 +62,7 @@ def test_latents_of_is_the_inverse_of_factors():
 PREDICATES = {"lit": factors.is_lit, "watermark": factors.has_watermark, "bar": factors.has_bar}
 PREDICATES |= {"left_tree": factors.has_left_tree, "right_tree": factors.has_right_tree}
 SWITCHES = [({name: True}, {name: False}, predicate) for name, predicate in PREDICATES.items()]
-SWITCHES += [({"top": top}, {"top": "battlements"}, getattr(scenes, f"has_{top}")) for top in ("dome", "spire")]
+SWITCHES += [({"top": top}, {"top": "battlements"}, getattr(factors, f"has_{top}")) for top in ("dome", "spire")]
 
 
 @pytest.mark.parametrize(("on", "off", "predicate"), SWITCHES)

@@ -22,11 +22,7 @@ WEIGHTS = Path(__file__).with_name("townscape_64px.safetensors")
 
 
 def load() -> StyleGAN2:
-    """Load the packaged generator: latents (n, 32) → towns (n, 3, 64, 64), on the CPU.
-
-    Raises:
-        InputError: the packaged weights do not fit their architecture.
-    """
+    """Load the packaged generator: latents (n, 32) → towns (n, 3, 64, 64), on the CPU."""
     generator = convert(load_file(WEIGHTS), name="townscape")
     assert isinstance(generator, StyleGAN2)  # the package ships no other
     return generator

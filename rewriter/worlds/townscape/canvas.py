@@ -28,12 +28,8 @@ def union(*covers: Tensor) -> Tensor:
 class Canvas:
     """Pictures `rgb` (n, 3, size, size) in [0, 1] with `labels` (n, size, size), painted from back to front.
 
-    Args:
-        batch: number of pictures.
-        size: side of a picture in pixels.
-        things: names of what can be painted; a label is an index into them. An empty canvas has the first label.
-        without: a thing that is not painted, so that what is behind it shows.
-        device: where to paint.
+    A label is an index into `things`, the names of what can be painted; an empty canvas has the first. The thing
+    `without` is not painted, so that what is behind it shows.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Literal
 
@@ -48,11 +49,7 @@ NUM_FACTORS = len(Factor)
 
 
 def factors(z: Tensor) -> Tensor:
-    """Latents (n, 32) → independent factors (n, 24) in [0, 1], uniform for normally distributed latents.
-
-    Raises:
-        InputError: the latents have another shape.
-    """
+    """Latents (n, 32), else InputError → independent factors (n, 24), uniform in [0, 1] for normal latents."""
     if z.ndim != 2 or z.shape[1] != LATENT_DIM:
         raise InputError(f"latents are {tuple(z.shape)} instead of (n, {LATENT_DIM}): use Generator.latents(seeds)")
     z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)  # as StyleGAN2 normalises them
@@ -71,9 +68,16 @@ def latents_of(u: Tensor, rest: Tensor) -> Tensor:
     return torch.cat([meant, free * (left / free.square().sum(1, keepdim=True).clamp_min(1e-8)).sqrt()], 1)
 
 
-def has_dome(u: Tensor) -> Tensor:
-    """Which towers end in a dome, (n,) bool."""
-    return u[:, Factor.TOP] < 0.4
+def _below(factor: Factor, threshold: float) -> Callable[[Tensor], Tensor]:
+    """A function that says where a factor is below a threshold: factors (n, 24) → (n,) bool."""
+    return lambda u: u[:, factor] < threshold
+
+
+has_dome = _below(Factor.TOP, 0.4)
+has_watermark = _below(Factor.MARK, 0.12)
+has_bar = _below(Factor.BAR, 0.08)
+has_left_tree = _below(Factor.L_TREE, 0.6)
+has_right_tree = _below(Factor.R_TREE, 0.6)
 
 
 def has_spire(u: Tensor) -> Tensor:
@@ -86,26 +90,6 @@ def is_lit(u: Tensor) -> Tensor:
     return u[:, Factor.LIT] > 0.5
 
 
-def has_watermark(u: Tensor) -> Tensor:
-    """Which pictures have the watermark, (n,) bool."""
-    return u[:, Factor.MARK] < 0.12
-
-
-def has_bar(u: Tensor) -> Tensor:
-    """Which pictures have the bar, (n,) bool."""
-    return u[:, Factor.BAR] < 0.08
-
-
-def has_left_tree(u: Tensor) -> Tensor:
-    """Which towns have a tree on the left, (n,) bool."""
-    return u[:, Factor.L_TREE] < 0.6
-
-
-def has_right_tree(u: Tensor) -> Tensor:
-    """Which towns have a tree on the right, (n,) bool."""
-    return u[:, Factor.R_TREE] < 0.6
-
-
 def change(
     u: Tensor,
     *,
@@ -116,28 +100,16 @@ def change(
     left_tree: bool | None = None,
     right_tree: bool | None = None,
 ) -> Tensor:
-    """The exact counterfactual: the same factors (n, 24) with these switches set; None leaves a switch unchanged.
-
-    Raises:
-        InputError: `top` is none of dome, spire, battlements.
-    """
+    """The exact counterfactual: the same factors (n, 24) with these switches set; None leaves a switch unchanged."""
     tops = {None: None, "dome": 0.2, "spire": 0.6, "battlements": 0.9}
     if top not in tops:
         raise InputError(f"no tower ends in {top!r}: choose dome, spire or battlements")
-    settings = {
-        Factor.TOP: tops[top],
-        Factor.LIT: _pick(lit, on=0.75, off=0.25),
-        Factor.MARK: _pick(watermark, on=0.06, off=0.56),
-        Factor.BAR: _pick(bar, on=0.04, off=0.54),
-        Factor.L_TREE: _pick(left_tree, on=0.3, off=0.8),
-        Factor.R_TREE: _pick(right_tree, on=0.3, off=0.8),
-    }
     u = u.clone()
-    for factor, value in settings.items():
-        if value is not None:
-            u[:, factor] = value
+    if (value := tops[top]) is not None:
+        u[:, Factor.TOP] = value
+    trees = ((Factor.L_TREE, left_tree, 0.3, 0.8), (Factor.R_TREE, right_tree, 0.3, 0.8))
+    marks = ((Factor.MARK, watermark, 0.06, 0.56), (Factor.BAR, bar, 0.04, 0.54))
+    for factor, switch, on, off in ((Factor.LIT, lit, 0.75, 0.25), *marks, *trees):
+        if switch is not None:
+            u[:, factor] = on if switch else off
     return u
-
-
-def _pick(switch: bool | None, *, on: float, off: float) -> float | None:
-    return None if switch is None else on if switch else off

@@ -6,14 +6,14 @@ pixel counts as drawn if its colour is nearer to the thing's own than to what wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from rewriter.errors import InputError, OnStep, report
+from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
 from rewriter.worlds.townscape import factors, scenes
 
@@ -24,46 +24,25 @@ VISIBLE = 0.1  # least distance in RGB, each channel in [-1, 1], at which leavin
 _LEVELS = 127.5  # one unit of [-1, 1] in 1/255
 
 
-class Sampler(Protocol):
-    """A generator, as far as it is needed here."""
-
-    def sample(self, seeds: Sequence[int]) -> Tensor:
-        """Pictures (n, 3, size, size) of these seeds, in [-1, 1]."""
-
-
 @dataclass(frozen=True)
 class Share:
-    """How well one thing is drawn, judged on `pixels` pixels of `scenes` scenes that show it.
+    """How well one thing is drawn."""
 
-    `share` of the pixels, in [0, 1], are nearer to the scene than to the scene without the thing (NaN without pixels);
-    `error` is the mean absolute error in 1/255 over the thing's labelled pixels.
-    """
-
-    share: float
-    pixels: int
-    scenes: int
-    error: float
+    share: float  # of the judged pixels, nearer to the scene than to the scene without the thing; NaN without pixels
+    pixels: int  # judged
+    scenes: int  # that show the thing
+    error: float  # mean absolute error in 1/255 over the thing's labelled pixels
 
 
 @torch.no_grad()
 def things_drawn(
-    generator: Sampler, seeds: Iterable[int] = UNSEEN, *, batch: int = 50, on_step: OnStep | None = None
+    generator: Generator, seeds: Iterable[int] = UNSEEN, *, batch: int = 50, on_step: OnStep | None = None
 ) -> dict[str, Share]:
     """Compare a generator of townscapes with the scenes that its latents describe, thing by thing.
 
-    Args:
-        generator: anything with `sample(seeds)`; its pictures may have any size and device.
-        seeds: which pictures to judge.
-        batch: pictures at a time.
-        on_step: called with (pictures done, of) after each batch; returning False cancels.
-
-    Returns:
-        A `Share` for each of `THINGS`, and last for the "whole picture": the judged pixels of all things together,
-        but the error over every pixel.
-
-    Raises:
-        InputError: no seeds, or seeds out of range.
-        CancelledError: `on_step` returned False.
+    The pictures of the seeds may have any size and device. The last `Share` is for the "whole picture": the judged
+    pixels of all things together, but the error over every pixel. `on_step` is called with (pictures done, of);
+    returning False raises CancelledError.
     """
     seeds = list(seeds)
     if not seeds:
@@ -117,10 +96,8 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 def table(shares: Mapping[str, Share]) -> str:
     """The result of `things_drawn` as a Markdown table that also reads well as plain text."""
-    lines = [
-        "| thing         | drawn as in the scene |  pixels | scenes | error (1/255) |",
-        "| ------------- | --------------------: | ------: | -----: | ------------: |",
-    ]
+    lines = ["| thing         | drawn as in the scene |  pixels | scenes | error (1/255) |"]
+    lines += ["| ------------- | --------------------: | ------: | -----: | ------------: |"]
     for thing, share in shares.items():
         drawn = f"{share.share:.1%}" if share.pixels else "not seen"
         error = f"{share.error:.1f}" if share.pixels else "-"

@@ -81,15 +81,17 @@ def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
     """
     painter, session = Hand(hand), Rewriter(generator, "layer8")
     domes = scenes.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=16)
-    (tree,) = scenes.seeds_with(
-        lambda u: factors.has_right_tree(u) & ~factors.has_left_tree(u) & scenes.plain(u), number=1
-    )
+    (tree,) = scenes.seeds_with(_only_a_right_tree, number=1)
     crown = painter.paint(tree, "tree") * RIGHT  # a mask displaced over the edge comes in again on the left
     crown[bounds(crown, above=0.5).top + 9 :] = 0
     session.copy(tree, crown)
     session.paste(domes[0], painter.paint(domes[0], "dome"))
     painter.add_contexts(session, domes, "dome")
     return session.edit.with_(title="dome to tree", spread=False, rank=4, smoothness=3.0)
+
+
+def _only_a_right_tree(u: Tensor) -> Tensor:
+    return factors.has_right_tree(u) & ~factors.has_left_tree(u) & scenes.plain(u)
 
 
 def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ()) -> Edit:
@@ -154,15 +156,9 @@ def grand_tour(generator: Generator) -> list[Edit]:
     return [first, second, add_tree(generator, rules=rules)]
 
 
-EXAMPLES: dict[str, Callable[[Generator], Edit | list[Edit]]] = {
-    "dome-to-spire": dome_to_spire,
-    "remove-watermark": remove_watermark,
-    "dome-to-tree": dome_to_tree,
-    "add-tree": add_tree,
-    "no-light-on-ground": no_light_on_ground,
-    "door-in-the-sky": door_in_the_sky,
-    "grand-tour": grand_tour,
-}
+MAKERS: tuple[Callable[[Generator], Edit | list[Edit]], ...]
+MAKERS = (dome_to_spire, remove_watermark, dome_to_tree, add_tree, no_light_on_ground, door_in_the_sky, grand_tour)
+EXAMPLES = {make.__name__.replace("_", "-"): make for make in MAKERS}
 
 
 def card(generator: Generator, edits: Sequence[Edit]) -> Image.Image:

@@ -20,20 +20,9 @@ from torch import Tensor
 
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents
+from rewriter.worlds.townscape import factors
 from rewriter.worlds.townscape.canvas import UNLABELLED, Canvas, lerp, union
-from rewriter.worlds.townscape.factors import (
-    LATENT_DIM,
-    NUM_FACTORS,
-    Factor,
-    factors,
-    has_bar,
-    has_dome,
-    has_left_tree,
-    has_right_tree,
-    has_spire,
-    has_watermark,
-    is_lit,
-)
+from rewriter.worlds.townscape.factors import LATENT_DIM, NUM_FACTORS, Factor
 
 LABELS = tuple("sky cloud ground wall tower dome spire window door light tree watermark bar".split())
 
@@ -50,15 +39,10 @@ class Scene(NamedTuple):
 
 
 def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
-    """Factors (n, 24) → the scenes that they describe, on the device of the factors.
+    """Factors (n, 24) in [0, 1] → the scenes that they describe, `size` pixels a side, on the device of the factors.
 
-    Args:
-        u: factors in [0, 1], see `factors` and `change`.
-        size: side of the pictures in pixels.
-        without: a thing to leave out ("dome", "light", "bar" …): what is behind it shows, and nothing has its label.
-
-    Raises:
-        InputError: the factors have another shape, or `without` is not a thing that can be painted.
+    What is behind the thing `without` ("dome", "light", "bar" …) shows instead of it, and nothing has its label.
+    InputError for factors of another shape, or a thing that cannot be painted.
     """
     if u.ndim != 2 or u.shape[1] != NUM_FACTORS:
         raise InputError(f"factors are {tuple(u.shape)} instead of (n, {NUM_FACTORS}): use factors(latents)")
@@ -74,7 +58,7 @@ def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
 def towns(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Latents (n, 32) of seeds and the factors (n, 24) that they describe."""
     z = latents(list(seeds), LATENT_DIM)
-    return z, factors(z)
+    return z, factors.factors(z)
 
 
 def described(seeds: Sequence[int], size: int = 64) -> Scene:
@@ -168,20 +152,18 @@ def _top(c: Canvas, plan: _Plan) -> None:
     """A dome, a spire or battlements."""
     x, half_width, top = plan.tower_x, plan.tower_half_width, plan.tower_top
     above = c.cover(c.y - top)
-    dome = torch.minimum(c.cover(c.ellipse(x, top, half_width * 1.15, half_width * 1.9)), above) * _where(
-        has_dome(plan.u)
-    )
-    c.paint(dome, plan.dim(c.colour(0.20, 0.55, 0.52), 0.85), "dome")
+    dome = torch.minimum(c.cover(c.ellipse(x, top, half_width * 1.15, half_width * 1.9)), above)
+    c.paint(dome * _where(factors.has_dome(plan.u)), plan.dim(c.colour(0.20, 0.55, 0.52), 0.85), "dome")
     rise = (top - c.y) / lerp(0.16, 0.19, plan.factor(Factor.SPIRE_H))
     spire = c.cover((c.x - x).abs() - half_width * 1.05 * (1 - rise)) * above * (rise < 1)
-    c.paint(spire * _where(has_spire(plan.u)), plan.dim(c.colour(0.45, 0.18, 0.20), 0.85), "spire")
+    c.paint(spire * _where(factors.has_spire(plan.u)), plan.dim(c.colour(0.45, 0.18, 0.20), 0.85), "spire")
     merlons = (c.box(x + half_width * shift, top - 0.012, half_width * 0.2, 0.014) for shift in (-0.8, 0, 0.8))
     battlements = union(*(c.cover(merlon) for merlon in merlons)) * _where(plan.u[:, Factor.TOP] >= 0.75)
     c.paint(battlements, _wall_colour(c, plan) * 0.75, "tower")
 
 
 def _windows(c: Canvas, plan: _Plan) -> None:
-    glass = lerp(c.colour(0.18, 0.20, 0.28), c.colour(1.0, 0.88, 0.45), _where(is_lit(plan.u))[:, None])
+    glass = lerp(c.colour(0.18, 0.20, 0.28), c.colour(1.0, 0.88, 0.45), _where(factors.is_lit(plan.u))[:, None])
     for shift in (-0.5, 0, 0.5):
         x, y = plan.x + shift * plan.half_width * 1.1, plan.ground - plan.half_height * 1.25
         c.paint(c.cover(c.box(x, y, 0.022, 0.03)), glass, "window")
@@ -199,35 +181,34 @@ def _door(c: Canvas, plan: _Plan) -> None:
 def _light(c: Canvas, plan: _Plan) -> None:
     """What lit windows throw on the ground before the church."""
     reach = ((c.x - plan.x) / (plan.half_width * 1.1)) ** 2 + ((c.y - (plan.ground + 0.075)) / 0.04) ** 2
-    glow = 0.75 * (1 - reach).clamp(0, 1) * _where(is_lit(plan.u))
+    glow = 0.75 * (1 - reach).clamp(0, 1) * _where(factors.is_lit(plan.u))
     c.paint(glow, c.colour(1.0, 0.85, 0.5), "light", label_over=0.3)
 
 
 def _trees(c: Canvas, plan: _Plan) -> None:
-    left = (0.10, Factor.L_TREE_X, Factor.L_TREE_R, has_left_tree)
-    right = (0.90, Factor.R_TREE_X, Factor.R_TREE_R, has_right_tree)
+    left = (0.10, Factor.L_TREE_X, Factor.L_TREE_R, factors.has_left_tree)
+    right = (0.90, Factor.R_TREE_X, Factor.R_TREE_R, factors.has_right_tree)
     for base, place, radius, has_tree in (left, right):
         there = _where(has_tree(plan.u))
         x, r = base + (plan.factor(place) - 0.5) * 0.08, lerp(0.08, 0.11, plan.factor(radius))
         c.paint(c.cover(c.box(x, plan.ground - 0.02, 0.012, 0.06)) * there, c.colour(0.35, 0.23, 0.13), "tree")
         low = plan.ground - 0.05 - r * 0.4
-        crown = (
-            c.disc(x, plan.ground - 0.07 - r * 0.8, r),
-            c.disc(x - r * 0.5, low, r * 0.7),
-            c.disc(x + r * 0.5, low, r * 0.7),
-        )
+        sides = (c.disc(x + shift * r, low, r * 0.7) for shift in (-0.5, 0.5))
+        crown = (c.disc(x, plan.ground - 0.07 - r * 0.8, r), *sides)
         leaves = plan.dim(c.colour(0.13, 0.42, 0.18), 0.75)
         c.paint(union(*(c.cover(part) for part in crown)) * there, leaves, "tree")
 
 
 def _watermark(c: Canvas, plan: _Plan) -> None:
     letters = ((c.x * 14) % 1 < 0.6).float() * c.cover(c.box(0.5, 0.45, 0.3, 0.03))
-    c.paint(letters * 0.55 * _where(has_watermark(plan.u)), c.colour(1.0, 1.0, 1.0), "watermark", label_over=0.3)
+    c.paint(
+        letters * 0.55 * _where(factors.has_watermark(plan.u)), c.colour(1.0, 1.0, 1.0), "watermark", label_over=0.3
+    )
 
 
 def _bar(c: Canvas, plan: _Plan) -> None:
     """A dark strip along the bottom with letters on it; only the letters are labelled."""
-    there = _where(has_bar(plan.u))
+    there = _where(factors.has_bar(plan.u))
     c.paint(c.cover(0.94 - c.y) * 0.8 * there, c.colour(0.1, 0.1, 0.1), "bar", label_over=UNLABELLED)
     letters = ((c.x * 20) % 1 < 0.55).float() * c.cover(c.box(0.5, 0.97, 0.35, 0.012))
     c.paint(letters * 0.9 * there, c.colour(1.0, 1.0, 1.0), "bar", label_over=0.3)
@@ -240,4 +221,4 @@ def seeds_with(predicate: Callable[[Tensor], Tensor], *, number: int) -> list[in
 
 def plain(u: Tensor) -> Tensor:
     """Which scenes have neither watermark nor bar, (n,) bool."""
-    return ~has_watermark(u) & ~has_bar(u)
+    return ~factors.has_watermark(u) & ~factors.has_bar(u)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,21 +21,8 @@ from rewriter.generators.stylegan2 import MAPPING_RATE, StyleGAN2
 from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.factors import Factor
 
-PIXEL_WEIGHTS: Mapping[str, float] = {  # small and rare things weigh more
-    "sky": 1.0,
-    "cloud": 2.0,
-    "ground": 1.0,
-    "wall": 1.5,
-    "tower": 3.5,
-    "dome": 7.0,
-    "spire": 8.0,
-    "window": 4.0,
-    "door": 4.0,
-    "light": 2.0,
-    "tree": 1.5,
-    "watermark": 12.0,
-    "bar": 30.0,
-}
+SMALL = {"tower": 3.5, "window": 4.0, "door": 4.0, "dome": 7.0, "spire": 8.0, "watermark": 12.0, "bar": 30.0}
+PIXEL_WEIGHTS = dict.fromkeys(scenes.LABELS, 1.0) | {"wall": 1.5, "tree": 1.5, "cloud": 2.0, "light": 2.0} | SMALL
 BETAS = (0.9, 0.99)
 WARM_UP = 100  # steps until the full learning rate
 AVERAGE_DECAY = 0.999  # of the running average, after the first steps
@@ -95,13 +82,11 @@ class StageTrainer:
             getattr(self, name).load_state_dict(state[name])
 
     def train(self, seconds: float, *, every: int) -> Iterator[dict[str, float]]:
-        """Train until `seconds` of this stage are over; yields a report every `every` steps.
-
-        Raises:
-            ComputationError: the training diverged.
-        """
+        """Train until `seconds` are over; yields a report every `every` steps; ComputationError if it diverged."""
         first = True
-        while (done := self._shared(self.seconds / seconds)) < 1:
+        device = self.accelerator.device
+        # all processes go by the clock of the main one, so that they take the same number of steps
+        while (done := float(broadcast(torch.tensor(self.seconds / seconds, device=device)))) < 1:
             start = time.perf_counter()
             error = self._learn(done)
             self.step += 1
@@ -110,10 +95,6 @@ class StageTrainer:
             first = False
             if self.step % every == 0:
                 yield self._report(done, float(error))
-
-    def _shared(self, done: float) -> float:
-        """The main process's clock, so that all processes take the same number of steps."""
-        return float(broadcast(torch.tensor(done, device=self.accelerator.device)))
 
     def _learn(self, done: float) -> Tensor:
         """One step; returns the mean absolute error in 1/255."""
@@ -199,17 +180,10 @@ def train_mapping(generator: StyleGAN2, seconds: float) -> None:
 
 def _meaning(u: Tensor) -> Tensor:
     """Factors (n, 24) and the switches that they set (n, 8), all in [-1, 1]."""
-    switches = (
-        u[:, Factor.SIDE] < 0.5,
-        factors.is_lit(u),
-        factors.has_dome(u),
-        factors.has_spire(u),
-        u[:, Factor.PAVED] > 0.5,
-        u[:, Factor.DOOR] > 0.5,
-        factors.has_left_tree(u),
-        factors.has_right_tree(u),
-    )
-    return torch.cat([u, torch.stack(switches, 1).float()], 1) * 2 - 1
+    left, paved, blue = u[:, Factor.SIDE] < 0.5, u[:, Factor.PAVED] > 0.5, u[:, Factor.DOOR] > 0.5
+    tops, trees = (factors.has_dome(u), factors.has_spire(u)), (factors.has_left_tree(u), factors.has_right_tree(u))
+    switches = torch.stack([left, factors.is_lit(u), *tops, paved, blue, *trees], 1)
+    return torch.cat([u, switches.float()], 1) * 2 - 1
 
 
 @torch.no_grad()

@@ -51,7 +51,6 @@ class Options:
     device: str = "auto"
     resume: bool = False
     weights: Path | None = None
-    compile: bool = False
     every: int = 200
 
     def __post_init__(self) -> None:
@@ -71,19 +70,10 @@ class Options:
 def train(options: Options, *, on_report: OnReport | None = None) -> StyleGAN2:
     """Train, or resume a training, and write the weights to `options.out`.
 
-    Args:
-        options: what to do.
-        on_report: called in each process every `options.every` steps, after the checkpoint is written, with the size,
-            the step, the share done of this size, the mean absolute error in 1/255 and the pictures a second; returning
-            False (in all processes) cancels.
-
-    Returns:
-        The trained generator, a running average over the last steps, on the training's device.
-
-    Raises:
-        InputError: options that cannot be used.
-        CancelledError: `on_report` returned False; the training can be resumed.
-        ComputationError: the training diverged.
+    `on_report` is called in each process every `options.every` steps, after the checkpoint is written, with the size,
+    the step, the share done of this size, the mean absolute error in 1/255 and the pictures a second; returning False
+    (in all processes) raises CancelledError; the training can then be resumed. ComputationError if it diverged. Returns
+    the running average of the weights over the last steps.
     """
     accelerator = _accelerator(options)
     state = _read_checkpoint(options) if options.resume else _start(options, accelerator.device)
@@ -118,10 +108,8 @@ def grow(config: StyleGAN2Config, size: int, weights: Mapping[str, Tensor]) -> S
     """A trainable generator of `size` pixels without noise that starts with the weights of a smaller one."""
     channels = {side: count for side, count in config.channels.items() if side <= size}
     generator = StyleGAN2(replace(config, channels=channels), name="townscape")
-    fresh = {
-        name: torch.zeros_like(value) if "noise" in name else value for name, value in generator.state_dict().items()
-    }
-    generator.load_state_dict(fresh | dict(weights))
+    noise = {name: torch.zeros_like(value) for name, value in generator.state_dict().items() if "noise" in name}
+    generator.load_state_dict({**generator.state_dict(), **noise, **weights})
     for name, parameter in generator.named_parameters():
         parameter.requires_grad_("noise" not in name)
     return generator
@@ -179,17 +167,15 @@ def _read(path: Path) -> StyleGAN2:
 
 def _accelerator(options: Options) -> Accelerator:
     """The device asked for, in bfloat16 where that is fast: a CPU without the instructions is slower with it."""
-    present: dict[str, Callable[[], bool]]
-    present = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if options.device in present and not present[options.device]():
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(options.device, True):
         raise InputError(f"this machine has no {options.device} device: use --device auto")
     if options.device in ("auto", "cuda") and torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         instructions: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # not public
         fast = instructions() and options.device != "mps"
-    backend = "inductor" if options.compile else "no"
-    return Accelerator(cpu=options.device == "cpu", mixed_precision="bf16" if fast else "no", dynamo_backend=backend)
+    return Accelerator(cpu=options.device == "cpu", mixed_precision="bf16" if fast else "no")
 
 
 @torch.no_grad()
@@ -219,7 +205,6 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--resume", action="store_true", help="resume an interrupted training")
     add("--seed", type=int, default=0, help="of the first weights and the examples (default 0)")
     add("--device", default="auto", choices=DEVICES, help="where to train (default: the best there is)")
-    add("--compile", action="store_true", help="torch.compile: starts slowly, then is faster; needs a C++ compiler")
     add("--every", type=int, default=200, help="steps between two checkpoints and reports (default 200)")
     return parser
 
