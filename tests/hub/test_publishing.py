@@ -20,6 +20,7 @@ from rewriter import Edit, Rewriter, load_generator
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import connect
+from rewriter.checkpoints.config import CONFIG_LIMIT
 from rewriter.checkpoints.convert import convert
 from rewriter.editing.rule import Effect
 from rewriter.errors import CancelledError, InputError
@@ -601,7 +602,7 @@ def test_large_files_foreign_rules_and_other_models_are_refused(hub, small, town
     rule = f"rules/{SLUGS[0]}.safetensors"
     foreign = small.files[rule].replace(town.fingerprint.encode(), b"0" * 64)
     hub.add("model", "eve/rule", {**small.files, rule: foreign})
-    hub.add("model", "eve/large", {"config.json": b" " * (store.CONFIG_LIMIT + 1)})
+    hub.add("model", "eve/large", {"config.json": b" " * (CONFIG_LIMIT + 1)})
     hub.add("model", "eve/llm", {"config.json": b'{"model_type": "gpt2"}', store.WEIGHTS: bytes(3 << 20)})
     hub.add("model", "eve/other", {"README.md": b"# x"})
     hub.add("model", "eve/secret", dict(small.files), private=True)
