@@ -74,7 +74,7 @@ def train(minutes: float) -> Segmenter:
         loss.backward()
         optimizer.step()
         if (step := step + 1) % 500 == 0:
-            print(f"{done:.0%}: loss {float(loss):.3f}", flush=True)  # noqa: T201 (a command)
+            typer.echo(f"{done:.0%}: loss {float(loss):.3f}")
     return network.eval().requires_grad_(False)
 
 
@@ -85,7 +85,7 @@ def main(out: Path, minutes: float = 20.0) -> None:
     write_tensors(network.state_dict(), out, {"format": "pt"})
     pictures, labels = townscape.load().sample(TEST_SEEDS), scenes.described(TEST_SEEDS).labels
     for thing, (share, count) in accuracy(network.float(), pictures, labels).items():
-        print(f"{thing:10} {share:6.1%} of {count:,} pixels")  # noqa: T201 (a command)
+        typer.echo(f"{thing:10} {share:6.1%} of {count:,} pixels")
 
 
 if __name__ == "__main__":
