@@ -138,3 +138,9 @@ class Memory(nn.Module, ABC):
                 delta[i, :, : own_delta.shape[1]] = own_delta
                 directions[i, : len(own_directions)] = own_directions
         return delta, directions
+
+
+def random_weight(*shape: int) -> Tensor:
+    """Normal random numbers; on the meta device, where their drawing would import half of torch, only the shape."""
+    weight = torch.empty(shape)
+    return weight if weight.is_meta else weight.normal_()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, Memory
+from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
 from rewriter.generators.shapes import Shapes, largest
 
 
@@ -60,7 +60,7 @@ class PlainConv(Memory):
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int, padding: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.weight = nn.Parameter(random_weight(outputs, inputs, kernel, kernel))
         self.padding = padding
 
     def response(self, keys: Tensor, weight: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.filters import blur, upsample
 from rewriter.generators.latents import latents
-from rewriter.generators.layer import Features, LayerInfo, Memory
+from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
 from rewriter.generators.shapes import Shapes, largest
 
 GAIN, SLOPE = math.sqrt(2), 0.2  # of the leaky ReLU
@@ -57,7 +57,7 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, activate: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.weight = nn.Parameter(random_weight(outputs, inputs).div_(rate))
         self.bias = nn.Parameter(torch.full((outputs,), bias))
         self.rate, self.activate = rate, activate
 
@@ -72,10 +72,10 @@ class StyledConv(Memory):
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, *, resolution: int, up: bool, clamp: float | None):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.weight = nn.Parameter(random_weight(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.affine = Dense(w_dim, inputs, bias=1.0)
-        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("noise_const", random_weight(resolution, resolution))
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.up, self.clamp = up, clamp
 
@@ -106,7 +106,7 @@ class ToRGB(nn.Module):
 
     def __init__(self, inputs: int, w_dim: int, *, clamp: float | None):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(3, inputs, 1, 1))
+        self.weight = nn.Parameter(random_weight(3, inputs, 1, 1))
         self.bias = nn.Parameter(torch.zeros(3))
         self.affine = Dense(w_dim, inputs, bias=1.0)
         self.clamp = clamp
@@ -158,7 +158,7 @@ class StyleGAN2(Generator):
             if previous:
                 self._add(block, f"layer{2 * level - 1}", "conv0", side, previous, channels)
             else:
-                block.register_parameter("const", nn.Parameter(torch.randn(channels, 4, 4)))
+                block.register_parameter("const", nn.Parameter(random_weight(channels, 4, 4)))
             self._add(block, f"layer{2 * level}", "conv1", side, channels, channels)
             block.add_module("torgb", ToRGB(channels, config.w_dim, clamp=config.conv_clamp))
             previous = channels
