@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, SpaceInfo
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, SpaceInfo
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from rewriter.checkpoints.client import check_name, in_words
 from rewriter.errors import InputError
@@ -17,6 +17,7 @@ from rewriter.errors import InputError
 Info = ModelInfo | SpaceInfo
 Content = bytes | Path | Callable[[Path], object]  # a file's content, where it is, or what writes it to a path
 OnStatus = Callable[[str], object]  # called with words about what is done next
+TRIES = 3  # to commit on top of what others commit meanwhile
 
 
 def silent(words: str) -> None:
@@ -86,25 +87,39 @@ class Target:
         found = self.find(create_pr=create_pr, on_status=on_status)
         created = found is None
         found = found or self._create(on_status)
-        removed = tuple(sorted(outdated([file.rfilename for file in found.siblings or []])))
-        operations: list[CommitOperationAdd | CommitOperationDelete] = []
         with TemporaryDirectory() as folder:
-            for path, content in files.items():
-                operations.append(CommitOperationAdd(path, _written(content, Path(folder) / path, on_status)))
-            operations += [CommitOperationDelete(path, is_folder=False) for path in removed]
+            ready = {path: _written(content, Path(folder) / path, on_status) for path, content in files.items()}
             on_status(f"sending what is new of {len(files)} files")
-            with in_words(f"send the files to {self.repo_id}", self.api, self.advice):
-                done = self.api.create_commit(
-                    self.repo_id,
-                    operations,
-                    commit_message=message,
-                    repo_type=self.kind,
-                    parent_commit=found.sha,  # on top of what was found, and of nothing else
-                    create_pr=create_pr,
-                )
+            for left in reversed(range(TRIES)):
+                removed = tuple(sorted(outdated([file.rfilename for file in found.siblings or []])))
+                try:
+                    done = self._commit(found, ready, removed, message, create_pr)
+                    break
+                except InputError as error:
+                    if not left or _status(error) != 412:
+                        raise
+                on_status("somebody committed in the meantime; trying again on top of that")
+                if (found := self.find(create_pr=create_pr)) is None:
+                    raise InputError(f"{self.repo_id} was deleted in the meantime: publish it again")
         url = done.pr_url or f"{self.api.endpoint}/{'spaces/' if self.kind == 'space' else ''}{self.repo_id}"
         changed, private = done.oid != found.sha, bool(found.private)
         return Uploaded(url, done.oid, created, changed, private, removed, bool(done.pr_url))
+
+    def _commit(
+        self, found: Info, ready: Mapping[str, bytes | Path], removed: Sequence[str], message: str, create_pr: bool
+    ) -> CommitInfo:
+        operations: list[CommitOperationAdd | CommitOperationDelete] = []
+        operations += [CommitOperationAdd(path, content) for path, content in ready.items()]
+        operations += [CommitOperationDelete(path, is_folder=False) for path in removed]
+        with in_words(f"send the files to {self.repo_id}", self.api, self.advice):
+            return self.api.create_commit(
+                self.repo_id,
+                operations,
+                commit_message=message,
+                repo_type=self.kind,
+                parent_commit=found.sha,  # on top of what was found, and of nothing else
+                create_pr=create_pr,
+            )
 
     def _create(self, on_status: OnStatus) -> Info:
         on_status(f"creating {self.repo_id}")
@@ -122,3 +137,8 @@ def _written(content: Content, path: Path, on_status: OnStatus) -> bytes | Path:
     on_status(f"writing {path.name}")
     content(path)
     return path
+
+
+def _status(error: InputError) -> int | None:
+    """The status of the Hub's answer that an error tells of."""
+    return error.__cause__.response.status_code if isinstance(error.__cause__, HfHubHTTPError) else None
