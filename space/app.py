@@ -136,7 +136,7 @@ class Page:
             self.smoothness = gr.Slider(0, 100, step=0.5, elem_id="smoothness", **smoothness)
             self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
             self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
-            self.zero = gr.Button("Zero: forget the context instead of replacing it", size="sm", elem_id="zero")
+            self.zero = gr.Button("Zero: remove the layer's response to the context (no copy or paste needed)", size="sm", elem_id="zero")
 
     def _rules(self) -> None:
         with gr.Column(elem_id="made"):
@@ -312,7 +312,7 @@ def _buttons(labels: Mapping[str, str], prefix: str = "", **options: Any) -> dic
 def _card(name: str) -> dict[str, str]:
     """An example as a tile: its name, and a picture before and after."""
     image = data_url(townscape.examples()[name].with_suffix(".png").read_bytes(), "image/png")
-    resists = " (resists)" if name == "door-in-the-sky" else ""
+    resists = " (this edit fails)" if name == "door-in-the-sky" else ""
     return {"key": name, "caption": name.replace("-", " ") + resists, "title": f"Rewrite: {name}", "image": image}
 
 

@@ -108,10 +108,10 @@ class View:
         try:
             if edit.copy:
                 copied = session.copied()
-                pictures += [("copied", copied.cut_out), ("its features", copied.alone)]
+                pictures += [("copied", copied.cut_out), ("copied features", copied.alone)]
             if edit.paste and not edit.missing():
                 pasted = session.preview()
-                pictures += [("before", pasted.before), ("goal", pasted.after)]
+                pictures += [("before", pasted.before), ("wanted result", pasted.after)]
             elif edit.paste:
                 pictures += [("paste here", self._marked(session, edit.paste))]
         except InputError as error:  # the mark stays, with what is wrong with it

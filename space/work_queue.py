@@ -93,7 +93,7 @@ class WorkQueue:
             with errors_shown(f"opening {wanted}"):
                 base, rules = public_rules(wanted)
                 if base not in self.shared.names:
-                    advice = f"on your own machine, rewriter demo --generator {wanted} opens it"
+                    advice = f"on your own machine you can open it with: rewriter demo --generator {wanted}"
                     raise InputError(f"the base of {wanted} is not offered here: {advice}")
             yield from self.fetch(base)
             yield {"fetched": ("adopt", base, rules, wanted)}

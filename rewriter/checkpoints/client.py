@@ -22,7 +22,7 @@ TRANSPORT: type[Exception] = httpx.TransportError  # a connection that fails, br
 LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that may write (https://huggingface.co/settings/tokens)"
 AGAIN = "then run the same again: nothing that has arrived is sent twice"
 NEXT_STEPS = {  # by status
-    400: "the Hub does not accept this request: change what it names",
+    400: "the Hub rejected the request: check the names and values that you gave",
     401: f"the token is not valid, or has expired: {LOG_IN}",
     402: "this needs a paid plan",
     403: f"this account or its token may not do that: ask the owner, or {LOG_IN}",

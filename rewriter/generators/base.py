@@ -36,7 +36,7 @@ Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
 
 
 class Generator(nn.Module, ABC):
-    """A pretrained image generator whose weights never change: whatever is done to it is a view.
+    """A pretrained image generator. Its weights never change: rules are applied while drawing, or to a copy.
 
     Pictures are (n, 3, H, W), in [-1, 1] but for overshoot; layers carry the names of the original implementation.
     """

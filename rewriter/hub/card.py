@@ -34,7 +34,7 @@ MARKS = re.compile(r"[^\w ,;'(-]|_|(?<!\w)-|-(?!\w)")  # all but a hyphen within
 LIMITS = """## Limits
 A rule acts wherever its context matches, on every picture: places that look alike to the layer change too. The figures
 above were measured on pictures that no rule was made with: how far the marked places came towards what was asked for,
-how many of the places that match the context followed, and, in steps of 255 of brightness, how much changed elsewhere.
+how many of the places that match the context followed, and, in units of 1/255 of full brightness, how much changed elsewhere.
 On other pictures a rule may act more or less. The pictures are inventions of a network and show nobody and nothing
 real; they have the gaps and the biases of the pictures that it was trained on."""
 
@@ -122,8 +122,8 @@ def _changed(generator: Generator, rules: Sequence[Named]) -> str:
     listed = "; ".join(f"*{words_only(each.title)}*{'' if each.rule.on else ' (switched off)'}" for each in rules)
     count = "One rule" if len(rules) == 1 else f"{len(rules)} rules"
     return (
-        f"{count} of the generator **{title}** ({generator.resolution} px) rewritten: {listed}. Not single pictures "
-        "were edited but the model, so every picture that it draws follows. The method is that of "
+        f"{count} of the generator **{title}** ({generator.resolution} px) rewritten: {listed}. The model was "
+        "edited, not individual pictures, so every picture that it draws follows the new rules. The method is that of "
         f"{PAPER}: each rule is a low-rank change of one layer's weights."
     )
 

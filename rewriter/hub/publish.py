@@ -17,7 +17,7 @@ from rewriter.hub.draft import Draft, draft, outdated
 from rewriter.hub.upload import Info, OnStatus, Target, Uploaded, silent
 
 ADVICE = {
-    402: "this needs a paid plan, or make it public: private storage has its limits",
+    402: "your private storage on the Hub is full: publish it as public, or use a paid plan",
     403: "this account or its token may not write there: name a repository of your own account, or propose the change "
     "with create_pr (--pr)",
     413: "this is more than the account may store: publish the rules only, or delete something",
