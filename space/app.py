@@ -136,7 +136,7 @@ class Page:
             self.smoothness = gr.Slider(0, 100, step=0.5, elem_id="smoothness", **smoothness)
             self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
             self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
-            self.zero = gr.Button("Zero: remove the layer's response to the context (no copy or paste needed)", size="sm", elem_id="zero")
+            self.zero = gr.Button("Zero: remove the layer's response to the context", size="sm", elem_id="zero")
 
     def _rules(self) -> None:
         with gr.Column(elem_id="made"):

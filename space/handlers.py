@@ -209,7 +209,7 @@ class Handlers:
         session = self.shared.session(visitor)
         name = name.strip().removeprefix(f"{account}/")
         if "/" in name:
-            raise InputError(f"{name!r} contains an account: write only the name; it is always published in your account ({account})")
+            raise InputError(f"{name!r} contains an account: write only the name; it goes to your account ({account})")
         if not is_name(whole := f"{account}/{name or view.suggested_name(session)}"):
             raise InputError(f"{name!r} cannot be a name: use letters and digits, with single '-', '_' or '.' between")
         made = draft(session.generator, session.rules, whole, description=description, weights=weights, pictures=False)

@@ -43,7 +43,7 @@ PAGE_ADVICE = {
     401: "your login has expired: log out and in again",
     403: "this page may write only to repositories in your account that it made itself: choose a new name",
 }
-OTHERWISE = "To publish from your own machine, press *Save session* and run `rewriter publish USER/NAME FILE` with that file."
+OTHERWISE = "To publish from your own machine, press *Save session* and run `rewriter publish USER/NAME FILE` with it."
 LOG_IN = f"Log in first, with the button above. {OTHERWISE}"
 NO_LOGIN = f"This page has no login. {OTHERWISE} Or open it on your own machine: `hf auth login`, then `rewriter demo`."
 OPTIONS: dict[str, Any] = {**PRIVATE, "concurrency_id": "publish", "concurrency_limit": 4}

@@ -34,9 +34,9 @@ MARKS = re.compile(r"[^\w ,;'(-]|_|(?<!\w)-|-(?!\w)")  # all but a hyphen within
 LIMITS = """## Limits
 A rule acts wherever its context matches, on every picture: places that look alike to the layer change too. The figures
 above were measured on pictures that no rule was made with: how far the marked places came towards what was asked for,
-how many of the places that match the context followed, and, in units of 1/255 of full brightness, how much changed elsewhere.
-On other pictures a rule may act more or less. The pictures are inventions of a network and show nobody and nothing
-real; they have the gaps and the biases of the pictures that it was trained on."""
+how many of the places that match the context followed, and how much changed elsewhere, in units of 1/255 of full
+brightness. On other pictures a rule may act more or less. The pictures are inventions of a network and show nobody and
+nothing real; they have the gaps and the biases of the pictures that it was trained on."""
 
 
 @dataclass(frozen=True)

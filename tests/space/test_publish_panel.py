@@ -101,7 +101,7 @@ def test_preview_publish_and_list(page, hub, town, rule, visitor, drawn):
 @pytest.mark.parametrize(
     ("name", "path", "fault", "message"),
     [
-        ("../bob/x", "", None, "more than a name"),
+        ("../bob/x", "", None, "contains an account"),
         ("a b<img src=x>", "", None, "cannot be a name"),
         ("taken", "", None, "taken by another model"),
         ("mine", "/create", 403, "choose a new name"),
