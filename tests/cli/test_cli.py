@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import DATA, square
 from PIL import Image
 
-from rewriter import Rewriter, Rule, load_generator
+from rewriter import Rewriter, Rule, load_generator, save_edits
 from rewriter.cli import draw, main
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
@@ -62,18 +63,24 @@ def test_saved_rule_and_saved_model_draw_the_same(applied, town):
     assert (rewritten.sample(range(8)) - with_rule).abs().max() < 1e-4
 
 
-def test_two_edits_in_succession_with_a_strength(tmp_path):
-    report = report_of("apply", "remove-watermark", "dome-to-spire", "--strength", "0.5", cwd=tmp_path)
-    assert [edit["edit"] for edit in report["edits"]] == ["remove-watermark", "dome-to-spire"]
+def test_edits_of_one_file_or_several_are_applied_in_succession(begin, tmp_path):
+    """On a small generator, where an edit is executed in a tenth of a second."""
+    session = begin()
+    session.execute()
+    session.begin("layer6")
+    session.erase(2, square(6, 4, 9, 7))
+    session.execute()
+    save_edits(session.edits, tmp_path / "both.json")
+    for edit, name in zip(session.edits, ("one.json", "two.json"), strict=True):
+        edit.save(tmp_path / name)
+    small = "--generator", DATA / "nvidia_stylegan2_16px_plain.pt"
+    report = report_of("apply", "both.json", *small, "--save-session", "both.safetensors", cwd=tmp_path)
+    assert [edit["layer"] for edit in report["edits"]] == ["layer4", "layer6"]
+    loaded = Rewriter.load(session.generator, tmp_path / "both.safetensors")
+    assert [(rule.layer, len(rule.edit.after)) for rule in loaded.rules] == [("layer4", 0), ("layer6", 1)]
+    report = report_of("apply", "one.json", "two.json", *small, "--strength", "0.5", cwd=tmp_path)
+    assert [edit["edit"] for edit in report["edits"]] == ["one.json", "two.json"]
     assert (tmp_path / "rewritten.png").exists()
-
-
-def test_several_edits_in_one_file_become_a_session_that_can_be_continued(tmp_path, town):
-    report = report_of("apply", "grand-tour", "--save-session", "tour.safetensors", cwd=tmp_path)
-    layers = ["layer6", "layer8", "layer5"]
-    assert [edit["layer"] for edit in report["edits"]] == layers
-    session = Rewriter.load(town, tmp_path / "tour.safetensors")
-    assert [rule.layer for rule in session.rules] == layers and len(session.rules[2].edit.after) == 2
     inspected = report_of("inspect", "grand-tour", cwd=tmp_path)
     assert inspected["what"] == "edits" and len(inspected["edits"]) == 3
 
