@@ -54,9 +54,6 @@ def own(tmp_path, monkeypatch):
     return add
 
 
-# --- what is shipped ---
-
-
 def test_published_files_are_listed_as_they_were_and_no_place_or_hash_is_made_up():
     entries = [entry for entry in catalogue().values() if entry.id != BUILT_IN]
     listed = {(e.repository, e.revision, e.file, e.resolution, e.size, e.sha256) for e in entries}
@@ -101,8 +98,6 @@ def test_an_installation_without_its_table_is_reported(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"lacks checkpoints\.json: install the package again"):
         catalogue()
 
-
-# --- a user's own ---
 
 LONG = "x" * 500
 WRONG = [  # what each kind of check refuses is tested with edits; here is what matters for a catalogue
@@ -250,9 +245,6 @@ def test_a_local_file_may_change_unless_its_hash_is_given(own, tmp_path):
     own({**LOCAL, "sha256": hashlib.sha256(ROSINALITY.read_bytes()).hexdigest()})
     with pytest.raises(InputError, match="not the file of mine: expected SHA-256 .* Nothing was read or deleted"):
         load_generator("mine", device="cpu")
-
-
-# --- the list ---
 
 
 def test_the_list_tells_size_licence_and_whether_a_generator_is_downloaded(run, monkeypatch):
