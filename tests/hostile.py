@@ -307,12 +307,7 @@ def _shapes():
         "a storage of less than nothing": tensor((1,), (1,), count=-1),
         "with metadata": tensor((4,), (1,), more=number({"neg": True})),
         "set anew": fine + grown + number((1,)) + b"tb",
-        "a parameter set anew": b"ctorch._utils\n_rebuild_parameter\n("
-        + fine
-        + b"\x89}tR"
-        + grown
-        + number((0,))
-        + b"tb",
+        "a parameter set anew": parameter + grown + number((0,)) + b"tb",
         "a storage dropped": persistent(many, "1") + b"0" + fine,
         "a storage in two types": persistent(2, kind=b"ctorch\nDoubleStorage\n") + b"0" + fine,
         "a storage in two sizes": persistent(8) + b"0" + fine,

@@ -13,8 +13,10 @@ import torch
 from conftest import DATA, square
 from PIL import Image
 
-from rewriter import Rewriter, Rule, load_generator, save_edits
+from rewriter import Edit, Rewriter, Rule, load_generator, save_edits
 from rewriter.cli import draw, main
+from rewriter.editing.effect import UNSEEN
+from rewriter.editing.recipe import Recipe
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
 from rewriter.hub import space
@@ -169,8 +171,11 @@ def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"hats.safetensors", "hats.json"}
 
 
-def test_suggest_ranks_the_layers(tmp_path):
-    report = report_of("suggest", "dome-to-spire", "--out", "strip.png", cwd=tmp_path)
+def test_suggest_ranks_the_layers(tmp_path, monkeypatch):
+    monkeypatch.setattr("rewriter.editing.layers.MEASURED", range(UNSEEN, UNSEEN + 4))
+    edit = Edit.load(townscape.examples()["dome-to-spire"])
+    edit.with_(statistics=Recipe(40, 32)).save(tmp_path / "quick.json")
+    report = report_of("suggest", "quick.json", "--out", "strip.png", cwd=tmp_path)
     layers = [row["layer"] for row in report["layers"]]
     assert layers[0] in ("layer8", "layer9") and layers.index("layer8") < layers.index("layer5")
     assert set(report["failed"]) == {"layer2", "layer3"} and "finer layer" in report["failed"]["layer2"]
