@@ -15,7 +15,6 @@ from PIL import Image
 
 from rewriter import Edit, Rewriter, Rule, load_generator, save_edits
 from rewriter.cli import draw, main
-from rewriter.editing.effect import UNSEEN
 from rewriter.editing.recipe import Recipe
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
@@ -171,8 +170,7 @@ def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"hats.safetensors", "hats.json"}
 
 
-def test_suggest_ranks_the_layers(tmp_path, monkeypatch):
-    monkeypatch.setattr("rewriter.editing.layers.MEASURED", range(UNSEEN, UNSEEN + 4))
+def test_suggest_ranks_the_layers(tmp_path):
     edit = Edit.load(townscape.examples()["dome-to-spire"])
     edit.with_(statistics=Recipe(40, 32)).save(tmp_path / "quick.json")
     report = report_of("suggest", "quick.json", "--out", "strip.png", cwd=tmp_path)
