@@ -13,7 +13,7 @@ import torch
 from conftest import DATA, square
 from PIL import Image
 
-from rewriter import Edit, Rewriter, Rule, load_generator, save_edits
+from rewriter import Edit, Rewriter, Rule, load_edits, load_generator, save_edits
 from rewriter.cli import draw, main
 from rewriter.editing.recipe import Recipe
 from rewriter.errors import InputError
@@ -82,6 +82,9 @@ def test_edits_of_one_file_or_several_are_applied_in_succession(begin, tmp_path)
     report = report_of("apply", "one.json", "two.json", *small, "--strength", "0.5", cwd=tmp_path)
     assert [edit["edit"] for edit in report["edits"]] == ["one.json", "two.json"]
     assert (tmp_path / "rewritten.png").exists()
+    tour = load_edits(townscape.examples()["grand-tour"])
+    assert [edit.layer for edit in tour] == ["layer6", "layer8", "layer5"]
+    assert [edit.after for edit in tour] == [tuple(edit.digest for edit in tour[:i]) for i in range(3)]
     inspected = report_of("inspect", "grand-tour", cwd=tmp_path)
     assert inspected["what"] == "edits" and len(inspected["edits"]) == 3
 
