@@ -19,6 +19,7 @@ import torch
 MARKED = b"\x80\x02}"  # a pickle begins, with a dict
 STORAGE = b"ctorch\nFloatStorage\n"
 REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+PERSISTENT = b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n"
 OLDER = [b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b"\x80\x02M\xe9\x03.", b"\x80\x02}X\r\0\0\0little_endian\x88s."]
 FOUR = struct.pack("<q", 4) + bytes(16)  # a storage of four zeros, as the older kind has it
 
@@ -116,18 +117,15 @@ def number(value):
     return pickle.dumps(value, 2)[2:-1]
 
 
-def persistent(count, key="0", kind=STORAGE):
+def persistent(count, key="0", kind=STORAGE, more=b""):
     """The opcodes that name a storage of an archive."""
-    return b"(" + text("storage") + kind + text(key) + text("cpu") + number(count) + b"tQ"
+    return b"(" + text("storage") + kind + text(key) + text("cpu") + number(count) + more + b"tQ"
 
 
 def tensor(shape, stride, offset=0, count=4, more=b""):
     """The opcodes that describe a tensor of such a storage."""
-    return (
-        REBUILD + b"(" + persistent(count) + number(offset) + number(shape) + number(stride) + b"\x89" + number({})
-        if not more
-        else more
-    ) + b"tR"
+    place = persistent(count) + number(offset) + number(shape) + number(stride)
+    return REBUILD + b"(" + place + b"\x89" + number({}) + more + b"tR"
 
 
 def holding(value):
@@ -215,9 +213,7 @@ def _calls():
         "persistent id as text": b"\x80\x02Pstorage\n.",
         "next buffer": b"\x80\x05\x97.",
         "tensorflow": b"\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81.",
-        "source": b"\x80\x02ctorch_utils.persistence\n_reconstruct_persistent_obj\n}"
-        + number("module_src")
-        + b"s\x85R.",
+        "source": b"\x80\x02" + PERSISTENT + b"}" + number("module_src") + b"s\x85R.",
     }
     for name, data in raw.items():
         yield name, data
@@ -226,7 +222,7 @@ def _calls():
 
 def _bombs():
     """Pickles that grow, nest, or end early."""
-    deep = 100_000
+    deep, clamp = 100_000, text("conv_clamp")
     shared = b"(lq\0" + b"".join(b"h\0h\0\x86q\0" for _ in range(64))  # a tuple of itself twice, and so on
     nested = b"K\1" + b"".join(b"q\0h\0\x86" for _ in range(60))
     payload, small = storage_alone(), storage_alone(persistent(0), struct.pack("<q", 0))
@@ -236,10 +232,8 @@ def _bombs():
     pairs = b"](" + b"".join([b"X\1\0\0\0a", b"N\x86q\1", b"h\1" * 100_000]) + b"eq\2"
     called = b"ccollections\nOrderedDict\nq\3" + b"h\3h\2\x85R0" * 10_000
     yield "one long list, made a dict again and again", b"\x80\x02" + pairs + called + b"N."
-    yield (
-        "one long text, taken for a pair",
-        b"\x80\x02ccollections\nOrderedDict\n](X" + struct.pack("<I", 1 << 22) + b"a" * (1 << 22) + b"e\x85R.",
-    )
+    pair = b"](" + text("a" * (1 << 22)) + b"e\x85R."
+    yield "one long text, taken for a pair", b"\x80\x02ccollections\nOrderedDict\n" + pair
     yield "tuples in tuples", b"\x80\x02)" + b"\x85" * deep + b"."
     yield "marks", b"\x80\x02" + b"(" * deep + b"."
     for name, data in {
@@ -248,17 +242,12 @@ def _bombs():
         "such a tuple in a set": b"\x80\x02cbuiltins\nset\n](" + nested + b"e\x85R.",
         "such a tuple in a list of pairs": b"\x80\x02ccollections\nOrderedDict\n](" + nested + b"K\1\x86e\x85R.",
         "such a tuple as an attribute": b"\x80\x02ccollections\nOrderedDict\n)R](" + nested + b"K\1\x86eb.",
-        "such a tuple as the clamp": holding(b"N")[:-1] + text("g_ema") + b"}s" + text("conv_clamp") + nested + b"s.",
+        "such a tuple as the clamp": holding(b"N")[:-1] + text("g_ema") + b"}s" + clamp + nested + b"s.",
         "such a tuple as a name": b"\x80\x04" + text("os") + nested + b"\x93.",
         "such a tuple as a module": b"\x80\x04" + nested + text("system") + b"\x93.",
         "such a tuple called": b"\x80\x02" + nested + b")R.",
         "such a tuple as a class": holding(
-            b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n}("
-            + text("state")
-            + b"}"
-            + text("class_name")
-            + nested
-            + b"u\x85R"
+            PERSISTENT + b"}(" + text("state") + b"}" + text("class_name") + nested + b"u\x85R"
         ),
         "a list in itself": b"\x80\x02]q\0h\0a.",
         "a dict in itself": b"\x80\x02}q\0" + text("g_ema") + b"h\0s.",
@@ -273,13 +262,7 @@ def _bombs():
         "a number without end": b"\x80\x02\x8b" + struct.pack("<i", (1 << 31) - 1) + b"1.",
         "a number of less than nothing": b"\x80\x02\x8b" + struct.pack("<i", -1) + b"1.",
         "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\7" * (1 << 20) + b".",
-        "such a number as the clamp": b"\x80\x02}"
-        + text("state_dict")
-        + b"}s"
-        + text("conv_clamp")
-        + b"\x8a\xff"
-        + b"\7" * 255
-        + b"s.",
+        "such a number as the clamp": MARKED + text("state_dict") + b"}s" + clamp + b"\x8a\xff" + b"\7" * 255 + b"s.",
         "a line without end": b"\x80\x02I" + b"1" * (1 << 20) + b"\n.",
         "a long name": b"\x80\x02c" + b"a" * (1 << 20) + b"\nb\n.",
         "half a surrogate": b"\x80\x02}X\3\0\0\0\xed\xb2\x80Ns.",
@@ -289,10 +272,8 @@ def _bombs():
         yield f"{name} zipped", zipped(data)
     yield "too many steps", zipped(b"\x80\x02" + b"K\1" * 500_001 + b".")
     yield "a list of itself", b"\x80\x02" + shared + b"."
-    yield (
-        "one payload many times",
-        b"\x80\x02" + load + embedded(large)[len(load) - 2 : -2] + b"q\2](" + b"h\1h\2\x85R" * 200 + b"e.",
-    )
+    once = b"\x80\x02" + load + embedded(large)[len(load) - 2 : -2]
+    yield "one payload many times", once + b"q\2](" + b"h\1h\2\x85R" * 200 + b"e."
     yield "a payload of many steps", b"\x80\x02](" + embedded(slow) * 9 + b"e."
     yield "a payload in a payload", b"\x80\x02" + embedded(storage_alone(embedded(payload))) + b"."
     yield "a payload that is zipped", b"\x80\x02" + embedded(laid(tensor((4,), (1,)))) + b"."
@@ -304,7 +285,9 @@ def _bombs():
 
 def _shapes():
     """Tensors that cannot exist."""
-    many = 1 << 39
+    many, fine = 1 << 39, tensor((4,), (1,))
+    parameter = b"ctorch._utils\n_rebuild_parameter\n(" + fine + b"\x89}tR"
+    grown = b"(" + persistent(4) + number(0) + number((10**9,))
     for name, value in {
         "too large": tensor((5,), (1,)),
         "too far in": tensor((2,), (1,), offset=3),
@@ -322,45 +305,19 @@ def _shapes():
         "endless": tensor((2**70,), (1,)),
         "a large storage": REBUILD + b"(" + persistent(many) + number(0) + number((1,)) + number((1,)) + b"\x89}tR",
         "a storage of less than nothing": tensor((1,), (1,), count=-1),
-        "with metadata": tensor(
-            (4,),
-            (1,),
-            more=REBUILD
-            + b"("
-            + persistent(4)
-            + number(0)
-            + number((4,))
-            + number((1,))
-            + b"\x89}"
-            + number({"neg": True}),
-        ),
-        "set anew": tensor((4,), (1,)) + b"(" + persistent(4) + number(0) + number((10**9,)) + number((1,)) + b"tb",
-        "a parameter set anew": b"ctorch._utils\n_rebuild_parameter\n("
-        + tensor((4,), (1,))
-        + b"\x89}tR("
-        + persistent(4)
-        + number(0)
-        + number((10**9,))
-        + number((0,))
-        + b"tb",
-        "a storage dropped": persistent(many, "1") + b"0" + tensor((4,), (1,)),
-        "a storage in two types": persistent(2, kind=b"ctorch\nDoubleStorage\n") + b"0" + tensor((4,), (1,)),
-        "a storage in two sizes": persistent(8) + b"0" + tensor((4,), (1,)),
-        "a storage of no type": b"(" + text("storage") + b"NX\1\0\0\0" + b"0" + text("cpu") + number(4) + b"tQ",
+        "with metadata": tensor((4,), (1,), more=number({"neg": True})),
+        "set anew": fine + grown + number((1,)) + b"tb",
+        "a parameter set anew": parameter + grown + number((0,)) + b"tb",
+        "a storage dropped": persistent(many, "1") + b"0" + fine,
+        "a storage in two types": persistent(2, kind=b"ctorch\nDoubleStorage\n") + b"0" + fine,
+        "a storage in two sizes": persistent(8) + b"0" + fine,
+        "a storage of no type": persistent(4, kind=b"N"),
         "a module's source": b"(" + text("module") + b"NNNtQ",
-        "a storage outside": b"(" + text("storage") + STORAGE + text("../../secret") + text("cpu") + number(4) + b"tQ",
-        "a view": b"("
-        + text("storage")
-        + STORAGE
-        + text("0")
-        + text("cpu")
-        + number(4)
-        + number(("1", 0, 10**9))
-        + b"tQ",
+        "a storage outside": persistent(4, "../../secret"),
+        "a view": persistent(4, more=number(("1", 0, 10**9))),
     }.items():
         yield f"{name} zipped", laid(value)
         yield f"{name} older", older(value)
-    fine = tensor((4,), (1,))
     yield "missing numbers", zipped(holding(fine))
     yield "fewer numbers", laid(fine, b"\0" * 12)
     yield "more numbers", laid(fine, b"\0" * 20)
@@ -386,17 +343,14 @@ def _shapes():
 
 def _archives():
     """Archives that can be read in two ways, or are damaged."""
-    good = laid(tensor((4,), (1,)))
     pickled = holding(tensor((4,), (1,)))
+    good = zipped(pickled, {"data/0": bytes(16)})
     end, listed = good.rindex(b"PK\5\6"), good.index(b"PK\1\2")
     yield "deflated", zipped(b"\x80\x02" + b"N0" * (4 << 20) + b"N.", method=zipfile.ZIP_DEFLATED)
     yield "lzma", zipped(pickled, {"data/0": bytes(1 << 20)}, method=zipfile.ZIP_LZMA)
     yield "two pickles", zipped(pickled, {"data/0": bytes(16), "x/data.pkl": pickled})
     yield "names that differ in case", zipped(pickled, {"data/0": bytes(16), "Data.pkl": pickled})
-    yield (
-        "names that end early",
-        zipped(pickled, {"data/0": bytes(16)}).replace(b"archive/version", b"archive/v\0rsion"),
-    )
+    yield "names that end early", good.replace(b"archive/version", b"archive/v\0rsion")
     yield "names in other letters", zipped(pickled, {"data/0": bytes(16), "data.p\u212al": pickled})
     yield "the same place twice", _overlapping(good)
     sizes = struct.pack("<2L", 16, 16)
@@ -461,22 +415,16 @@ def _headers():
         "no list": ("F32", "4", "[0,16]"),
     }.items():
         yield name, safetensors("{" + entry % (dtype, shape, offsets) + "}", bytes(16))
-    pair = "{" + entry % ("F32", "[4]", "[0,16]") + "," + (entry % ("F32", "[4]", "[0,16]")).replace('"a"', '"b"') + "}"
-    yield "one place twice", safetensors(pair, bytes(16))
+    good = entry % ("F32", "[4]", "[0,16]")
+    yield "one place twice", safetensors("{" + good + "," + good.replace('"a"', '"b"') + "}", bytes(16))
     yield "a long header", struct.pack("<Q", 1 << 62) + b"{}"
     yield "a header behind the end", struct.pack("<Q", 1000) + b"{}"
     many = ",".join(f'"{n}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}' for n in range(100_000))
     yield "many tensors", safetensors("{" + many + "}")
     yield "a deep header", safetensors('{"__metadata__":' + "[" * 1_000_000)
     yield "no text", safetensors(b"{\xff\xfe}")
-    yield (
-        "unreadable names",
-        safetensors("{" + (entry % ("F32", "[4]", "[0,16]")).replace("a", r"\u001b[2J", 1) + "}", bytes(16)),
-    )
-    yield (
-        "an absurd clamp",
-        safetensors('{"__metadata__":{"conv_clamp":"-1e999"},' + entry % ("F32", "[4]", "[0,16]") + "}", bytes(16)),
-    )
+    yield "unreadable names", safetensors("{" + good.replace("a", r"\u001b[2J", 1) + "}", bytes(16))
+    yield "an absurd clamp", safetensors('{"__metadata__":{"conv_clamp":"-1e999"},' + good + "}", bytes(16))
 
 
 def _endless():
@@ -511,13 +459,5 @@ def _others():
             yield f"random {begin[:5]!r} {seed}", begin + random.Random(seed).randbytes(4096)
 
 
-GROUPS = {
-    "calls": _calls,
-    "bombs": _bombs,
-    "shapes": _shapes,
-    "archives": _archives,
-    "headers": _headers,
-    "others": _others,
-    "endless": _endless,
-    "large": _large,
-}
+_ALL = (_calls, _bombs, _shapes, _archives, _headers, _others, _endless, _large)
+GROUPS = {group.__name__.removeprefix("_"): group for group in _ALL}

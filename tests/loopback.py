@@ -201,9 +201,8 @@ class LoopbackHub:
             for method, pattern, name in ROUTES:
                 found = re.fullmatch(pattern, request.path)
                 if found and request.method in method.split():
-                    return getattr(Calls(self, request), name)(
-                        **{k: unquote(v or "") for k, v in found.groupdict().items()}
-                    )
+                    named = {key: unquote(value or "") for key, value in found.groupdict().items()}
+                    return getattr(Calls(self, request), name)(**named)
             raise RefusedError(404, f"Not Found: {request.path}")
         except RefusedError as no:
             headers = {"X-Error-Message": no.message, **({"X-Error-Code": no.code} if no.code else {})}
@@ -274,16 +273,12 @@ class Calls:
     def account(self) -> Account:
         token = self.request.headers.get("authorization", "").removeprefix("Bearer ")
         if token not in self.hub.accounts:
-            raise RefusedError(
-                401, "Invalid credentials in Authorization header" if token else "Invalid username or password."
-            )
+            said = "Invalid credentials in Authorization header" if token else "Invalid username or password."
+            raise RefusedError(401, said)
         return self.hub.accounts[token]
 
     def find(self, kind: str, repo: str, *, writing: bool = False) -> Repository:
-        if self.request.headers.get("authorization") or writing:
-            account = self.account()
-        else:
-            account = None
+        account = self.account() if self.request.headers.get("authorization") or writing else None
         found = self.hub.repositories.get((kind, repo))
         mine = account is not None and repo.split("/")[0] in (account.name, *account.organisations)
         if found is None or (found.private and not mine):
@@ -445,9 +440,8 @@ class Calls:
                     raise RefusedError(422, f"the LFS object of {value['path']} was never uploaded")
                 files[value["path"]] = self.hub.uploads[value["oid"]]
             case "deletedFile" | "deletedFolder":
-                gone = [
-                    path for path in files if path == value["path"] or path.startswith(f"{value['path'].rstrip('/')}/")
-                ]
+                named = value["path"], f"{value['path'].rstrip('/')}/"
+                gone = [path for path in files if path == named[0] or path.startswith(named[1])]
                 if not gone:
                     raise RefusedError(404, "A file with this name doesn't exist", "EntryNotFound")
                 for path in gone:

@@ -19,50 +19,12 @@ from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, MOST, VARIABLE, Ent
 from rewriter.errors import InputError
 from rewriter.worlds import townscape
 
-# As published, when it was read: repository and revision, then its files with resolution, size and SHA-256.
-PUBLISHED = """
-ZeqiangLai/StyleGAN2 5fde0cdb3664b04e8126dc6b0cab010e7813c18b
-  stylegan2-church-config-f.pt 256 120878283 596f59f0ab72d3d5e821846dbf53fff0406c0103ff4fa46ae0a2508d80b3a2d0
-  stylegan2-horse-config-f.pt 256 120878283 894bc6a08a6bbe4c22bf91195dd4fdd4ee7f6859e06ce3517e7b3bfa9a8b2565
-  stylegan2-cat-config-f.pt 256 120878283 ff1036877c8964ba7c9e84316e67ea26bea64bbfcf6bd6c645f45589d248727f
-  stylegan2-car-config-f.pt 512 123949595 c69f161fd576801027cbaa8b09142b5dd9f508034b2d0f4a2a0cdcbc1d587c9c
-  stylegan2-ffhq-config-f.pt 1024 132717355 646c7e7c5e3fc4cf8e83dcfe5dce505cc74b61d8982c09563932aa15c4baf18c
-ZeqiangLai/StyleGAN2 bb4e00dc8ac0afbb9e0a5b6f72754c679673ee2e
-  ada/afhqcat.pt 512 - -
-  ada/afhqdog.pt 512 - -
-  ada/brecahad.pt 512 - -
-  ada/afhqwild.pt 512 - 92c614909f6fb4834b3a9d18d19ce8211b748669aa7aeabf00dc6343f0bc3d0d
-  ada/ffhq.pt 1024 - -
-  ada/metfaces.pt 1024 - -
-ZeqiangLai/StyleGAN2-pkl 7d9a80d433e2a63592e73622d3606d600f1fd46e
-  ada/afhqdog.pkl 512 - f124ff3f23206052473a7212cbc1f4e095a73c231500411e9c3b81a11eac3662
-  ada/metfaces.pkl 1024 - 880a460d011a3696c088f58f5844b44271b17903963f2671f96f72dfbce5f76f
-DragGan/DragGan-Models bcc1b7559bc7038004397648530eff423e43074d
-  stylegan2-lhq-256x256.pkl 256 - ae2c33d456ff3f274d472da9849c9bb515b7f0032af0d713d0d2d7f42b7942dc
-  stylegan2-ffhq-512x512.pkl 512 - d2b1c92f41ce8a64c55f7a75ef06c4c0eef9e17b1eb29aae8c10fb37b3e60478
-  stylegan2-afhqcat-512x512.pkl 512 - 17a83abee464242f8bb40dc6363d33c2fb087066b68fc0147677fdbf21f7a7a9
-public-data/Self-Distilled-StyleGAN 3f905e0a43cf954d3dc1ecd1618a4e113670931e
-  models/horses_256_pytorch.pkl 256 - 9faf0dafc0fde9b89b7767d803952b202a3cd4f931d00ce0ed6d3984f40a0e8c
-huggan/pggan-celebahq-1024 278449f8416d38a0233c980774528d32c4eee99c
-  pytorch_model.bin 1024 - -
-- -
-  proggan_churchoutdoor-7e701dd5.pth 256 - 7e701dd5
-  proggan_kitchen-67f1e16c.pth 256 - 67f1e16c
-  proggan_bedroom-d8a89ff1.pth 256 - d8a89ff1
-  proggan_livingroom-5ef336dd.pth 256 - 5ef336dd
-  proggan_celebhq-620d161c.pth 1024 - 620d161c
-  stylegan2_church-e8ca9fd0.pt 256 - e8ca9fd0
-  stylegan2_horse-499b5380.pt 256 - 499b5380
-  stylegan2_kitchen-b3a526e9.pt 256 - b3a526e9
-  stylegan2_faces-2858cc2e.pt 1024 - 2858cc2e
-"""
-
 
 def published():
-    """Repository, revision, file, resolution, size and SHA-256 of every file."""
-    for line in PUBLISHED.strip().split("\n"):
+    """Repository, revision, file, resolution, size and SHA-256 of every file, as published when they were listed."""
+    for line in (DATA / "published-files.txt").read_text().splitlines():
         words = [None if word == "-" else word for word in line.split()]
-        if line[0] != " ":
+        if line[0] != " ":  # a repository and its revision, followed by their files
             place = words
         else:
             file, resolution, size, sha256 = words
@@ -90,9 +52,6 @@ def own(tmp_path, monkeypatch):
         return path
 
     return add
-
-
-# --- what is shipped ---
 
 
 def test_published_files_are_listed_as_they_were_and_no_place_or_hash_is_made_up():
@@ -139,8 +98,6 @@ def test_an_installation_without_its_table_is_reported(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"lacks checkpoints\.json: install the package again"):
         catalogue()
 
-
-# --- a user's own ---
 
 LONG = "x" * 500
 WRONG = [  # what each kind of check refuses is tested with edits; here is what matters for a catalogue
@@ -288,9 +245,6 @@ def test_a_local_file_may_change_unless_its_hash_is_given(own, tmp_path):
     own({**LOCAL, "sha256": hashlib.sha256(ROSINALITY.read_bytes()).hexdigest()})
     with pytest.raises(InputError, match="not the file of mine: expected SHA-256 .* Nothing was read or deleted"):
         load_generator("mine", device="cpu")
-
-
-# --- the list ---
 
 
 def test_the_list_tells_size_licence_and_whether_a_generator_is_downloaded(run, monkeypatch):

@@ -48,9 +48,6 @@ def faults(state):
     return str(caught.value)
 
 
-# --- what is read ---
-
-
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_layout_draws_what_its_own_code_draws(name):
     expected, generator = golden(EXPECTED[name]), from_disk(name)
@@ -111,9 +108,6 @@ def test_the_mean_w_that_a_training_run_lacks_is_computed_from_many_latents():
     assert generator.fingerprint == again.fingerprint != from_disk(ROSINALITY).fingerprint
 
 
-# --- what is written ---
-
-
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("layout", ["nvidia", "rosinality", "genforce", "gandissect"])
 def test_a_generator_written_in_any_layout_is_read_as_the_same(name, layout):
@@ -143,9 +137,6 @@ def test_a_layout_is_written_with_the_names_and_shapes_of_published_files(name, 
         key: tuple(value.shape) for key, value in wanted.items()
     }
     assert all((written[key] - wanted[key]).abs().max() < 1e-6 for key in wanted)
-
-
-# --- what is refused ---
 
 
 @pytest.mark.parametrize(

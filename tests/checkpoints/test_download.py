@@ -294,16 +294,11 @@ def test_a_hub_that_cannot_be_reached_is_reported(hub, entry, monkeypatch):
 # --- what the Hub refuses ---
 
 
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [
-        (401, "hf auth login"),
-        (403, "accept it on its page"),
-        (404, "give its path"),
-        (429, "wait some minutes"),
-        (503, "wait some minutes"),
-    ],
-)
+WAIT = "wait some minutes"
+NEXT_STEPS = {401: "hf auth login", 403: "accept it on its page", 404: "give its path", 429: WAIT, 503: WAIT}
+
+
+@pytest.mark.parametrize(("status", "words"), NEXT_STEPS.items())
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 def test_a_refusal_names_its_status_and_the_next_step(hub, entry, monkeypatch, status, words, method):
     monkeypatch.setenv("HF_TOKEN", TOKEN)

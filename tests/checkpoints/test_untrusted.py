@@ -89,31 +89,15 @@ def test_a_pickle_of_the_generator_alone_is_read_too(tmp_path):
     assert loaded(path).fingerprint == convert(state_of(PLAIN)).fingerprint
 
 
-def renamed(name):
-    generator = written(PLAIN)
-    generator.class_name = name
-    return generator
-
-
 def with_parts(**parts):
     """A generator with another tensor in its synthesis network."""
     return persistence.network({**state_of(PLAIN), **{key.replace("__", "."): value for key, value in parts.items()}})
-
-
-def clamped_twice():
-    generator = written(PLAIN)
-    generator._modules["synthesis"]._modules["b8"]._modules["conv0"].__dict__["conv_clamp"] = 256
-    return generator
 
 
 def cyclic():
     generator = written(PLAIN)
     generator._modules["synthesis"]._modules["again"] = generator
     return generator
-
-
-def deep():
-    return persistence.network({**state_of(PLAIN), "x." * 20 + "weight": torch.zeros(1)})
 
 
 def saying(**fields):
@@ -127,16 +111,16 @@ UNSUITABLE = {
     "conditional": (lambda: written(PLAIN, c_dim=10), "conditional"),
     "no average": (lambda: {"G": written(PLAIN), "D": None}, "G_ema"),
     "nothing": (lambda: {"G_ema": None}, "G_ema"),
-    "a discriminator": (lambda: renamed("Discriminator"), "G_ema"),
-    "another class": (lambda: renamed("StyleGAN3Generator"), "G_ema"),
+    "a discriminator": (lambda: written(PLAIN, class_name="Discriminator"), "G_ema"),
+    "another class": (lambda: written(PLAIN, class_name="StyleGAN3Generator"), "G_ema"),
     "StyleGAN3": (lambda: with_parts(synthesis__L0_36_512__weight=torch.zeros(1)), "StyleGAN3"),
     "StyleGAN3 input": (lambda: with_parts(synthesis__input__freqs=torch.zeros(1)), "StyleGAN3"),
     "residual": (lambda: saying(architecture="resnet"), "resnet"),
     "linear": (lambda: saying(activation="linear"), "linear"),
-    "two clamps": (clamped_twice, "clamped differently"),
+    "two clamps": (lambda: saying(conv_clamp=256), "clamped differently"),
     "not a number": (lambda: with_parts(synthesis__b8__conv0__bias=torch.full((64,), float("nan"))), "NaN|instead"),
     "in itself": (cyclic, "in two places"),
-    "deep": (deep, "nested too deeply"),
+    "deep": (lambda: with_parts(**{"x__" * 20 + "weight": torch.zeros(1)}), "nested too deeply"),
     "an unknown part": (lambda: with_parts(synthesis__surprise=torch.zeros(1)), "unexpected synthesis.surprise"),
 }
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import DATA, square
 from PIL import Image
 
-from rewriter import Rewriter, Rule, load_generator
+from rewriter import Edit, Rewriter, Rule, load_edits, load_generator, save_edits
 from rewriter.cli import draw, main
+from rewriter.editing.recipe import Recipe
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
 from rewriter.hub import space
@@ -62,18 +64,27 @@ def test_saved_rule_and_saved_model_draw_the_same(applied, town):
     assert (rewritten.sample(range(8)) - with_rule).abs().max() < 1e-4
 
 
-def test_two_edits_in_succession_with_a_strength(tmp_path):
-    report = report_of("apply", "remove-watermark", "dome-to-spire", "--strength", "0.5", cwd=tmp_path)
-    assert [edit["edit"] for edit in report["edits"]] == ["remove-watermark", "dome-to-spire"]
+def test_edits_of_one_file_or_several_are_applied_in_succession(begin, tmp_path):
+    """On a small generator, where an edit is executed in a tenth of a second."""
+    session = begin()
+    session.execute()
+    session.begin("layer6")
+    session.erase(2, square(6, 4, 9, 7))
+    session.execute()
+    save_edits(session.edits, tmp_path / "both.json")
+    for edit, name in zip(session.edits, ("one.json", "two.json"), strict=True):
+        edit.save(tmp_path / name)
+    small = "--generator", DATA / "nvidia_stylegan2_16px_plain.pt"
+    report = report_of("apply", "both.json", *small, "--save-session", "both.safetensors", cwd=tmp_path)
+    assert [edit["layer"] for edit in report["edits"]] == ["layer4", "layer6"]
+    loaded = Rewriter.load(session.generator, tmp_path / "both.safetensors")
+    assert [(rule.layer, len(rule.edit.after)) for rule in loaded.rules] == [("layer4", 0), ("layer6", 1)]
+    report = report_of("apply", "one.json", "two.json", *small, "--strength", "0.5", cwd=tmp_path)
+    assert [edit["edit"] for edit in report["edits"]] == ["one.json", "two.json"]
     assert (tmp_path / "rewritten.png").exists()
-
-
-def test_several_edits_in_one_file_become_a_session_that_can_be_continued(tmp_path, town):
-    report = report_of("apply", "grand-tour", "--save-session", "tour.safetensors", cwd=tmp_path)
-    layers = ["layer6", "layer8", "layer5"]
-    assert [edit["layer"] for edit in report["edits"]] == layers
-    session = Rewriter.load(town, tmp_path / "tour.safetensors")
-    assert [rule.layer for rule in session.rules] == layers and len(session.rules[2].edit.after) == 2
+    tour = load_edits(townscape.examples()["grand-tour"])
+    assert [edit.layer for edit in tour] == ["layer6", "layer8", "layer5"]
+    assert [edit.after for edit in tour] == [tuple(edit.digest for edit in tour[:i]) for i in range(3)]
     inspected = report_of("inspect", "grand-tour", cwd=tmp_path)
     assert inspected["what"] == "edits" and len(inspected["edits"]) == 3
 
@@ -163,7 +174,9 @@ def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
 
 
 def test_suggest_ranks_the_layers(tmp_path):
-    report = report_of("suggest", "dome-to-spire", "--out", "strip.png", cwd=tmp_path)
+    edit = Edit.load(townscape.examples()["dome-to-spire"])
+    edit.with_(statistics=Recipe(40, 32)).save(tmp_path / "quick.json")
+    report = report_of("suggest", "quick.json", "--out", "strip.png", cwd=tmp_path)
     layers = [row["layer"] for row in report["layers"]]
     assert layers[0] in ("layer8", "layer9") and layers.index("layer8") < layers.index("layer5")
     assert set(report["failed"]) == {"layer2", "layer3"} and "finer layer" in report["failed"]["layer2"]

@@ -48,9 +48,6 @@ def path(tmp_path):
     return tmp_path / "edit.json"
 
 
-# --- to JSON and back ---
-
-
 @pytest.mark.parametrize("edit", [FULL, PLAIN, Edit("g", "l", kind="erase", paste=region(3))])
 def test_an_edit_is_read_back_to_the_bit(edit, path):
     edit.save(path)
@@ -84,8 +81,6 @@ def test_the_digest_depends_on_all_that_determines_the_rule_and_on_nothing_else(
     digests = {FULL.with_(**{name: value}).digest for name, value in changes.items()}
     assert len(digests) == len(changes) and FULL.digest not in digests
 
-
-# --- every field is checked ---
 
 TOO_LONG = "x" * 201
 WRONG = [
@@ -171,9 +166,6 @@ def test_a_long_value_is_shown_in_part():
         assert len(str(caught.value)) < 200
 
 
-# --- files ---
-
-
 def test_a_damaged_file_is_refused_with_its_name(path):
     FULL.save(path)
     whole = path.read_bytes()
@@ -220,8 +212,6 @@ def test_a_file_of_no_edits_is_refused_and_a_bad_one_of_several_is_named(path):
     with pytest.raises(InputError, match="edit.json: edit 1 of 2: rank is 0"):
         load_edits(path)
 
-
-# --- what is missing ---
 
 COPY, PASTE, CONTEXT, ERASE = "copy a thing", "paste it", "mark the context", "mark the place to erase"
 

@@ -50,9 +50,6 @@ def saved(data, folder, name="spire_to_dome.json"):
     return folder / name
 
 
-# --- what is read ---
-
-
 @pytest.mark.parametrize(
     ("names", "missing"),
     [
@@ -112,8 +109,6 @@ def test_the_title_is_the_printable_part_of_the_file_name(stem, tmp_path):
     title = Edit.load(saved(FULL, tmp_path, f"{stem}.json")).title
     assert title == "x" * 200 or title == "bell andline"
 
-
-# --- what is refused ---
 
 OPAQUE = url(Image.new("RGB", (4, 4), "white"))
 EMPTY = url(Image.new("RGBA", (4, 4)))
@@ -222,9 +217,6 @@ def test_a_damaged_file_gives_an_edit_or_an_input_error(tmp_path_factory, at, ju
         assert Edit.load(path).title == "damaged"
     except InputError as error:
         assert "damaged.json" in str(error)
-
-
-# --- a recording executed ---
 
 
 @pytest.mark.parametrize("made", ["stylegan", "proggan"])

@@ -38,17 +38,11 @@ def same(a, b):
     return a.about() == b.about() and torch.equal(a.delta, b.delta) and torch.equal(a.directions, b.directions)
 
 
-# --- strength ---
-
-
 @pytest.mark.parametrize("strength", [-1.01, 2.01, math.nan, math.inf, -math.inf, "1", None, [1], True, 1j])
 def test_strengths_from_minus_one_to_two_are_allowed_and_no_others(rule, strength):
     assert [rule.at(allowed).strength for allowed in (-1, -0.5, 0, 1, 2)] == [-1, -0.5, 0, 1, 2]
     with pytest.raises(InputError, match="strength"):
         rule.at(strength)
-
-
-# --- angles between rules ---
 
 
 def in_layer(directions, layer="layer4"):
@@ -91,9 +85,6 @@ def test_known_angles():
     one = in_layer(torch.stack([x, y]))
     assert one.angle(replace(one, layer="layer6")) == 90
     assert one.angle(one.at(0.5)) == one.angle(replace(one, on=False)) == one.angle(one)
-
-
-# --- files ---
 
 
 def test_a_rule_is_read_back_to_the_bit_and_draws_the_same_pictures(rule, stylegan, path):
@@ -151,9 +142,6 @@ def test_a_rule_is_refused_on_another_generator(rule, stylegan, proggan, change,
     replace(rule, fingerprint="").save(path)
     with pytest.raises(InputError, match="does not say which generator"):
         Rule.load(path)
-
-
-# --- damage ---
 
 
 def load_or_refuse(path):
@@ -231,9 +219,6 @@ def test_files_that_are_no_rules_are_refused_by_name(tmp_path):
     for name in ("empty", "weights.safetensors", "named.safetensors", "text", "nowhere", "."):
         with pytest.raises(InputError, match=str(tmp_path)):
             Rule.load(tmp_path / name)
-
-
-# --- writing and reading files ---
 
 
 def test_a_place_that_cannot_be_written_to_is_refused(rule, tmp_path):

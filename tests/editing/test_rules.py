@@ -18,9 +18,6 @@ def some_layers(generator):
     return [name for name in names if name in {names[1], names[-1], *upsampling[-1:]}]
 
 
-# --- a rule of its own for each picture ---
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_each_picture_of_a_batch_equals_the_one_drawn_alone(generator, change, seed):
     draw, layers = random.Random(seed), some_layers(generator)
@@ -73,9 +70,6 @@ def test_a_bad_rule_of_one_picture_and_a_wrong_number_of_lists_are_refused(style
             stylegan.sample(range(3), rules=[[good], [], [good, bad]])
     with pytest.raises(InputError, match="1 lists of rules for 2 pictures"):
         stylegan.keys([1, 2], "layer4", rules=[[good]])
-
-
-# --- on, off, and how strong ---
 
 
 def test_a_rule_that_is_off_or_of_strength_0_changes_nothing_to_the_bit(generator, change):

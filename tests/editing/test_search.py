@@ -47,9 +47,6 @@ def same_but_for_rounding(found, other):
     return places and all(a.score == pytest.approx(b.score, abs=1e-4) for a, b in zip(found, other, strict=True))
 
 
-# --- search ---
-
-
 def test_a_search_finds_the_pictures_whose_strongest_place_answers_most(session):
     strength = answers(session, WHERE)
     found = session.search(7, seeds=WHERE)
@@ -130,9 +127,6 @@ def test_a_search_needs_a_context_and_valid_seeds_and_is_no_step(stylegan):
     assert session.history is before
 
 
-# --- the cache ---
-
-
 class Watched(Cache):
     """A cache that records which values were made, and its largest size."""
 
@@ -196,9 +190,6 @@ def test_threads_may_share_a_cache(session, stylegan, statistics):
         assert cache.size == sum(value.nbytes for value in kept) <= limit
 
 
-# --- matches ---
-
-
 def test_one_place_in_a_thousand_of_other_pictures_exceeds_the_level(session):
     everything = torch.cat([one.flatten() for one in answers(session, POPULATION).values()])
     match = session.matches(40)
@@ -236,9 +227,6 @@ def test_matches_are_shown_on_the_picture_with_the_rules(session, stylegan, rand
     session.add(random_rule(stylegan, "layer6", size=0.5))
     after = session.matches(4)
     assert torch.equal(before.heat, after.heat) and not torch.equal(before.overlay, after.overlay)
-
-
-# --- on the built-in world ---
 
 
 @pytest.fixture(scope="module")

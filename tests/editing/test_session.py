@@ -323,13 +323,6 @@ def test_pasting_a_thing_onto_itself_removes_no_error(stylegan, statistics):
     assert session.execute().effect.goal_error_removed == 0
 
 
-def test_progress_counts_the_steps(session):
-    seen = []
-    session.execute(on_step=lambda *at: seen.append(at))
-    assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
-    assert all(of >= step for step, of in seen)
-
-
 def test_the_default_layer_is_one_of_the_generators(town, stylegan, proggan):
     assert default_layer(town) == default_layer(proggan) == "layer8"
     assert default_layer(stylegan) == "layer4" == Rewriter(stylegan).edit.layer

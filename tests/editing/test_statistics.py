@@ -52,9 +52,6 @@ def exact(stylegan, tmp_path_factory):
     return Statistics(stylegan, cache=tmp_path_factory.mktemp("exact")).moments(list(stylegan.layers), recipe=RECIPE)
 
 
-# --- blocks of pictures ---
-
-
 def test_the_blocks_of_a_recipe_are_all_pictures_in_order():
     assert RECIPE.blocks() == [range(7, 71), range(71, 135), range(135, 157)]
     assert Recipe(pictures=BLOCK).blocks() == [range(BLOCK)]
@@ -103,9 +100,6 @@ def test_default_recipe_takes_64_keys_a_channel_and_at_least_128_pictures():
 def test_a_recipe_out_of_range_is_refused(numbers):
     with pytest.raises(InputError, match="out of range"):
         Recipe(*numbers)
-
-
-# --- on demand ---
 
 
 def test_only_what_is_missing_is_measured_and_the_rest_is_read_back_to_the_bit(stylegan, exact, tmp_path):
@@ -170,9 +164,6 @@ def test_bystanders_are_the_answers_of_the_layer_under_its_rules(stylegan, chang
     assert not torch.equal(halfway.features.keys, others.features.keys)
 
 
-# --- as a job ---
-
-
 def test_the_job_stores_what_is_found_on_demand(generator, change, tmp_path):
     layers, recipe = list(generator.layers)[1:4], Recipe(70, 3)
     options = {"rules": [change(generator, layers[0])], "truncation": 1.0 if generator.name == "proggan" else 0.7}
@@ -224,9 +215,6 @@ def test_condition_and_effective_dimensions_are_those_of_the_eigenvalues(keys, c
     assert found == (pytest.approx(condition) if condition else None, pytest.approx(dimensions))
 
 
-# --- several processes ---
-
-
 @pytest.mark.slow
 def test_two_processes_agree_with_one_and_stop_together(town, tmp_path):
     """One cancels and both stop; both measure the rest, and the stored result has the bits of a single process."""
@@ -262,9 +250,6 @@ def test_the_command_in_two_processes_reports_once(run, tmp_path, monkeypatch):
         paths = a.pop("path"), b.pop("path")
         assert paths[0] != paths[1] and Path(paths[0]).read_bytes() == Path(paths[1]).read_bytes()
         assert a | {"seconds": 0} == b | {"seconds": 0}
-
-
-# --- the command ---
 
 
 def test_without_a_number_the_command_measures_what_an_edit_uses(run, stylegan, tmp_path, monkeypatch):

@@ -45,9 +45,6 @@ def inverted_light(z):
     return torch.where(on.where("light")[:, None], swapped, scenes.draw(u).picture)
 
 
-# --- one thing becomes another ---
-
-
 @pytest.mark.parametrize(
     ("judge", "after"), [(cf.DOME_TO_SPIRE, painted(top="spire")), (cf.ADD_TREE, painted(right_tree=True))]
 )
@@ -97,9 +94,6 @@ def test_leaves_and_doors_are_recognised_by_colour():
     assert brown["changed"] == brown["drawn"] == 1 and brown["elsewhere"] > 10
 
 
-# --- light ---
-
-
 def test_no_light_on_the_ground_means_no_rule():
     found = values(LIGHT, painted(without="light"))
     assert abs(found["rule"]) < 0.01 and found["light left"] < 0.01 and found["side effect"] == 0
@@ -117,9 +111,6 @@ def test_dark_windows_and_black_ground_are_measured():
     unmodified = values(LIGHT, painted())
     assert unmodified["rule"] == unmodified["light left"] == 1
     assert values(LIGHT, painted(over=("light", (0.0, 0.0, 0.0))))["light left"] > 1
-
-
-# --- watermarks ---
 
 
 def test_both_kinds_of_mark_are_counted_separately():
@@ -165,9 +156,6 @@ def test_perceptual_distance_is_local_and_grows_with_the_damage():
     noise = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
     grown = [float(network.distance(picture, picture + amount * noise).mean()) for amount in (0, 0.05, 0.2, 0.5)]
     assert grown[0] == 0 and grown == sorted(grown)
-
-
-# --- counterfactual latents, intervals ---
 
 
 def test_counterfactual_factors_change_only_the_towns_concerned():

@@ -83,9 +83,6 @@ def test_every_file_is_pinned_by_revision_and_hash():
         assert source.file.endswith((".safetensors", ".json", ".txt"))
 
 
-# --- LPIPS ---
-
-
 def test_distance_does_not_depend_on_the_batch_and_clamps_values(distance, pictures):
     pictures = pictures[..., ::4, ::4]  # 16 px, the least
     many = pictures.repeat(3, 1, 1, 1)[:5]  # more than a batch
@@ -127,9 +124,6 @@ def test_missing_file_and_network_are_reported(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
         judges.lpips("cpu")
-
-
-# --- CLIPSeg ---
 
 
 @pytest.fixture(scope="module")

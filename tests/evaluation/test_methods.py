@@ -70,9 +70,6 @@ def few(town):
     return running.run(some("dome-to-spire", "unmodified", "least-squares"), town, SEEDS[:4])
 
 
-# --- methods ---
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_makes_a_result_that_draws(name, case_of, town):
     experiment, method = METHODS[name]
@@ -136,9 +133,6 @@ def test_best_units_draw_the_marks(case_of, town):
     assert dissection.sheet(town, ranking, units=2, pictures=3).size[0] > 3 * 64
 
 
-# --- orderings ---
-
-
 @pytest.mark.evaluation
 def test_least_squares_changes_most_and_damages_least(spires):
     found, ours = values(spires), values(spires)["least-squares"]
@@ -179,9 +173,6 @@ def test_photographs_are_judged_by_words_and_perceptual_distance(town, case_of):
     assert found["unmodified"]["segmented"] == found["unmodified"]["LPIPS"] == 0 < found["least-squares"]["pictures"]
     assert found["least-squares"]["segmented"] > 0.5
     assert 0 < found["least-squares"]["LPIPS"] < found["unconstrained"]["LPIPS"]
-
-
-# --- experiments, runs, tables, plots ---
 
 
 def test_experiments_have_titles_and_show_known_metrics():
@@ -234,9 +225,6 @@ def test_plots_show_every_method(spires, tmp_path):
     for path in paths:
         with Image.open(path) as image:
             assert min(image.size) > 500 and len(image.convert("RGB").getcolors(1 << 24)) > 50
-
-
-# --- the commands ---
 
 
 def test_command_writes_tables_without_matplotlib_and_does_not_repeat_an_experiment(run, tmp_path, monkeypatch):

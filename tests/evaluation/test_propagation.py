@@ -46,9 +46,6 @@ def middle(weight):
     return torch.stack([(weight.sum(1) * places).sum(), (weight.sum(0) * places).sum()]) / weight.sum()
 
 
-# --- best buddies ---
-
-
 def test_picture_is_its_own_best_buddy():
     _, features = view()
     inside = square(4, 9, 20, 17, CELLS)
@@ -70,9 +67,6 @@ def test_buddies_are_mutual(town):
     forth, back = (sorted(torch.cat(pair, 1).tolist()) for pair in ((there, here), (there_back, here_back)))
     assert forth == back and 50 < len(forth) < CELLS**2
     assert len(here.unique(dim=0)) == len(here) and cosine.min() >= 0.5
-
-
-# --- moving least squares ---
 
 
 @given(st.lists(st.floats(-3, 3), min_size=6, max_size=6), st.integers(0, 1000), st.sampled_from([0.0, 1.0]))
@@ -119,9 +113,6 @@ def test_maps_are_limited_and_neither_flip_nor_collapse(wanted, limited):
         torch.testing.assert_close(linear, torch.tensor(limited).view(2, 2), atol=1e-4, rtol=1e-4)
 
 
-# --- blending ---
-
-
 def test_blending_is_smooth_at_the_seam_and_keeps_detail():
     below, above = torch.full((1, 3, 64, 64), -0.5), torch.full((1, 3, 64, 64), 0.5)
     blended = laplace(below, above, square(0, 0, 64, 32, 64)[None, None])
@@ -133,9 +124,6 @@ def test_blending_is_smooth_at_the_seam_and_keeps_detail():
     fine = (torch.arange(64) % 2 * 2.0 - 1).expand(1, 3, 64, 64)
     blended = laplace(torch.zeros(1, 3, 64, 64), fine, square(16, 16, 48, 48, 64)[None, None])
     assert (blended - fine)[..., 20:44, 20:44].abs().max() < 0.01 and blended[..., :12, :].abs().max() < 0.01
-
-
-# --- pasting and propagating ---
 
 
 def test_pasting_puts_centre_on_centre():

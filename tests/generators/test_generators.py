@@ -26,9 +26,6 @@ def middle(generator):
     return list(generator.layers)[len(generator.layers) // 2]
 
 
-# --- the chain ---
-
-
 @pytest.mark.parametrize("with_rules", [False, True])
 def test_both_halves_compose_to_the_whole_at_every_layer(generator, change, with_rules):
     layers = list(generator.layers)
@@ -121,9 +118,6 @@ def test_features_can_be_split_and_joined_and_values_replaced(generator):
     assert len(joined) == 2 and torch.equal(generator.picture(joined), generator.picture(features))
 
 
-# --- seeds ---
-
-
 def table(n, zdim):
     return torch.from_numpy(np.random.RandomState(1).standard_normal(n * zdim).reshape(n, zdim).astype(np.float32))
 
@@ -161,9 +155,6 @@ def test_truncation_pulls_towards_the_mean_picture_and_a_proggan_has_none(styleg
     assert not near(stylegan.sample([1], truncation=0.5), stylegan.sample([1]), 1e-2)
     with pytest.raises(InputError, match=r"0\.7"):
         proggan.sample([1], truncation=0.7)
-
-
-# --- rules are views ---
 
 
 def test_a_change_of_zero_is_the_identity_at_every_layer(generator, change):
@@ -225,9 +216,6 @@ def test_a_rule_for_other_shapes_or_layers_is_refused(generator, change):
         generator.sample([0], rules=[replace(good, layer="layer99")])
 
 
-# --- one memory ---
-
-
 @pytest.mark.parametrize("layer", ["layer4", "layer5"])
 def test_demodulation_gives_each_channel_unit_norm(stylegan, change, layer):
     rule = change(stylegan, layer)
@@ -262,8 +250,6 @@ def test_upsampling_keeps_the_mean_inside_the_map():
     assert torch.allclose(upsample(flat)[..., 2:-2, 2:-2], torch.ones(1, 1, 12, 12))
     assert blur(flat, before=1, after=1).shape == (1, 1, 7, 7)
 
-
-# --- any architecture ---
 
 sides = st.integers(3, 5).flatmap(lambda n: st.lists(st.integers(1, 9), min_size=n, max_size=n))
 

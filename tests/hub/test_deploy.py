@@ -62,9 +62,6 @@ def complete(repository):
     return {path: data for path, data in repository.files().items() if path != ".gitattributes"} == ours()
 
 
-# --- what a Space consists of ---
-
-
 def test_a_space_has_the_page_at_its_root_with_the_package_beside_it_and_nothing_else():
     others = {".pyi", ".webp"}  # what Gradio writes, and the picture in the README
     page = {
@@ -143,9 +140,6 @@ def test_a_space_can_be_installed_from_git_and_cards_name_it_as_the_source(tmp_p
     there = {"SPACE_ID": "ada/page", "HF_ENDPOINT": "https://huggingface.co"}
     installed = said("from rewriter.hub import card; print(card.install())", **there)
     assert installed == "pip install git+https://huggingface.co/spaces/ada/page"
-
-
-# --- how it gets there; faults at each request are tested where generators are published, in the same way ---
 
 
 def test_a_dry_run_lists_the_files_without_any_request(hub, run, monkeypatch):
@@ -246,9 +240,6 @@ def test_a_missing_network_is_reported(hub, refused, monkeypatch):
 def test_the_library_raises_what_the_command_prints(hub):
     with pytest.raises(InputError, match="401"):
         space.deploy(NAME, token="hf_of_nobody", endpoint=hub.url)
-
-
-# --- that it runs there ---
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ ACCOUNTS = {TOKEN: Account("ada", ("guild",)), READER: Account("ada", write=Fals
 NASTY = "1) a]( b) <script>alert(1)</script> ![x](http://e.org/x.png) www.e.org\u202e | # `{{x}}` --- &amp; @ada **b**"
 NVIDIA = Licence("nvidia-source-code-license-nc", "https://nvlabs.github.io/stylegan2/license.html")
 SLUGS = ("1-dome-to-spire", "2-trees-more")
+FOLDERS = (("rules", "safetensors"), ("edits", "json"), ("pictures", "png"))
 
 
 @pytest.fixture
@@ -122,9 +123,6 @@ def test_a_generator_is_published_in_one_commit_and_loads_to_the_bit_by_the_line
     assert [(rule.on, rule.strength) for rule in said["generator"].rules] == [(True, 0.8), (False, 1.0)]
     assert torch.equal(said["pictures"].cpu(), town.sample(range(8), rules=rules))
     assert not torch.equal(said["pictures"].cpu(), town.sample(range(8)))
-
-
-FOLDERS = (("rules", "safetensors"), ("edits", "json"), ("pictures", "png"))
 
 
 def test_rules_alone_are_small_and_load_with_their_base(hub, town, rules):

@@ -47,9 +47,6 @@ def visit(browser, url):
         assert one.errors == []
 
 
-# --- six journeys ---
-
-
 def test_copy_paste_context_execute_undo(visit, tmp_path):
     v = visit()
     assert v.page.is_disabled("#execute")
@@ -157,9 +154,6 @@ def test_phone_paints_and_executes_with_a_finger(visit):
     assert not v.scrolls_sideways()
 
 
-# --- painting and rules ---
-
-
 @pytest.mark.browser
 def test_keyboard_alone_paints_and_copies(visit):
     v = visit()
@@ -209,9 +203,6 @@ def test_strength_is_shown_while_the_slider_moves_and_zero_is_the_original(visit
     v.wait_for_board(after)
     v.page.locator("#rules input[type=checkbox]").uncheck()
     v.wait_for_board(original)
-
-
-# --- looking around ---
 
 
 @pytest.mark.browser

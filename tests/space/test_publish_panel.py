@@ -85,9 +85,6 @@ def publish(page, *form, **options):
     return status
 
 
-# --- the panel ---
-
-
 def test_preview_publish_and_list(page, hub, town, rule, visitor, drawn):
     *_, (_, files, card, status) = updates(page.panel.on_preview, visitor)
     assert "config.json" in files and card.count("data:image/png") == 2 and "Nothing is sent" in status
@@ -191,9 +188,6 @@ def test_generator_from_an_own_file_gets_no_link_and_removed_files_are_listed(pr
     hub.repositories["model", "ada/own"].commit({**files, "exported/nvidia.pt": b"x"}, "by hand")
     assert "removed: exported/nvidia.pt" in publish(page, visitor, "own", rules_only=False, private=False)
     page.demo.close()
-
-
-# --- links ---
 
 
 def followed(queue, visitor, link):

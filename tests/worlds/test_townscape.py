@@ -41,9 +41,6 @@ class Painter:
         return scenes.draw(scenes.towns(seeds)[1], 32, without=self.without).picture
 
 
-# --- factors ---
-
-
 def test_factors_are_uniform():
     u = towns(5000)
     grid = torch.linspace(0.05, 0.95, 19)
@@ -82,9 +79,6 @@ def test_wrong_arguments_are_refused():
     for thing in ("sky", "dragon"):
         with pytest.raises(InputError, match=thing):
             scenes.draw(towns(1), without=thing)
-
-
-# --- scenes ---
 
 
 def test_scenes_are_in_range_and_labelled_independently_of_the_batch():
@@ -127,9 +121,6 @@ def test_thing_that_is_left_out_has_no_label(thing):
     assert not scenes.draw(towns(), 32, without=thing).where(thing).any()
 
 
-# --- how well a generator draws each thing ---
-
-
 def test_exact_scenes_are_drawn_in_full():
     shares = gate.things_drawn(Painter(), range(50))
     assert list(shares) == [*gate.THINGS, gate.OVERALL] and shares[gate.OVERALL].scenes == 50
@@ -158,9 +149,6 @@ def test_shipped_generator_draws_every_thing(town):
     shares = gate.things_drawn(town, [*range(20_000, 20_030), 20_036, 20_042])
     assert all(shares[thing].share >= 0.8 for thing in gate.THINGS) and shares[gate.OVERALL].error < 5
     assert (town.name, town.zdim, town.resolution) == ("townscape", factors.LATENT_DIM, 64)
-
-
-# --- the trainer ---
 
 
 def options(folder: Path, **changed):
