@@ -20,6 +20,7 @@ from rewriter.editing.edit import Edit, load_edits
 from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
+from rewriter.generators.latents import SEEDS
 from rewriter.generators.threads import choose_threads
 from rewriter.worlds import townscape
 
@@ -103,6 +104,13 @@ def check_new(rules: Sequence[Rule], there: Sequence[Rule]) -> None:
     for i, rule in enumerate(rules):
         if any(torch.equal(rule.delta.cpu(), other.delta.cpu()) for other in [*there, *rules[:i]]):
             raise InputError(f"{rule.title!r} is given twice, or the generator brings it along: leave it out")
+
+
+def seeds_from(first: int, count: int) -> range:
+    """The seeds first … first + count - 1; InputError unless there are such seeds."""
+    if count < 1 or not 0 <= first <= SEEDS - count:
+        raise InputError(f"{count} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
+    return range(first, first + count)
 
 
 def check_truncation(truncation: float) -> None:
