@@ -91,11 +91,7 @@ def encode(mask: Tensor) -> str:
 
 
 def decode(text: str) -> Tensor:
-    """PNG data URL → mask (H, W) in [0, 1], from the alpha channel. Inverse of `encode`.
-
-    Raises:
-        InputError: not such a URL, damaged, too large, without an alpha channel, or empty.
-    """
+    """Inverse of `encode`; InputError for another URL, or a PNG that is damaged, too large, empty or without alpha."""
     if not isinstance(text, str) or not text.startswith(PREFIX) or len(text) > MAX_TEXT:
         raise InputError(f"a mask is a PNG data URL ({PREFIX}…) of at most {MAX_TEXT >> 20} MB")
     try:

@@ -52,17 +52,11 @@ class Likeness:
 
     @torch.no_grad()
     def judge(self, rule: Rule, donors: Features) -> tuple[float, float]:
-        """How near a rule comes to what was asked for, and what else it changes.
+        """How near the edit's rule comes to what was asked for, and what else it changes: (likeness, spill).
 
-        Args:
-            rule: made for the edit.
-            donors: features of pictures at its layer in which the context matches nothing; what they have at the marks
-                is the aim of an erasure.
-
-        Returns:
-            likeness: share of the squared colour difference to what was asked for, inside the marks, that is gone: 1
-                at best, negative if it grew. spill: mean change outside the marks and their surroundings, in 1/255;
-                nan if nothing is outside.
+        Likeness is the share of the squared colour difference inside the marks that is gone: 1 at best, negative if it
+        grew. Spill is the mean change outside the marks and their surroundings in 1/255, nan if nothing is outside.
+        `donors` are features of pictures that the context does not match; an erasure aims at what they have there.
         """
         wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(donors)
         after = self._draw(self.seeds, rule)

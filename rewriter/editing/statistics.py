@@ -94,10 +94,7 @@ def measure_layers(
 
     `process` of `processes` is the number of this one, and `gather` runs a function in all of them and returns all
     results, in order. `on_step` is called with (pictures done, of), as if all processes were as far as this one.
-
-    Raises:
-        ComputationError: features that are not finite.
-        CancelledError: `on_step` returned False.
+    ComputationError if features are not finite.
     """
     moments = {layer: SecondMoment(generator.layer(layer).in_channels) for layer in recipes}
     walks = plan(recipes)
