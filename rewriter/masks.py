@@ -135,6 +135,12 @@ def grow(mask: Tensor, up: int, down: int, left: int, right: int) -> Tensor:
     return F.max_pool2d(rows, (1, left + right + 1), 1).view(mask.shape)
 
 
+def around(places: Tensor) -> Tensor:
+    """Places (n, H, W) bool with their surroundings, whose changes do not count as side effects."""
+    reach = round(SURROUNDINGS * places.shape[-1])
+    return grow(places.float(), reach, reach, reach, reach) > 0
+
+
 def disc(side: int, row: float, column: float, radius: float) -> Tensor:
     """A soft round mask (side, side); places and radius in shares of the side."""
     centres = (torch.arange(side) + 0.5) / side

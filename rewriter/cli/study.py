@@ -92,7 +92,7 @@ def stats(
     state = measuring.processes(device)
     quiet = as_json or not state.is_main_process
     try:
-        common.check_truncation(truncation)
+        common.TRUNCATION("truncation", truncation)
         if bool(layer) == all_layers:
             raise InputError("name layers with --layer, or take --all-layers")
         model = common.load(generator, device, quiet)
