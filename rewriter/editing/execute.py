@@ -206,18 +206,6 @@ class Job:
         values = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
         return values, self._on(self.edit.copy, self.info.resolution, "copied place")
 
-    def copied_pictures(self) -> tuple[Tensor, Tensor]:
-        """The copied picture, and a picture of the copied values alone, with zeros at all other places (Fig. 2)."""
-        assert self.edit.copy is not None
-        features, (values, mask) = self.features[self.edit.copy.seed], self.copied()
-        alone = features
-        if features.skip is not None:
-            size = (features.skip.shape[2], features.skip.shape[3])
-            alone = replace(features, skip=features.skip * masks.resize(mask, size))
-        pairs = ((features, values), (alone, values * mask))
-        whole, part = (self.generator.picture(f, v[None], rules=self.rules)[0] for f, v in pairs)
-        return whole, part
-
     def pasted(self) -> Goal:
         """The goal for the picture that was pasted on: the copied values, centred on the pasted place."""
         assert self.edit.copy is not None

@@ -100,16 +100,13 @@ def measure_layers(
     walks = plan(recipes)
     done, of = 0, sum(len(walk.seeds) for walk in walks)
 
-    def block(walk: Block | None) -> Moments:
-        def step(here: int, _: int) -> None:
-            report(on_step, min(done + here * processes, of), of)
+    def step(here: int, _: int) -> None:
+        report(on_step, min(done + here * processes, of), of)
 
-        return block_moments(generator, walk, truncation=truncation, rules=rules, on_step=step) if walk else {}
-
+    measure = partial(block_moments, generator, truncation=truncation, rules=rules, on_step=step)
     for first in range(0, len(walks), processes):
         together = walks[first : first + processes]
-        own = together[process] if process < len(together) else None
-        for part in gather(partial(block, own)):
+        for part in gather(partial(measure, together[process]) if process < len(together) else dict):
             for layer, moment in part.items():
                 moments[layer].merge(moment)
         done += sum(len(walk.seeds) for walk in together)
