@@ -10,21 +10,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rewriter.editing.edit import Edit, load_edits, save_edits
-    from rewriter.editing.execute import replay
-    from rewriter.editing.region import Region
-    from rewriter.editing.rule import Effect, Rule
-    from rewriter.editing.session import Rewriter
-    from rewriter.editing.statistics import Statistics
-    from rewriter.errors import RewriterError
-    from rewriter.generators.base import Generator
-    from rewriter.generators.change import LowRank
-    from rewriter.hub.publish import publish
-    from rewriter.hub.resolve import load_generator
-    from rewriter.memory.directions import key_directions
-    from rewriter.memory.keys import SecondMoment
-    from rewriter.memory.solve import solve
+if TYPE_CHECKING:  # `as` says that a name is public
+    from rewriter.editing.edit import Edit as Edit
+    from rewriter.editing.edit import load_edits as load_edits
+    from rewriter.editing.edit import save_edits as save_edits
+    from rewriter.editing.execute import replay as replay
+    from rewriter.editing.region import Region as Region
+    from rewriter.editing.rule import Effect as Effect
+    from rewriter.editing.rule import Rule as Rule
+    from rewriter.editing.session import Rewriter as Rewriter
+    from rewriter.editing.statistics import Statistics as Statistics
+    from rewriter.errors import RewriterError as RewriterError
+    from rewriter.generators.base import Generator as Generator
+    from rewriter.generators.change import LowRank as LowRank
+    from rewriter.hub.publish import publish as publish
+    from rewriter.hub.resolve import load_generator as load_generator
+    from rewriter.memory.directions import key_directions as key_directions
+    from rewriter.memory.keys import SecondMoment as SecondMoment
+    from rewriter.memory.solve import solve as solve
 
 __version__ = "0.2.0.dev0"
 _HOMES = {  # public name → module; imported when first used, so that `rewriter --help` need not wait for torch
@@ -46,25 +49,7 @@ _HOMES = {  # public name → module; imported when first used, so that `rewrite
     "save_edits": "editing.edit",
     "solve": "memory.solve",
 }
-__all__ = [  # noqa: F822  # see __getattr__
-    "Edit",
-    "Effect",
-    "Generator",
-    "LowRank",
-    "Region",
-    "Rewriter",
-    "RewriterError",
-    "Rule",
-    "SecondMoment",
-    "Statistics",
-    "key_directions",
-    "load_edits",
-    "load_generator",
-    "publish",
-    "replay",
-    "save_edits",
-    "solve",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -26,10 +26,8 @@ def fields(
 ) -> dict[str, Any]:
     """Check an object, as parsed from JSON, field by field; errors call it `what`.
 
-    `optional` fields may be absent, and fields to `ignore` may be there and are not returned.
-
-    Raises:
-        InputError: not an object, or a field that is missing, unknown or wrong.
+    `optional` fields may be absent, and fields to `ignore` may be there and are not returned. InputError if it is not
+    an object, or for a field that is missing, unknown or wrong.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{what} is {reprlib.repr(data)}, expected an object with {', '.join(checks)}")
@@ -47,57 +45,45 @@ def optional(check: Check) -> Check:
 
 def text(length: int) -> Check:
     """One printable line of at most `length` characters."""
-
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or len(value) > length or not value.isprintable():
-            raise refusal(name, value, f"one line of at most {length} characters")
-        return value
-
-    return check
+    expected = f"one line of at most {length} characters"
+    return _if(lambda value: isinstance(value, str) and len(value) <= length and value.isprintable(), expected)
 
 
 def matching(pattern: str, expected: str) -> Check:
     """A text that the regular expression matches as a whole; `expected` describes it in errors."""
-
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise refusal(name, value, expected)
-        return value
-
-    return check
+    return _if(lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None, expected)
 
 
 def choice(choices: tuple[str, ...]) -> Check:
     """One of these words."""
-
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in choices:
-            raise refusal(name, value, f"one of {', '.join(choices)}")
-        return str(value)
-
-    return check
+    return _if(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}", use=str)
 
 
 def number(low: float, high: float) -> Check:
     """A finite number within bounds, both included."""
-
-    def check(name: str, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-            raise refusal(name, value, f"a number from {low:g} to {high:g}")
-        return float(value)
-
-    return check
+    expected = f"a number from {low:g} to {high:g}"
+    return _if(lambda value: _is(value, (int, float)) and low <= value <= high, expected, use=float)
 
 
 def whole(low: int, high: int) -> Check:
     """A whole number within bounds, both included."""
+    return _if(lambda value: _is(value, int) and low <= value <= high, f"a whole number from {low} to {high}")
 
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise refusal(name, value, f"a whole number from {low} to {high}")
-        return value
+
+def _if(holds: Callable[[Any], bool], expected: str, *, use: Callable[[Any], Any] = lambda value: value) -> Check:
+    """The check that returns `use` of a value for which something holds, and raises an InputError for others."""
+
+    def check(name: str, value: Any) -> Any:
+        if not holds(value):
+            raise refusal(name, value, expected)
+        return use(value)
 
     return check
+
+
+def _is(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    """Whether a value is a number of these kinds; Python counts True and False as whole numbers, this does not."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -91,11 +91,7 @@ def encode(mask: Tensor) -> str:
 
 
 def decode(text: str) -> Tensor:
-    """PNG data URL → mask (H, W) in [0, 1], from the alpha channel. Inverse of `encode`.
-
-    Raises:
-        InputError: not such a URL, damaged, too large, without an alpha channel, or empty.
-    """
+    """Inverse of `encode`; InputError for another URL, or a PNG that is damaged, too large, empty or without alpha."""
     if not isinstance(text, str) or not text.startswith(PREFIX) or len(text) > MAX_TEXT:
         raise InputError(f"a mask is a PNG data URL ({PREFIX}…) of at most {MAX_TEXT >> 20} MB")
     try:
@@ -137,6 +133,12 @@ def grow(mask: Tensor, up: int, down: int, left: int, right: int) -> Tensor:
     padded = F.pad(mask.flatten(0, -3) if mask.ndim > 2 else mask[None], (right, left, down, up))
     rows = F.max_pool2d(padded, (up + down + 1, 1), 1)
     return F.max_pool2d(rows, (1, left + right + 1), 1).view(mask.shape)
+
+
+def around(places: Tensor) -> Tensor:
+    """Places (n, H, W) bool with their surroundings, whose changes do not count as side effects."""
+    reach = round(SURROUNDINGS * places.shape[-1])
+    return grow(places.float(), reach, reach, reach, reach) > 0
 
 
 def disc(side: int, row: float, column: float, radius: float) -> Tensor:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rewriter.cli.common import seeds_from
 from rewriter.errors import InputError, OnStep, report
 from rewriter.files import read_json, write_json
 from rewriter.generators.base import Generator
 from rewriter.generators.change import digest
-from rewriter.generators.latents import SEEDS
 from rewriter.pictures import save_png, to_image
 
 MANIFEST = "manifest.json"
@@ -29,8 +29,7 @@ class Collection:
     pairs: bool = False
 
     def __post_init__(self) -> None:
-        if self.count < 1 or not 0 <= self.first <= SEEDS - self.count:
-            raise InputError(f"{self.count} pictures from seed {self.first}: seeds go from 0 to {SEEDS - 1:,}")
+        seeds_from(self.first, self.count)
 
     def files(self, seed: int) -> dict[str, str]:
         """File names of one seed: "picture", or "before" and "after"."""
@@ -39,9 +38,8 @@ class Collection:
 
     def manifest(self, generator: Generator) -> dict[str, Any]:
         """What the folder holds and how it was drawn."""
-        seeds = range(self.first, self.first + self.count)
         model = {"generator": generator.name, "fingerprint": generator.fingerprint, "rules": digest(generator.rules)}
-        pictures = [{"seed": seed, **self.files(seed)} for seed in seeds]
+        pictures = [{"seed": seed, **self.files(seed)} for seed in seeds_from(self.first, self.count)]
         return {**model, "truncation": self.truncation, "pairs": self.pairs, "pictures": pictures}
 
 

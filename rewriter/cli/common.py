@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from rewriter.checkpoints.catalogue import catalogue
+from rewriter.checks import number
 from rewriter.editing.edit import Edit, load_edits
 from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
+from rewriter.generators.latents import SEEDS
 from rewriter.generators.threads import choose_threads
 from rewriter.worlds import townscape
 
@@ -30,6 +32,7 @@ GeneratorName = Annotated[
 EditGenerator = Annotated[str | None, typer.Option("--generator", help="Default: the one that the edit names.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: what accelerate finds.")]
 Truncation = Annotated[float, typer.Option(help="1: as trained; towards 0: closer to the average picture.")]
+TRUNCATION = number(0, 2)
 Job = Callable[[str], OnStep]  # name → the progress callback of a bar
 
 
@@ -105,7 +108,8 @@ def check_new(rules: Sequence[Rule], there: Sequence[Rule]) -> None:
             raise InputError(f"{rule.title!r} is given twice, or the generator brings it along: leave it out")
 
 
-def check_truncation(truncation: float) -> None:
-    """Raise InputError for a truncation out of range."""
-    if not 0 <= truncation <= 2:
-        raise InputError(f"truncation is a number from 0 to 2, not {truncation}")
+def seeds_from(first: int, count: int) -> range:
+    """The seeds first … first + count - 1; InputError unless there are such seeds."""
+    if count < 1 or not 0 <= first <= SEEDS - count:
+        raise InputError(f"{count} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
+    return range(first, first + count)

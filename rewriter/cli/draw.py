@@ -41,7 +41,7 @@ def sample(
     as_json: common.Json = False,
 ) -> None:
     """Draw pictures: a sheet of some seeds, or a collection of numbered files, which resumes if interrupted."""
-    common.check_truncation(truncation)
+    common.TRUNCATION("truncation", truncation)
     if count is not None and (seeds is not None or out is None):
         raise InputError("a collection takes --count N --out FOLDER, and --first instead of --seeds")
     if count is None and pairs:

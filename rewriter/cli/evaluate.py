@@ -1,4 +1,4 @@
-"""The command that runs the paper's experiments. Torch and the experiments are imported only when it runs."""
+"""The command that runs the paper's experiments."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from rewriter.cli.common import Device, Json, edits_of, generator_of, load, progress, say
+from rewriter.cli.common import Device, Json, edits_of, generator_of, load, progress, say, seeds_from
+from rewriter.editing.measuring import gather_or_raise, processes
 from rewriter.errors import InputError, OnStep, RewriterError
-from rewriter.evaluation import FIRST_SEED, TITLES
-
-if TYPE_CHECKING:
-    from rewriter.evaluation.run import Experiment, Outcomes
-    from rewriter.generators.base import Generator
+from rewriter.evaluation import FIRST_SEED, TITLES, dissection, judges, plots, run, tables
+from rewriter.evaluation.run import Experiment, Outcomes
+from rewriter.files import check_writable, write_json
+from rewriter.generators.base import Generator
+from rewriter.pictures import save_png
+from rewriter.worlds.townscape import marks, scenes, segmenter
 
 QUICK, CPU, GPU = 100, 1000, 10_000  # pictures: with --quick, on a CPU, on a GPU
 T = TypeVar("T")
@@ -66,8 +68,6 @@ def evaluate(
     complete in the folder are not repeated, so an interrupted run continues with the next one. The paper's table of
     smiles needs faces, which the built-in world does not have.
     """
-    from rewriter.editing.measuring import processes
-
     together = processes(device)
     try:
         builtin = name in TITLES or name in ("all", "dissect", "judges")
@@ -76,13 +76,13 @@ def evaluate(
             load("townscape", device, silent) if builtin else generator_of(edits_of(name), generator, device, silent)
         )
         usual = QUICK if quick else GPU if model.device.type == "cuda" else CPU
-        asked = Request(out, _seeds(first, usual if n is None else n), model, together.is_main_process, as_json)
+        asked = Request(out, seeds_from(first, usual if n is None else n), model, together.is_main_process, as_json)
         if name == "dissect" and asked.main:
             _dissect(asked, layer, thing or ["watermark", "bar"])
         elif name == "judges" and asked.main:
             _judges(asked)
         elif name not in ("dissect", "judges"):
-            from rewriter.evaluation.experiments import quicker
+            from rewriter.evaluation.experiments import quicker  # late: it is at the end of a long chain of imports
 
             chosen = _chosen(name, quick) if builtin else [_photographs(asked, name, was, becomes, device)]
             _run(asked, [quicker(each) if quick else each for each in chosen])
@@ -91,14 +91,6 @@ def evaluate(
             raise
         raise typer.Exit(2) from None  # the main process prints the error for all
     together.destroy_process_group()
-
-
-def _seeds(first: int, number: int) -> range:
-    from rewriter.generators.latents import SEEDS
-
-    if number < 1 or not 0 <= first <= SEEDS - number:
-        raise InputError(f"{number} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
-    return range(first, first + number)
 
 
 def _chosen(name: str, quick: bool) -> list[Experiment]:
@@ -112,13 +104,13 @@ def _chosen(name: str, quick: bool) -> list[Experiment]:
 
 def _photographs(asked: Request, name: str, was: str, becomes: str, device: str | None) -> Experiment:
     """The experiment of an edit file, with those judges from the Hub that can be loaded."""
-    from rewriter.evaluation import judges, photographs
+    from rewriter.evaluation import photographs  # late, like the experiments
 
     if not was or not becomes:
         raise InputError("name with --was and --becomes what the edit replaces and what by, such as dome and spire")
-    segmenter = _loaded(asked, "CLIPSeg", lambda on_step: judges.clipseg(device, on_step))
+    clipseg = _loaded(asked, "CLIPSeg", lambda on_step: judges.clipseg(device, on_step))
     lpips = _loaded(asked, "LPIPS", lambda on_step: judges.lpips(device, on_step))
-    judge = photographs.Photographs(asked.generator.zdim, was, becomes, segmenter, lpips)
+    judge = photographs.Photographs(asked.generator.zdim, was, becomes, clipseg, lpips)
     return photographs.experiment(Path(name).stem, edits_of(name)[-1], judge)
 
 
@@ -134,9 +126,6 @@ def _loaded(asked: Request, name: str, load_one: Callable[[OnStep], T]) -> T | N
 
 def _run(asked: Request, chosen: list[Experiment]) -> None:
     """Run experiments one after the other; write and print each when it is done."""
-    from rewriter.editing.measuring import gather_or_raise
-    from rewriter.evaluation import run, tables
-
     reports = []
     for experiment in chosen:
         report = gather_or_raise(partial(_stored, asked, experiment))[0]
@@ -155,9 +144,6 @@ def _run(asked: Request, chosen: list[Experiment]) -> None:
 
 def _stored(asked: Request, experiment: Experiment) -> dict[str, Any] | None:
     """The report of an experiment that is complete in the folder; InputError if the folder cannot be written to."""
-    from rewriter.evaluation import run, tables
-    from rewriter.files import check_writable
-
     if asked.main:
         check_writable(asked.out / f"{experiment.name}.json")
     return tables.stored(asked.out, experiment.name, run.request(experiment, asked.generator, asked.seeds))
@@ -165,8 +151,6 @@ def _stored(asked: Request, experiment: Experiment) -> dict[str, Any] | None:
 
 def _write(asked: Request, outcomes: Outcomes) -> None:
     """Write plots where matplotlib is installed, then tables."""
-    from rewriter.evaluation import plots, tables
-
     if asked.main:
         try:
             plots.write(outcomes, asked.out)
@@ -177,9 +161,6 @@ def _write(asked: Request, outcomes: Outcomes) -> None:
 
 def _dissect(asked: Request, layer: str, things: list[str]) -> None:
     """Rank a layer's units; draw a sheet of the best."""
-    from rewriter.evaluation import dissection
-    from rewriter.pictures import save_png
-
     ranking = dissection.dissect(asked.generator, layer, things)
     best = [{"unit": unit, "iou": round(float(ranking.iou[unit]), 4)} for unit in ranking.order[:20].tolist()]
     path = asked.out / f"units-{layer}.png"
@@ -191,10 +172,6 @@ def _dissect(asked: Request, layer: str, things: list[str]) -> None:
 
 def _judges(asked: Request) -> None:
     """The errors of the segmenter and of the detectors of marks, on pictures whose content is known."""
-    from rewriter.evaluation import tables
-    from rewriter.files import write_json
-    from rewriter.worlds.townscape import marks, scenes, segmenter
-
     pictures = asked.generator.sample(asked.seeds, rules=[]).cpu()
     labels = scenes.described(asked.seeds, asked.generator.resolution).labels
     right = segmenter.accuracy(segmenter.load(), pictures, labels)

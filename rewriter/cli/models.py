@@ -16,7 +16,6 @@ from rewriter.checkpoints.config import CONFIG
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import NAMES, remarks
 from rewriter.cli.common import Json, load, rules_for, say
-from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
@@ -87,7 +86,8 @@ def convert(
     rules = rules_for(rule, model)
     made = model.rewritten(rules) if rules else model
     if rules:  # licences ask that a derivative says what was changed
-        made.origin = replace(model.origin, rules=(*model.origin.rules, *map(_folded, rules)))
+        own = [FoldedRule(r.edit.title if r.edit else "", r.layer, r.rank, r.strength) for r in rules]
+        made.origin = replace(model.origin, rules=(*model.origin.rules, *own))
     remarks = _write(made, out, layout)
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
@@ -117,11 +117,6 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
         return []
     store.export(model, out, layout)
     return remarks(model, layout)
-
-
-def _folded(rule: Rule) -> FoldedRule:
-    """What the origin records of a rule that is folded into the weights."""
-    return FoldedRule(rule.edit.title if rule.edit else "", rule.layer, rule.rank, rule.strength)
 
 
 def _row(entry: Entry) -> dict[str, Any]:

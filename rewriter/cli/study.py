@@ -20,7 +20,6 @@ from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, RewriterError
 from rewriter.files import check_writable, write_json, write_text
-from rewriter.generators.latents import SEEDS
 
 EPILOGS = {
     "stats": "\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
@@ -63,14 +62,13 @@ def search(
     as_json: common.Json = False,
 ) -> None:
     """Find the pictures that match an edit's context best, and show where."""
-    if count < 1 or not 0 <= first <= SEEDS - count:
-        raise InputError(f"{count} pictures from seed {first}: seeds go from 0 to {SEEDS - 1:,}")
+    seeds = common.seeds_from(first, count)
     check_writable(out)
     session = _session(edit, generator, device, as_json)
     with common.progress(as_json) as job:
-        found = session.search(k, seeds=range(first, first + count), on_step=job("pictures"))
-    seeds = [one.seed for one in found]
-    rows = [session.sample(seeds), torch.stack([one.overlay for one in session.matches_on(seeds)])]
+        found = session.search(k, seeds=seeds, on_step=job("pictures"))
+    best = [one.seed for one in found]
+    rows = [session.sample(best), torch.stack([one.overlay for one in session.matches_on(best)])]
     captions = [f"{one.seed}: {one.score:.2f}" for one in found]
     pictures.save_png(pictures.stacked(rows, captions, columns=min(8, len(found)), title=f"{edit}: best matches"), out)
     data = [{"seed": one.seed, "score": one.score, "at": list(one.at)} for one in found]
@@ -94,7 +92,7 @@ def stats(
     state = measuring.processes(device)
     quiet = as_json or not state.is_main_process
     try:
-        common.check_truncation(truncation)
+        common.TRUNCATION("truncation", truncation)
         if bool(layer) == all_layers:
             raise InputError("name layers with --layer, or take --all-layers")
         model = common.load(generator, device, quiet)
@@ -124,16 +122,15 @@ def benchmark(
     as_json: common.Json = False,
 ) -> None:
     """Time everything on this machine: edits by method, statistics, pictures, rules. Takes some minutes."""
-    from rewriter.evaluation.benchmark import benchmark as measure  # only this command needs the evaluation
-    from rewriter.evaluation.benchmark import markdown
+    from rewriter.evaluation import benchmark as timing  # late: only this command needs the evaluation
 
     if resolution not in (64, 128, 256, 512, 1024):
         raise InputError(f"resolution {resolution}: choose 64, 128, 256, 512 or 1024")
     if out is not None:
         check_writable(out / "benchmark.json")
     devices = [device] if device else list(dict.fromkeys(["cpu", default_device().type]))
-    report = measure(resolution, devices=devices, on_row=lambda row: typer.echo(row, err=True))
-    table = markdown(report)
+    report = timing.benchmark(resolution, devices=devices, on_row=lambda row: typer.echo(row, err=True))
+    table = timing.markdown(report)
     if out is not None:
         write_json(report, out / "benchmark.json")
         write_text(f"{table}\n", out / "benchmark.md")

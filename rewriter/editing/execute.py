@@ -14,7 +14,7 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import measure
-from rewriter.editing.likeness import Likeness
+from rewriter.editing.likeness import Likeness, centre
 from rewriter.editing.provenance import check_complete, check_rules, statistics_for
 from rewriter.editing.region import Region
 from rewriter.editing.rule import Rule, requests
@@ -108,8 +108,7 @@ def prepare(
 
 def _centre(region: Region, side: int) -> tuple[float, float]:
     """Centre of the box around a region's mask, as (row, column) in cells of a map of the given side."""
-    height, width = region.mask.shape
-    row, column = masks.bounds(region.mask, above=float(region.mask.max()) / 2).centre
+    (height, width), (row, column) = region.mask.shape, centre(region.mask)
     return row * side / height, column * side / width
 
 
@@ -207,18 +206,6 @@ class Job:
         values = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
         return values, self._on(self.edit.copy, self.info.resolution, "copied place")
 
-    def copied_pictures(self) -> tuple[Tensor, Tensor]:
-        """The copied picture, and a picture of the copied values alone, with zeros at all other places (Fig. 2)."""
-        assert self.edit.copy is not None
-        features, (values, mask) = self.features[self.edit.copy.seed], self.copied()
-        alone = features
-        if features.skip is not None:
-            size = (features.skip.shape[2], features.skip.shape[3])
-            alone = replace(features, skip=features.skip * masks.resize(mask, size))
-        pairs = ((features, values), (alone, values * mask))
-        whole, part = (self.generator.picture(f, v[None], rules=self.rules)[0] for f, v in pairs)
-        return whole, part
-
     def pasted(self) -> Goal:
         """The goal for the picture that was pasted on: the copied values, centred on the pasted place."""
         assert self.edit.copy is not None
@@ -227,9 +214,9 @@ class Job:
         self._on(self.target, side, "place to paste")
         (top, left), (row, column) = _centre(self.edit.copy, side), _centre(self.target, side)
         middle = masks.bounds(mask, above=RIM).centre
-        centre = middle[0] + row - top, middle[1] + column - left
+        at = middle[0] + row - top, middle[1] + column - left
         before = self.generator.values(features, rules=self.rules)
-        return paste(features, before, [centre], source, mask, snap=self.info.scale)
+        return paste(features, before, [at], source, mask, snap=self.info.scale)
 
     def goal(self) -> Goal:
         """The goal: the values wanted of the pasted picture and, if the edit is spread, of each context."""

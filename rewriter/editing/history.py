@@ -157,27 +157,27 @@ class _Tables:
     def rule(self, rule: Rule) -> int:
         parts = rule.delta, rule.directions, rule.effect, rule.edit
         key = *map(id, parts), rule.layer, rule.level, rule.fingerprint  # strength and on/off make no new rule
-        if key not in self._rows:
-            row = len(self.rules)
-            self.tensors[f"{row}.delta"] = rule.delta.cpu().contiguous().clone()  # tensors of a file share no memory
-            self.tensors[f"{row}.directions"] = rule.directions.cpu().contiguous().clone()
-            edit = rule.edit.plain(self.place) if rule.edit else {}
-            self._add(key, self.rules, {**rule.about(), "edit": edit})
-        return self._rows[key]
+
+        def entry() -> dict[str, Any]:
+            for name, tensor in (("delta", rule.delta), ("directions", rule.directions)):
+                own = tensor.cpu().contiguous().clone()  # tensors of a file share no memory
+                self.tensors[f"{len(self.rules)}.{name}"] = own
+            return {**rule.about(), "edit": rule.edit.plain(self.place) if rule.edit else {}}
+
+        return self._row_of(key, self.rules, entry)
 
     def edit(self, edit: Edit) -> int:
-        if id(edit) not in self._rows:
-            self._add(id(edit), self.edits, edit.plain(self.place))
-        return self._rows[id(edit)]
+        return self._row_of(id(edit), self.edits, lambda: edit.plain(self.place))
 
     def place(self, region: Region) -> dict[str, Any]:
-        if region.png not in self._rows:
-            self._add(region.png, self.masks, region.png)
-        return {"seed": region.seed, "mask": self._rows[region.png]}
+        return {"seed": region.seed, "mask": self._row_of(region.png, self.masks, lambda: region.png)}
 
-    def _add(self, key: Any, table: list[Any], entry: Any) -> None:
-        self._rows[key] = len(table)
-        table.append(entry)
+    def _row_of(self, key: Any, table: list[Any], entry: Callable[[], Any]) -> int:
+        """The row of what the key identifies; its entry is made and added the first time."""
+        if key not in self._rows:
+            table.append(entry())
+            self._rows[key] = len(table) - 1
+        return self._rows[key]
 
 
 class _Decoded:

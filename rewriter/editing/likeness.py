@@ -38,9 +38,7 @@ class Likeness:
         for region in (*pasted, *edit.context):  # one picture may be marked in several places
             if region.seed in marked:
                 marked[region.seed] = torch.maximum(marked[region.seed], self._pixels(region))
-        reach = round(masks.SURROUNDINGS * generator.resolution)
-        grown = masks.grow((torch.stack(list(marked.values())) > 0).float(), reach, reach, reach, reach)
-        away = dict(zip(marked, grown == 0, strict=True))
+        away = dict(zip(marked, ~masks.around(torch.stack(list(marked.values())) > 0), strict=True))
         self.outside = torch.stack([away[seed] for seed in self.seeds])
 
     def _pixels(self, region: Region) -> Tensor:
@@ -52,17 +50,11 @@ class Likeness:
 
     @torch.no_grad()
     def judge(self, rule: Rule, donors: Features) -> tuple[float, float]:
-        """How near a rule comes to what was asked for, and what else it changes.
+        """How near the edit's rule comes to what was asked for, and what else it changes: (likeness, spill).
 
-        Args:
-            rule: made for the edit.
-            donors: features of pictures at its layer in which the context matches nothing; what they have at the marks
-                is the aim of an erasure.
-
-        Returns:
-            likeness: share of the squared colour difference to what was asked for, inside the marks, that is gone: 1
-                at best, negative if it grew. spill: mean change outside the marks and their surroundings, in 1/255;
-                nan if nothing is outside.
+        Likeness is the share of the squared colour difference inside the marks that is gone: 1 at best, negative if it
+        grew. Spill is the mean change outside the marks and their surroundings in 1/255, nan if nothing is outside.
+        `donors` are features of pictures that the context does not match; an erasure aims at what they have there.
         """
         wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(donors)
         after = self._draw(self.seeds, rule)
@@ -75,11 +67,9 @@ class Likeness:
         """The copied thing moved onto each mark, centre on centre: pictures (n, 3, H, W) and its alpha (n, H, W)."""
         assert self.edit.copy is not None
         picture, alpha = self._draw([self.edit.copy.seed])[0], self._pixels(self.edit.copy)
-        top, left = centre(alpha)
-        shifts = [(round(y - top), round(x - left)) for y, x in map(centre, self.marks)]
-        weight = torch.stack([shifted(alpha, *shift) for shift in shifts])
-        moved = torch.stack([shifted(picture, *shift) for shift in shifts])
-        return torch.lerp(self.before, moved, weight[:, None]), weight
+        pairs = [moved(picture, alpha, mark) for mark in self.marks]
+        pictures, weight = map(torch.stack, zip(*pairs, strict=True))
+        return torch.lerp(self.before, pictures, weight[:, None]), weight
 
     def _filled(self, donors: Features) -> tuple[Tensor, Tensor]:
         """What similar pictures without the context have where the marks are."""
@@ -90,6 +80,13 @@ class Likeness:
 def centre(mask: Tensor) -> tuple[float, float]:
     """Row and column of the middle of a mask (H, W): of the box around what exceeds half its maximum."""
     return masks.bounds(mask, above=float(mask.max()) / 2).centre
+
+
+def moved(picture: Tensor, alpha: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """A picture (3, H, W) and its mask (H, W), moved until the mask's centre lies on the centre of another mask."""
+    (top, left), (row, column) = centre(alpha), centre(place)
+    shift = round(row - top), round(column - left)
+    return shifted(picture, *shift), shifted(alpha, *shift)
 
 
 def shifted(image: Tensor, rows: int, columns: int) -> Tensor:

@@ -41,17 +41,10 @@ class Measured:
     def to_json(self) -> dict[str, Any]:
         """The figures of the moment; `condition` is null where some direction was never seen."""
         channels, (condition, dimensions) = len(self.moment.total), spread(self.moment)
-        return {
-            "layer": self.sampling.layer,
-            "channels": channels,
-            **asdict(self.sampling.recipe),
-            "keys": self.moment.count,
-            "keys_per_channel": self.moment.count / channels,
-            "condition": condition,
-            "dimensions": dimensions,
-            "seconds": self.seconds,
-            "path": str(self.path),
-        }
+        sampled = {"layer": self.sampling.layer, "channels": channels, **asdict(self.sampling.recipe)}
+        sampled |= {"keys": self.moment.count, "keys_per_channel": self.moment.count / channels}
+        found = {"condition": condition, "dimensions": dimensions}
+        return {**sampled, **found, "seconds": self.seconds, "path": str(self.path)}
 
     def in_words(self) -> str:
         """The same for people, with a hint where there are too few keys."""
@@ -110,12 +103,9 @@ def measure(
     """Measure the second moment of each layer by its recipe and store it where `statistics` looks for it.
 
     Called with the same arguments in all processes, it returns the same in all of them; the main process reads and
-    writes the files. A layer is stored when it is complete, so an interrupted job continues with the missing layers.
-
-    Raises:
-        InputError: the cache cannot be written, or a layer does not exist.
-        ComputationError: features that are not finite.
-        CancelledError: `on_step` returned False; layers that are complete are stored.
+    writes the files. A layer is stored when it is complete, so an interrupted or cancelled job continues with the
+    missing layers. InputError if the cache cannot be written or a layer does not exist, ComputationError if features
+    are not finite.
     """
     state, began = processes(statistics.generator.device.type), time.monotonic()
     wanted = {s: statistics.sampling(s, truncation, rules=rules, recipe=r) for s, r in recipes.items()}

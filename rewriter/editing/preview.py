@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class Copied:
 
     picture: Tensor
     cut_out: Tensor
-    alone: Tensor
+    alone: Tensor  # with zeros at all other places (Fig. 2)
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,15 @@ def copied(job: Job) -> Copied:
     if region is None:
         raise InputError("nothing is copied yet: copy a thing from a picture")
     job.look_up([region])
-    picture, alone = job.copied_pictures()
+    features, (values, mask) = job.features[region.seed], job.copied()
+    alone = features
+    if features.skip is not None:
+        size = (features.skip.shape[2], features.skip.shape[3])
+        alone = replace(features, skip=features.skip * masks.resize(mask, size))
+    pairs = ((features, values), (alone, values * mask))
+    picture, part = (job.generator.picture(f, v[None], rules=job.rules)[0] for f, v in pairs)
     alpha = masks.resize(region.mask, (picture.shape[1], picture.shape[2])).to(picture)
-    return Copied(picture, torch.lerp(torch.ones_like(picture), picture, alpha), alone)
+    return Copied(picture, torch.lerp(torch.ones_like(picture), picture, alpha), part)
 
 
 @torch.no_grad()

@@ -101,15 +101,9 @@ class Rule(LowRank):
 
     def about(self) -> dict[str, Any]:
         """All but the tensors, as a JSON object; `assemble` puts them together again."""
-        return {
-            "layer": self.layer,
-            "strength": self.strength,
-            "on": self.on,
-            "fingerprint": self.fingerprint,
-            "level": self.level,
-            "edit": self.edit.to_json() if self.edit else {},
-            "effect": self.effect and self.effect.to_json(),
-        }
+        plain = {name: getattr(self, name) for name in ("layer", "strength", "on", "fingerprint", "level")}
+        edit = self.edit.to_json() if self.edit else {}
+        return {**plain, "edit": edit, "effect": self.effect and self.effect.to_json()}
 
     def to(self, device: torch.device | str) -> Rule:
         """The same rule with its tensors on another device."""
@@ -144,12 +138,7 @@ class Rule(LowRank):
 
 
 def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit: Edit | None) -> Rule:
-    """A rule from what a file holds.
-
-    Raises:
-        InputError: tensors that are not finite or do not belong together.
-        KeyError, TypeError, ValueError: `about` is damaged.
-    """
+    """A rule from what a file holds; InputError for unusable tensors, KeyError, TypeError or ValueError for `about`."""
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
             raise InputError(f"the rule's {name} is not finite float32")

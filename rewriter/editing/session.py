@@ -33,10 +33,7 @@ from rewriter.memory.directions import Directions
 T = TypeVar("T")
 
 OVERLAP = 45.0  # degrees; below it places that match one rule match the other at half strength or more
-OPTIONS = (
-    *("layer", "truncation", "rank", "smoothness", "method", "steps", "directions", "spread", "units", "title"),
-    "statistics",
-)
+OPTIONS = tuple("layer truncation rank smoothness method steps directions spread units title statistics".split())
 
 
 class Rewriter:

@@ -94,25 +94,19 @@ def measure_layers(
 
     `process` of `processes` is the number of this one, and `gather` runs a function in all of them and returns all
     results, in order. `on_step` is called with (pictures done, of), as if all processes were as far as this one.
-
-    Raises:
-        ComputationError: features that are not finite.
-        CancelledError: `on_step` returned False.
+    ComputationError if features are not finite.
     """
     moments = {layer: SecondMoment(generator.layer(layer).in_channels) for layer in recipes}
     walks = plan(recipes)
     done, of = 0, sum(len(walk.seeds) for walk in walks)
 
-    def block(walk: Block | None) -> Moments:
-        def step(here: int, _: int) -> None:
-            report(on_step, min(done + here * processes, of), of)
+    def step(here: int, _: int) -> None:
+        report(on_step, min(done + here * processes, of), of)
 
-        return block_moments(generator, walk, truncation=truncation, rules=rules, on_step=step) if walk else {}
-
+    measure = partial(block_moments, generator, truncation=truncation, rules=rules, on_step=step)
     for first in range(0, len(walks), processes):
         together = walks[first : first + processes]
-        own = together[process] if process < len(together) else None
-        for part in gather(partial(block, own)):
+        for part in gather(partial(measure, together[process]) if process < len(together) else dict):
             for layer, moment in part.items():
                 moments[layer].merge(moment)
         done += sum(len(walk.seeds) for walk in together)

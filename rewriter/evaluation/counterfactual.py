@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rewriter.editing.edit import load_edits
-from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, around, damage, ratios
-from rewriter.masks import resize
+from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, damage, ratios
+from rewriter.masks import around, resize
 from rewriter.pictures import difference
 from rewriter.worlds.townscape import factors, scenes, segmenter
 from rewriter.worlds.townscape.shipped import examples

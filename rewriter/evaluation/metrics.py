@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewriter.masks import SURROUNDINGS, grow
 from rewriter.pictures import difference
 from rewriter.worlds.townscape import segmenter
 
@@ -139,12 +138,6 @@ def frechet_estimate(rows: Rows) -> Estimate:
     resampled = [frechet(drawn, wanted, torch.from_numpy(count)) for count in counts]
     low, high = np.quantile(resampled, ENDS) - np.mean(resampled) + value
     return Estimate(value, max(0.0, float(low)), float(high))
-
-
-def around(place: Tensor) -> Tensor:
-    """Places (n, H, W) bool with their surroundings."""
-    reach = round(SURROUNDINGS * place.shape[-1])
-    return grow(place.float(), reach, reach, reach, reach) > 0
 
 
 def damage(before: Tensor, after: Tensor, away: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.editing.likeness import centre, shifted
+from rewriter.editing.likeness import moved
 from rewriter.generators.filters import TAPS
 from rewriter.masks import grow, resize
 
@@ -44,10 +44,8 @@ def paste(copied: Tensor, thing: Tensor, target: Tensor, place: Tensor, features
 
     Thing and place are masks (H, W). What leaves the picture is cut off.
     """
-    (top, left), (row, column) = centre(thing), centre(place)
-    shift = round(row - top), round(column - left)
-    alpha = shifted(thing, *shift)
-    return Edited(torch.lerp(target, shifted(copied, *shift), alpha), alpha, features)
+    picture, alpha = moved(copied, thing, place)
+    return Edited(torch.lerp(target, picture, alpha), alpha, features)
 
 
 def propagate(reference: Edited, pictures: Tensor, features: Tensor, *, blend: str = "copy") -> Tensor:

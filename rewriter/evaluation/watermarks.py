@@ -8,7 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, around, damage, ratios
+from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, damage, ratios
+from rewriter.masks import around
 from rewriter.pictures import difference
 from rewriter.worlds.townscape import factors, scenes, segmenter
 from rewriter.worlds.townscape.marks import KINDS, detector, switched

@@ -71,16 +71,11 @@ class Bystanders:
 def paste(
     features: Features, before: Tensor, centres: list[tuple[float, float]], source: Tensor, mask: Tensor, *, snap: int
 ) -> Goal:
-    """Paste the copied values over each picture's, with the copy mask as alpha.
+    """Paste the copied values over those of n pictures, `before` (n, out, H, W), with the copy mask as alpha.
 
-    Args:
-        features: n pictures' features at the layer.
-        before: their values (n, out, H, W).
-        centres: where the middle of the copy mask's box goes, (row, column) on the value map, for each picture; the
-            box is moved to lie inside the map.
-        source: the copied picture's values (out, H, W).
-        mask: what to copy, (H, W) on the value map.
-        snap: place in steps of so many cells (2 where the layer upsamples, so that both halves stay in phase).
+    `source` are the copied picture's values (out, H, W) and `mask` (H, W) says what to copy. The middle of the mask's
+    box goes to the `centres`, (row, column) on each value map, or as near as the box lies inside, in steps of `snap`
+    cells: 2 where the layer upsamples, so that both halves stay in phase.
     """
     box = bounds(mask, above=RIM)
     alpha, copied = mask[box.rows, box.columns], source[:, box.rows, box.columns]
