@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # `as` says that a name is public
     from rewriter.hub.publish import publish as publish
     from rewriter.hub.resolve import load_generator as load_generator
     from rewriter.memory.directions import key_directions as key_directions
-    from rewriter.memory.keys import SecondMoment as SecondMoment
+    from rewriter.memory.second_moment import SecondMoment as SecondMoment
     from rewriter.memory.solve import solve as solve
 
 __version__ = "0.2.0.dev0"
@@ -39,7 +39,7 @@ _HOMES = {  # public name → module; imported when first used, so that `rewrite
     "Rewriter": "editing.session",
     "RewriterError": "errors",
     "Rule": "editing.rule",
-    "SecondMoment": "memory.keys",
+    "SecondMoment": "memory.second_moment",
     "Statistics": "editing.statistics",
     "key_directions": "memory.directions",
     "load_edits": "editing.edit",

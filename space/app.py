@@ -17,7 +17,7 @@ import api
 from board import SHOW, TRIED, board, file_download, rule_list
 from handlers import MARKS, SETTINGS, Handlers
 from painter import painter
-from publish import LOGIN, PublishPanel
+from publish_panel import LOGIN, PublishPanel
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError

@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from rewriter.cli.common import Device, Json, edits_of, generator_of, load, progress, say, seeds_from
-from rewriter.editing.measuring import gather_or_raise, processes
+from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.errors import InputError, OnStep, RewriterError
 from rewriter.evaluation import FIRST_SEED, TITLES, dissection, judges, plots, run, tables
 from rewriter.evaluation.run import Experiment, Outcomes

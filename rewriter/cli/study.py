@@ -13,7 +13,7 @@ import typer
 from rewriter import pictures
 from rewriter.checkpoints.device import default_device
 from rewriter.cli import common
-from rewriter.editing import measuring
+from rewriter.editing import precompute
 from rewriter.editing.provenance import check_complete, with_default_layer
 from rewriter.editing.recipe import Recipe
 from rewriter.editing.session import Rewriter
@@ -89,7 +89,7 @@ def stats(
     as_json: common.Json = False,
 ) -> None:
     """Measure the statistics of layers before they are edited; layers that are stored already are not repeated."""
-    state = measuring.processes(device)
+    state = precompute.processes(device)
     quiet = as_json or not state.is_main_process
     try:
         common.TRUNCATION("truncation", truncation)
@@ -103,7 +103,7 @@ def stats(
             recipes[name] = replace(recipe, places=places, first_seed=first_seed)
         with common.progress(quiet) as job:
             how: dict[str, Any] = {"truncation": truncation, "rules": rules, "on_step": job("pictures")}
-            measured = measuring.measure(Statistics(model), recipes, **how)
+            measured = precompute.measure(Statistics(model), recipes, **how)
     except RewriterError:
         if state.is_main_process:
             raise

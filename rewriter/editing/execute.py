@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rewriter import masks
+from rewriter.editing.context import cells_of, context_keys
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import measure
 from rewriter.editing.likeness import Likeness, centre
@@ -25,10 +26,9 @@ from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste
-from rewriter.memory.keys import SecondMoment
+from rewriter.memory.second_moment import SecondMoment
 from rewriter.memory.solve import SMOOTHNESS, forget, solve
 
-INSIDE = 0.5  # cells at least this much inside a mask give context keys; rims would leak background into D
 BATCH = 16
 
 
@@ -177,28 +177,14 @@ class Job:
             self.features |= {seed: found[[j]] for j, seed in enumerate(batch)}
 
     def _on(self, region: Region, side: int, what: str) -> Tensor:
-        """A region's mask on a map of the layer, (side, side); InputError if it covers less than one cell."""
-        cells = masks.resize(region.mask, (side, side))
-        if cells.sum() < 1 or cells.max() <= RIM:
-            finer = [n for n, i in self.generator.layers.items() if i.key_resolution > side]
-            advice = f"paint more, or choose a finer layer ({finer[0]} or later)" if finer else "paint more"
-            raise InputError(
-                f"the {what} on picture {region.seed} covers {float(cells.sum()):.2f} of a cell of "
-                f"{self.edit.layer} ({side} × {side}): {advice}"
-            )
-        return cells.to(self.generator.device)
+        return cells_of(region, side, what, self.generator, self.edit.layer)
 
     @cached_property
     def directions(self) -> Directions:
         """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside."""
-        keys, weights = [], []
-        for region in self.context:
-            cells = self._on(region, self.info.key_resolution, "context")
-            inside = cells >= min(INSIDE, float(cells.max()))
-            keys.append(self.features[region.seed].keys[0][:, inside].T)
-            weights.append(cells[inside])
+        keys, weights = context_keys(self.generator, self.info, self.context, self.features)
         method, rank = self.edit.directions, self.edit.rank
-        return key_directions(torch.cat(keys), self.moment, weights=torch.cat(weights), rank=rank, method=method)
+        return key_directions(keys, self.moment, weights=weights, rank=rank, method=method)
 
     def copied(self) -> tuple[Tensor, Tensor]:
         """Values (out, H, W) of the copied picture, and the copy mask at their resolution."""

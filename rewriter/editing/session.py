@@ -19,13 +19,13 @@ from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice
 from rewriter.editing.execute import Job, replay
 from rewriter.editing.history import FINEST, History, State
-from rewriter.editing.layers import Suggestion, suggest
 from rewriter.editing.preview import Copied, Pasted
 from rewriter.editing.provenance import check_generator, default_layer, statistics_for
 from rewriter.editing.region import Region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules, requests
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics
+from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.memory.directions import Directions

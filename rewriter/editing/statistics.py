@@ -24,7 +24,7 @@ from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, digest
 from rewriter.generators.layer import Features
 from rewriter.memory.goal import Bystanders
-from rewriter.memory.keys import SecondMoment, random_places
+from rewriter.memory.second_moment import SecondMoment, random_places
 from rewriter.memory.sites import at_places
 
 KEPT = 512 << 20  # bytes of moments and features kept in memory

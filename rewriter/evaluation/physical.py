@@ -22,7 +22,7 @@ from rewriter.generators.layer import Features
 from rewriter.memory import descent
 from rewriter.memory.directions import Directions
 from rewriter.memory.goal import RIM, Goal
-from rewriter.memory.keys import SecondMoment
+from rewriter.memory.second_moment import SecondMoment
 from rewriter.memory.solve import goal_sites, solve
 from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.scenes import plain, seeds_with

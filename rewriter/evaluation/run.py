@@ -18,7 +18,7 @@ import torch
 
 import rewriter
 from rewriter.editing.edit import Edit
-from rewriter.editing.measuring import gather_or_raise, processes
+from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation.methods import Case, Methods

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rewriter.errors import ComputationError, InputError
 from rewriter.memory import DIRECTIONS
-from rewriter.memory.keys import SecondMoment
+from rewriter.memory.second_moment import SecondMoment
 
 MATCH = 0.5  # a place matches from this share of the context's mean response on
 TINY = 1e-6  # singular values below this share of the largest are rounding errors

@@ -1,328 +1,558 @@
-"""From pointing to a rule: what it achieves on the built-in world, and on what the rule of an edit depends."""
+"""A session's methods: what each does and shows, and that a refusal leaves everything as it was."""
 
-import contextlib
-import json
 import math
+import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from conftest import same_rule, square
 
-from rewriter import Edit, Rewriter, replay
-from rewriter.editing.effect import UNSEEN, firing, matching, measure
-from rewriter.editing.execute import prepare
-from rewriter.editing.provenance import default_layer
-from rewriter.editing.recipe import Recipe
-from rewriter.editing.region import Region
+from rewriter import Edit, Effect, Region, Rewriter, load_edits, replay, save_edits
+from rewriter.editing import history
+from rewriter.editing.history import RULES
+from rewriter.editing.rule import requests
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import CancelledError, InputError
-from rewriter.generators.latents import latents
+from rewriter.errors import CancelledError, ComputationError, InputError
 from rewriter.masks import resize
-from rewriter.worlds.townscape import factors, scenes
-
-LAYER = "layer8"
-SOME = list(range(UNSEEN, UNSEEN + 8))
-UNMARKED = [22, 30, 31, 37, 40, 42, 43, 47, 50, 53, 58, 61]  # towns with a dome that the edit does not point at
 
 
-# --- on the built-in world: domes become spires ---
+@pytest.fixture
+def made(stylegan, random_rule):
+    """Make a rule of the small StyleGAN2, as it might come from a file."""
+    return partial(random_rule, stylegan)
 
 
-@pytest.fixture(scope="module")
-def rule(shipped):
-    return shipped("dome-to-spire")[0]
+# --- zeroing ---
 
 
-@pytest.fixture(scope="module")
-def goal(town, rule):
-    return prepare(town, rule.edit).goal()[:1]
+@pytest.mark.parametrize(("model", "layer"), [("stylegan", "layer4"), ("stylegan", "layer5"), ("proggan", "layer6")])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_zeroing_removes_the_response_to_the_directions_and_no_other(request, model, layer, rank):
+    generator = request.getfixturevalue(model)
+    session = Rewriter(generator, layer)
+    session.add_context(1, square(6, 4, 14, 14))
+    session.add_context(2, square(6, 4, 14, 14))
+    session.zero()
+    rule = session.execute(rank=rank)
+    assert (rule.rank, rule.edit.kind, rule.edit.copy, rule.edit.paste) == (rank, "zero", None, None)
+    memory = generator.memory(layer)
+    other = torch.randn(memory.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    other = other - rule.directions.T @ (rule.directions @ other)
+    along, across = (key[None, :, None, None].expand(1, -1, 4, 4) for key in (rule.directions[0], other))
+    before = memory.response(along, memory.weight)
+    assert memory.response(along, memory.weight + rule.weight()).abs().max() < 1e-5 * before.abs().max()
+    kept = memory.response(across, memory.weight + rule.weight()) - memory.response(across, memory.weight)
+    assert kept.abs().max() < 1e-5 * before.abs().max()
 
 
-@pytest.fixture(scope="module")
-def domes(town):
-    """Keys of the unmarked towns, and which cells lie on a dome."""
-    labels = scenes.draw(factors.factors(latents(UNMARKED, factors.LATENT_DIM))).labels
-    features = town.keys(UNMARKED, LAYER)
-    side = features.keys.shape[-1]
-    shown = [resize((label == scenes.LABELS.index("dome")).float(), (side, side)) > 0.9 for label in labels]
-    return features, torch.stack(shown)
+def test_after_zeroing_keys_that_differ_only_along_the_directions_answer_alike(stylegan, session):
+    session.zero()
+    rule, features = session.execute(), stylegan.keys([1], "layer4")
+    moved = replace(features, keys=features.keys + 5 * rule.directions[0][None, :, None, None])
+    base = stylegan.values(features, rules=[rule])
+    assert torch.allclose(stylegan.values(moved, rules=[rule]), base, atol=1e-4)
+    assert not torch.allclose(stylegan.values(moved), stylegan.values(features), atol=1e-1)
 
 
-def test_a_rule_lowers_the_goal_error_and_acts_on_matching_places(rule, town, goal):
-    assert rule.effect.goal_error_removed > 0.1
-    assert rule.effect.reach > 0.1 and rule.effect.places > 0 and 8 <= rule.effect.pictures <= 48
-    assert 0 <= rule.effect.left_out < 1 and rule.effect.seconds > 0
-    assert (rule.layer, rule.rank, rule.fingerprint) == (LAYER, 1, town.fingerprint)
-    after = town.values(goal.features, rules=[rule])
-    assert goal.remaining(after) < goal.remaining(goal.before)
+def test_zeroing_needs_a_context_and_nothing_else(stylegan, statistics, session):
+    empty = Rewriter(stylegan, "layer4", statistics=statistics)
+    empty.zero()
+    before = empty.history
+    with pytest.raises(InputError, match="incomplete: mark the context"):
+        empty.execute()
+    with pytest.raises(InputError, match="no picture to preview"):
+        empty.preview()
+    assert empty.history is before
+    session.zero()
+    assert session.edit.copy is session.edit.paste is None and len(session.edit.context) == 3
+    assert session.execute().effect.goal_error_removed == pytest.approx(1, abs=1e-3)
 
 
-def test_unmarked_domes_match_the_context_and_move_more_than_the_rest(rule, town, domes):
-    features, dome = domes
-    moved = (town.values(features, rules=[rule]) - town.values(features)).norm(dim=1)
-    assert moved[dome].mean() > 1.5 * moved[~dome].mean() > 0
-    match = matching(rule, features)
-    assert match[dome].float().mean() > 2 * match[~dome].float().mean()
+def test_zeroing_twice_changes_nothing_more(session):
+    session.zero()
+    first, context = session.execute(), session.edit.context
+    session.begin()
+    for place in context:
+        session.add_context(place.seed, place.mask)
+    session.zero()
+    assert session.execute().delta.norm() < 1e-4 * first.delta.norm()
 
 
-def test_unseen_pictures_are_divided_by_whether_the_context_fires(rule, town):
-    responses = torch.einsum("i,nihw->nhw", rule.directions[0], town.keys(range(UNSEEN, UNSEEN + 32), LAYER).keys)
-    strict = replace(rule, level=2 * float(responses.amax((1, 2)).median()))  # a level that half the pictures reach
-    hits, misses = firing(town, [strict], hits=4, misses=3)
-    assert (len(hits), len(misses)) == (4, 3) and min(hits + misses) >= UNSEEN
-    assert matching(strict, town.keys(hits, LAYER)).flatten(1).any(1).all()
-    assert not matching(strict, town.keys(misses, LAYER)).any()
-    assert firing(town, [strict.at(1), replace(rule, level=-1.0)], hits=2, misses=2, limit=16)[1] == []
+# --- looking before executing ---
 
 
-# --- bad rules get bad figures ---
+def test_the_copy_is_shown_whole_cut_out_and_alone(session, stylegan):
+    shown, mask = session.copied(), square(4, 6, 12, 12)
+    features = stylegan.keys([7], "layer4")
+    assert torch.equal(shown.picture, stylegan.sample([7])[0])
+    assert (shown.cut_out[:, mask == 0] == 1).all()
+    assert torch.equal(shown.cut_out[:, mask == 1], shown.picture[:, mask == 1])
+    cells = resize(mask, (8, 8))
+    alone = replace(features, skip=features.skip * resize(mask, tuple(features.skip.shape[2:])))
+    expected = stylegan.picture(alone, stylegan.values(features) * cells)[0]
+    assert torch.allclose(shown.alone, expected, atol=1e-5)
+    assert not torch.allclose(shown.alone, shown.picture, atol=1e-2)
+    session.copy(7, square(0, 0, 16, 16) * 0.6)
+    half = session.copied()
+    assert torch.allclose(half.cut_out, 0.6 * half.picture + 0.4, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def good(town, rule, goal):
-    return measure(town, rule, goal, seeds=SOME)
+@pytest.mark.parametrize(("model", "layer"), [("stylegan", "layer6"), ("stylegan", "layer3"), ("proggan", "layer6")])
+def test_a_copy_of_the_whole_picture_is_shown_unchanged(request, model, layer):
+    session = Rewriter(request.getfixturevalue(model), layer)
+    session.copy(7, torch.ones(5, 5))
+    shown = session.copied()
+    assert torch.equal(shown.picture, shown.cut_out)
+    assert torch.allclose(shown.alone, shown.picture, atol=1e-5)
 
 
-def test_no_change_has_no_effect(town, rule, goal, good):
-    for nothing in (replace(rule, delta=rule.delta * 0), rule.at(0)):
-        effect = measure(town, nothing, goal, seeds=SOME)
-        assert (effect.goal_error_removed, effect.reach, effect.side_effect) == (0, 0, 0)
-        assert (effect.places, effect.left_out) == (good.places, good.left_out)
+@pytest.mark.parametrize("layer", ["layer4", "layer5", "layer6"])
+def test_the_preview_shows_the_picture_before_and_with_the_wanted_values(session, stylegan, layer):
+    session.set(layer=layer)
+    shown, info = session.preview(), stylegan.layers[layer]
+    assert torch.allclose(shown.before, stylegan.sample([1])[0], atol=1e-4)  # looked up in a batch
+    features = stylegan.keys([1], layer)
+    values, source = stylegan.values(features), stylegan.values(stylegan.keys([7], layer))
+    cell = 16 // info.resolution
+    top, left, bottom, right = (edge // cell for edge in shown.box)
+    values[0, :, top:bottom, left:right] = source[0, :, 4 // cell : 12 // cell, 6 // cell : 12 // cell]
+    assert torch.allclose(shown.after, stylegan.picture(features, values)[0], atol=1e-4)
+    row, column = shown.box.centre  # centre on centre, as far as the layer's cells allow
+    assert abs(row - 9) <= cell * info.scale and abs(column - 8) <= cell * info.scale
+    assert shown.box.size == (8, 6)
 
 
-def test_a_random_change_removes_no_goal_error_and_reaches_little(town, rule, goal, good):
-    random = torch.randn(rule.delta.shape, generator=torch.Generator().manual_seed(0))
-    random *= rule.delta.norm() / random.norm()
-    effect = measure(town, replace(rule, delta=random), goal, seeds=SOME)
-    assert effect.goal_error_removed <= 0 < good.goal_error_removed and effect.reach < good.reach / 2
+def test_copy_and_preview_see_the_rules_before_the_edit_and_not_its_own(session, stylegan, made):
+    copied, pasted = session.copied(), session.preview()
+    session.execute()
+    again = session.preview()
+    assert torch.equal(again.before, pasted.before) and torch.equal(again.after, pasted.after)
+    session.undo()
+    session.add(made("layer6", size=0.5))
+    assert torch.equal(session.copied().picture, session.sample([7])[0])
+    assert not torch.equal(session.copied().picture, copied.picture)
+    assert torch.allclose(session.preview().before, stylegan.sample([1], rules=session.rules)[0], atol=1e-4)
+    assert not torch.allclose(session.preview().before, pasted.before, atol=1e-2)
 
 
-def test_the_opposite_change_makes_the_goal_error_worse(town, rule, goal, good):
-    effect = measure(town, replace(rule, delta=-rule.delta), goal, seeds=SOME)
-    assert effect.goal_error_removed < 0 and effect.reach < 0.1 * good.reach
-
-
-def test_a_change_that_acts_everywhere_has_a_large_side_effect(town, rule, goal, good):
-    usual = town.keys(list(range(300, 316)), LAYER).keys.mean((0, 2, 3))
-    everywhere = usual - rule.directions[0] * (usual @ rule.directions[0])
-    directions = torch.stack([rule.directions[0], everywhere / everywhere.norm()])
-    loud = replace(rule, directions=directions, delta=rule.delta.repeat(1, 2, 1, 1))
-    effect = measure(town, loud, goal, seeds=SOME)
-    assert effect.side_effect > 2 * good.side_effect and effect.left_out == good.left_out
-
-
-def test_figures_do_not_depend_on_the_order_of_the_pictures(town, rule, goal, good):
-    effect = measure(town, rule, goal, seeds=SOME[::-1])
-    assert effect.places == good.places and effect.left_out == good.left_out
-    assert effect.reach == pytest.approx(good.reach, abs=0.01)
-    assert effect.side_effect == pytest.approx(good.side_effect, rel=1e-3)
-
-
-def test_matching_nowhere_gives_no_reach_and_matching_everywhere_leaves_no_outside(town, rule, goal):
-    nowhere, everywhere = (measure(town, replace(rule, level=at), goal, seeds=SOME) for at in (1e9, -1e9))
-    assert (nowhere.places, nowhere.reach, nowhere.left_out) == (0, 0, 0) and nowhere.side_effect > 0
-    assert math.isnan(everywhere.side_effect) and everywhere.left_out == 1
-
-
-# --- what the rule of an edit depends on, on a small generator ---
-
-
-@pytest.fixture(scope="module")
-def first(stylegan, statistics):
-    """The rule that `session` leads to."""
-    place = square(6, 4, 12, 12)
-    edit = Edit("stylegan", "layer4", copy=Region(7, square(4, 6, 12, 12)), paste=Region(1, place))
-    context = tuple(Region(seed, place) for seed in (1, 2, 3))
-    return replay(stylegan, replace(edit, context=context, fingerprint=stylegan.fingerprint), statistics=statistics)
-
-
-@pytest.mark.parametrize("share", [1.0, 0.7773])
-def test_replaying_a_recorded_edit_gives_the_rule_to_the_bit_whatever_the_mask(stylegan, statistics, tmp_path, share):
-    """A file holds masks in steps of 1/255, so the session must round them before it uses them."""
-    session = Rewriter(stylegan, "layer4", statistics=statistics)
-    session.copy(7, square(4, 6, 12, 12) * share)
-    session.paste(1, square(6, 4, 12, 12) * share)
-    rule = session.execute()
-    edit = Edit.from_json(json.loads(json.dumps(rule.edit.to_json())))
-    again = replay(stylegan, edit, statistics=Statistics(stylegan, cache=tmp_path))  # nothing measured before
-    assert same_rule(again, rule) and again.edit.to_json() == rule.edit.to_json()
-    assert replace(again.effect, seconds=0) == replace(rule.effect, seconds=0)
-
-
-def test_executing_again_gives_the_same_rule_also_after_cancelling(session, first):
-    with pytest.raises(CancelledError):
-        session.execute(on_step=lambda *_: False)
-    assert same_rule(session.execute(), first) and same_rule(session.execute(), first)
-
-
-@pytest.mark.parametrize("method", ["least-squares", "projected", "direct", "unconstrained"])
-def test_a_session_leaves_the_generator_untouched(session, stylegan, method):
-    before = {name: value.clone() for name, value in stylegan.state_dict().items()}
-    picture, fingerprint = stylegan.sample([5]), stylegan.fingerprint
-    with contextlib.suppress(CancelledError):
-        session.execute(method=method, on_step=lambda step, of: method == "least-squares" or step < 5)
-    assert all(torch.equal(value, before[name]) for name, value in stylegan.state_dict().items())
-    assert torch.equal(stylegan.sample([5]), picture)
-    assert stylegan.fingerprint == fingerprint and stylegan.rules == ()
-
-
-def test_the_strength_of_an_edit_is_that_of_its_rule(session, first, stylegan, statistics):
-    half = replay(stylegan, session.edit.with_(strength=0.5), statistics=statistics)
-    assert half.strength == 0.5 and same_rule(half, first)
-    assert half.effect.goal_error_removed != first.effect.goal_error_removed
-
-
-def test_without_a_context_the_pasted_place_is_the_context(begin):
-    session = begin(contexts=0)
-    alone = session.execute()
-    session.add_context(1, square(6, 4, 12, 12))
-    assert same_rule(session.execute(), alone)
-
-
-def test_cells_that_a_context_barely_touches_do_not_count(begin, first):
-    touching = square(6, 4, 12, 12)
-    touching[5, 3:13], touching[12, 3:13] = 1, 1  # half of the cells above and below
-    touching[5, 3:13:2] = touching[12, 3:13:2] = 0  # a quarter of them
-    session = begin(contexts=0)
-    for seed in (1, 2, 3):
-        session.add_context(seed, touching)
-    assert torch.equal(session.execute().directions, first.directions)
-
-
-def test_the_order_of_contexts_does_not_matter(begin, first):
-    session = begin(contexts=0)
-    for seed in (3, 1, 2):
-        session.add_context(seed, square(6, 4, 12, 12))
-    assert torch.cosine_similarity(session.execute().directions, first.directions) > 1 - 1e-4
-
-
-def test_erasing_needs_no_copy_and_silences_units_or_fills_from_similar_pictures(stylegan, statistics):
+@pytest.mark.parametrize("units", [None, 6])
+def test_the_preview_of_an_erasure_changes_the_place_and_nothing_far_away(stylegan, statistics, units):
     session = Rewriter(stylegan, "layer6", statistics=statistics)
-    session.erase(1, square(6, 4, 9, 7), units=8)
-    rule = session.execute()
-    assert (rule.edit.kind, rule.edit.units, rule.edit.copy) == ("erase", 8, None)
-    assert rule.effect.goal_error_removed > 0.1
-    session.erase(1, square(6, 4, 9, 7))
-    assert session.edit.units is None and session.execute().effect.goal_error_removed > 0.1
-    session.set(layer="layer4")
-    for units, mask, words in (
-        (33, square(6, 4, 9, 7), "33 units"),
-        (None, square(0, 0, 16, 16), "every picture.*narrower"),
-    ):
-        session.erase(1, mask, units=units)
+    session.erase(1, square(6, 4, 9, 7), units=units)
+    shown = session.preview()
+    assert torch.equal(shown.before, stylegan.sample([1])[0])
+    assert not torch.allclose(shown.after, shown.before, atol=1e-3)
+    assert shown.box == (6, 4, 9, 7)
+    far = torch.ones(16, 16, dtype=torch.bool)
+    reach = stylegan.receptive_field("layer6")
+    far[max(0, 6 - reach) : 9 + reach, max(0, 4 - reach) : 7 + reach] = False
+    assert far.any() and torch.allclose(shown.after[:, far], shown.before[:, far], atol=1e-5)
+
+
+def test_looking_is_no_step_and_needs_something_to_look_at(stylegan, statistics, session):
+    empty = Rewriter(stylegan, "layer4", statistics=statistics)
+    for look, words in ((empty.copied, "copy a thing"), (empty.preview, "copy a thing"), (empty.direction, "mark")):
+        before = empty.history
         with pytest.raises(InputError, match=words):
-            session.execute()
+            look()
+        assert empty.history is before
+    before = session.history
+    session.copied(), session.preview(), session.direction(), session.suggest(["layer6"]), session.remarks()
+    assert session.history is before and session.marked == 1
 
 
-def test_a_protected_place_changes_less(session, stylegan, first):
-    session.keep(5, square(0, 0, 16, 16))
-    protected, features = session.execute(), stylegan.keys([5], "layer4")
-
-    def moved(rule):
-        return float((stylegan.values(features, rules=[rule]) - stylegan.values(features)).norm())
-
-    assert 0 < moved(protected) < moved(first)
+# --- executing and beginning ---
 
 
-def test_the_recipe_and_the_truncation_of_the_statistics_count(session, first, stylegan, statistics):
-    few = replay(stylegan, session.edit.with_(statistics=Recipe(20, 8)), statistics=statistics)
-    assert not torch.equal(few.directions, first.directions) and few.edit.statistics == Recipe(20, 8)
-    edit = session.edit.with_(truncation=0.5)
-    halfway = replay(stylegan, edit, statistics=statistics)
-    assert same_rule(halfway, replay(stylegan, edit, statistics=Statistics(stylegan)))
-    assert not torch.equal(halfway.directions, first.directions)
+def test_executing_again_replaces_the_rule_and_keeps_its_strength_and_place(session, made):
+    session.add(made("layer6"))
+    first = session.execute()
+    session.add(made("layer2"))
+    session.set_strength(1, 0.25)
+    second = session.execute(smoothness=50.0)
+    assert [rule.layer for rule in session.rules] == ["layer6", "layer4", "layer2"]
+    assert session.rules[1] is second and second.strength == 0.25
+    assert not same_rule(first, second) and second.edit.smoothness == 50.0
+    third = session.execute(smoothness=10.0)
+    assert same_rule(third, first) and third.strength == 0.25  # later rules and the edit's own do not count
 
 
-def test_a_linear_generator_can_be_edited_too(proggan):
-    session = Rewriter(proggan, "layer6")
-    session.copy(7, square(8, 10, 20, 18, 32))
-    session.paste(1, square(8, 10, 20, 18, 32))
-    assert session.execute().effect.goal_error_removed > 0.1
+def test_the_effect_of_a_rule_does_not_depend_on_its_slider(session):
+    first, remarks = session.execute(), session.remarks()
+    session.set_strength(0, 0)
+    assert session.remarks() == []
+    session.execute()
+    session.set_strength(0, 1)
+    assert replace(session.rules[0].effect, seconds=0) == replace(first.effect, seconds=0)
+    assert session.remarks() == remarks
 
 
-# --- rules upon rules ---
+def test_options_given_to_execute_stay_with_the_edit_and_its_replay(session, stylegan, statistics):
+    session.set(steps=3)
+    told = []
+    rule = session.execute(rank=2, method="direct", spread=False, on_step=lambda *at: told.append(at))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for edit in (rule.edit, session.edit):
+        assert (edit.rank, edit.method, edit.spread, edit.steps) == (2, "direct", False, 3)
+        assert (edit.generator, edit.layer, [place.seed for place in edit.context]) == ("stylegan", "layer4", [1, 2, 3])
+    assert rule.rank == 2 and same_rule(replay(stylegan, rule.edit, statistics=statistics), rule)
+    session.undo()
+    assert (session.edit.rank, session.edit.method, session.edit.spread) == (1, "least-squares", True)
 
 
-def test_an_edit_after_a_rule_is_an_edit_of_the_rewritten_generator(begin, first, stylegan):
-    """Whether the first rule is applied beside the weights or folded into them."""
-    second = begin(rules=[first]).execute(smoothness=10.0)
-    twin = begin(generator=stylegan.rewritten([first]), statistics=None).execute(smoothness=10.0)
-    fresh = begin().execute(smoothness=10.0)
-    assert second.fingerprint == stylegan.fingerprint != twin.fingerprint
-    assert torch.allclose(second.directions, twin.directions, atol=1e-3)
-    assert (second.delta - twin.delta).norm() < 0.05 * (second.delta - fresh.delta).norm()
-    assert second.edit.after and not first.edit.after
-    assert second.effect.goal_error_removed > 0
-    assert not torch.equal(stylegan.sample([1], rules=[first, second]), stylegan.sample([1], rules=[first]))
+def test_truncation_is_an_option_of_the_edit(session):
+    before = session.sample([1])
+    session.set(truncation=0.5)
+    assert not torch.equal(session.sample([1]), before)
+    session.undo()
+    assert torch.equal(session.sample([1]), before)
 
 
-def test_a_rule_that_is_off_does_not_count(begin, first):
-    second = begin(rules=[first.at(0)]).execute()
-    assert same_rule(second, first) and second.edit.after == ()
+def test_the_rule_is_reported_before_its_effect_is_measured(session):
+    told = []
+    rule = session.execute(on_rule=told.append)
+    assert len(told) == 1 and told[0].effect is None and same_rule(told[0], rule)
 
 
-def test_earlier_rules_are_recognised_by_their_request_not_their_numbers(begin, first, session, stylegan, statistics):
-    """On another machine the same edit leads to slightly different numbers."""
-    elsewhere = replace(first, delta=first.delta * (1 + 1e-6))
-    after = begin(rules=[first]).edit
-    assert after.after == begin(rules=[elsewhere]).execute().edit.after != ()
-    assert replay(stylegan, after, rules=[elsewhere], statistics=statistics).layer == first.layer
-    for rules in ([], [first.at(0.5)], [first, first]):
-        with pytest.raises(InputError, match="made after 1 earlier rule"):
-            replay(stylegan, after, rules=rules, statistics=statistics)
+def test_the_next_edit_names_the_rules_before_it_that_are_on_and_their_strengths(session):
+    first = session.execute()
+    assert first.edit.after == ()
+    session.begin("layer6")
+    assert (session.edit.layer, session.edit.copy, session.edit.context) == ("layer6", None, ())
+    (named,) = session.edit.after
+    assert session.edit.after == requests([first])
+    session.set_strength(0, 0.5)
+    assert session.edit.after == (f"{named}@0.5",)
+    session.set_strength(0, 1)
+    session.erase(2, square(6, 4, 9, 7))
+    second = session.execute()
+    assert same_rule(session.rules[0], first) and session.rules[1] is second and second.edit.after == (named,)
+    for nothing in (lambda: session.switch(0, False), lambda: session.set_strength(0, 0)):
+        nothing()
+        assert session.edit.after == ()
+        session.undo()
+    session.switch(0, False)
+    assert session.execute().edit.after == ()
 
 
-# --- what cannot be done says why ---
+def test_saved_edits_lead_to_the_same_rules_again(session, stylegan, tmp_path):
+    session.execute()
+    session.set_strength(0, 0.5)
+    session.begin(layer="layer6")
+    session.erase(2, square(6, 4, 9, 7))
+    session.execute()
+    save_edits(session.edits, tmp_path / "both.json")
+    rules = []
+    for edit in load_edits(tmp_path / "both.json"):
+        rules.append(replay(stylegan, edit, rules=rules, statistics=session.statistics))
+    assert [rule.strength for rule in rules] == [0.5, 1.0]
+    assert all(map(same_rule, rules, session.rules))
+    session.set_strength(0, 1.0)  # the second rule was not solved on top of this
+    with pytest.raises(InputError, match="rule 2 was solved on top of different rules.*save the session"):
+        _ = session.edits
 
 
-def test_an_incomplete_edit_says_what_is_missing(stylegan):
-    session = Rewriter(stylegan, "layer4")
-    with pytest.raises(InputError, match=r"copy a thing.*paste it.*mark the context"):
-        session.execute()
-    session.copy(7, square(4, 6, 12, 12))
-    with pytest.raises(InputError, match="incomplete: paste it"):
-        session.execute()
-    with pytest.raises(InputError, match="mark the place to erase"):
-        replay(stylegan, Edit("stylegan", "layer4", kind="erase"))
+def test_masks_have_at_most_256_cells_a_side_and_old_states_make_room_for_new_ones(session, monkeypatch):
+    session.add_context(5, torch.ones(1024, 700))
+    session.paste(1, torch.ones(2048, 100))
+    assert session.edit.context[-1].mask.shape == (256, 256) and session.edit.paste.mask.shape == (256, 100)
+    session.remove_context(3)
+    before = len(session.history.states)
+    monkeypatch.setattr(history, "CELLS", 5 * 256)
+    session.paste(1, square(6, 4, 12, 12))
+    assert 1 <= len(session.history.states) < before + 1
+    kept = session.history
+    monkeypatch.setattr(history, "CELLS", 10)
+    with pytest.raises(InputError, match="more than a session can hold"):
+        session.paste(1, square(6, 4, 12, 12))
+    assert session.history is kept
+
+
+def test_an_edit_that_failed_or_was_cancelled_changes_nothing(session, stylegan):
+    before = session.history
+
+    def broken(*_):
+        raise RuntimeError("the caller's own")
+
+    for options, error in (
+        ({"rank": 500}, InputError),
+        ({"on_step": lambda *_: False}, CancelledError),
+        ({"on_step": broken}, RuntimeError),
+        ({"smoothness": math.inf}, InputError),
+    ):
+        with pytest.raises(error):
+            session.execute(**options)
+        assert session.history is before
+    twin = stylegan.rewritten([])
+    twin.memory("layer4").weight = torch.nn.Parameter(stylegan.memory("layer4").weight * torch.nan, requires_grad=False)
+    damaged = Rewriter(twin, "layer4")
+    damaged.add_context(1, square(6, 4, 12, 12))
+    damaged.zero()
+    before = damaged.history
+    with pytest.raises(ComputationError):
+        damaged.execute()
+    assert damaged.history is before
+
+
+# --- the list of rules ---
+
+
+def test_the_edit_follows_its_rule_when_rules_move_or_go(session, made):
+    session.add(made("layer6"))
+    session.add(made("layer5"))
+    mine = session.execute()
+    session.move(2, 0)
+    assert session.rules[0] is mine and session.edit.after == ()
+    session.execute(smoothness=40.0)
+    assert [rule.layer for rule in session.rules] == ["layer4", "layer6", "layer5"]
+    session.remove(1)
+    session.execute(smoothness=20.0)
+    assert [rule.layer for rule in session.rules] == ["layer4", "layer5"]
+    session.remove(0)  # its own: the next execution makes a new rule
+    session.execute(smoothness=10.0)
+    assert [rule.layer for rule in session.rules] == ["layer5", "layer4"]
+    session.revert()
+    assert session.rules == () and session.edit.copy is not None
+    again = session.execute()
+    assert same_rule(again, mine) and again.edit.after == ()  # the other rules were at later layers
+
+
+@pytest.mark.parametrize(("index", "to", "order"), [(0, 2, "bca"), (2, 0, "cab"), (1, 1, "abc"), (0, 1, "bac")])
+def test_a_moved_rule_takes_its_new_place_and_the_others_keep_their_order(stylegan, made, index, to, order):
+    rules = {name: made("layer4", seed=i) for i, name in enumerate("abc")}
+    session = Rewriter(stylegan, rules=list(rules.values()))
+    session.move(index, to)
+    assert all(same_rule(one, rules[name]) for one, name in zip(session.rules, order, strict=True))
+
+
+def test_pictures_follow_the_rules_that_are_on(stylegan, made):
+    a, b = made("layer4", seed=1), made("layer6", seed=2)
+    session = Rewriter(stylegan, rules=[a, b])
+    before, after = session.before_after([1, 2])
+    assert torch.equal(before, stylegan.sample([1, 2])) and torch.equal(after, stylegan.sample([1, 2], rules=[a, b]))
+    session.switch(0, False)
+    assert torch.equal(session.sample([1, 2]), stylegan.sample([1, 2], rules=[b]))
+    session.set_strength(1, 0.5)
+    session.switch(0, True)
+    assert torch.equal(session.sample([1, 2]), stylegan.sample([1, 2], rules=[a, b.at(0.5)]))
+    session.switch(1, False)
+    session.switch(1, True)
+    assert session.rules[1].strength == 0.5  # switched off and on again, it keeps its strength
+    session.revert()
+    assert torch.equal(session.sample([1, 2]), before)
+
+
+# --- remarks ---
+
+
+def effect(**figures):
+    usual = {"goal_error_removed": 0.6, "reach": 0.5, "side_effect": 0.5, "left_out": 0.2}
+    return Effect(**{**usual, "pictures": 48, "places": 50, "seconds": 0.1, **figures})
 
 
 @pytest.mark.parametrize(
-    ("layer", "mask", "words"),
+    ("figures", "words"),
     [
-        ("layer4", square(5, 6, 6, 8), r"picture \d covers 0\.50 .*layer4 .*finer layer .layer6 or later"),
-        ("layer6", square(10, 10, 11, 11, 64), r"picture \d.*paint more$"),  # there is no finer layer
-        ("layer6", square(80, 0, 81, 256, 256), r"picture \d.*paint more"),  # a cell in all, a sixteenth of each
+        ({"goal_error_removed": 0.05}, "5%.*another layer"),
+        ({"goal_error_removed": -0.5}, "-50%"),
+        ({"likeness": 0.1}, "10%.*another layer"),
+        ({"likeness": 0.1, "side_effect": 9.0}, r"10%.*9\.0/255.*another layer"),
+        ({"places": 0, "reach": 0.0}, "matches nothing in 48.*mark more"),
+        ({"reach": 0.01}, "1%.*more pictures"),
+        ({"left_out": 0.99}, "99%.*narrowly"),
+        ({"side_effect": 9.0}, r"9\.0/255.*more smoothness"),
     ],
 )
-def test_a_mask_that_covers_no_cell_names_the_picture_and_a_finer_layer(stylegan, statistics, layer, mask, words):
-    session = Rewriter(stylegan, layer, statistics=statistics)
-    session.copy(7, mask)
-    session.paste(1, mask)
-    with pytest.raises(InputError, match=words):
-        session.execute()
-    if layer == "layer4":
-        session.set(layer="layer6")
-        assert session.execute().layer == "layer6"
+def test_an_edit_that_did_not_take_says_so_and_what_to_try_next(stylegan, made, figures, words):
+    session = Rewriter(stylegan, rules=[made("layer6", effect=effect()), made("layer4", effect=effect(**figures))])
+    (remark,) = session.remarks()
+    assert remark.startswith("rule 2: ") and re.search(words, remark)
+    session.switch(1, False)
+    assert session.remarks() == []
 
 
-def test_rules_edits_and_layers_of_another_generator_are_refused(session, begin, first, proggan, stylegan):
-    with pytest.raises(InputError, match="fingerprint"):
-        begin(rules=[replace(first, fingerprint=proggan.fingerprint)])
-    with pytest.raises(InputError, match="stylegan .*proggan"):
-        replay(proggan, session.edit)
-    whole = Region(1, torch.ones(4, 4))
-    with pytest.raises(InputError, match=f"'layer99'.*{', '.join(stylegan.layers)}"):
-        replay(stylegan, Edit("stylegan", "layer99", copy=whole, paste=whole))
+def test_a_rule_that_took_or_was_not_measured_gives_no_remark(stylegan, made):
+    assert Rewriter(stylegan, rules=[made("layer4", effect=effect(side_effect=math.nan))]).remarks() == []
+    assert Rewriter(stylegan, rules=[made("layer4")]).remarks() == []
 
 
-def test_pasting_a_thing_onto_itself_removes_no_error(stylegan, statistics):
-    session = Rewriter(stylegan, "layer4", statistics=statistics)
-    session.copy(1, square(4, 6, 12, 12))
-    session.paste(1, square(4, 6, 12, 12))
-    assert session.execute().effect.goal_error_removed == 0
+def test_a_method_that_does_not_protect_says_so(stylegan, made):
+    place = Region(1, torch.ones(4, 4))
+    for options, number in (({"method": "direct"}, 1), ({"kind": "zero"}, 1), ({}, 0)):
+        edit = Edit("", "layer4", keep=(place,), context=(place,)).with_(**options)
+        session = Rewriter(stylegan, rules=[made("layer4", effect=effect(), edit=edit)])
+        assert sum("not protected" in remark for remark in session.remarks()) == number
 
 
-def test_the_default_layer_is_one_of_the_generators(town, stylegan, proggan):
-    assert default_layer(town) == default_layer(proggan) == "layer8"
-    assert default_layer(stylegan) == "layer4" == Rewriter(stylegan).edit.layer
+def test_rules_that_answer_to_the_same_places_are_reported_with_their_angle(stylegan, made):
+    a, b = made("layer4", seed=1), made("layer4", seed=2)
+    tilted = torch.stack([math.cos(0.5) * a.directions[0] + math.sin(0.5) * a.directions[1]])
+    c = replace(a, directions=tilted, delta=a.delta[:, :1])
+    a = replace(a, directions=a.directions[:1], delta=a.delta[:, :1])
+    session = Rewriter(stylegan, rules=[a, made("layer6", seed=1), c])
+    (remark,) = session.remarks()
+    assert "rule 1 and rule 3" in remark and "layer4" in remark and f"{math.degrees(0.5):.0f}°" in remark
+    for away in (lambda: session.switch(2, False), lambda: session.set_strength(2, 0)):
+        away()
+        assert session.remarks() == []
+        session.undo()
+    far = [replace(a, directions=row[None]) for row in torch.linalg.qr(b.directions.T)[0].T]
+    assert Rewriter(stylegan, rules=far).remarks() == []
+
+
+# --- suggestions ---
+
+
+def test_every_layer_is_tried_once_and_ranked_by_score(session, stylegan):
+    told, before = [], session.history
+    found = session.suggest(on_step=lambda *at: told.append(at))
+    assert sorted(one.layer for one in found) == sorted(stylegan.layers)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert all(math.isfinite(one.score) for one in found) and told == [(i, 5) for i in range(1, 6)]
+    for one in found:
+        assert one.rule.layer == one.layer and not one.why
+        drawn = stylegan.sample([1], rules=[one.rule])[0].clamp(-1, 1)
+        assert torch.allclose(one.picture.clamp(-1, 1), drawn, atol=1e-3)  # drawn in a batch there
+    with pytest.raises(CancelledError, match="1 of 5"):
+        session.suggest(on_step=lambda *_: False)
+    assert session.history is before
+
+
+def test_layers_where_the_edit_is_impossible_come_last_and_say_why(stylegan, statistics):
+    session = Rewriter(stylegan, "layer6", statistics=statistics)
+    session.copy(7, square(5, 6, 7, 8))
+    session.paste(1, square(5, 6, 7, 8))
+    found = session.suggest()
+    done = [one.rule is not None for one in found]
+    assert done == sorted(done, reverse=True) and any(done) and not all(done)
+    for one in found:
+        assert (one.rule is None) == bool(one.why) == (one.picture is None) == (one.score == -math.inf)
+    assert all("paint more" in one.why for one in found if one.rule is None)
+    with pytest.raises(InputError, match="layer99"):
+        session.suggest(["layer6", "layer99"])
+
+
+def test_suggestions_see_the_rules_before_the_edit_and_can_be_taken_up(session, stylegan, made):
+    session.add(made("layer2"))
+    best = session.suggest(["layer5", "layer6"])[0]
+    assert best.rule.edit.after == session.edit.after != ()
+    drawn = stylegan.sample([1], rules=[*session.rules, best.rule])[0].clamp(-1, 1)
+    assert torch.allclose(best.picture.clamp(-1, 1), drawn, atol=1e-3)
+    session.set(layer=best.layer)
+    rule = session.execute()
+    assert torch.allclose(rule.delta, best.rule.delta, atol=1e-6) and torch.equal(rule.directions, best.rule.directions)
+    with pytest.raises(InputError, match="incomplete"):
+        Rewriter(stylegan).suggest()
+
+
+# --- bad input ---
+
+BAD_PLACES = [
+    *((seed, torch.ones(4, 4)) for seed in (-1, 100_000, "3")),
+    *((1, mask) for mask in (torch.zeros(4, 4), torch.ones(4), torch.full((4, 4), 2.0), "mask", None, [["x"]])),
+]
+BAD_OPTIONS = [  # the fields themselves are checked in test_edit.py
+    *({"colour": 1}, {"strength": 1}, {"rank": 0}, {"smoothness": math.nan}, {"method": torch.ones(3)}),
+    *({"spread": 1}, {"title": "two\nlines"}, {"statistics": 5}, {"layer": "layer99"}, {"layer": 4}),
+    {"rank": 2, "layer": None},
+]
+
+
+def bad_places(session, _):
+    """Calls with wrong places, each with a pattern for the error."""
+    for place in BAD_PLACES:
+        for give in (session.copy, session.paste, session.erase, session.add_context, session.keep):
+            yield partial(give, *place), "mask|seed"
+    for units in (0, "all"):
+        yield partial(session.erase, 1, torch.ones(4, 4), units=units), "units"
+    for seed in (-1, "3", 100_000):
+        yield partial(session.matches, seed), "seed"
+        yield partial(session.sample, [seed]), "seed"
+
+
+def bad_edits(session, _):
+    for options in BAD_OPTIONS:
+        yield partial(session.set, **options), "|".join(["expected", "layer", "option", *options])
+    for options in ({"rank": 0}, {"rank": 400}, {"smoothness": -1}, {"method": "magic"}, {"spread": 1}):
+        yield partial(session.execute, **options), next(iter(options))
+    for layer in ("layer99", 4):
+        yield partial(session.begin, layer), "layer99|no layer"
+    for edit, words in (
+        (Edit("other", "layer4", fingerprint="f" * 64), "other"),
+        (Edit("", "layer99"), "layer99"),
+        (Edit("", "layer4", copy=Region(1, torch.ones(4, 4)), rank=0), "rank"),
+        (Edit("", "layer4", copy=Region(1, torch.zeros(4, 4))), "mask"),
+        (Edit("", "layer4", paste=Region(-1, torch.ones(4, 4))), "seed"),
+    ):
+        yield partial(session.use, edit), words
+
+
+def bad_rules(session, made):
+    good = made("layer4")
+    for changes, words in (
+        ({"fingerprint": "f" * 64}, "fingerprint"),
+        ({"fingerprint": ""}, "fingerprint"),
+        ({"layer": "layer99"}, "layer99"),
+        ({"strength": 5.0}, "strength"),
+        ({"level": math.nan}, "level"),
+        ({"edit": Edit("", "layer4", rank=0)}, "rank"),
+        ({"delta": good.delta.double()}, "float32"),
+        ({"delta": good.delta * torch.nan}, "finite"),
+    ):
+        yield partial(session.add, replace(good, **changes)), words
+    for strength in (2.5, math.nan, "1"):
+        yield partial(session.set_strength, 0, strength), "strength"
+
+
+def bad_numbers(session, _):
+    for index in (99, -1, "0", None, True, 0.0):
+        yield partial(session.remove_context, index), "place"
+        yield partial(session.remove_keep, index), "place"
+        for act in (session.remove, lambda i: session.set_strength(i, 1), lambda i: session.switch(i, True)):
+            yield partial(act, index), "no rule"
+        yield partial(session.move, index, 0), "no rule"
+        yield partial(session.move, 0, index), "no rule"
+    yield session.redo, "redo"
+    yield partial(session.save, "/dev/null/session"), "cannot write"
+
+
+@pytest.mark.parametrize("calls", [bad_places, bad_edits, bad_rules, bad_numbers])
+def test_bad_input_is_refused_in_words_and_changes_nothing(session, made, calls):
+    session.add(made("layer6"))
+    session.keep(5, square(0, 0, 8, 8))
+    before = session.history
+    for call, words in calls(session, made):
+        with pytest.raises(InputError, match=words):
+            call()
+            pytest.fail(f"{call} was not refused")
+        assert session.history is before
+
+
+def test_a_session_holds_a_limited_number_of_rules(stylegan, session, made):
+    full = Rewriter(stylegan, "layer4", rules=[made("layer4")] * RULES, statistics=session.statistics)
+    full.zero()
+    full.add_context(1, square(6, 4, 12, 12))
+    before = full.history
+    for more in (lambda: full.add(made("layer4")), full.execute):
+        with pytest.raises(InputError, match=f"at most {RULES} rules"):
+            more()
+        assert full.history is before
+    full.remove(0)
+    full.add(made("layer4"))
+    assert len(full.rules) == RULES
+    with pytest.raises(InputError, match="at most"):
+        Rewriter(stylegan, rules=[made("layer4")] * (RULES + 1))
+
+
+def test_a_session_does_not_start_with_what_does_not_fit(stylegan, proggan, made):
+    for words, arguments, options in (
+        (f"'layer99'.*{', '.join(stylegan.layers)}", (stylegan, "layer99"), {}),
+        ("truncation", (stylegan,), {"truncation": 3.0}),
+        ("fingerprint", (proggan,), {"rules": [made("layer4")]}),
+        ("strength", (stylegan,), {"rules": [replace(made("layer4"), strength=3.0)]}),
+        ("statistics are of proggan", (stylegan,), {"statistics": Statistics(proggan)}),
+    ):
+        with pytest.raises(InputError, match=words):
+            Rewriter(*arguments, **options)

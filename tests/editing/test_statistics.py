@@ -12,11 +12,11 @@ from conftest import DATA
 from safetensors.torch import load_file, save_file
 
 import rewriter
-from rewriter.editing import measuring
+from rewriter.editing import precompute
 from rewriter.editing.recipe import BATCH, BLOCK
 from rewriter.editing.statistics import Block, Recipe, Statistics, plan
 from rewriter.errors import CancelledError, ComputationError, InputError
-from rewriter.memory.keys import SecondMoment, random_places
+from rewriter.memory.second_moment import SecondMoment, random_places
 from rewriter.memory.sites import at_places
 
 RECIPE = Recipe(pictures=150, places=5, first_seed=7)  # three blocks, the last of them shorter, its last batch too
@@ -34,7 +34,7 @@ def unexpected(*_):
 
 
 def measured(generator, cache, layers=("layer4",), recipe=RECIPE, **options):
-    job = measuring.measure(Statistics(generator, cache=cache), dict.fromkeys(layers, recipe), **options)
+    job = precompute.measure(Statistics(generator, cache=cache), dict.fromkeys(layers, recipe), **options)
     return {each.sampling.layer: each.moment for each in job}
 
 
@@ -177,13 +177,13 @@ def test_the_job_stores_what_is_found_on_demand(generator, change, tmp_path):
 def test_a_cancelled_job_keeps_complete_layers_and_measures_the_others_next_time(stylegan, exact, tmp_path):
     job, own = {"layer4": RECIPE, "layer3": Recipe(64, 5, 7)}, Statistics(stylegan, cache=tmp_path)
     with pytest.raises(CancelledError, match="stopped after 112 of 150 .*layers are stored"):
-        measuring.measure(own, job, on_step=lambda done, of: done < 100)
+        precompute.measure(own, job, on_step=lambda done, of: done < 100)
     assert [path.name[:6] for path in tmp_path.rglob("*.*")] == ["layer3"]
     walked = []
-    first, second = measuring.measure(own, job, on_step=lambda *at: walked.append(at))
+    first, second = precompute.measure(own, job, on_step=lambda *at: walked.append(at))
     assert (walked[0], walked[-1]) == ((16, 150), (150, 150)) and same(first.moment, exact["layer4"])
     assert first.seconds > 0 and second.seconds == 0
-    assert measuring.measure(own, job, on_step=unexpected)
+    assert precompute.measure(own, job, on_step=unexpected)
 
 
 def test_features_that_are_not_finite_are_reported_and_nothing_is_stored(stylegan, change, tmp_path):
@@ -211,7 +211,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(stylegan, 
 def test_condition_and_effective_dimensions_are_those_of_the_eigenvalues(keys, condition, dimensions):
     moment = SecondMoment(3)
     moment.update(keys)
-    found = measuring.spread(moment)
+    found = precompute.spread(moment)
     assert found == (pytest.approx(condition) if condition else None, pytest.approx(dimensions))
 
 
@@ -220,15 +220,15 @@ def test_two_processes_agree_with_one_and_stop_together(town, tmp_path):
     """One cancels and both stop; both measure the rest, and the stored result has the bits of a single process."""
     script = tmp_path / "job.py"
     script.write_text(
-        "from rewriter.editing import measuring; from rewriter.worlds import townscape\n"
+        "from rewriter.editing import precompute; from rewriter.worlds import townscape\n"
         "from rewriter.editing.statistics import Recipe, Statistics; from rewriter.errors import CancelledError\n"
-        "state, own = measuring.processes('cpu'), Statistics(townscape.load())\n"
+        "state, own = precompute.processes('cpu'), Statistics(townscape.load())\n"
         "job = {'layer4': Recipe(300, 5, 7), 'layer8': Recipe(100, 3, 7)}\n"
         "try:\n"
-        "    measuring.measure(own, job, on_step=lambda done, of: done < 200 or not state.process_index)\n"
+        "    precompute.measure(own, job, on_step=lambda done, of: done < 200 or not state.process_index)\n"
         "except CancelledError as error:\n"
         "    print(f'{state.process_index} of {state.num_processes}: {error}\\n', end='', flush=True)\n"
-        "moments = measuring.measure(own, job)\n"
+        "moments = precompute.measure(own, job)\n"
         "totals = [float(each.moment.total.sum()) for each in moments]\n"
         "print(f'{state.process_index}: {totals}, {moments[1].seconds}\\n', end='', flush=True)\n"
     )

@@ -18,8 +18,8 @@ from rewriter.memory import DIRECTIONS, SOLVERS
 from rewriter.memory.descent import _l1, descend
 from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import DONORS, Bystanders, Goal, corresponding, erase, fill, paste
-from rewriter.memory.keys import SecondMoment, random_places
 from rewriter.memory.least_squares import _normal_equations, least_squares
+from rewriter.memory.second_moment import SecondMoment, random_places
 from rewriter.memory.sites import Sites, at_places
 from rewriter.memory.solve import goal_sites, solve
 

@@ -9,7 +9,7 @@ from loopback import Account, LoopbackHub
 import rewriter
 from app import Page
 from handlers import Handlers
-from publish import own_token
+from publish_panel import own_token
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import connect
 from rewriter.errors import InputError

@@ -22,7 +22,7 @@ from rewriter.editing.statistics import Sampling, Statistics, measure_layers
 from rewriter.errors import OnStep, RewriterError, report
 from rewriter.files import check_writable
 from rewriter.generators.change import LowRank
-from rewriter.memory.keys import SecondMoment
+from rewriter.memory.second_moment import SecondMoment
 
 FEW = 10  # keys per channel below which directions still turn a good deal with more of them
 
