@@ -30,7 +30,7 @@ GeneratorName = Annotated[
     str, typer.Option(help="A name that `rewriter generators` lists, USER/NAME on the Hub, or a checkpoint's path.")
 ]
 EditGenerator = Annotated[str | None, typer.Option("--generator", help="Default: the one that the edit names.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: what accelerate finds.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the best of this machine.")]
 Truncation = Annotated[float, typer.Option(help="1: as trained; towards 0: closer to the average picture.")]
 TRUNCATION = number(0, 2)
 Job = Callable[[str], OnStep]  # name → the progress callback of a bar

@@ -51,7 +51,7 @@ class Request:
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="dome-to-spire, watermark, all …: see below.")],
     out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("evaluation"),
-    n: Annotated[int | None, typer.Option("--n", "-n", help=f"Pictures: {CPU:,} on a CPU, {GPU:,} on a GPU.")] = None,
+    n: Annotated[int | None, typer.Option("--n", "-n", help=f"Pictures. Default: {CPU:,}; {GPU:,} on a GPU.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} pictures, and shorter descents.")] = False,
     first: Annotated[int, typer.Option(help="First seed; settings were chosen on seeds from 50,000 on.")] = FIRST_SEED,
     generator: Annotated[str | None, typer.Option(help="For EDIT.json. Default: the one that it names.")] = None,
@@ -62,7 +62,7 @@ def evaluate(
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Does it do what the paper says? Compare methods on pictures, with intervals and plots.
+    """Compare this package with the paper's methods: tables with confidence intervals, and plots.
 
     Each experiment is written as JSON, CSV, Markdown and plots (pip install 'rewriter[eval]'). Experiments that are
     complete in the folder are not repeated, so an interrupted run continues with the next one. The paper's table of

@@ -37,7 +37,7 @@ def publish(
         list[str] | None,
         typer.Option(help="Add folded weights for rosinality, nvidia, genforce, gandissect; repeatable."),
     ] = None,
-    licence: Annotated[str, typer.Option(help="Of a base that the catalogue does not know: the Hub's id of it.")] = "",
+    licence: Annotated[str, typer.Option(help="The base's, if it is not in the catalogue: the Hub's id.")] = "",
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request on somebody else's repository.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the files into this folder instead, to check them.")] = None,
     device: common.Device = None,

@@ -39,8 +39,8 @@ def deploy(
     """Create or update your Space on Hugging Face with the page.
 
     The page and this package are sent in one commit, so a failure changes nothing and you can always run this again.
-    Files of an earlier version are removed (everything else in rewriter/, and every other Python file beside app.py);
-    your other files stay. A Space that holds another app is not touched.
+    Anything in rewriter/, and any Python file beside app.py, that this version does not contain is deleted, even if
+    you added it. Your other files stay. A Space that holds another app is not touched.
 
     Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your Spaces.
     """

@@ -1,1 +1,1 @@
-"""THE WORK OF A PERSON: point, execute, look, undo, go on."""
+"""Edits, rules and sessions: a person marks places, executes the edit, checks the result, undoes steps."""

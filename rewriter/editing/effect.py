@@ -19,7 +19,7 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal
 from rewriter.pictures import difference
 
-UNSEEN = 10_000  # the first seed to measure on; people, statistics and bystanders use seeds below it
+UNSEEN = 10_000  # the first seed to measure on; statistics, bystanders and most edits use lower ones
 BATCH = 16
 POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect
 HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
@@ -32,17 +32,17 @@ def advice(rule: Rule) -> list[str]:
         return []
     edit, next_rank = rule.edit, f"rank {rule.rank + 1}"
     unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
-    near, much = f"{effect.likeness:.0%} of the way to what was asked for", f"{effect.side_effect:.1f}/255"
+    near, much = f"{effect.likeness:.0%} of the way to the requested result", f"{effect.side_effect:.1f}/255"
     remarks = {
-        f"the edit failed: the marked places come {near}, and elsewhere {much} changes: try another layer (`suggest` "
-        "ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
-        f"the edit had little effect: the marked places come {near}: try another layer (`suggest` ranks them), "
+        f"the edit failed: the marked places are only {near}, and elsewhere {much} changed: try another layer "
+        "(`suggest` ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
+        f"the edit had little effect: the marked places are only {near}: try another layer (`suggest` ranks them), "
         f"{next_rank} or less smoothness": unlike and not harm,
         f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another "
         f"layer, less smoothness, or {next_rank} with more context": not unlike and effect.goal_error_removed < POOR,
-        f"much else changes ({much} away from matches): try more smoothness, or protect the places that should "
+        f"much else changes ({much} away from matching places): try more smoothness, or protect the places that should "
         "stay": harm and not unlike,
-        "the protected places were not protected: only method least-squares does that, and not for zero": (
+        "protected places had no effect: only the method least-squares protects them, and not when zeroing": (
             edit and edit.keep and (edit.method != "least-squares" or edit.kind == "zero")
         ),
         f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones": (
@@ -65,9 +65,9 @@ def effect_in_words(name: str, rule: Rule) -> str:
     method = rule.edit.method if rule.edit else "unknown method"
     lines = [f"{name}: {rule.layer}, rank {rule.rank}, {method}, solved in {effect.seconds:.2f} s"]
     if not math.isnan(effect.likeness):
-        unmarked = f"beside them {effect.spill:.2f}/255 changed"
-        beside = "they cover the pictures" if math.isnan(effect.spill) else unmarked
-        lines.append(f"  marked places {effect.likeness:.0%} of the way to what was asked for; {beside}")
+        unmarked = f"outside them {effect.spill:.2f}/255 changed"
+        beside = "they cover the whole picture" if math.isnan(effect.spill) else unmarked
+        lines.append(f"  marked places {effect.likeness:.0%} of the way to the requested result; {beside}")
     lines.append(
         f"  goal error removed {effect.goal_error_removed:.0%}; reach {effect.reach:.0%} of {effect.places} matching "
         f"places on {effect.pictures} unseen pictures"

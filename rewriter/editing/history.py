@@ -32,20 +32,20 @@ _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The edit in progress, the rules in order, and the index of the rule that the edit has led to, if any."""
+    """The edit in progress, the rules in order, and the index of the rule solved from this edit, if any."""
 
     edit: Edit
     rules: tuple[Rule, ...] = ()
     made: int | None = None
 
     def __post_init__(self) -> None:
-        """The edit names the rules that it is made after."""
+        """`edit.after` lists the rules that are applied before this edit."""
         if (after := requests(self.before)) != self.edit.after:
             object.__setattr__(self, "edit", self.edit.with_(after=after))
 
     @property
     def before(self) -> tuple[Rule, ...]:
-        """The rules before the one that the edit in progress has led to: those it is made after."""
+        """The rules that are applied before this edit."""
         return self.rules[: self.made]
 
 

@@ -24,7 +24,7 @@ from rewriter.files import check_writable
 from rewriter.generators.change import LowRank
 from rewriter.memory.second_moment import SecondMoment
 
-FEW = 10  # keys per channel below which directions still turn a good deal with more of them
+FEW = 10  # keys per channel below which directions still change noticeably with more of them
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Measured:
             return words
         enough = -(-FEW * said["channels"] // said["places"])
         return (
-            f"{words}\n  hint: with fewer than {FEW} keys per channel the directions of an edit still turn with each "
+            f"{words}\n  hint: with fewer than {FEW} keys per channel the directions of an edit still change with each "
             f"sample: take --pictures {enough} or more"
         )
 

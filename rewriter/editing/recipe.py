@@ -39,7 +39,7 @@ class Recipe:
 
     @staticmethod
     def for_channels(channels: int) -> Recipe:
-        """About 64 keys for each of the key's channels: more keys would hardly turn the directions."""
+        """About 64 keys for each of the key's channels: more keys would hardly change the directions."""
         return Recipe(pictures=max(128, KEYS_PER_CHANNEL * channels // 16))
 
     def blocks(self) -> list[range]:

@@ -44,7 +44,7 @@ def descend(
             if directions is not None:
                 change = a.view(len(a), directions.shape[1], -1)
                 a.copy_(torch.einsum("oit,ri,rj->ojt", change, directions, directions).flatten(1))
-                loss, _ = _l1(memory, sites, scale, a)  # of the change as it may be
+                loss, _ = _l1(memory, sites, scale, a)  # after the projection
         after(step, float(loss))
     return a.detach()
 
