@@ -170,7 +170,7 @@ def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
     example = readme.split("## In Python\n```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})
-    assert {path.name for path in tmp_path.iterdir()} == {"hats.safetensors", "hats.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"spires.safetensors", "spires.json"}
 
 
 def test_suggest_ranks_the_layers(tmp_path):

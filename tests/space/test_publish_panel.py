@@ -166,7 +166,7 @@ def test_token_of_this_machine_serves_only_the_page_opened_on_it(monkeypatch, he
     else:
         with pytest.raises(InputError, match="no login"):
             own_token(request, None, login=False)
-    monkeypatch.setattr("publish.ON_SPACE", True)  # there, only the visitor's own
+    monkeypatch.setattr("publish_panel.ON_SPACE", True)  # there, only the visitor's own
     with pytest.raises(InputError, match="Log in first"):
         own_token(request, None, login=True)
     monkeypatch.setenv("SPACE_HOST", "ada-page.example")
