@@ -232,7 +232,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     assert len(run("generators", "--json")["generators"]) > 30
     assert run("evaluate", "judges", "--n", "8", "--json")["segmenter"]["all"][0] > 0.95
     (found,) = run("evaluate", "add-tree", "--n", "8", "--json")["experiments"]
-    assert found["methods"]["least-squares"]["figures"]["changed"]["value"] > 0.8
+    assert found["methods"]["least-squares"]["metrics"]["changed"]["value"] > 0.8
     assert run("convert", "townscape", "ours", "--json")["fingerprint"] == townscape.load().fingerprint
     sent = run("deploy", "ada/demo", "--dry-run", "--json")["files"]
     assert sent == {path: file.stat().st_size for path, file in space.files().items()}
