@@ -126,9 +126,7 @@ def fill(
     pictures' whitened keys Zk; `donor_keys` and `donor_values` are those of m pictures that the context does not match.
     """
     if not len(donor_values):
-        raise InputError(
-            "the context matches every picture tried, and none is left to fill from: mark a narrower one"
-        )
+        raise InputError("the context matches every picture tried, and none is left to fill from: mark a narrower one")
     values, size = before.clone(), (keys.shape[2], keys.shape[3])
     for i, mask in enumerate(masks):
         outside = 1 - resize(mask, size)
