@@ -16,6 +16,7 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Bystanders, Goal
 from rewriter.memory.sites import Sites
 
+Gate = Callable[[Tensor], Tensor]
 SMOOTHNESS = 10.0  # chosen with `rewriter evaluate frontier --first 50000`: those seeds are not reported
 
 
@@ -30,6 +31,7 @@ def solve(
     smoothness: float = SMOOTHNESS,
     steps: int | None = None,
     rate: float = descent.RATE,
+    gate: Gate | None = None,
     on_step: OnStep | None = None,
     on_loss: Callable[[float], object] | None = None,
 ) -> LowRank:
@@ -46,6 +48,8 @@ def solve(
         smoothness: weight λ of each set's mean squared change against the goal's mean squared error.
         steps: limit on iterations; None: the method's own.
         rate: learning rate of the methods by descent.
+        gate: how far a memory beside W is open at keys (n, in, h, w), as (n, h, w): Λ is solved for that memory. None:
+            for W itself.
         on_step: called with (step, of).
         on_loss: called with the loss after each step.
 
@@ -68,10 +72,10 @@ def solve(
         report(on_step, step, steps)
 
     with exact(memory.weight.device):
-        sites = goal_sites(memory, goal, d)
+        sites = goal_sites(memory, goal, d, gate)
         if method == "least-squares":
             if smoothness:
-                sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness) for b in bystanders)])
+                sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness, gate) for b in bystanders)])
             a = least_squares.least_squares(memory, sites, steps=steps, after=after)
         else:
             onto = directions.matrix if method == "projected" else None
@@ -87,7 +91,7 @@ def forget(layer: str, memory: Memory, directions: Directions) -> LowRank:
     return LowRank(layer, delta.contiguous(), directions.matrix)
 
 
-def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:
+def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None, gate: Gate | None = None) -> Sites:
     """The goal's places, picture by picture, each picture with the same total weight; 1 in all.
 
     `directions`: D (r, in); None: every channel of the key.
@@ -98,13 +102,15 @@ def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:
         weight = one.weight.flatten()
         places = weight.nonzero().T  # (1, n)
         share = weight[places] / (weight.sum() * len(goal.weight))
-        parts.append(Sites.gather(memory, directions, one.features, places, wanted=one.values, weight=share))
+        parts.append(Sites.gather(memory, directions, one.features, places, weight=share, wanted=one.values, gate=gate))
     return Sites.cat(parts)
 
 
-def _bystander_sites(memory: Memory, others: Bystanders, directions: Tensor | None, smoothness: float) -> Sites:
+def _bystander_sites(
+    memory: Memory, others: Bystanders, directions: Tensor | None, smoothness: float, gate: Gate | None
+) -> Sites:
     weight = others.weight * (smoothness / others.weight.sum().clamp_min(1e-12))
-    return Sites.gather(memory, directions, others.features, others.places, weight=weight, base=others.base)
+    return Sites.gather(memory, directions, others.features, others.places, weight=weight, base=others.base, gate=gate)
 
 
 def _as_low_rank(layer: str, memory: Memory, a: Tensor, directions: Tensor, method: str) -> LowRank:
