@@ -4,6 +4,7 @@ The package itself is never installed or imported. The index is a loopback one.
 """
 
 import hashlib
+import html
 import io
 import json
 import re
@@ -23,10 +24,11 @@ from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.convert import convert
 from rewriter.checkpoints.download import cached, fetch
 from rewriter.errors import CancelledError, InputError
+from rewriter.hub.draft import draft
 
 NAME, MEMBER = "tiny_faces", "tiny_faces/weights.tar"
 WHEEL = f"{NAME}-1.0-py3-none-any.whl"
-LICENCE = "https://github.com/chien-liu/DCGAN-PyTorch/blob/main/LICENSE"
+LICENCE = "https://example.org/mit"
 
 
 def training_file():
@@ -139,6 +141,20 @@ def test_generator_in_a_package_draws_and_knows_whose_it_is(index, run):
     rows = json.loads(run("generators", "--json")[1])["generators"]
     row = next(row for row in rows if row["id"] == "tiny")
     assert (row["here"], row["licence"], row["package"]) == ("yes", "mit", "tiny-faces==1.0")
+
+
+def test_rewritten_generator_is_published_without_the_weights_of_its_package(index, random_rule, tmp_path):
+    base = load_generator("tiny", device="cpu")
+    rule = random_rule(base, "layer2")
+    made = draft(base, [rule], "ada/tiny", weights=False, pictures=False)
+    assert "from the Python package tiny-faces==1.0" in html.unescape(made.card) and "license: mit" in made.card
+    assert b"Ada" in made.files["LICENSE"]
+    for name, data in made.files.items():
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes(data)
+    loaded = load_generator(str(tmp_path / "copy"), device="cpu")
+    assert torch.equal(loaded.sample([1, 2]), base.sample([1, 2], rules=[rule]))
+    assert (loaded.origin.package, loaded.origin.licence.id) == ("tiny-faces==1.0", "mit")
 
 
 def test_downloaded_package_needs_neither_network_nor_pip(index, tiny, monkeypatch):
