@@ -1,6 +1,6 @@
 """Download a file that is known in advance, such as a catalogue entry's: once, and exactly that one.
 
-Files in Python packages are downloaded by `packages`. Those on the Hub go into the Hugging Face cache, where other tools
+`packages` downloads files in Python packages; those on the Hub go into the Hugging Face cache, where other tools
 find them: an interrupted download resumes, also in another process, and a file gets its name in the cache only after
 its size and SHA-256 match. huggingface_hub's own download deletes what has arrived when it is interrupted, verifies no
 hash, and cannot be cancelled while it waits.

@@ -26,7 +26,7 @@ from rewriter.files import replacing
 WAIT = 0.2  # seconds between two looks at pip
 LINE = 300  # characters of pip's words in one of our messages
 OPTIONS = ("--no-deps", "--ignore-requires-python", "--only-binary=:all:", "--no-input", "--disable-pip-version-check")
-UNREACHABLE = ("retrying", "connection", "timed out", "proxyerror", "sslerror")  # in pip's words
+UNREACHABLE = ("from versions: none", "connection", "timed out", "proxyerror", "sslerror")  # in pip's words
 
 
 def place(entry: PinnedFile) -> Path:
@@ -81,9 +81,7 @@ def _arrived(folder: Path) -> int:
 def _in_words(log: str) -> str:
     """Why pip failed, and the next step."""
     if any(word in log.lower() for word in UNREACHABLE):
-        return (
-            "the package index cannot be reached: check the network, and pip's index and proxy with `pip config list`"
-        )
+        return "pip finds no index that has it: check the network, and pip's index and proxy with `pip config list`"
     errors = [line for line in log.splitlines() if line.startswith("ERROR")] or log.splitlines() or ["nothing"]
     said = "".join(filter(str.isprintable, errors[-1].removeprefix("ERROR: ")))[:LINE]
     return f"pip says {said!r}: check pip's index with `pip config list`"

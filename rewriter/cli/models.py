@@ -66,7 +66,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, a folder, or a catalogue name.")],
     out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt with --layout.")],
-    layout: Annotated[str | None, typer.Option(help="Others' tools: rosinality, nvidia, genforce, gandissect.")] = None,
+    layout: Annotated[str | None, typer.Option(help=f"Others' tools: {', '.join(NAMES)}.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to fold into the weights; repeatable.")] = None,
     conv_clamp: Annotated[
         float | None, typer.Option(help="Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA.")

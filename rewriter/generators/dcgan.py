@@ -45,11 +45,10 @@ class TransposedConv(Memory):
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool):
         super().__init__()
-        seen = (KERNEL // stride) ** 2 if stride > 1 else 1  # keys that one value sees
-        weight = random_weight(outputs, inputs, KERNEL, KERNEL) / math.sqrt(inputs * seen)
-        self.weight = nn.Parameter(weight)
+        seen = stride**2  # keys that one value sees: of layer1's there is only one
+        self.weight = nn.Parameter(random_weight(outputs, inputs, KERNEL, KERNEL) / math.sqrt(inputs * seen))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.stride, self.padding = stride, (KERNEL - stride) // 2 if stride > 1 else 0
+        self.stride, self.padding = stride, stride - 1
 
     def response(self, keys: Tensor, weight: Tensor) -> Tensor:
         """(n, c, h, w) → (n, o, H, W), twice the side; layer1: 1×1 → 4×4."""

@@ -102,7 +102,8 @@ def read(folder: Path) -> Config | None:
 def _check_base(values: dict[str, Any]) -> tuple[PinnedFile, float | None]:
     """The base's file and clamp, if it is built in, pinned by revision and hash, or in a package of the catalogue."""
     file = PinnedFile(**{name: value for name, value in values.items() if name != "clamp"})
-    if file.package and all(_place(entry) != _place(file) for entry in catalogue().values()):
+    listed = ((*_place(entry), entry.clamp) for entry in catalogue().values())
+    if file.package and (*_place(file), values["clamp"]) not in listed:
         raise InputError(f"its base is in the package {file.package}, which the catalogue does not list")
     if not file.remote and file.id != BUILT_IN:
         raise InputError(f"its base {file.id!r} is in no repository")
