@@ -31,8 +31,8 @@ from rewriter.memory.solve import SMOOTHNESS, forget, solve
 
 BATCH = 16
 NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
-    "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or mark "
-    "the context on other pictures where it should appear too",
+    "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
+    "should appear on other pictures too, mark the context there and leave spread on",
     "erase": "the marked places already look as they would without the thing: mark it where it is",
 }
 
