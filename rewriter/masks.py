@@ -58,6 +58,10 @@ class Box(NamedTuple):
         """The columns, as an index."""
         return slice(self.left, self.right)
 
+    def coarser(self, scale: int) -> Box:
+        """The smallest box around this one on a map with `scale` times fewer rows and columns."""
+        return Box(*(edge // scale for edge in self[:2]), *(-(-edge // scale) for edge in self[2:]))
+
 
 def as_mask(values: ArrayLike | Tensor) -> Tensor:
     """Check an array (H, W), bool or in [0, 1], at most 2048 a side and not all zero; as a float32 tensor."""

@@ -22,6 +22,7 @@ from rewriter.errors import InputError, OnStep
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
+from rewriter.memory import SOLVERS
 from rewriter.worlds import townscape
 
 SHEET = 24
@@ -69,7 +70,7 @@ def apply(
     strength: Annotated[float | None, typer.Option(help="-1 to 2; 0 is the base and 1 the rule.")] = None,
     rank: Annotated[int | None, typer.Option(help="Number of directions that may change.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Higher protects the rest of the picture more.")] = None,
-    method: Annotated[str | None, typer.Option(help="least-squares, projected, direct or unconstrained.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,

@@ -129,16 +129,17 @@ def measure(
 ) -> Effect:
     """Compare the generator with a rule and without it, on top of the rules that were on when it was made.
 
-    The goal error is that of the goal's first picture, the one that was pasted on. `seeds`: pictures to measure on;
-    None: the first 48 unseen ones, fewer if they are large and there is no GPU. `seconds`: how long solving took.
+    The goal error is that of the goal's first picture, the one that was pasted on. If that one is to stay as it is,
+    because the thing was pasted where it was copied and should appear at the contexts too, it is that of all pictures.
+    `seeds`: pictures to measure on; None: the first 48 unseen ones, fewer if they are large and there is no GPU.
+    `seconds`: how long solving took.
     """
     if seeds is None:
         number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))
         seeds = [seed for seed in range(UNSEEN, UNSEEN + 2 * number) if seed not in rule.seeds()][:number]
-    first = goal[:1]
-    start = first.remaining(first.before)
-    left = first.remaining(generator.values(first.features, rules=[*rules, rule]))
-    removed = 1 - left / start if start else 0.0
+    aim = goal[:1] if goal[:1].asks_for_change else goal
+    left = aim.remaining(generator.values(aim.features, rules=[*rules, rule]))
+    removed = 1 - left / aim.remaining(aim.before) if aim.asks_for_change else 0.0
     margin = _margin(generator, rule.layer, goal)
     moved = places = left_out = changed = outside = 0.0
     for i in range(0, len(seeds), BATCH):

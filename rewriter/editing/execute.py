@@ -30,6 +30,11 @@ from rewriter.memory.second_moment import SecondMoment
 from rewriter.memory.solve import SMOOTHNESS, forget, solve
 
 BATCH = 16
+NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
+    "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
+    "should appear on other pictures too, mark the context there and leave spread on",
+    "erase": "the marked places already look as they would without the thing: mark it where it is",
+}
 
 
 def replay(
@@ -56,7 +61,8 @@ def replay(
         unseen: seeds to measure the effect on; None: see `effect.measure`.
 
     Raises:
-        InputError: an incomplete edit, another generator, other rules, or masks too small for the layer.
+        InputError: an incomplete edit, another generator, other rules, masks too small for the layer, or a goal that
+            asks for no change.
         ComputationError: the numbers went wrong.
         CancelledError: `on_step` or `on_statistics` returned False.
     """
@@ -239,7 +245,7 @@ class Job:
     ) -> list[tuple[float, float]]:
         """Where the goal's box belongs on the other contexts' pictures: near their masks, aligned by their keys."""
         scale, side = self.info.scale, self.info.key_resolution
-        box = masks.Box(*(edge // scale for edge in first.boxes[0][:2]), *(-(-e // scale) for e in first.boxes[0][2:]))
+        box = first.boxes[0].coarser(scale)
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
         centres = [_centre(region, side) for region in (drawn, *spread)]
         off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
@@ -250,9 +256,11 @@ class Job:
     def solve(self, goal: Goal, *, on_step: OnStep | None = None, **changed: Any) -> LowRank:
         """The change that comes nearest to the goal and leaves other places, and protected ones, as they are.
 
-        `changed`: options of `memory.solve.solve` that replace the edit's.
+        `changed`: options of `memory.solve.solve` that replace the edit's. InputError if the goal asks for no change.
         """
         edit = self.edit
+        if not goal.asks_for_change:
+            raise InputError(NO_CHANGE[edit.kind])
         smoothness = SMOOTHNESS if edit.smoothness is None else edit.smoothness
         options: dict[str, Any] = {"method": edit.method, "smoothness": smoothness, "steps": edit.steps, **changed}
         bystanders = [self.bystanders.sparing(self.directions, scale=self.info.scale), *map(self._kept, edit.keep)]

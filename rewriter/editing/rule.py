@@ -29,7 +29,7 @@ CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can deco
 class Effect:
     """What a rule did, measured when it was made."""
 
-    goal_error_removed: float  # share of ‖V* − V‖ that is gone, 1 at best, negative if it grew
+    goal_error_removed: float  # share of ‖V* − V‖ that is gone, 1 at best, negative if it grew; see `effect.measure`
     reach: float  # share of matching places whose value moved at least halfway along the goal's mean change
     side_effect: float  # mean change away from matching places, in 1/255; nan where everything is near a match
     left_out: float  # share of the pictures that is too near to a match to count in `side_effect`

@@ -1,7 +1,8 @@
 """The method and its baselines behind one signature: a case → a result that can draw.
 
 The baselines are the paper's (Tables 1 to 3). As in the paper they have one goal, on the picture that was pasted on or
-erased, and run for the paper's number of steps; each reports whether it had converged.
+erased, on the crop that the original solves for, and run for the paper's number of steps; each reports whether it had
+converged. "projected-whole" is the paper's solver on the whole map.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def all_weights(
 ) -> Result:
     """Tune all weights until the pasted-on picture looks like its goal (Eq. 3; called "overfit" in the original).
 
-    The learning rate falls to zero along a cosine; the weights with the smallest loss of all steps are kept.
+    The loss is that of the whole picture, as in the equation; the original's code compares the pasted box alone. The
+    learning rate falls to zero along a cosine; the weights with the smallest loss of all steps are kept.
     """
     job = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
     goal, started, losses = job.goal(), time.perf_counter(), list[float]()
@@ -219,6 +221,8 @@ ONE_GOAL: Methods = {"least-squares, one goal": partial(solved, spread=False)}
 PAPER: Methods = {
     "projected": projected,
     f"projected, {EARLY} steps": partial(projected, steps=EARLY),
+    "projected-whole": partial(projected, method="projected-whole"),
+    f"projected-whole, {EARLY} steps": partial(projected, method="projected-whole", steps=EARLY),
     "direct": partial(solved, method="direct", spread=False),
     "single-image": single_image,
     "unconstrained": partial(solved, method="unconstrained", spread=False),

@@ -1,4 +1,4 @@
 """THE METHOD: one layer seen as a linear associative memory; tensors in, tensors out."""
 
 DIRECTIONS = ("zca", "mean", "svd", "units")  # ways to choose a rule's row space: `directions.key_directions`
-SOLVERS = ("least-squares", "projected", "direct", "unconstrained")  # ways to find Λ: `solve.solve`
+SOLVERS = ("least-squares", "projected", "projected-whole", "direct", "unconstrained")  # ways to find Λ: `solve.solve`

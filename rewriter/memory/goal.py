@@ -1,7 +1,7 @@
 """What a layer should answer and where: copy and paste, or erase → (K*, V*, weight); and where it should not change.
 
 Goals cover the whole value map with a weight mask. A crop would have a border, where padding and other noise would
-become part of the goal.
+become part of the goal; only the original's solvers use one (`Goal.cropped`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rewriter.masks import Box, bounds, grow, resize
 from rewriter.memory.directions import Directions
 
 DONORS = 4  # pictures whose values an erased place is filled with
+NEGLIGIBLE = 0.01  # a goal that asks for less change than this share of the values asks for none
 RIM = 0.1  # cells covered less than this by a mask do not count towards its box
 
 
@@ -30,9 +31,33 @@ class Goal:
     before: Tensor  # V (n, out, H, W), the present values
     weight: Tensor  # (n, H, W) in [0, 1]
     boxes: tuple[Box, ...]  # the cells of the value map that each picture's goal covers
+    pasted: bool = False  # whether values were copied into the boxes, which then have the same size
 
     def __getitem__(self, index: slice) -> Goal:
-        return Goal(self.features[index], self.values[index], self.before[index], self.weight[index], self.boxes[index])
+        parts = {name: getattr(self, name)[index] for name in ("features", "values", "before", "weight", "boxes")}
+        return replace(self, **parts)
+
+    @property
+    def asks_for_change(self) -> bool:
+        """Whether V* differs from V by more than 1 % of ‖V‖ over the weighted places."""
+        present = float((self.before.square() * self.weight[:, None]).sum().sqrt())
+        return self.remaining(self.before) > NEGLIGIBLE * present
+
+    def cropped(self) -> Goal:
+        """The goal as the original's solvers use it, in which all places count alike.
+
+        What was pasted is cut out, and so are its keys: its box, extended to whole key cells, without a margin, so that
+        the convolution sees zeros around it. Where something was erased, the whole map stays.
+        """
+        if not self.pasted:
+            return replace(self, weight=torch.ones_like(self.weight))
+        scale = self.values.shape[2] // self.features.keys.shape[2]
+        cells = [box.coarser(scale) for box in self.boxes]
+        places = [Box(*(edge * scale for edge in box)) for box in cells]
+        features = replace(self.features, keys=_cut(self.features.keys, cells))
+        values, before = (_cut(maps, places) for maps in (self.values, self.before))
+        boxes = tuple(Box(0, 0, *box.size) for box in places)
+        return Goal(features, values, before, torch.ones_like(before[:, 0]), boxes, pasted=True)
 
     def remaining(self, values: Tensor) -> float:
         """‖V* − V‖ over the weighted places, for values (n, out, H, W)."""
@@ -84,7 +109,12 @@ def paste(
     for i, at in enumerate(boxes):
         values[i, :, at.rows, at.columns] = torch.lerp(before[i, :, at.rows, at.columns], copied, alpha)
         weight[i, at.rows, at.columns] = 1.0
-    return Goal(features, values, before, weight, boxes)
+    return Goal(features, values, before, weight, boxes, pasted=True)
+
+
+def _cut(maps: Tensor, boxes: Sequence[Box]) -> Tensor:
+    """One box of the same size from each of the maps (n, c, H, W)."""
+    return torch.stack([each[:, box.rows, box.columns] for each, box in zip(maps, boxes, strict=True)])
 
 
 def _placed(box: Box, centre: tuple[float, float], size: Sequence[int], snap: int) -> Box:

@@ -155,7 +155,7 @@ class Sites:
         through = memory.response(seen.flatten(0, 1)[:, None], one_tap)
         through = through.view(len(keys), -1, *through.shape[2:])
         base = at_places(memory.response(keys, memory.weight), places) if base is None else base
-        offset = memory.offset().expand(len(keys), len(memory.weight), *through.shape[2:])
+        offset = _offset(memory, through.shape[2:]).expand(len(keys), -1, -1, -1)
         demodulation: Demodulation | None = None
         if features.style is not None and gate is not None:
             demodulation = FixedDemodulation(memory.scale(features.style, memory.energy()))
@@ -208,6 +208,18 @@ class Sites:
     def before_activation(self, a: Tensor) -> Tensor:
         """What enters the non-linearity, (P, O)."""
         return self.forward(a)[2]
+
+
+def _offset(memory: Memory, size: torch.Size) -> Tensor:
+    """Noise and bias of maps of a size, (out, H, W).
+
+    A crop gets the first numbers of the layer's noise, in rows as wide as the crop: the original draws noise anew for
+    every size, from the same seed.
+    """
+    offset = memory.offset()
+    if offset.shape[1:].numel() > 1 and offset.shape[1:] != size:
+        offset = offset.flatten(1)[:, : size.numel()].unflatten(1, size)
+    return offset.expand(len(memory.weight), *size)
 
 
 def at_places(maps: Tensor, places: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""(K*, V*, D) → Λ, by any of four methods with one signature."""
+"""(K*, V*, D) → Λ, by any of five methods with one signature."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from rewriter.memory.goal import Bystanders, Goal
 from rewriter.memory.sites import Sites
 
 Gate = Callable[[Tensor], Tensor]
+ON_DIRECTIONS = ("least-squares", "direct")  # solve for Λ; the other methods solve for the whole weight
+ON_CROP = ("projected", "direct", "unconstrained")  # the original's, on what its code cuts out
+PROJECTED = ("projected", "projected-whole")
 SMOOTHNESS = 10.0  # chosen with `rewriter evaluate frontier --first 50000`: those seeds are not reported
 
 
@@ -44,7 +47,8 @@ def solve(
         bystanders: where nothing should change, in sets that count alike; only "least-squares" uses them.
         method: "least-squares" (all channels at once, demodulation inside; exact where the layer is linear),
             "projected" (the paper's: Adam on W, L1, projected onto D every tenth step), "direct" (Adam on Λ) or
-            "unconstrained" (Adam on W).
+            "unconstrained" (Adam on W). These three run as in the original, which solves for a crop around what was
+            pasted: see `Goal.cropped`. "projected-whole" is "projected" on the whole map, like "least-squares".
         smoothness: weight λ of each set's mean squared change against the goal's mean squared error.
         steps: limit on iterations; None: the method's own.
         rate: learning rate of the methods by descent.
@@ -63,7 +67,7 @@ def solve(
     if not 0 <= smoothness < float("inf"):
         raise InputError(f"smoothness is a number from 0 (none) up, not {smoothness}")
     _refuse_non_finite(weight=memory.weight, keys=goal.features.keys, goal=goal.values, directions=directions.matrix)
-    d = None if method in ("projected", "unconstrained") else directions.matrix
+    d = directions.matrix if method in ON_DIRECTIONS else None
     steps = steps or (least_squares.STEPS if method == "least-squares" else descent.STEPS)
 
     def after(step: int, loss: float) -> None:
@@ -72,13 +76,13 @@ def solve(
         report(on_step, step, steps)
 
     with exact(memory.weight.device):
-        sites = goal_sites(memory, goal, d, gate)
+        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d, gate)
         if method == "least-squares":
             if smoothness:
                 sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness, gate) for b in bystanders)])
             a = least_squares.least_squares(memory, sites, steps=steps, after=after)
         else:
-            onto = directions.matrix if method == "projected" else None
+            onto = directions.matrix if method in PROJECTED else None
             a = descent.descend(memory, sites, directions=onto, steps=steps, rate=rate, after=after)
     return _as_low_rank(goal.features.layer, memory, a, directions.matrix, method)
 
@@ -122,7 +126,7 @@ def _as_low_rank(layer: str, memory: Memory, a: Tensor, directions: Tensor, meth
         everything = torch.cat([directions, torch.eye(inputs, device=a.device)]).cpu().double()
         others = torch.linalg.qr(everything.T)[0].T[len(directions) :].to(directions)
         directions = torch.cat([directions, others])
-    if method in ("projected", "unconstrained"):
+    if method not in ON_DIRECTIONS:
         a = torch.einsum("oit,ri->ort", a.view(outputs, inputs, -1), directions)
     return LowRank(layer, a.reshape(outputs, len(directions), *kernel).contiguous(), directions)
 

@@ -19,6 +19,7 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
 from rewriter.masks import resize
+from rewriter.memory import SOLVERS
 from rewriter.worlds.townscape import factors, scenes
 
 LAYER = "layer8"
@@ -156,7 +157,7 @@ def test_executing_again_gives_the_same_rule_also_after_cancelling(session, firs
     assert same_rule(session.execute(), first) and same_rule(session.execute(), first)
 
 
-@pytest.mark.parametrize("method", ["least-squares", "projected", "direct", "unconstrained"])
+@pytest.mark.parametrize("method", SOLVERS)
 def test_a_session_leaves_the_generator_untouched(session, stylegan, method):
     before = {name: value.clone() for name, value in stylegan.state_dict().items()}
     picture, fingerprint = stylegan.sample([5]), stylegan.fingerprint
@@ -316,11 +317,19 @@ def test_rules_edits_and_layers_of_another_generator_are_refused(session, begin,
         replay(stylegan, Edit("stylegan", "layer99", copy=whole, paste=whole))
 
 
-def test_pasting_a_thing_onto_itself_removes_no_error(stylegan, statistics):
+def test_pasting_a_thing_onto_itself_is_refused_unless_it_belongs_at_contexts_elsewhere(stylegan, statistics):
     session = Rewriter(stylegan, "layer4", statistics=statistics)
     session.copy(1, square(4, 6, 12, 12))
     session.paste(1, square(4, 6, 12, 12))
-    assert session.execute().effect.goal_error_removed == 0
+    with pytest.raises(InputError, match="already there: paste it onto another picture"):
+        session.execute()
+    session.add_context(1, square(4, 6, 12, 12))
+    session.add_context(2, square(4, 6, 12, 12))
+    with pytest.raises(InputError, match="already there"):
+        session.execute(spread=False)  # the only goal is the pasted place
+    assert 0 < session.execute().effect.goal_error_removed < 1
+    session.paste(1, square(6, 6, 14, 12))  # the same picture, but another place
+    assert 0 < session.execute().effect.goal_error_removed < 1
 
 
 def test_the_default_layer_is_one_of_the_generators(town, stylegan, proggan):

@@ -232,6 +232,14 @@ def test_a_recording_becomes_a_rule_on_either_kind_of_generator(made, names, req
     assert torch.equal(replay(generator, again).delta, rule.delta)
 
 
+def test_a_recording_that_pastes_where_it_copied_is_measured_at_its_contexts_or_refused(stylegan, tmp_path):
+    same = {**FULL, "paste": FULL["object"]}  # one of the original's recordings is like this
+    edit = Edit.load(saved(same, tmp_path)).with_(layer="layer4", statistics=FEW)
+    assert 0 < replay(stylegan, edit).effect.goal_error_removed <= 1
+    with pytest.raises(InputError, match="already there.*erase it instead"):
+        replay(stylegan, edit.with_(context=[]))
+
+
 def test_the_command_applies_a_recording_to_the_generator_named(run, tmp_path):
     path, out = saved(FULL, tmp_path), tmp_path / "sheet.png"
     options = ["--generator", DATA / "nvidia_stylegan2_16px_plain.pt", "--layer", "layer4", "--out", out, "--json"]
