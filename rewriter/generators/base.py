@@ -102,6 +102,9 @@ class Generator(nn.Module, ABC):
                 f"the change is {tuple(delta.shape)} with directions {tuple(directions.shape)}, but {change.layer} "
                 f"maps {info.in_channels} to {info.out_channels} channels: it was made for another model"
             )
+        beside = change.beside
+        if beside is not None and not beside.fits(info.in_channels, info.out_channels, info.kernel, info.scale):
+            raise InputError(f"the memory beside {change.layer} does not fit this layer: it was made for another model")
 
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, in pixels on each side."""
@@ -109,7 +112,10 @@ class Generator(nn.Module, ABC):
         return math.ceil(sum(info.reach * self.resolution / info.key_resolution for info in later))
 
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
-        """A generator with the rules folded into plain weights; it shares every weight that they leave alone."""
+        """A generator with the rules folded into plain weights; it shares every weight that they leave alone.
+
+        Of a rule with a memory beside W, the change of W is taken that comes nearest to it.
+        """
         for rule in rules:
             self.check(rule)
         shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}

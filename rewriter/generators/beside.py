@@ -8,13 +8,15 @@ always that of W. Such a rule does not fold into W: each rule keeps a change of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.generators.template import Template
+from rewriter.generators.template import Template, single
 
 if TYPE_CHECKING:
     from rewriter.generators.layer import Memory
@@ -33,7 +35,23 @@ class Beside(ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors by name."""
+        """Its tensors by name, float32; the inverse of `from_tensors`."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Beside:
+        """From what a file holds; KeyError, TypeError or ValueError if that is no such memory."""
+
+    @abstractmethod
+    def fits(self, inputs: int, outputs: int, kernel: int, scale: int) -> bool:
+        """Whether it belongs to a layer of these channels, kernel and value cells per key cell."""
+
+    def to(self, device: torch.device | str) -> Beside:
+        """The same on another device."""
+        return self.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+
+LARGEST = 256  # cells of a template or window on a side
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +63,26 @@ class Gated(Beside):
     low: float  # response to the first direction
     high: float
 
+    def __post_init__(self) -> None:
+        """Numbers as a file holds them, so that a rule is the same after it is loaded."""
+        for name in ("low", "high"):
+            object.__setattr__(self, name, single(getattr(self, name)))
+
     def tensors(self) -> dict[str, Tensor]:
         """Λ, D and the thresholds."""
         return {"delta": self.delta, "directions": self.directions, "thresholds": torch.tensor([self.low, self.high])}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Gated:
+        """From Λ, D and the thresholds."""
+        low, high = tensors["thresholds"].tolist()
+        return cls(tensors["delta"], tensors["directions"], low, high)
+
+    def fits(self, inputs: int, outputs: int, kernel: int, scale: int) -> bool:
+        """Whether Λ and D have the layer's channels and kernel."""
+        rank = self.delta.shape[1] if self.delta.ndim == 4 else 0
+        shapes = self.delta.shape == (outputs, rank, kernel, kernel), self.directions.shape == (rank, inputs)
+        return rank > 0 and all(shapes) and self.low < self.high
 
     def matches(self, keys: Tensor) -> Tensor:
         """How far the gate is open at each key, (n, h, w) in 0 … 1."""
@@ -78,24 +113,57 @@ class Recall(Beside):
     snap: int  # windows move in such steps of value cells,
     phase: tuple[int, int]  # from this corner: an upsampling layer's even and odd cells have statistics of their own
 
+    def __post_init__(self) -> None:
+        """Numbers as a file holds them, so that a rule is the same after it is loaded."""
+        object.__setattr__(self, "shift", (single(self.shift[0]), single(self.shift[1])))
+
     def tensors(self) -> dict[str, Tensor]:
         """Template, window and thresholds."""
         numbers = torch.tensor([self.template.low, self.template.high, *self.shift, self.scale, self.snap, *self.phase])
         parts = {"patch": self.template.patch, "whitening": self.template.whitening, "alpha": self.alpha}
         return {**parts, "copied": self.copied, "encode": self.encode, "decode": self.decode, "numbers": numbers}
 
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Recall:
+        """From template, window and thresholds."""
+        low, high, down, right, *whole = tensors["numbers"].tolist()
+        scale, snap, top, left = map(int, whole)
+        template = Template(tensors["patch"], tensors["whitening"], low, high)
+        alpha, copied, encode, decode = (tensors[name] for name in ("alpha", "copied", "encode", "decode"))
+        return cls(template, alpha, copied, encode, decode, (down, right), scale, snap, (top, left))
+
+    def fits(self, inputs: int, outputs: int, kernel: int, scale: int) -> bool:
+        """Whether template and window have the layer's channels and scale, and belong together."""
+        patch, whitening, window = self.template.patch, self.template.whitening, tuple(self.alpha.shape)
+        codes, (low, high) = tuple(self.encode.shape), (self.template.low, self.template.high)
+        return (
+            patch.ndim == 3
+            and min(patch.shape) > 0
+            and max(patch.shape[1:]) <= LARGEST
+            and whitening.shape == (len(patch), inputs)
+            and len(window) == 2
+            and 0 < min(window) <= max(window) <= LARGEST
+            and self.copied.shape == (outputs, *window)
+            and len(codes) == 4
+            and codes[1:] == (outputs, *window)
+            and self.decode.shape == codes
+            and self.scale == scale
+            and self.snap in (1, scale)
+            and low < high
+        )
+
+    def touched(self, keys: Tensor) -> Tensor:
+        """How far each value is replaced, (n, H, W) in 0 … 1, for keys (n, in, h, w)."""
+        template = self.template.to(keys)
+        peaks = template.peaks(template.scores(keys))
+        maps = keys.new_zeros(len(keys), 1, keys.shape[2] * self.scale, keys.shape[3] * self.scale)
+        weight = template.opened(peaks.score)[:, None, None] * self.alpha.to(keys)
+        return _put(maps, peaks.picture, self.corners(peaks.place), weight[:, None])[:, 0].clamp(0, 1)
+
     def matches(self, keys: Tensor) -> Tensor:
-        """How far the gate is open at each key, (n, h, w) in 0 … 1: a match covers the template's cells."""
-        template, scores = self.template.to(keys), self.template.to(keys).scores(keys)
-        peaks = template.peaks(scores)
-        opened = keys.new_zeros(len(keys), *keys.shape[2:])
-        height, width = template.size
-        rows = peaks.place[:, 0].round().long()[:, None] + torch.arange(height, device=keys.device)
-        columns = peaks.place[:, 1].round().long()[:, None] + torch.arange(width, device=keys.device)
-        inside = (rows.clamp(0, keys.shape[2] - 1), columns.clamp(0, keys.shape[3] - 1))
-        index = (peaks.picture[:, None, None], inside[0][:, :, None], inside[1][:, None, :])
-        opened[index] = torch.maximum(opened[index], template.opened(peaks.score)[:, None, None])
-        return opened
+        """How far the gate is open at each key, (n, h, w) in 0 … 1: the cells whose values it replaces."""
+        touched = self.touched(keys)[:, None]
+        return F.max_pool2d(touched, self.scale)[:, 0] if self.scale > 1 else touched[:, 0]
 
     def corners(self, place: Tensor) -> Tensor:
         """Corners of windows in value cells (P, 2), of templates at the given places in key cells (P, 2)."""
@@ -142,3 +210,11 @@ def _put(maps: Tensor, picture: Tensor, corners: Tensor, windows: Tensor) -> Ten
     values = (windows * inside[:, None]).permute(0, 2, 3, 1).flatten(0, 2)
     laid = maps.permute(0, 2, 3, 1).reshape(-1, c).index_add(0, flat.flatten(), values)
     return laid.view(n, height, width, c).permute(0, 3, 1, 2)
+
+
+MEMORIES: Mapping[str, type[Beside]] = {"gated": Gated, "template": Recall}  # by the form of an edit
+
+
+def form_of(beside: Beside | None) -> str:
+    """The form of a change: "weight" where nothing is beside W."""
+    return next((form for form, kind in MEMORIES.items() if isinstance(beside, kind)), "weight")

@@ -29,6 +29,11 @@ class Template:
     low: float = 0.0  # below this score nothing matches
     high: float = 1.0  # from this score on a place matches fully
 
+    def __post_init__(self) -> None:
+        """Numbers as a file holds them, so that a rule is the same after it is loaded."""
+        for name in ("low", "high"):
+            object.__setattr__(self, name, single(getattr(self, name)))
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in key cells."""
@@ -71,6 +76,11 @@ class Template:
         row, column = cell // scores.shape[2], cell % scores.shape[2]
         picture = torch.arange(len(scores), device=scores.device)
         return Peaks(picture, torch.stack(centroid(scores, picture, row, column), 1), scores[picture, row, column])
+
+
+def single(number: float) -> float:
+    """The nearest number of single precision."""
+    return float(torch.tensor(number, dtype=torch.float32))
 
 
 def centroid(scores: Tensor, picture: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:

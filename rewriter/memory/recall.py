@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 import torch.nn.functional as F
@@ -28,33 +30,56 @@ def whitening(moment: SecondMoment, most: int = WHITENED) -> Tensor:
     return (vectors.flip(1)[:, :most] * strongest.rsqrt()).T.float().contiguous()
 
 
-def template_of(
-    keys: Tensor, centres: Sequence[tuple[float, float]], size: tuple[int, int], z: Tensor
-) -> tuple[Template, tuple[float, float]]:
-    """The mean of the marked patches, and where the marks lie in it: (row, column) from its corner, in key cells.
+@dataclass(frozen=True)
+class Marked:
+    """Marked places as a template."""
+
+    template: Template
+    patches: Tensor  # of each mark, (n, m, h, w)
+    middle: tuple[float, float]  # where the marks lie in the template: (row, column) from its corner, in key cells
+
+    def left_out(self) -> list[float]:
+        """The cosine of each mark with the template of the others; with itself if it is the only one."""
+        if len(self.patches) < 2:
+            return [1.0]
+        others = (self.patches.sum(0) - self.patches) / (len(self.patches) - 1)
+        return F.cosine_similarity(self.patches.flatten(1), others.flatten(1)).tolist()
+
+
+def template_of(keys: Tensor, centres: Sequence[tuple[float, float]], size: tuple[int, int], z: Tensor) -> Marked:
+    """The mean of the marked patches.
 
     `keys` (n, in, h, w) are of the marked pictures, `centres` the marks' (row, column) in key cells; `size` is the
     template's height and width in key cells. Marks are drawn by hand, so each patch moves, by a cell at most, to where
     it is most like the mean of all.
     """
     whitened = torch.einsum("mi,nihw->nmhw", z, keys)
-    total, corners = whitened.shape[2:], []
-    for centre in centres:
-        pairs = zip(centre, size, total, strict=True)
-        corners.append(tuple(max(0, min(side - part, round(middle - part / 2))) for middle, part, side in pairs))
-    cut = lambda i, y, x: whitened[i, :, y : y + size[0], x : x + size[1]]  # noqa: E731
+    corners = [_corner(centre, size, whitened.shape[2:]) for centre in centres]
     for _ in range(ALIGNED if len(centres) > 2 else 0):
-        mean, moved = torch.stack([cut(i, *c) for i, c in enumerate(corners)]).mean(0), []
-        for i, (y, x) in enumerate(corners):
-            scores = Template(mean, z).cosine(whitened[i : i + 1])[0]
-            near = [(r, c) for r in range(y - 1, y + 2) for c in range(x - 1, x + 2)]
-            near = [(r, c) for r, c in near if 0 <= r < scores.shape[0] and 0 <= c < scores.shape[1]]
-            moved.append(max(near, key=lambda at: float(scores[at])))
-        corners = moved
-    patches = torch.stack([cut(i, *corner) for i, corner in enumerate(corners)])
+        mean = Template(_patches(whitened, corners, size).mean(0), z)
+        corners = [_better(mean.cosine(whitened[[i]])[0], at) for i, at in enumerate(corners)]
     offsets = [(r - y, c - x) for (r, c), (y, x) in zip(centres, corners, strict=True)]
-    mean = tuple(sum(axis) / len(offsets) for axis in zip(*offsets, strict=True))
-    return Template(patches.mean(0), z), (mean[0], mean[1])
+    rows, columns = zip(*offsets, strict=True)
+    patches = _patches(whitened, corners, size)
+    return Marked(Template(patches.mean(0), z), patches, (fmean(rows), fmean(columns)))
+
+
+def _corner(centre: tuple[float, float], size: tuple[int, int], total: Sequence[int]) -> tuple[int, int]:
+    """Corner of the patch around a place, inside the map."""
+    pairs = zip(centre, size, total, strict=True)
+    row, column = (max(0, min(side - part, round(middle - part / 2))) for middle, part, side in pairs)
+    return row, column
+
+
+def _patches(maps: Tensor, corners: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor:
+    """One patch of each map, (n, m, h, w)."""
+    return torch.stack([m[:, y : y + size[0], x : x + size[1]] for m, (y, x) in zip(maps, corners, strict=True)])
+
+
+def _better(scores: Tensor, at: tuple[int, int]) -> tuple[int, int]:
+    """The best corner within a cell of this one."""
+    rows, columns = (range(max(0, i - 1), min(side, i + 2)) for i, side in zip(at, scores.shape, strict=True))
+    return max(((row, column) for row in rows for column in columns), key=lambda place: float(scores[place]))
 
 
 def transplant(windows: Tensor, source: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
