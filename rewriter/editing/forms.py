@@ -21,8 +21,8 @@ from rewriter.generators.layer import Features
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.recall import MARGIN, Marked, template_of, transplant, whitening
 
-GATE = 0.15, 0.4  # of the context's mean response: where a gate on one direction starts to open, and is open
-SMOOTHNESS = 100.0  # of a gated change: what λ protects is mostly behind the gate
+GATE = 0.25, 0.45  # of the context's mean response: where a gate on one direction starts to open, and is open
+SMOOTHNESS = 30.0  # of a gated change: what λ protects is mostly behind the gate
 POOL = range(1400, 5400)  # pictures to find more context on; effects are measured on others
 FITTED = 400  # of the best places, from which the recall learns what borders mean
 SCORED = 0.3  # of the marks' own median score: a lower one is no match
@@ -30,6 +30,7 @@ FALSE_ALARM = 0.99  # quantile of scores elsewhere in the pictures, which is no 
 OPEN = 1.25  # a gate is open from so many times the score on at which it starts to open
 NEAR_MISS = 0.02  # a place is no match unless its score exceeds a near miss's by so much
 BORDER = 2  # value cells around what is replaced, which say what the light is like; 1 on the coarsest maps
+NEAR, FOUND_AGAIN = 1.25, 0.75  # key cells; share of the marks that the others' template must find
 BATCH = 64
 
 
@@ -83,6 +84,20 @@ class Finder:
         seeds = [*(region.seed for region in self.regions), *(place.seed for place in taken)]
         keys = torch.cat([job.features[seed].keys for seed in seeds])
         return template_of(keys, centres, (height, width), whitening(job.moment).to(keys))
+
+    def is_selective(self) -> bool:
+        """Whether the template of the other marks finds most marks in their pictures, within a cell."""
+        marked, side = self.marked, self.job.info.key_resolution
+        if len(marked.patches) < 3:
+            return False
+        hits = 0
+        for i, region in enumerate(self.regions):
+            others = marked.patches[[j for j in range(len(marked.patches)) if j != i]].mean(0)
+            template = replace(marked.template, patch=others)
+            found = template.best(template.scores(self.job.features[region.seed].keys)).place[0].tolist()
+            off = [a + m - c for a, m, c in zip(found, marked.middle, centre_on(region, side), strict=True)]
+            hits += max(map(abs, off)) <= NEAR
+        return hits >= FOUND_AGAIN * len(self.regions)
 
     def scores(self, features: Features) -> Tensor:
         """The template's score at each place of its corner, (n, h', w')."""

@@ -96,9 +96,10 @@ def transplant(windows: Tensor, source: Tensor, alpha: Tensor) -> tuple[Tensor, 
     x, mean = flat[:, border], flat.mean(0)
     spread = x.std(0).clamp_min(1e-6)
     centred = (x - mean[border]) / spread
-    _, _, principal = torch.linalg.svd(centred, full_matrices=False)
-    encode = flat.new_zeros(min(CODES, n // 8, len(principal)), flat.shape[1])
-    encode[:, border] = principal[: len(encode)] / spread
+    encode = flat.new_zeros(min(CODES, n // 8), flat.shape[1])
+    strengths, vectors = torch.linalg.eigh(centred @ centred.T)  # n × n: there are fewer windows than values in one
+    principal = vectors.flip(1)[:, : len(encode)].T @ centred / strengths.flip(0)[: len(encode), None].sqrt()
+    encode[:, border] = principal / spread
     codes = (flat - mean) @ encode.T
     gram = codes.T @ codes + RIDGE * torch.eye(len(encode), dtype=torch.float64)
     decode = torch.linalg.solve(gram, codes.T @ (flat - mean))
