@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rewriter.editing import forms
 from rewriter.editing.edit import AUTO, Edit
@@ -58,25 +59,25 @@ def execute(
 ) -> Rule:
     """Make the rule that an edit asks for; where its form is "auto", the best of several.
 
-    The rule's edit names what was chosen, so that `replay` makes the same rule again. `seconds`: after which no further
+    A `budget` is met by a larger λ, or a narrower template, unless the edit names these itself. The rule's edit names what was chosen, so that `replay` makes the same rule again. `seconds`: after which no further
     candidate is tried. `on_step` is called with (candidates tried, of). For the rest see `execute.replay`.
     """
-    if edit.form != AUTO:
+    if edit.form != AUTO and (edit.budget is None or edit.kind == "zero" or edit.smoothness is not None or edit.gate):
         steps = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
         return replay(generator, edit, rules=rules, statistics=statistics, **steps)  # type: ignore[arg-type]
-    form = "weight" if edit.kind == "zero" else "gated"
-    job = prepare(generator, edit.with_(form=form), rules=rules, statistics=statistics, on_statistics=on_statistics)
-    best = _best(job, seconds, on_step)
+    first = edit if edit.form != AUTO else edit.with_(form="weight" if edit.kind == "zero" else "gated")
+    job = prepare(generator, first, rules=rules, statistics=statistics, on_statistics=on_statistics)
+    stages = [[edit]] if edit.form != AUTO else list(_candidates(generator, edit))
+    best = _best(job, stages, seconds, on_step)
     if on_rule is not None:
         on_rule(best.rule)
     return _within_budget(best)
 
 
-def _best(job: Job, seconds: float, on_step: OnStep | None) -> Attempt:
+def _best(job: Job, stages: Sequence[Sequence[Edit]], seconds: float, on_step: OnStep | None) -> Attempt:
     """The best candidate that could be tried in time; the search ends where one has taken."""
     started, tried, refused = time.monotonic(), list[Attempt](), list[Exception]()
     held = held_out(job, SEARCHED) if job.edit.kind == "replace" else None
-    stages = list(_candidates(job.generator, job.edit))
     total, done = sum(map(len, stages)), 0
     for stage in stages:
         for edit in stage:
@@ -85,7 +86,7 @@ def _best(job: Job, seconds: float, on_step: OnStep | None) -> Attempt:
             if tried and time.monotonic() - started > seconds:
                 break
             try:
-                tried.append(_attempt(job, edit, held))
+                tried.append(_attempt(job, edit, held, partial(_still, on_step, done, total)))
             except (InputError, ComputationError) as error:
                 refused.append(error)
         if tried and max(attempt.took for attempt in tried) >= MOST:
@@ -115,7 +116,12 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
     yield [edit.with_(form="weight")]
 
 
-def _attempt(job: Job, edit: Edit, held: HeldOut | None) -> Attempt:
+def _still(on_step: OnStep | None, done: int, total: int, step: int, of: int) -> None:
+    """Report the same candidate again while it is made, so that it can be cancelled."""
+    report(on_step, done, total)
+
+
+def _attempt(job: Job, edit: Edit, held: HeldOut | None, on_step: OnStep) -> Attempt:
     """Make a candidate's rule and look at what it does."""
     if edit.layer == job.edit.layer:
         job = job.with_(form=edit.form, rank=edit.rank, spread=edit.spread)
@@ -123,7 +129,7 @@ def _attempt(job: Job, edit: Edit, held: HeldOut | None) -> Attempt:
         job = prepare(job.generator, edit, rules=job.rules, statistics=job.statistics)
     if edit.form == "template" and not forms.Finder(job).is_selective():
         raise InputError("a template of the marked places matches other places as well: mark larger or other places")
-    return _judged(job, *solved(job), held)
+    return _judged(job, *solved(job, on_step=on_step), held)
 
 
 def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | None) -> Attempt:
