@@ -12,7 +12,7 @@ from rewriter import pictures
 from rewriter.checkpoints.store import write_weights
 from rewriter.cli import collection, common, describe
 from rewriter.editing.choose import execute
-from rewriter.editing.edit import Edit
+from rewriter.editing.edit import AUTO, Edit
 from rewriter.editing.effect import effect_in_words, firing
 from rewriter.editing.provenance import check_complete, with_default_layer
 from rewriter.editing.rule import Rule, carried_rules
@@ -71,10 +71,8 @@ def apply(
     rank: Annotated[int | None, typer.Option(help="Number of directions that may change.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Higher protects the rest of the picture more.")] = None,
     method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")] = None,
-    form: Annotated[str | None, typer.Option(help=f"{FORM}: {', '.join(FORMS)}.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(help="Most that may change elsewhere, in 1/255, with --form auto.")
-    ] = None,
+    form: Annotated[str | None, typer.Option(help=f"What to make: {', '.join((AUTO, *FORMS))}.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Most that may change elsewhere, in 1/255.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,

@@ -59,8 +59,9 @@ def execute(
 ) -> Rule:
     """Make the rule that an edit asks for; where its form is "auto", the best of several.
 
-    A `budget` is met by a larger λ, or a narrower template, unless the edit names these itself. The rule's edit names what was chosen, so that `replay` makes the same rule again. `seconds`: after which no further
-    candidate is tried. `on_step` is called with (candidates tried, of). For the rest see `execute.replay`.
+    The rule's edit names what was chosen, so that `replay` makes the same rule again. A `budget` is met by a larger λ,
+    or a narrower template, unless the edit names these itself. `seconds`: after which no further candidate is tried.
+    `on_step` is called with (candidates tried, of). For the rest see `execute.replay`.
     """
     if edit.form != AUTO and (edit.budget is None or edit.kind == "zero" or edit.smoothness is not None or edit.gate):
         steps = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}

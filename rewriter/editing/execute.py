@@ -17,6 +17,7 @@ from rewriter.editing.statistics import Statistics
 from rewriter.editing.verdict import judge
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
+from rewriter.generators.beside import Beside
 from rewriter.generators.change import LowRank
 from rewriter.memory.goal import Goal
 from rewriter.memory.solve import SMOOTHNESS, forget
@@ -90,7 +91,8 @@ def solved(job: Job, *, on_step: OnStep | None = None) -> tuple[Rule, Goal, floa
 
     Its effect is not measured yet; a rule beside W has no change of W yet: see `with_twin`.
     """
-    started, beside, edit = time.perf_counter(), None, job.edit
+    started, edit = time.perf_counter(), job.edit
+    beside: Beside | None = None
     if edit.form == "template":
         job = forms.find(job, on_step=on_step)
         edit, beside = job.edit, forms.recall(job)
