@@ -13,7 +13,7 @@ from rewriter.checkpoints.catalogue import catalogue
 from rewriter.editing import history
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice, effect_in_words
-from rewriter.editing.rule import FORMAT, Rule, carried_rules
+from rewriter.editing.rule import FORMATS, Rule, carried_rules
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
@@ -24,7 +24,7 @@ def describe(file: str, load_edits: Callable[[str], Sequence[Edit]], load: Calla
     """Describe a file, or a generator by name; InputError if it is neither, or damaged."""
     path = Path(file)
     kind = kind_of(path) if path.suffix == ".safetensors" else ""
-    if kind == FORMAT:
+    if kind in FORMATS:
         return _rule(Rule.load(path))
     if kind == history.FORMAT:
         return _session(history.History.load(path))

@@ -35,7 +35,7 @@ def publish(
     ] = False,
     export: Annotated[
         list[str] | None,
-        typer.Option(help="Add folded weights for rosinality, nvidia, genforce, gandissect; repeatable."),
+        typer.Option(help="Add weights for rosinality, nvidia, genforce, gandissect, pytorch or huggan; repeatable."),
     ] = None,
     licence: Annotated[str, typer.Option(help="The base's, if it is not in the catalogue: the Hub's id.")] = "",
     pr: Annotated[bool, typer.Option("--pr", help="Open a pull request on somebody else's repository.")] = False,

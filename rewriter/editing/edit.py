@@ -14,17 +14,18 @@ from rewriter import checks
 from rewriter.checks import optional
 from rewriter.editing import recording
 from rewriter.editing.recipe import Recipe, recipe
-from rewriter.editing.region import Region, region, regions
+from rewriter.editing.region import Place, Region, places, region, regions
 from rewriter.errors import InputError
 from rewriter.files import read_json, write_json
 from rewriter.generators.change import STRENGTHS
-from rewriter.memory import DIRECTIONS, SOLVERS
+from rewriter.memory import DIRECTIONS, FORMS, SOLVERS
 
 __all__ = ["Edit", "Region", "load_edits", "read_recording", "save_edits"]
 
 VERSION = 1
 MOST = 64  # edits in one file
 KINDS = ("replace", "erase", "zero")
+AUTO = "auto"  # in place of a form: the machine chooses layer, form and numbers, and the rule's edit names them
 LABELS = ("strength", "generator", "title")  # fields that do not change which rule is solved
 
 
@@ -56,6 +57,11 @@ class Edit:
     spread: bool = True  # state the goal at each context too, not only on the pasted picture
     units: int | None = None  # how many units an erase silences, as in the paper; None: fill the place instead
     statistics: Recipe | None = None  # how to sample the second moment; None: the layer's default
+    form: str = "weight"  # what to make, see `memory.FORMS`, or "auto"
+    found: tuple[Place, ...] = ()  # more context, that a search found; those that a person took count as marked
+    unlike: tuple[Place, ...] = ()  # places that look like the context and are none
+    budget: float | None = None  # how much may change elsewhere, in 1/255; None: see `choose.BUDGET`
+    gate: tuple[float, float] | None = None  # where a memory beside W starts to open, and is open; None: see `forms`
 
     def missing(self) -> list[str]:
         """What the edit still needs, as next steps; empty when it can be executed."""
@@ -82,7 +88,8 @@ class Edit:
     def digest(self) -> str:
         """Sixteen hexadecimal digits that identify the request; the same on every machine, unlike the solved rule."""
         plain = self.plain(lambda place: {"seed": place.seed, "mask": place.digest})
-        asked = {name: value for name, value in plain.items() if name not in LABELS}
+        later = {name for name in LATER if plain[name] == LATER[name]}  # so that digests of earlier edits stay
+        asked = {name: value for name, value in plain.items() if name not in LABELS and name not in later}
         return hashlib.sha256(json.dumps([self.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +102,8 @@ class Edit:
         lists = {name: [place(region) for region in getattr(self, name)] for name in ("context", "keep")}
         plain = {name: getattr(self, name) for name in _CHECKS if name not in (*single, *lists)}
         plain |= {"after": list(self.after), "statistics": self.statistics and asdict(self.statistics)}
+        plain |= {name: [place.to_json() for place in getattr(self, name)] for name in ("found", "unlike")}
+        plain |= {"gate": self.gate and list(self.gate)}
         return {"version": VERSION, **plain, **single, **lists}
 
     @staticmethod
@@ -171,6 +180,13 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
     return Edit("", "").with_(layer=layer, title=title, copy=copy, paste=paste, context=context)
 
 
+def _gate(name: str, value: Any) -> tuple[float, float]:
+    low, high = checks.list_of(checks.number(-10, 10), 2)(name, value) if value and len(value) == 2 else (1.0, 0.0)
+    if low >= high:
+        raise checks.refusal(name, value, "two numbers, the smaller one first")
+    return low, high
+
+
 _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "generator": checks.text(200),
     "layer": checks.text(40),
@@ -192,4 +208,10 @@ _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "spread": checks.flag,
     "units": optional(checks.whole(1, 512)),
     "statistics": recipe,
+    "form": checks.choice((*FORMS, AUTO)),
+    "found": places,
+    "unlike": places,
+    "budget": optional(checks.number(0.01, 255)),
+    "gate": optional(_gate),
 }
+LATER: Mapping[str, Any] = {"form": "weight", "found": [], "unlike": [], "budget": None, "gate": None}

@@ -13,9 +13,7 @@ from rewriter.editing.rule import Effect, Rule
 from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
-from rewriter.generators.layer import Features
 from rewriter.masks import grow
-from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Goal
 from rewriter.pictures import difference
 
@@ -77,11 +75,6 @@ def effect_in_words(name: str, rule: Rule) -> str:
     return "\n".join([*lines, f"  side effect {side}"])
 
 
-def matching(rule: Rule, features: Features) -> Tensor:
-    """Places that match the context, bool (n, h, w): their response is at least half the context's mean."""
-    return Directions(rule.directions.to(features.keys), rule.level).match(features.keys)
-
-
 @torch.no_grad()
 def firing(
     generator: Generator,
@@ -107,7 +100,7 @@ def firing(
         seeds, fires = list(range(first, first + BATCH)), torch.zeros(BATCH, dtype=torch.bool)
         for i, rule in enumerate(rules):
             features = generator.keys(seeds, rule.layer, truncation=truncation, rules=[*earlier, *rules[:i]])
-            fires |= matching(rule, features).flatten(1).any(1).cpu()
+            fires |= rule.matches(features.keys).flatten(1).any(1).cpu()
         for seed, fired in zip(seeds, fires.tolist(), strict=True):
             if len(found[fired]) < wanted[fired] and seed not in own:
                 found[fired].append(seed)
@@ -144,7 +137,7 @@ def measure(
     moved = places = left_out = changed = outside = 0.0
     for i in range(0, len(seeds), BATCH):
         features = generator.keys(list(seeds[i : i + BATCH]), rule.layer, truncation=truncation, rules=rules)
-        match = matching(rule, features)
+        match = rule.matches(features.keys)
         before, after = generator.values(features, rules=rules), generator.values(features, rules=[*rules, rule])
         moved += float(_moved(before, after, goal.mean_change(), match.shape[1:])[match].sum())
         places += float(match.sum())

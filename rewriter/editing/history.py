@@ -136,7 +136,8 @@ def _fits(states: Sequence[State]) -> bool:
     """Whether the masks and rules of all states, each counted once, are small enough to be saved and read again."""
     edits = {id(state.edit): state.edit for state in states}.values()
     cells = {id(region): region.mask.numel() for edit in edits for region in edit.regions}
-    deltas = {id(rule.delta): rule.delta.nbytes for state in states for rule in state.rules}
+    rules = {id(rule.delta): rule for state in states for rule in state.rules}
+    deltas = {key: sum(tensor.nbytes for tensor in rule.tensors().values()) for key, rule in rules.items()}
     return sum(cells.values()) <= CELLS and sum(deltas.values()) <= _SIZE // 2
 
 
@@ -159,7 +160,7 @@ class _Tables:
         key = *map(id, parts), rule.layer, rule.level, rule.fingerprint  # strength and on/off make no new rule
 
         def entry() -> dict[str, Any]:
-            for name, tensor in (("delta", rule.delta), ("directions", rule.directions)):
+            for name, tensor in rule.tensors().items():
                 own = tensor.cpu().contiguous().clone()  # tensors of a file share no memory
                 self.tensors[f"{len(self.rules)}.{name}"] = own
             return {**rule.about(), "edit": rule.edit.plain(self.place) if rule.edit else {}}
@@ -220,7 +221,7 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
     edits = [places.edit(edit) for edit in about["edits"]]
     rules = []
     for i, rule in enumerate(about["rules"]):
-        own = {name: tensors[f"{i}.{name}"] for name in ("delta", "directions")}
+        own = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.partition(".")[0] == str(i)}
         rules.append(assemble(rule, own, places.edit(rule["edit"]) if rule["edit"] != {} else None))
     switched: dict[tuple[int, float, bool], Rule] = {}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.execute import Job
+from rewriter.editing.job import Job
 from rewriter.errors import InputError, OnStep
 from rewriter.masks import Box
 

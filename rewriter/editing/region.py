@@ -1,4 +1,4 @@
-"""Region: a place on a generated picture that a person pointed at."""
+"""Places on generated pictures: a Region that a person painted, a Place that was found."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.checks import list_of, refusal, whole
+from rewriter.checks import choice, list_of, number, refusal, whole
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
 from rewriter.masks import MAX_CELLS, MAX_CONTEXT
 
 SEED = whole(0, SEEDS - 1)
+FOUND = 4000  # places in one list
+_EDGE, _WHO = number(-4096, 4096), choice(("machine", "person"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,33 @@ class Region:
     def to_json(self) -> dict[str, Any]:
         """The seed and the mask as a PNG data URL."""
         return {"seed": self.seed, "mask": self.png}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The middle of a place like the marked ones, in pixels from the top left corner, and who took it for one."""
+
+    seed: int
+    row: float
+    column: float
+    by: str = "machine"  # or "person"
+
+    def to_json(self) -> list[Any]:
+        """The four fields in order."""
+        return [self.seed, self.row, self.column, self.by]
+
+
+def place(name: str, value: Any) -> Place:
+    """Check a place given as a Place or as JSON; rows and columns in steps of 1/100, so that a replay is exact."""
+    if isinstance(value, Place):
+        value = value.to_json()
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        raise refusal(name, value, "a list of seed, row, column and by whom")
+    seed, row, column, by = value
+    return Place(SEED(name, seed), round(_EDGE(name, row), 2), round(_EDGE(name, column), 2), _WHO(name, by))
+
+
+places = list_of(place, FOUND)
 
 
 def region(name: str, value: Any) -> Region | None:

@@ -17,11 +17,16 @@ from rewriter.editing.edit import Edit
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
+from rewriter.generators.beside import MEMORIES, form_of
 from rewriter.generators.change import STRENGTHS, LowRank, digest
+from rewriter.memory.directions import Directions
 
-FORMAT = "rewriter-rule-1"
-_LIMIT = 512 << 20
+FORMATS = "rewriter-rule-1", "rewriter-rule-2"  # without and with a memory beside W
+BESIDE = "beside."  # before the names of its tensors
+_LIMIT, MOST_TENSORS = 512 << 20, 16
+OPEN = 0.5  # from here on a gate counts as open
 RULES = 64  # rules in one session
+VERDICTS = "", "took", "partly", "did not take"
 CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can decode to huge masks
 
 
@@ -38,9 +43,12 @@ class Effect:
     seconds: float  # from cached features and statistics to the rule
     likeness: float = math.nan  # of the marked places to what was asked for; see `likeness.Likeness.judge`
     spill: float = math.nan  # mean change away from the marks, in 1/255
+    took: float = math.nan  # share of places like the marked ones, on unseen pictures, that became what was asked for
+    unseen_likeness: float = math.nan  # their median likeness; see `verdict.HeldOut.likeness`
+    verdict: str = ""  # "took", "partly" or "did not take"; "" in files of earlier versions
 
-    def to_json(self) -> dict[str, float | int | None]:
-        """Plain numbers; None for what could not be measured."""
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """Plain numbers and the verdict; None for what could not be measured."""
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
 
     @staticmethod
@@ -50,12 +58,14 @@ class Effect:
             values: dict[str, Any] = {
                 k: math.nan if data[k] is None else float(data[k])
                 for k, field in Effect.__dataclass_fields__.items()
-                if k in data or field.default is MISSING
+                if k != "verdict" and (k in data or field.default is MISSING)
             }
             whole = {k: int(values[k]) for k in ("pictures", "places")}
+            if (verdict := data.get("verdict", "")) not in VERDICTS:
+                raise ValueError(f"verdict {str(verdict)[:40]!r}")
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"the rule's effect is damaged ({error})") from error
-        return Effect(**{**values, **whole})
+        return Effect(**{**values, **whole}, verdict=verdict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,9 +97,10 @@ class Rule(LowRank):
     def angle(self, other: Rule) -> float:
         """Smallest angle in degrees between two rules' directions; 90 if they are at different layers.
 
-        At 0 every place that one rule matches matches the other too; at 90 they do not interfere.
+        At 0 every place that one rule matches matches the other too; at 90 they do not interfere. A memory that
+        recalls copied values has no directions: 90.
         """
-        if self.layer != other.layer:
+        if self.layer != other.layer or "template" in (form_of(self.beside), form_of(other.beside)):
             return 90.0
         a, b = (torch.linalg.qr(rule.directions.cpu().double().T)[0] for rule in (self, other))
         cosines = torch.linalg.svdvals(a.T @ b)
@@ -103,16 +114,33 @@ class Rule(LowRank):
         """All but the tensors, as a JSON object; `assemble` puts them together again."""
         plain = {name: getattr(self, name) for name in ("layer", "strength", "on", "fingerprint", "level")}
         edit = self.edit.to_json() if self.edit else {}
-        return {**plain, "edit": edit, "effect": self.effect and self.effect.to_json()}
+        form = {"form": form_of(self.beside)} if self.beside else {}
+        return {**plain, **form, "edit": edit, "effect": self.effect and self.effect.to_json()}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its tensors by name; `assemble` puts them together again."""
+        beside = self.beside.tensors() if self.beside else {}
+        tensors = {"delta": self.delta, "directions": self.directions}
+        return tensors | {f"{BESIDE}{name}": tensor for name, tensor in beside.items()}
+
+    def matches(self, keys: torch.Tensor) -> torch.Tensor:
+        """Places (n, h, w) that the rule applies to, bool, for keys (n, in, h, w).
+
+        Where a memory beside W is open by half; or where the response is at least half the context's mean.
+        """
+        if self.beside is not None:
+            return self.beside.matches(keys) >= OPEN
+        return Directions(self.directions.to(keys), self.level).match(keys)
 
     def to(self, device: torch.device | str) -> Rule:
         """The same rule with its tensors on another device."""
-        return replace(self, delta=self.delta.to(device), directions=self.directions.to(device))
+        beside = self.beside and self.beside.to(device)
+        return replace(self, delta=self.delta.to(device), directions=self.directions.to(device), beside=beside)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, exact to the bit."""
-        tensors = {"delta": self.delta.cpu(), "directions": self.directions.cpu()}
-        write_tensors(tensors, path, {"format": FORMAT, "rule": json.dumps(self.about())})
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
+        write_tensors(tensors, path, {"format": FORMATS[self.beside is not None], "rule": json.dumps(self.about())})
 
     @staticmethod
     def load(path: str | Path) -> Rule:
@@ -123,9 +151,11 @@ class Rule(LowRank):
                 raise InputError(f"{path} is larger than {_LIMIT >> 20} MB: it is no rule")
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT or set(file.keys()) != {"delta", "directions"}:
-                    raise InputError(f"{path} is a safetensors file, but not a rule ({FORMAT})")
-                tensors = {name: file.get_tensor(name) for name in ("delta", "directions")}
+                names = list(file.keys())
+                plain = {name for name in names if not name.startswith(BESIDE)} == {"delta", "directions"}
+                if metadata.get("format") not in FORMATS or not plain or len(names) > MOST_TENSORS:
+                    raise InputError(f"{path} is a safetensors file, but not a rule ({' or '.join(FORMATS)})")
+                tensors = {name: file.get_tensor(name) for name in names}
             about = json.loads(metadata["rule"])
             return assemble(about, tensors, Edit.from_json(about["edit"]) if about["edit"] != {} else None)
         except OSError as error:
@@ -148,6 +178,9 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit
         raise InputError("the rule's delta, directions and level do not belong together")
     if not about["fingerprint"]:
         raise InputError("the rule does not say which generator it belongs to: its fingerprint is empty")
+    beside = {name.removeprefix(BESIDE): tensor for name, tensor in tensors.items() if name.startswith(BESIDE)}
+    if bool(beside) != ("form" in about):
+        raise InputError("the rule's form and its tensors do not belong together")
     rule = Rule(
         str(about["layer"]),
         tensors["delta"],
@@ -157,6 +190,7 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit
         level=float(about["level"]),
         edit=edit,
         effect=about["effect"] and Effect.from_json(about["effect"]),
+        beside=MEMORIES[about["form"]].from_tensors(beside) if beside else None,
     )
     return rule.at(float(about["strength"]))
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.cache import Cache
 from rewriter.editing import preview, search
+from rewriter.editing.choose import execute
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice
-from rewriter.editing.execute import Job, replay
 from rewriter.editing.history import FINEST, History, State
+from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
 from rewriter.editing.provenance import check_generator, default_layer, statistics_for
 from rewriter.editing.region import Region
@@ -264,7 +265,7 @@ class Rewriter:
         made = len(state.rules) if state.made is None else state.made
         _check_room(made + 1)
         steps: dict[str, Any] = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
-        rule = replay(self.generator, edit, rules=state.before, statistics=self.statistics, **steps).to("cpu")
+        rule = execute(self.generator, edit, rules=state.before, statistics=self.statistics, **steps).to("cpu")
         if state.made is not None:
             rule = rule.at(state.rules[made].strength)  # its effect stays that of the strength asked for
         self._then(edit=edit, rules=(*state.rules[:made], rule, *state.rules[made + 1 :]), made=made)
@@ -356,7 +357,7 @@ def _own(generator: Generator, rule: Rule) -> Rule:
     generator.check(rule)
     rule = rule.to("cpu")
     edit = rule.edit and rule.edit.validated()
-    assemble(rule.about(), {"delta": rule.delta, "directions": rule.directions}, edit)
+    assemble(rule.about(), rule.tensors(), edit)
     return rule
 
 

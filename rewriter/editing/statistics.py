@@ -229,7 +229,8 @@ class Statistics:
         places = random_places(seeds, BYSTANDER_PLACES, info.resolution**2).to(features.keys.device)
 
         def answers() -> tuple[Tensor, Tensor]:
-            memory = self.generator.rewritten(same).memory(layer)
+            folded = [rule for rule in same if rule.beside is None]
+            memory = self.generator.rewritten(folded).memory(layer)
             base = [
                 at_places(memory.response(features.keys[[i]], memory.weight), places[[i]]) for i in range(len(seeds))
             ]

@@ -15,7 +15,7 @@ import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
 from types import MappingProxyType
@@ -57,6 +57,11 @@ class Generator(nn.Module, ABC):
     def from_shapes(cls, shapes: Shapes, **settings: Any) -> Generator:
         """An untrained generator of the sizes that a state dict has; InputError if they belong to no generator."""
 
+    @staticmethod
+    def sizes(names: Iterable[str]) -> tuple[int, ...]:
+        """What a state dict's names say about its depth: the arguments of the tables in `checkpoints.layouts`."""
+        return ()
+
     def settings(self) -> dict[str, Any]:
         """Those of SETTINGS that are set."""
         return {}
@@ -97,14 +102,20 @@ class Generator(nn.Module, ABC):
                 f"the change is {tuple(delta.shape)} with directions {tuple(directions.shape)}, but {change.layer} "
                 f"maps {info.in_channels} to {info.out_channels} channels: it was made for another model"
             )
+        beside = change.beside
+        if beside is not None and not beside.fits(info.in_channels, info.out_channels, info.kernel, info.scale):
+            raise InputError(f"the memory beside {change.layer} does not fit this layer: it was made for another model")
 
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, in pixels on each side."""
         later = list(self.layers.values())[list(self.layers).index(self.layer(layer).name) :]
-        return math.ceil(sum(info.kernel // 2 * self.resolution / info.key_resolution for info in later))
+        return math.ceil(sum(info.reach * self.resolution / info.key_resolution for info in later))
 
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
-        """A generator with the rules folded into plain weights; it shares every weight that they leave alone."""
+        """A generator with the rules folded into plain weights; it shares every weight that they leave alone.
+
+        Of a rule with a memory beside W, the change of W is taken that comes nearest to it.
+        """
         for rule in rules:
             self.check(rule)
         shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}

@@ -1,4 +1,4 @@
-"""What can be done to a layer: a low-rank change of its weight, applied beside the weight and never written into it."""
+"""What can be done to a layer: a low-rank change of its weight, or a memory beside it; neither is written into W."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rewriter.generators.beside import Beside
+
 STRENGTHS = (-1.0, 2.0)  # the range that people may set
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020)."""
+    """A change W + strength · Λ Dᵀ of one layer (Eq. 15 and 18, Bau et al. 2020).
+
+    Where there is a memory `beside` W, pictures are drawn with that instead, and Λ Dᵀ is what comes nearest to it for
+    programs that know W only.
+    """
 
     layer: str
     delta: Tensor  # Λ (out, r, kh, kw)
@@ -22,6 +28,7 @@ class LowRank:
     strength: float = 1.0  # 0 is the unchanged layer and 1 the change as solved, both to the bit
     on: bool = True  # False changes nothing, and remembers the strength
     fingerprint: str = ""  # of the only generator it may be applied to; "": any whose layer has these shapes
+    beside: Beside | None = None
 
     @property
     def rank(self) -> int:
@@ -53,6 +60,9 @@ def digest(changes: Sequence[LowRank]) -> str:
     sha = hashlib.sha256()
     for change in changes:
         sha.update(change.layer.encode())
-        for tensor in (change.scaled_delta(), change.directions):
+        tensors = [change.scaled_delta(), change.directions]
+        if change.beside is not None:
+            tensors += [*change.beside.tensors().values(), torch.tensor(change.strength)]
+        for tensor in tensors:
             sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return sha.hexdigest()[:16] if changes else ""

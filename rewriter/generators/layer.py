@@ -29,6 +29,14 @@ class LayerInfo:
         """Value cells per key cell, on each axis: 2 where the layer upsamples."""
         return max(1, self.resolution // self.key_resolution)
 
+    @property
+    def reach(self) -> float:
+        """How far a key is seen beyond its own cell, in key cells on each side.
+
+        An even kernel is that of a transposed convolution, which spreads a key over `kernel` value cells.
+        """
+        return self.kernel // 2 if self.kernel % 2 else (self.kernel - self.scale) / 2 / self.scale
+
 
 @dataclass(frozen=True)
 class Features:
@@ -96,14 +104,19 @@ class Memory(nn.Module, ABC):
         return torch.rsqrt(total + 1e-8)
 
     def recall(self, keys: Tensor, style: Tensor | None, changes: Sequence[LowRank] = ()) -> Tensor:
-        """Values (n, out, H, W) of keys (n, in, h, w) under W plus the changes, which are never added to W."""
-        response = self.response(keys, self.weight)
-        if changes:
-            delta, directions = stack(changes, self.weight)
+        """Values (n, out, H, W) of keys (n, in, h, w) under the changes, which are never added to W."""
+        return self.activate(self.respond(keys, style, changes) + self.offset())
+
+    def respond(self, keys: Tensor, style: Tensor | None, changes: Sequence[LowRank] = ()) -> Tensor:
+        """The demodulated response (n, out, H, W) under the changes: what the offset is added to."""
+        response, plain = self.response(keys, self.weight), [change for change in changes if change.beside is None]
+        if plain:
+            delta, directions = stack(plain, self.weight)
             response = response + self.response(torch.einsum("ri,nihw->nrhw", directions, keys), delta)
-        if style is not None:
-            response = response * self.scale(style, self.energy(changes))[:, :, None, None]
-        return self.activate(response + self.offset())
+        sigma = None if style is None else self.scale(style, self.energy(plain))
+        if sigma is not None:
+            response = response * sigma[:, :, None, None]
+        return self._with_memories(changes, keys, sigma, response)
 
     def recall_each(self, keys: Tensor, style: Tensor | None, changes: Sequence[Sequence[LowRank]]) -> Tensor:
         """Like `recall`, with changes of its own for each picture: y = σ_i · (W ∗ k + Λ_i ∗ (D_i k)).
@@ -112,19 +125,36 @@ class Memory(nn.Module, ABC):
         through each tap, times Λ_i.
         """
         kinds = list(dict.fromkeys(map(tuple, changes)))
+        plain = [[change for change in kind if change.beside is None] for kind in kinds]
         index = [kinds.index(tuple(own)) for own in changes]
-        delta, directions = (part[index] for part in self._stack_kinds(kinds))
+        delta, directions = (part[index] for part in self._stack_kinds(plain))
         n, rank, taps = len(keys), delta.shape[2], self.weight.shape[2:].numel()
-        maps = torch.bmm(directions, keys.flatten(2)).view(n * rank, 1, *keys.shape[2:])
-        one_tap = torch.eye(taps, device=keys.device, dtype=keys.dtype).view(taps, 1, *self.weight.shape[2:])
-        seen = self.response(maps, one_tap)  # (n·R, taps, H, W)
         response = self.response(keys, self.weight)
-        change = torch.bmm(delta.flatten(2), seen.view(n, rank * taps, -1))
-        response = response + change.view_as(response)
+        if rank:
+            maps = torch.bmm(directions, keys.flatten(2)).view(n * rank, 1, *keys.shape[2:])
+            one_tap = torch.eye(taps, device=keys.device, dtype=keys.dtype).view(taps, 1, *self.weight.shape[2:])
+            seen = self.response(maps, one_tap)  # (n·R, taps, H, W)
+            change = torch.bmm(delta.flatten(2), seen.view(n, rank * taps, -1))
+            response = response + change.view_as(response)
+        sigma = None
         if style is not None:
-            energies = torch.stack([self.energy(kind) for kind in kinds])
-            response = response * self.scale(style, energies[index])[:, :, None, None]
+            sigma = self.scale(style, torch.stack([self.energy(kind) for kind in plain])[index])
+            response = response * sigma[:, :, None, None]
+        for i, kind in enumerate(kinds):
+            if any(change.beside is not None for change in kind):
+                rows = [row for row, own in enumerate(index) if own == i]
+                part = None if sigma is None else sigma[rows]
+                response[rows] = self._with_memories(kind, keys[rows], part, response[rows])
         return self.activate(response + self.offset())
+
+    def _with_memories(
+        self, changes: Sequence[LowRank], keys: Tensor, sigma: Tensor | None, response: Tensor
+    ) -> Tensor:
+        """Add what the memories beside W answer, one after the other."""
+        for change in changes:
+            if change.beside is not None:
+                response = response + change.strength * change.beside.change(self, keys, sigma, response)
+        return response
 
     def _stack_kinds(self, kinds: Sequence[Sequence[LowRank]]) -> tuple[Tensor, Tensor]:
         """Lists of changes as Λ (kinds, out, R, kh, kw) and D (kinds, R, in), R the largest rank; zeros fill up."""

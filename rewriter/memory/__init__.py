@@ -2,3 +2,4 @@
 
 DIRECTIONS = ("zca", "mean", "svd", "units")  # ways to choose a rule's row space: `directions.key_directions`
 SOLVERS = ("least-squares", "projected", "projected-whole", "direct", "unconstrained")  # ways to find Λ: `solve.solve`
+FORMS = ("weight", "gated", "template")  # what an edit makes: a change of W, or one of the two memories beside it

@@ -7,7 +7,7 @@ included) and σ = ‖(W_o + a Dᵀ) ⊙ style‖⁻¹ the demodulation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +90,33 @@ class FullDemodulation:
 
 
 @dataclass(frozen=True)
+class FixedDemodulation:
+    """The same for a memory beside W, which leaves σ as it is."""
+
+    fixed: Tensor  # σ (I, O)
+
+    @staticmethod
+    def cat(parts: Sequence[FixedDemodulation]) -> FixedDemodulation:
+        """Join the pictures of several sets."""
+        return FixedDemodulation(torch.cat([part.fixed for part in parts]))
+
+    def channels(self, block: slice) -> FixedDemodulation:
+        """Some of the output channels."""
+        return replace(self, fixed=self.fixed[:, block])
+
+    def sigma(self, a: Tensor) -> Tensor:
+        """σ (I, O), whatever a is."""
+        return self.fixed
+
+    def pull_back(self, a: Tensor, pull: Tensor) -> Tensor:
+        """No gradient (O, Q)."""
+        return torch.zeros_like(a)
+
+
+Demodulation = LowRankDemodulation | FullDemodulation | FixedDemodulation
+
+
+@dataclass(frozen=True)
 class Sites:
     """P places of I pictures, O output channels, Q = rank · taps numbers per channel."""
 
@@ -99,7 +126,7 @@ class Sites:
     wanted: Tensor  # the values aimed at, (P, O)
     weight: Tensor  # how much each place counts, (P,)
     picture: Tensor  # which picture each place belongs to, (P,), in order
-    demodulation: LowRankDemodulation | FullDemodulation | None = None  # None where the layer does not demodulate
+    demodulation: Demodulation | None = None  # None where the layer does not demodulate
 
     @staticmethod
     def gather(
@@ -111,22 +138,28 @@ class Sites:
         weight: Tensor,
         wanted: Tensor | None = None,
         base: Tensor | None = None,
+        gate: Callable[[Tensor], Tensor] | None = None,
     ) -> Sites:
         """Collect places (I, n), indices into the flattened value map, with their weight (I, n), of I pictures.
 
         `directions`: D (r, in); None: every channel of the key. `wanted`: the values aimed at, (I, out, H, W); None:
-        the present ones. `base`: W ∗ k at the places if it is known already, (I·n, out).
+        the present ones. `base`: W ∗ k at the places if it is known already, (I·n, out). `gate`: keys (n, in, h, w) →
+        how far a memory beside W is open there, (n, h, w); None: the change is one of W itself.
         """
         keys = features.keys
         seen = keys if directions is None else torch.einsum("ri,nihw->nrhw", directions, keys)
+        if gate is not None:
+            seen = seen * gate(keys)[:, None]
         kernel = memory.weight.shape[2:]
         one_tap = torch.eye(kernel.numel(), dtype=keys.dtype, device=keys.device).view(-1, 1, *kernel)
         through = memory.response(seen.flatten(0, 1)[:, None], one_tap)
         through = through.view(len(keys), -1, *through.shape[2:])
         base = at_places(memory.response(keys, memory.weight), places) if base is None else base
         offset = _offset(memory, through.shape[2:]).expand(len(keys), -1, -1, -1)
-        demodulation: LowRankDemodulation | FullDemodulation | None = None
-        if features.style is not None and directions is not None:
+        demodulation: Demodulation | None = None
+        if features.style is not None and gate is not None:
+            demodulation = FixedDemodulation(memory.scale(features.style, memory.energy()))
+        elif features.style is not None and directions is not None:
             demodulation = LowRankDemodulation.of(memory, directions, features.style)
         elif features.style is not None:
             demodulation = FullDemodulation.of(memory, features.style)

@@ -16,6 +16,7 @@ from rewriter.memory.directions import Directions
 from rewriter.memory.goal import Bystanders, Goal
 from rewriter.memory.sites import Sites
 
+Gate = Callable[[Tensor], Tensor]
 ON_DIRECTIONS = ("least-squares", "direct")  # solve for Λ; the other methods solve for the whole weight
 ON_CROP = ("projected", "direct", "unconstrained")  # the original's, on what its code cuts out
 FIRST = {"projected": 1, "projected-whole": descent.EVERY}  # the first step after which they project
@@ -33,6 +34,7 @@ def solve(
     smoothness: float = SMOOTHNESS,
     steps: int | None = None,
     rate: float = descent.RATE,
+    gate: Gate | None = None,
     on_step: OnStep | None = None,
     on_loss: Callable[[float], object] | None = None,
 ) -> LowRank:
@@ -50,6 +52,8 @@ def solve(
         smoothness: weight λ of each set's mean squared change against the goal's mean squared error.
         steps: limit on iterations; None: the method's own.
         rate: learning rate of the methods by descent.
+        gate: how far a memory beside W is open at keys (n, in, h, w), as (n, h, w): Λ is solved for that memory. None:
+            for W itself.
         on_step: called with (step, of).
         on_loss: called with the loss after each step.
 
@@ -72,10 +76,10 @@ def solve(
         report(on_step, step, steps)
 
     with exact(memory.weight.device):
-        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d)
+        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d, gate)
         if method == "least-squares":
             if smoothness:
-                sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness) for b in bystanders)])
+                sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness, gate) for b in bystanders)])
             a = least_squares.least_squares(memory, sites, steps=steps, after=after)
         else:
             onto = directions.matrix if method in FIRST else None
@@ -92,7 +96,7 @@ def forget(layer: str, memory: Memory, directions: Directions) -> LowRank:
     return LowRank(layer, delta.contiguous(), directions.matrix)
 
 
-def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:
+def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None, gate: Gate | None = None) -> Sites:
     """The goal's places, picture by picture, each picture with the same total weight; 1 in all.
 
     `directions`: D (r, in); None: every channel of the key.
@@ -103,13 +107,15 @@ def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None) -> Sites:
         weight = one.weight.flatten()
         places = weight.nonzero().T  # (1, n)
         share = weight[places] / (weight.sum() * len(goal.weight))
-        parts.append(Sites.gather(memory, directions, one.features, places, wanted=one.values, weight=share))
+        parts.append(Sites.gather(memory, directions, one.features, places, weight=share, wanted=one.values, gate=gate))
     return Sites.cat(parts)
 
 
-def _bystander_sites(memory: Memory, others: Bystanders, directions: Tensor | None, smoothness: float) -> Sites:
+def _bystander_sites(
+    memory: Memory, others: Bystanders, directions: Tensor | None, smoothness: float, gate: Gate | None
+) -> Sites:
     weight = others.weight * (smoothness / others.weight.sum().clamp_min(1e-12))
-    return Sites.gather(memory, directions, others.features, others.places, weight=weight, base=others.base)
+    return Sites.gather(memory, directions, others.features, others.places, weight=weight, base=others.base, gate=gate)
 
 
 def _as_low_rank(layer: str, memory: Memory, a: Tensor, directions: Tensor, method: str) -> LowRank:

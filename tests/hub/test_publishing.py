@@ -135,7 +135,12 @@ def test_rules_alone_are_small_and_load_with_their_base(hub, town, rules):
 
 
 @pytest.mark.parametrize(
-    ("kind", "layouts"), [("stylegan", ("rosinality", "nvidia")), ("proggan", ("gandissect", "genforce"))]
+    ("kind", "layouts"),
+    [
+        ("stylegan", ("rosinality", "nvidia")),
+        ("proggan", ("gandissect", "genforce")),
+        ("dcgan", ("pytorch", "huggan")),
+    ],
 )
 def test_other_peoples_tools_get_folded_weights_of_each_architecture(
     hub, request, kind, layouts, random_rule, tmp_path
@@ -587,6 +592,8 @@ BASE |= {"clamp": None}
         ({"fingerprint": None}, "fingerprint is None"),
         ({"base": {**BASE, "repository": None}}, "in no repository"),
         ({"base": {**BASE, "file": "../../x"}}, "below its repository"),
+        ({"base": {**BASE, "repository": None, "package": "evil==1.0"}}, "which the catalogue does not list"),
+        ({"base": {**BASE, "repository": None, "package": "--index-url"}}, "a package such as NAME==1.0"),
         ({"base": {**BASE, "revision": "main"}}, "40 hexadecimal"),
         ({"base": {**BASE, "sha256": None}}, "lacks revision or sha256"),
         ({"base": "townscape"}, "expected an object"),

@@ -1,0 +1,169 @@
+"""The machine chooses layer, form and numbers for an edit, by what they do on pictures that it was not made with.
+
+A gated change of low rank follows light, size and pose, because it answers linearly to the keys: it is taken where it
+takes. Where keys are too varied for a few directions, as on faces, copied values behind a template are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rewriter.editing import forms
+from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.effect import UNSEEN, measure
+from rewriter.editing.execute import measured, prepare, replay, solved
+from rewriter.editing.job import Job
+from rewriter.editing.likeness import Likeness
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import Statistics
+from rewriter.editing.verdict import MOST, TOOK, HeldOut, held_out
+from rewriter.errors import ComputationError, InputError, OnStep, report
+from rewriter.generators.base import Generator
+from rewriter.memory.goal import Goal
+
+SECONDS = 10.0  # after which no further candidate is tried
+SEARCHED = range(8000, 8128)  # pictures on which candidates are compared; verdicts are given on others
+RANKS = (1, 2, 4)
+NEIGHBOURS = (1, -1, 2, -2)  # layers to try if the edit takes at none of its own layer's forms
+BUDGET = 3.0  # in 1/255: more than this elsewhere is too much, whatever the edit says
+STEPS, FACTOR = 6, 3.0  # times that λ grows until the budget is met, and by how much
+PENALTY = 0.05  # of a mean change of 1/255 elsewhere, against the share of places that took
+MEASURED = range(UNSEEN - 48, UNSEEN)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A rule that was tried."""
+
+    job: Job
+    rule: Rule
+    goal: Goal
+    seconds: float
+    took: float  # share of the places that became what was asked for
+    score: float  # how far they came, less what happened elsewhere
+
+
+def execute(
+    generator: Generator,
+    edit: Edit,
+    *,
+    rules: Sequence[Rule] = (),
+    statistics: Statistics | None = None,
+    seconds: float = SECONDS,
+    on_step: OnStep | None = None,
+    on_statistics: OnStep | None = None,
+    on_rule: Callable[[Rule], object] | None = None,
+) -> Rule:
+    """Make the rule that an edit asks for; where its form is "auto", the best of several.
+
+    The rule's edit names what was chosen, so that `replay` makes the same rule again. `seconds`: after which no further
+    candidate is tried. `on_step` is called with (candidates tried, of). For the rest see `execute.replay`.
+    """
+    if edit.form != AUTO:
+        steps = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
+        return replay(generator, edit, rules=rules, statistics=statistics, **steps)  # type: ignore[arg-type]
+    form = "weight" if edit.kind == "zero" else "gated"
+    job = prepare(generator, edit.with_(form=form), rules=rules, statistics=statistics, on_statistics=on_statistics)
+    best = _best(job, seconds, on_step)
+    best = _within_budget(best)
+    if on_rule is not None:
+        on_rule(best.rule)
+    return measured(best.job, best.rule, best.goal, seconds=best.seconds)
+
+
+def _best(job: Job, seconds: float, on_step: OnStep | None) -> Attempt:
+    """The best candidate that could be tried in time; the search ends where one has taken."""
+    started, tried, refused = time.monotonic(), list[Attempt](), list[Exception]()
+    held = held_out(job, SEARCHED) if job.edit.kind == "replace" else None
+    stages = list(_candidates(job.generator, job.edit))
+    total, done = sum(map(len, stages)), 0
+    for stage in stages:
+        for edit in stage:
+            report(on_step, done, total)
+            done += 1
+            if tried and time.monotonic() - started > seconds:
+                break
+            try:
+                tried.append(_attempt(job, edit, held))
+            except (InputError, ComputationError) as error:
+                refused.append(error)
+        if tried and max(attempt.took for attempt in tried) >= MOST:
+            break
+    if not tried:
+        raise refused[0]
+    report(on_step, total, total)
+    return max(tried, key=lambda attempt: attempt.score)
+
+
+def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
+    """What to try, in stages; a later stage is for edits that took in no earlier one."""
+    if edit.kind == "zero":
+        yield [edit.with_(form="weight")]
+        return
+    ranks = sorted({edit.rank, *RANKS}) if edit.kind == "replace" else [edit.rank]
+    yield [edit.with_(form="gated", rank=rank) for rank in ranks]
+    if edit.kind == "erase":
+        yield [edit.with_(form="weight")]
+        return
+    yield [edit.with_(form="template")]
+    layers = list(generator.layers)
+    at = layers.index(edit.layer)
+    near = [layers[at + step] for step in NEIGHBOURS if 0 < at + step < len(layers)]
+    yield [edit.with_(form="gated", layer=layer) for layer in near]
+    yield [edit.with_(form="template", layer=layer) for layer in near]
+    yield [edit.with_(form="weight")]
+
+
+def _attempt(job: Job, edit: Edit, held: HeldOut | None) -> Attempt:
+    """Make a candidate's rule and look at what it does."""
+    if edit.layer == job.edit.layer:
+        job = job.with_(form=edit.form, rank=edit.rank)
+    else:
+        job = prepare(job.generator, edit, rules=job.rules, statistics=job.statistics)
+    if edit.form == "template" and not forms.Finder(job).is_selective():
+        raise InputError("a template of the marked places matches other places as well: mark larger or other places")
+    return _judged(job, *solved(job), held)
+
+
+def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | None) -> Attempt:
+    assert rule.edit is not None
+    job = job.with_(**{name: getattr(rule.edit, name) for name in ("found", "gate")})
+    if held is None:
+        donors = job.donors if len(job.donors) else job.bystanders.features
+        likeness, spill = Likeness(job.generator, rule.edit, job.rules).judge(rule, donors)
+        return Attempt(job, rule, goal, seconds, float(likeness >= TOOK), likeness - PENALTY * spill)
+    seeds = [place.seed for place in held.places]
+    after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)
+    reached, elsewhere = held.likeness(after), held.elsewhere(after)
+    took = float((reached >= TOOK).float().mean())
+    score = took + float(reached.clamp(-1, 1).median()) - PENALTY * elsewhere
+    return Attempt(job, rule, goal, seconds, took, score)
+
+
+def _within_budget(attempt: Attempt) -> Attempt:
+    """The same with a larger λ, or a narrower template, until no more than the budget changes elsewhere."""
+    edit = attempt.rule.edit
+    assert edit is not None
+    budget = BUDGET if edit.budget is None else edit.budget
+    for _ in range(STEPS):
+        effect = measure(
+            attempt.job.generator, attempt.rule, attempt.goal, truncation=edit.truncation, rules=attempt.job.rules,
+            seeds=[seed for seed in MEASURED if seed not in attempt.rule.seeds()],
+        )  # fmt: skip
+        if not effect.side_effect > budget or edit.kind == "zero":
+            break
+        edit = _gentler(edit)
+        job = attempt.job.with_(smoothness=edit.smoothness, gate=edit.gate)
+        rule, goal, seconds = solved(job)
+        attempt = Attempt(job, rule, goal, attempt.seconds + seconds, attempt.took, attempt.score)
+    return attempt
+
+
+def _gentler(edit: Edit) -> Edit:
+    if edit.form == "template" and edit.gate is not None:
+        low, high = (min(bound * 1.15, limit) for bound, limit in zip(edit.gate, (0.98, 0.99), strict=True))
+        return edit.with_(gate=(round(low, 4), round(high, 4)))
+    usual = forms.SMOOTHNESS if edit.form == "gated" else 10.0
+    return edit.with_(smoothness=(usual if edit.smoothness is None else edit.smoothness) * FACTOR)

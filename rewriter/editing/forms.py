@@ -1,0 +1,210 @@
+"""Memories beside W for an edit: a low-rank change behind a gate, or copied values behind a template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import median
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.editing.job import Job, centre_on
+from rewriter.editing.region import Place, Region
+from rewriter.errors import InputError, OnStep, report
+from rewriter.generators.beside import Gated, Recall, cut
+from rewriter.generators.layer import Features
+from rewriter.memory.goal import RIM, Goal
+from rewriter.memory.recall import MARGIN, Marked, template_of, transplant, whitening
+
+GATE = 0.25, 0.45  # of the context's mean response: where a gate on one direction starts to open, and is open
+SMOOTHNESS = 30.0  # of a gated change: what λ protects is mostly behind the gate
+POOL = range(1400, 5400)  # pictures to find more context on; effects are measured on others
+FITTED = 400  # of the best places, from which the recall learns what borders mean
+SCORED = 0.3  # of the marks' own median score: a lower one is no match
+FALSE_ALARM = 0.99  # quantile of scores elsewhere in the pictures, which is no match either
+OPEN = 1.25  # a gate is open from so many times the score on at which it starts to open
+NEAR_MISS = 0.02  # a place is no match unless its score exceeds a near miss's by so much
+BORDER = 2  # value cells around what is replaced, which say what the light is like; 1 on the coarsest maps
+NEAR, FOUND_AGAIN = 1.25, 0.75  # key cells; share of the marks that the others' template must find
+BATCH = 64
+
+
+class Candidate(NamedTuple):
+    """A place that may be like the marked ones."""
+
+    score: float  # cosine with the template
+    seed: int
+    corner: tuple[float, float]  # of the template, in key cells
+
+
+def gated(job: Job, goal: Goal, *, on_step: OnStep | None = None) -> Gated:
+    """A low-rank change behind a gate on its first direction, solved for that gate."""
+    directions, (low, high) = job.directions, job.edit.gate or GATE
+    gate = Gated(directions.matrix[:, :0], directions.matrix, low * directions.level, high * directions.level)
+    smoothness = SMOOTHNESS if job.edit.smoothness is None else job.edit.smoothness
+    change = job.solve(goal, on_step=on_step, method="least-squares", smoothness=smoothness, gate=gate.matches)
+    return replace(gate, delta=change.delta)
+
+
+@dataclass(frozen=True)
+class Finder:
+    """The marks of an edit as a template, and where else it matches; places are in pixels of the picture."""
+
+    job: Job
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The marks."""
+        return self.job.context
+
+    @property
+    def pixels(self) -> float:
+        """The side of a key cell in pixels."""
+        return self.job.generator.resolution / self.job.info.key_resolution
+
+    @cached_property
+    def marked(self) -> Marked:
+        """The template; places that a person has taken for context count as marks."""
+        job, side = self.job, self.job.info.key_resolution
+        taken = [place for place in job.edit.found if place.by == "person"]
+        job.look_up([*self.regions, *taken])
+        boxes = [masks.bounds(region.mask, above=float(region.mask.max()) / 2) for region in self.regions]
+        cells = [
+            [s * side / m for s, m in zip(b.size, r.mask.shape, strict=True)]
+            for b, r in zip(boxes, self.regions, strict=True)
+        ]
+        height, width = (min(side, max(1, round(median(axis))) + 2 * MARGIN) for axis in zip(*cells, strict=True))
+        centres = [centre_on(region, side) for region in self.regions]
+        centres += [(place.row / self.pixels, place.column / self.pixels) for place in taken]
+        seeds = [*(region.seed for region in self.regions), *(place.seed for place in taken)]
+        keys = torch.cat([job.features[seed].keys for seed in seeds])
+        return template_of(keys, centres, (height, width), whitening(job.moment).to(keys))
+
+    def is_selective(self) -> bool:
+        """Whether the template of the other marks finds most marks in their pictures, within a cell."""
+        marked, side = self.marked, self.job.info.key_resolution
+        if len(marked.patches) < 3:
+            return False
+        hits = 0
+        for i, region in enumerate(self.regions):
+            others = marked.patches[[j for j in range(len(marked.patches)) if j != i]].mean(0)
+            template = replace(marked.template, patch=others)
+            found = template.best(template.scores(self.job.features[region.seed].keys)).place[0].tolist()
+            off = [a + m - c for a, m, c in zip(found, marked.middle, centre_on(region, side), strict=True)]
+            hits += max(map(abs, off)) <= NEAR
+        return hits >= FOUND_AGAIN * len(self.regions)
+
+    def scores(self, features: Features) -> Tensor:
+        """The template's score at each place of its corner, (n, h', w')."""
+        return self.marked.template.scores(features.keys)
+
+    def search(self, seeds: Sequence[int], *, on_step: OnStep | None = None) -> tuple[list[Candidate], float]:
+        """The best place of each picture, best first; and the score that few places elsewhere in them exceed."""
+        own = {region.seed for region in self.job.edit.regions}
+        template, found, elsewhere = self.marked.template, list[Candidate](), list[float]()
+        wanted = [seed for seed in seeds if seed not in own]
+        for i in range(0, len(wanted), BATCH):
+            batch = wanted[i : i + BATCH]
+            features = self.job.keys(batch)
+            scores = self.scores(features)
+            best = template.best(scores)
+            corners = [(float(row), float(column)) for row, column in best.place]
+            found += map(Candidate, best.score.tolist(), batch, corners)
+            elsewhere += _second(scores, best.place, template.size)
+            report(on_step, i + len(batch), len(wanted))
+        elsewhere.sort()
+        level = elsewhere[int(FALSE_ALARM * (len(elsewhere) - 1))] if elsewhere else -1.0
+        return sorted(found, key=lambda one: (-one.score, one.seed)), level
+
+    def thresholds(self, elsewhere: float) -> tuple[float, float]:
+        """From which score on the template matches a little, and fully."""
+        low = max(SCORED * median(self.marked.left_out()), elsewhere)
+        if self.job.edit.unlike:
+            self.job.look_up(self.job.edit.unlike)
+            misses = [float(self._score_at(place)) for place in self.job.edit.unlike]
+            low = max(low, *(miss + NEAR_MISS for miss in misses))
+        low = min(round(low, 4), 0.95)
+        return low, round(min(low * OPEN, 0.99), 4)
+
+    def _score_at(self, place: Place) -> Tensor:
+        """The best score within a cell of a place."""
+        scores = self.scores(self.job.features[place.seed])[0]
+        row, column = (round(x) for x in self.corner(place))
+        return scores[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max()
+
+    def place(self, candidate: Candidate) -> Place:
+        """A candidate as a place on its picture."""
+        row, column = (
+            round((at + middle) * self.pixels, 2)
+            for at, middle in zip(candidate.corner, self.marked.middle, strict=True)
+        )
+        return Place(candidate.seed, row, column)
+
+    def corner(self, place: Place) -> tuple[float, float]:
+        """The template's corner for a place, in key cells."""
+        row, column = self.marked.middle
+        return place.row / self.pixels - row, place.column / self.pixels - column
+
+
+def find(job: Job, *, on_step: OnStep | None = None) -> Job:
+    """The same job with more context: the best places of thousands of pictures, and thresholds for the template."""
+    finder = Finder(job)
+    if job.edit.found and job.edit.gate:
+        return job
+    found, elsewhere = finder.search(POOL, on_step=on_step)
+    gate = job.edit.gate or finder.thresholds(elsewhere)
+    taken = [place for place in job.edit.found if place.by == "person"]
+    best = [finder.place(one) for one in found[:FITTED] if one.score > gate[0]]
+    return job.with_(found=(*taken, *best), gate=gate)
+
+
+def recall(job: Job) -> Recall:
+    """The copied values, recalled where the marks' template matches; the job's edit has found contexts and a gate."""
+    edit, info = job.edit, job.info
+    assert edit.copy is not None and edit.gate is not None
+    finder, border = Finder(job), BORDER if info.resolution > 8 else 1
+    source, mask = job.responses(job.features[edit.copy.seed]), job.copied()[1]
+    box, scale = masks.bounds(mask, above=RIM), info.scale
+    alpha = F.pad(mask[box.rows, box.columns], (border,) * 4)
+    shift = [
+        middle * scale + off - size / 2 - border
+        for middle, off, size in zip(finder.marked.middle, job.pasted_off_mark(), box.size, strict=True)
+    ]
+    corner = box.top - border, box.left - border
+    low, high = edit.gate
+    size = alpha.shape[0], alpha.shape[1]
+    nothing = source.new_zeros(0, source.shape[1], *size)
+    copied = cut(source, torch.zeros(1, dtype=torch.long), torch.tensor([corner]), size)[0]
+    template = replace(finder.marked.template, low=low, high=high)
+    phase = corner[0] % scale, corner[1] % scale
+    made = Recall(template, alpha, copied, nothing, nothing, (shift[0], shift[1]), scale, scale, phase)
+    windows = [*_windows(finder, made, size)]
+    if not windows:
+        raise InputError("the context is like nothing in other pictures: mark more places, or choose another layer")
+    copied, encode, decode = transplant(torch.cat(windows), copied, alpha)
+    return replace(made, copied=copied, encode=encode, decode=decode)
+
+
+def _windows(finder: Finder, made: Recall, size: tuple[int, int]) -> Iterator[Tensor]:
+    """The windows of responses at the found places, a batch at a time."""
+    found = finder.job.edit.found
+    for i in range(0, len(found), BATCH):
+        batch = found[i : i + BATCH]
+        response = finder.job.responses(finder.job.keys([place.seed for place in batch]))
+        corners = made.corners(torch.tensor([finder.corner(place) for place in batch]))
+        yield cut(response, torch.arange(len(batch)), corners, size)
+
+
+def _second(scores: Tensor, best: Tensor, size: tuple[int, int]) -> list[float]:
+    """The best score of each picture that is not within a template's reach of its best place."""
+    rows, columns = (torch.arange(side, device=scores.device) for side in scores.shape[1:])
+    far_row = (rows - best[:, 0, None].round()).abs() > size[0] // 2
+    far_column = (columns - best[:, 1, None].round()).abs() > size[1] // 2
+    far = far_row[:, :, None] | far_column[:, None, :]
+    seen = torch.where(far, scores, -1.0).flatten(1).amax(1)
+    return [score for score in seen.tolist() if score > -1]

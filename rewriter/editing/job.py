@@ -1,0 +1,225 @@
+"""The work on one edit: the pictures that it points at, what singles the context out, and the goal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewriter import masks
+from rewriter.editing.context import cells_of, context_keys
+from rewriter.editing.edit import Edit
+from rewriter.editing.likeness import centre
+from rewriter.editing.provenance import statistics_for
+from rewriter.editing.region import Place, Region
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import Statistics
+from rewriter.errors import InputError, OnStep
+from rewriter.generators.base import Generator, exact
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import Features, LayerInfo, Memory
+from rewriter.memory.directions import Directions, key_directions
+from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste
+from rewriter.memory.second_moment import SecondMoment
+from rewriter.memory.solve import SMOOTHNESS, solve
+
+BATCH = 16
+NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
+    "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
+    "should appear on other pictures too, mark the context there and leave spread on",
+    "erase": "the marked places already look as they would without the thing: mark it where it is",
+}
+
+
+def centre_on(region: Region, side: int) -> tuple[float, float]:
+    """Centre of the box around a region's mask, as (row, column) in cells of a map of the given side."""
+    (height, width), (row, column) = region.mask.shape, centre(region.mask)
+    return row * side / height, column * side / width
+
+
+class Job:
+    """The work on one edit: what is known of its layer, the features it needs, its directions and its goal.
+
+    The edit may be incomplete: each method needs only the places that it names. Statistics are measured when they are
+    first needed; `measure` does so with progress.
+    """
+
+    def __init__(self, generator: Generator, edit: Edit, rules: Sequence[Rule], statistics: Statistics | None = None):
+        self.generator, self.edit, self.rules = generator, edit, tuple(rules)
+        self.statistics = statistics_for(generator, statistics)
+        self.info: LayerInfo = generator.layer(edit.layer)
+        self.context = edit.context or ((edit.paste,) if edit.paste else ())
+        self.features: dict[int, Features] = {}
+
+    def with_(self, **changes: Any) -> Job:
+        """The same work on a changed edit at the same layer: what was looked up and measured stays."""
+        job = Job(self.generator, self.edit.with_(**changes), self.rules, self.statistics)
+        job.features = self.features
+        same = "context" not in changes and "truncation" not in changes and "statistics" not in changes
+        for name in ("memory", "moment", "_others") if same else ():
+            if name in self.__dict__:
+                job.__dict__[name] = self.__dict__[name]
+        return job
+
+    @cached_property
+    def memory(self) -> Memory:
+        """The layer; changes of its weight by rules that are on are folded into it."""
+        own = [rule for rule in self.generator.rules_at(self.rules, self.info.name) if rule.beside is None]
+        return self.generator.rewritten(own).memory(self.info.name)
+
+    def keys(self, seeds: Sequence[int]) -> Features:
+        """The features that enter the layer, for other pictures."""
+        return self.generator.keys(seeds, self.info.name, truncation=self.edit.truncation, rules=self.rules)
+
+    def responses(self, features: Features) -> Tensor:
+        """The layer's demodulated responses (n, out, H, W) under the rules that are on."""
+        beside = [rule for rule in self.generator.rules_at(self.rules, self.info.name) if rule.beside is not None]
+        with exact(self.generator.device):
+            return self.memory.respond(features.keys, features.style, beside)
+
+    def measure(self, on_step: OnStep | None = None) -> None:
+        """Measure the layer's second moment, unless it is known; `on_step` gets (pictures, of)."""
+        edit = self.edit
+        self.moment = self.statistics.moment(
+            edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, on_step=on_step
+        )
+
+    @cached_property
+    def moment(self) -> SecondMoment:
+        """The second moment of the layer's keys."""
+        self.measure()
+        return self.moment
+
+    @cached_property
+    def _others(self) -> tuple[Bystanders, Tensor]:
+        return self.statistics.bystanders(self.edit.layer, truncation=self.edit.truncation, rules=self.rules)
+
+    @property
+    def bystanders(self) -> Bystanders:
+        """Places of other pictures that should stay as they are."""
+        return self._others[0]
+
+    @cached_property
+    def donors(self) -> Features:
+        """Pictures among the bystanders in which the context matches nothing."""
+        return self.bystanders.unmatched(self.directions)
+
+    @property
+    def target(self) -> Region:
+        """The place that is pasted on or erased, or else the first context; InputError if there is none."""
+        if not self.context:
+            raise InputError("no place is marked yet: paste onto a picture, or mark a context")
+        return self.edit.paste or self.context[0]
+
+    def look_up(self, regions: Iterable[Region | Place | None] | None = None) -> None:
+        """Compute the features of every picture that the edit points at, or of the given places, in batches."""
+        if regions is None:
+            regions = [self.edit.paste, *self.context, *self.edit.keep, self.edit.copy]
+        seeds = sorted({region.seed for region in regions if region} - self.features.keys())
+        layer, psi = self.edit.layer, self.edit.truncation
+        for i in range(0, len(seeds), BATCH):
+            batch = seeds[i : i + BATCH]
+            found = self.generator.keys(batch, layer, truncation=psi, rules=self.rules)
+            self.features |= {seed: found[[j]] for j, seed in enumerate(batch)}
+
+    def _on(self, region: Region, side: int, what: str) -> Tensor:
+        return cells_of(region, side, what, self.generator, self.edit.layer)
+
+    @cached_property
+    def directions(self) -> Directions:
+        """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside."""
+        keys, weights = context_keys(self.generator, self.info, self.context, self.features)
+        method, rank = self.edit.directions, self.edit.rank
+        return key_directions(keys, self.moment, weights=weights, rank=rank, method=method)
+
+    def copied(self) -> tuple[Tensor, Tensor]:
+        """Values (out, H, W) of the copied picture, and the copy mask at their resolution."""
+        assert self.edit.copy is not None
+        values = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
+        return values, self._on(self.edit.copy, self.info.resolution, "copied place")
+
+    def pasted(self) -> Goal:
+        """The goal for the picture that was pasted on: the copied values, centred on the pasted place."""
+        features = self.features[self.target.seed]
+        source, mask = self.copied()
+        self._on(self.target, self.info.resolution, "place to paste")
+        before = self.generator.values(features, rules=self.rules)
+        return paste(features, before, [self._pasted_at(mask)], source, mask, snap=self.info.scale)
+
+    def _pasted_at(self, mask: Tensor) -> tuple[float, float]:
+        """Where the middle of the copy mask's box goes on the pasted picture, (row, column) in value cells."""
+        assert self.edit.copy is not None
+        side, middle = self.info.resolution, masks.bounds(mask, above=RIM).centre
+        (top, left), (row, column) = centre_on(self.edit.copy, side), centre_on(self.target, side)
+        return middle[0] + row - top, middle[1] + column - left
+
+    def pasted_off_mark(self) -> tuple[float, float]:
+        """How far the pasted thing's middle lies from the middle of the context's mark there, in value cells."""
+        drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
+        (row, column), (top, left) = self._pasted_at(self.copied()[1]), centre_on(drawn, self.info.resolution)
+        return row - top, column - left
+
+    def goal(self) -> Goal:
+        """The goal: the values wanted of the pasted picture and, if the edit is spread, of each context."""
+        spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
+        pictures = [self.target, *spread]
+        features = Features.cat([self.features[region.seed] for region in pictures])
+        before, side = self.generator.values(features, rules=self.rules), self.info.resolution
+        whitening = self.moment.power(-0.5).to(before)
+        if self.edit.kind == "erase":
+            places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
+            if self.edit.units is not None:
+                return erase(features, before, places, self._others[1], units=self.edit.units)
+            donors = self.donors
+            keys, donor_keys = (torch.einsum("ij,njhw->nihw", whitening, f.keys) for f in (features, donors))
+            return fill(features, before, places, keys, donor_keys, self.generator.values(donors, rules=self.rules))
+        first = self.pasted()
+        if not spread:
+            return first
+        source, mask = self.copied()
+        centres = [first.boxes[0].centre, *self._elsewhere(features, spread, first, whitening)]
+        return paste(features, before, centres, source, mask, snap=self.info.scale)
+
+    def forgotten(self, change: LowRank) -> Goal:
+        """The goal that a zeroed layer reaches: its values at the contexts after the change."""
+        features = Features.cat([self.features[region.seed] for region in self.context])
+        weight = torch.stack([self._on(region, self.info.resolution, "context") for region in self.context])
+        before = self.generator.values(features, rules=self.rules)
+        after = self.generator.values(features, rules=[*self.rules, change])
+        boxes = tuple(masks.bounds(cells, above=RIM) for cells in weight)
+        return Goal(features, after, before, weight, boxes)
+
+    def _elsewhere(
+        self, features: Features, spread: list[Region], first: Goal, whitening: Tensor
+    ) -> list[tuple[float, float]]:
+        """Where the goal's box belongs on the other contexts' pictures: near their masks, aligned by their keys."""
+        scale, side = self.info.scale, self.info.key_resolution
+        box = first.boxes[0].coarser(scale)
+        drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
+        centres = [centre_on(region, side) for region in (drawn, *spread)]
+        off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
+        guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
+        keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
+        return [(y * scale, x * scale) for y, x in corresponding(keys[0], box, keys[1:], guesses)]
+
+    def solve(self, goal: Goal, *, on_step: OnStep | None = None, **changed: Any) -> LowRank:
+        """The change that comes nearest to the goal and leaves other places, and protected ones, as they are.
+
+        `changed`: options of `memory.solve.solve` that replace the edit's. InputError if the goal asks for no change.
+        """
+        edit = self.edit
+        if not goal.asks_for_change:
+            raise InputError(NO_CHANGE[edit.kind])
+        smoothness = SMOOTHNESS if edit.smoothness is None else edit.smoothness
+        options: dict[str, Any] = {"method": edit.method, "smoothness": smoothness, "steps": edit.steps, **changed}
+        bystanders = [self.bystanders.sparing(self.directions, scale=self.info.scale), *map(self._kept, edit.keep)]
+        return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
+
+    def _kept(self, region: Region) -> Bystanders:
+        """A protected place, as a set of places whose values should stay."""
+        cells = self._on(region, self.info.resolution, "place to keep").flatten()
+        places = cells.nonzero().T
+        return Bystanders(self.features[region.seed], places, cells[places])
