@@ -104,12 +104,12 @@ def list_of(item: Check, most: int) -> Check:
     return check
 
 
-def object_of(checks: Mapping[str, Check]) -> Check:
-    """An object with exactly these fields, as a dict; errors name the outer field too."""
+def object_of(checks: Mapping[str, Check], *, optional: Collection[str] = ()) -> Check:
+    """An object with these fields, of which the `optional` ones may be absent; errors name the outer field too."""
 
     def check(name: str, value: Any) -> dict[str, Any]:
         try:
-            return fields("the object", value, checks)
+            return fields("the object", value, checks, optional=optional)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
 

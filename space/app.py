@@ -330,7 +330,7 @@ def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOG
             hub.whoami()
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs another package: pip install 'gradio[mcp]'")
-    known = [entry.id for entry in catalogue().values() if entry.repository or entry.local.is_file()]
+    known = [entry.id for entry in catalogue().values() if entry.remote or entry.local.is_file()]
     page = Page(Shared(dict.fromkeys([BUILT_IN, *generators, *known])), login=login)
     try:
         page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)

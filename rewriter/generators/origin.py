@@ -33,7 +33,8 @@ class Origin:
     title: str = ""
     repository: str | None = None
     revision: str | None = None
-    file: str | None = None  # in the repository, or the name of a local file
+    package: str | None = None  # NAME==VERSION, on the index of Python packages
+    file: str | None = None  # in the repository or package, or the name of a local file
     size: int | None = None
     sha256: str | None = None
     architecture: str | None = None

@@ -184,6 +184,8 @@ def _base(generator: Generator, weights: bool) -> str:
     if origin.repository:
         where = [words_only(each or "") for each in (origin.repository, origin.file, origin.revision)]
         lines.append(f"- from {where[0]}, file {where[1]}, revision {where[2]}")
+    elif origin.package:
+        lines.append(f"- from the Python package {words_only(origin.package)}, file {words_only(origin.file or '')}")
     elif is_built_in(generator):
         lines.append("- the generator that is built into `rewriter`")
     if origin.attribution:

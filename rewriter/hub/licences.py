@@ -55,6 +55,10 @@ TEXTS: dict[str, Text] = {  # by the link of the licence
         f"{GITHUB}/stylegan2-ada-pytorch/d72cc7d041b42ec8e806021a205ed9349f87c6a4/LICENSE.txt",
         "d782a1e765f4848609352fd9d74cc36b103ef6f51900baed06fb1c995188b95f",
     ),
+    "https://github.com/chien-liu/DCGAN-PyTorch/blob/main/LICENSE": Text(
+        "https://raw.githubusercontent.com/chien-liu/DCGAN-PyTorch/97bd810d8195120a7a8c41af0edd2d5d804eb51b/LICENSE",
+        "62ed31567250ca33432d1fea205844aac5cc85559f4b44342f91d355a12f36e3",
+    ),
     **{
         f"{CREATIVE}/{kind}/4.0/": Text(f"{CREATIVE}/{kind}/4.0/legalcode.txt", contains=f"{words} 4.0")
         for kind, words in (("by", "Attribution"), ("by-nc", "Attribution-NonCommercial"))

@@ -20,12 +20,13 @@ from rewriter.files import as_json
 from rewriter.generators.base import Generator
 
 TAG = "rewritten-generator"  # of repositories on the Hub
-_BASE = {name: CHECKS[name] for name in ("id", "repository", "file", "revision", "size", "sha256", "clamp")}
+_BASE = {n: CHECKS[n] for n in ("id", "repository", "package", "file", "revision", "size", "sha256", "clamp")}
+_PINNED = object_of(_BASE, optional=("package",))
 _CONFIG: dict[str, Check] = {
     "fingerprint": matching(r"[0-9a-f]{64}", "a SHA-256 in hexadecimal digits"),
     "rules": list_of(matching(r"rules/[a-z0-9][a-z0-9-]{0,80}\.safetensors", "a file in rules/"), RULES),
     "weights": flag,
-    "base": optional(object_of(_BASE)),
+    "base": optional(_PINNED),
 }
 
 
@@ -44,11 +45,10 @@ class Config:
         """The catalogue's id of the base, if it is the same file with the same clamp."""
         if self.base is None:
             return None
-        if self.base.repository is None:
+        if not self.base.remote:
             return BUILT_IN
-        own = self.base.repository, self.base.file, self.base.revision, self.clamp
-        entries = catalogue().items()
-        return next((id for id, e in entries if (e.repository, e.file, e.revision, e.clamp) == own), None)
+        own = (*_place(self.base), self.clamp)
+        return next((id for id, entry in catalogue().items() if (*_place(entry), entry.clamp) == own), None)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -59,9 +59,11 @@ class Config:
 def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> bytes:
     """config.json for a generator and its files of rules; InputError if nobody could load it without the weights."""
     base = {name: getattr(generator.origin, name) for name in _BASE}
+    if base["package"] is None:  # a field that earlier versions of this package do not know
+        del base["package"]
     try:
-        file, _ = _check_base(object_of(_BASE)("base", base))
-        elsewhere = is_built_in(generator) if file.repository is None else not generator.origin.rules
+        file, _ = _check_base(_PINNED("base", base))
+        elsewhere = not generator.origin.rules if file.remote else is_built_in(generator)
     except InputError:
         elsewhere = False
     if not weights and not elsewhere:
@@ -98,13 +100,20 @@ def read(folder: Path) -> Config | None:
 
 
 def _check_base(values: dict[str, Any]) -> tuple[PinnedFile, float | None]:
-    """The base's file and clamp, if it is built in or pinned by revision and hash."""
+    """The base's file and clamp, if it is built in, pinned by revision and hash, or in a package of the catalogue."""
     file = PinnedFile(**{name: value for name, value in values.items() if name != "clamp"})
-    if file.repository is None and file.id != BUILT_IN:
+    if file.package and all(_place(entry) != _place(file) for entry in catalogue().values()):
+        raise InputError(f"its base is in the package {file.package}, which the catalogue does not list")
+    if not file.remote and file.id != BUILT_IN:
         raise InputError(f"its base {file.id!r} is in no repository")
     if file.repository and not (file.revision and file.sha256):
         raise InputError("its base lacks revision or sha256")
     return file, values["clamp"]
+
+
+def _place(file: PinnedFile) -> tuple[str | None, ...]:
+    """Where a file is published."""
+    return file.repository, file.package, file.file, file.revision
 
 
 def rules_in(folder: Path, about: Config, generator: Generator | None = None) -> tuple[Rule, ...]:

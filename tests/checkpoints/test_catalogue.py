@@ -65,13 +65,14 @@ def test_published_files_are_listed_as_they_were_and_no_place_or_hash_is_made_up
 @pytest.mark.parametrize("data", OURS["generators"], ids=lambda data: data["id"])
 def test_each_entry_is_complete_and_states_its_licence(data):
     entry = entry_from(data, shipped().parent)
-    assert set(CHECKS) - {"note"} <= set(data) <= set(CHECKS)
+    assert set(CHECKS) - {"note", "package"} <= set(data) <= set(CHECKS)
     assert entry.sha256 is None or len(entry.sha256) == 64 or (entry.repository is None and len(entry.sha256) == 8)
     assert entry.attribution and entry.licence.link.startswith("https://")
-    made = {"stylegan2": "nvidia-source-code-license-nc", "proggan": "cc-by-nc-4.0"}[entry.architecture]
-    assert entry.licence.id == ("apache-2.0" if entry.id == BUILT_IN else made)
+    made = {"stylegan2": "nvidia-source-code-license-nc", "proggan": "cc-by-nc-4.0", "dcgan": "mit"}
+    assert entry.licence.id == ("apache-2.0" if entry.id == BUILT_IN else made[entry.architecture])
     suffix = {"rosinality": ".pt", "genforce": ".bin", "gandissect": ".pth", "nvidia": (".pkl", ".safetensors")}
-    assert entry.file.endswith(suffix[entry.layout]) and not re.search(r"[/\\]|\.(pt|pth|bin|pkl)$", entry.id)
+    assert entry.file.endswith({**suffix, "pytorch": ".tar"}[entry.layout])
+    assert not re.search(r"[/\\]|\.(pt|pth|bin|pkl|tar)$", entry.id)
     assert entry.clamp is None or entry.layout == "rosinality" or entry.file.startswith("ada/")
 
 
@@ -106,6 +107,7 @@ WRONG = [  # what each kind of check refuses is tested with edits; here is what 
     ("repository", ["", "name", "a/b/c", "../b", "a/..", "a/b.git", "https://x/y", LONG + "/b", 3, "a/b\n"]),
     ("file", ["", "/etc/passwd", "../a.pt", "a/../../b.pt", "a\\..\\b", "\\\\host\\a", "C:\\a.pt", "a\0b", LONG]),
     ("revision", ["main", "5fde0cd", FIRST.upper(), FIRST + "0", f"{FIRST}\n"]),
+    ("package", ["", "faces", "--index-url==1", "-r==1", "a b==1", "faces==1.0 b==2", "faces>=1.0", "faces==1;x", 3]),
     ("size", [0, True, 1 << 41, float("nan"), "120878283"]),
     ("sha256", ["", "59", "5" * 65, "G" * 64, "A" * 64]),
     ("architecture", ["stylegan3", None, ["stylegan2"]]),
@@ -149,6 +151,19 @@ def test_a_repository_and_a_revision_need_each_other(own):
     for one in ("repository", "revision"):
         own({**MINE, one: None})
         with pytest.raises(InputError, match="a repository needs a revision"):
+            catalogue()
+
+
+PACKED = {**MINE, "repository": None, "revision": None, "package": "faces==1.0", "file": "faces/weights.tar"}
+
+
+def test_a_package_is_pinned_by_version_size_and_hash_and_is_no_repository(own):
+    own(PACKED)
+    assert catalogue()["mine"].package == "faces==1.0" and catalogue()["mine"].remote
+    wrong = {"size": None, "sha256": PACKED["sha256"][:8], "repository": "a/b"}
+    for field, value in wrong.items():
+        own({**PACKED, field: value, "revision": field == "repository" and FIRST or None})
+        with pytest.raises(InputError, match="a package needs size and whole sha256 of its file, and is no repository"):
             catalogue()
 
 

@@ -19,6 +19,7 @@ from hostile import bounded, watching
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from mutations import mutated
+from plain_dcgan import plain_dcgan
 from safetensors.torch import save
 
 from rewriter.checkpoints.convert import convert, rewrite_as
@@ -295,6 +296,7 @@ PROGGAN = ProgressiveGAN(ProgressiveGANConfig((3,) * 6, 3, False))
 LAYOUTS = [
     *(rewrite_as(small_generator(), layout) for layout in ("nvidia", "rosinality", "genforce")),
     *(rewrite_as(PROGGAN, layout) for layout in ("gandissect", "genforce")),
+    plain_dcgan((3, 3), z_dim=3).state_dict(),
 ]
 
 

@@ -24,26 +24,32 @@ ROSINALITY, CLAMPED = DATA / "rosinality_stylegan2_16px.pt", DATA / "nvidia_styl
 PLAIN, GENFORCE = DATA / "nvidia_stylegan2_16px_plain.pt", DATA / "genforce_stylegan2_16px.bin"
 GANDISSECT, PGGAN = DATA / "gandissect_proggan_32px.pth", DATA / "genforce_pggan_32px.bin"
 ALL = (ROSINALITY, CLAMPED, PLAIN, GENFORCE, GANDISSECT, PGGAN)
-REPO = "ada/faces"
+REPO = "ada/portraits"
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A Hub that serves `faces`."""
+    """A Hub that serves `portraits`."""
     with LoopbackHub() as hub:
         hub.adopt(monkeypatch, tmp_path)
         monkeypatch.setenv("REWRITER_CACHE", str(tmp_path / "ours"))
-        hub.add("model", REPO, {"faces.pt": ROSINALITY.read_bytes()})
+        hub.add("model", REPO, {"portraits.pt": ROSINALITY.read_bytes()})
         yield hub
 
 
 @pytest.fixture
-def faces(hub, tmp_path, monkeypatch):
-    """Write a user's catalogue that lists `faces`, clamped at 256, with these changes."""
+def portraits(hub, tmp_path, monkeypatch):
+    """Write a user's catalogue that lists `portraits`, clamped at 256, with these changes."""
 
     def add(**changed):
         revision = hub.repositories["model", REPO].at().oid
-        data = {"id": "faces", "title": "Faces", "repository": REPO, "file": "faces.pt", "revision": revision}
+        data = {
+            "id": "portraits",
+            "title": "Portraits",
+            "repository": REPO,
+            "file": "portraits.pt",
+            "revision": revision,
+        }
         data |= {"size": ROSINALITY.stat().st_size, "sha256": sha256(ROSINALITY), "architecture": "stylegan2"}
         data |= {"layout": "rosinality", "resolution": 16, "clamp": 256, "attribution": "Ada"}
         data |= {"licence": {"id": "mit", "link": "https://opensource.org/license/mit"}}
@@ -98,14 +104,14 @@ def same(one, other):
 # --- what a name means ---
 
 
-def test_each_kind_of_name_is_resolved_without_a_request(hub, faces, town, stylegan, random_rule, tmp_path):
-    faces()
+def test_each_kind_of_name_is_resolved_without_a_request(hub, portraits, town, stylegan, random_rule, tmp_path):
+    portraits()
     store.save(stylegan, tmp_path / "weights")
     rules_only = draft(town, [random_rule(town, "layer8")], "ada/rules", weights=False, pictures=False)
     rules_only.save(tmp_path / "rules")
     kinds = {
         "townscape": (sources.Known, True),
-        "faces": (sources.Known, False),
+        "portraits": (sources.Known, False),
         str(ROSINALITY): (sources.File, True),
         str(tmp_path / "weights"): (sources.Folder, True),
         str(tmp_path / "rules"): (sources.Folder, True),
@@ -114,13 +120,13 @@ def test_each_kind_of_name_is_resolved_without_a_request(hub, faces, town, style
     for name, (kind, local) in kinds.items():
         source = resolve(name)
         assert (type(source), source.name, source.is_local) == (kind, name, local)
-    assert resolve("faces").origin.licence.id == "mit" and resolve("ada/rules").origin == Origin()
+    assert resolve("portraits").origin.licence.id == "mit" and resolve("ada/rules").origin == Origin()
     assert hub.requests == []
 
 
-def test_a_source_is_fetched_once_and_then_local(hub, faces, town, random_rule):
-    faces()
-    source, steps = resolve("faces"), []
+def test_a_source_is_fetched_once_and_then_local(hub, portraits, town, random_rule):
+    portraits()
+    source, steps = resolve("portraits"), []
     assert source.fetch(lambda *step: steps.append(step)) == source and source.is_local
     assert steps[-1] == (ROSINALITY.stat().st_size,) * 2
     made = draft(town, [random_rule(town, "layer8")], "ada/rules", weights=False, pictures=False)
@@ -136,7 +142,7 @@ def test_a_source_is_fetched_once_and_then_local(hub, faces, town, random_rule):
 
 
 def test_a_source_is_not_local_any_more_when_a_file_is_deleted(hub, stylegan, random_rule, tmp_path):
-    made = draft(stylegan, [random_rule(stylegan, "layer4")], "ada/faces", pictures=False)
+    made = draft(stylegan, [random_rule(stylegan, "layer4")], "ada/portraits", pictures=False)
     made.save(tmp_path / "made")
     weights = (tmp_path / "made" / store.WEIGHTS).read_bytes()
     hub.add("model", "ada/own", {**made.files, store.WEIGHTS: weights})
@@ -165,16 +171,16 @@ def test_folders_of_others_and_revisions_of_files_are_refused(tmp_path):
 # --- by name ---
 
 
-def test_a_catalogue_entry_is_downloaded_once_and_knows_whose_it_is(hub, faces):
-    faces()
-    generator = load("faces")
-    assert (generator.name, generator.resolution, generator.config.conv_clamp) == ("faces", 16, 256)
+def test_a_catalogue_entry_is_downloaded_once_and_knows_whose_it_is(hub, portraits):
+    portraits()
+    generator = load("portraits")
+    assert (generator.name, generator.resolution, generator.config.conv_clamp) == ("portraits", 16, 256)
     assert generator.advice == {"structure": "layer2", "objects": "layer4"}  # it has no layer20
     assert generator.origin.sha256 == sha256(ROSINALITY) and generator.origin.licence.id == "mit"
     assert generator.origin.to_json()["revision"] == hub.repositories["model", REPO].at().oid
     asked = len(hub.requests)
-    assert same(load("faces"), generator) and len(hub.requests) == asked
-    assert load("faces", conv_clamp=3).config.conv_clamp == 3
+    assert same(load("portraits"), generator) and len(hub.requests) == asked
+    assert load("portraits", conv_clamp=3).config.conv_clamp == 3
 
 
 def test_a_clamp_is_refused_where_it_is_known_or_impossible(tmp_path, stylegan):
@@ -189,30 +195,30 @@ def test_a_clamp_is_refused_where_it_is_known_or_impossible(tmp_path, stylegan):
 
 
 @pytest.mark.parametrize(("field", "wrong"), [("resolution", 32), ("architecture", "proggan")])
-def test_a_wrong_entry_of_the_catalogue_is_reported(faces, field, wrong):
-    faces(**{field: wrong})
-    with pytest.raises(InputError, match=f"the {field} of faces is .*, not {wrong} as the catalogue says"):
-        load("faces")
+def test_a_wrong_entry_of_the_catalogue_is_reported(portraits, field, wrong):
+    portraits(**{field: wrong})
+    with pytest.raises(InputError, match=f"the {field} of portraits is .*, not {wrong} as the catalogue says"):
+        load("portraits")
 
 
-def test_a_file_of_the_catalogue_is_recognised_under_any_name(faces, tmp_path, hub):
-    faces()
+def test_a_file_of_the_catalogue_is_recognised_under_any_name(portraits, tmp_path, hub):
+    portraits()
     path = tmp_path / "some other name.bin"
     shutil.copy(ROSINALITY, path)
     generator = load(path)
-    assert (generator.name, generator.config.conv_clamp) == ("faces", 256) and hub.requests == []
-    assert same(generator, load("faces"))
-    faces(sha256="0" * 64)  # the same size is not enough
+    assert (generator.name, generator.config.conv_clamp) == ("portraits", 256) and hub.requests == []
+    assert same(generator, load("portraits"))
+    portraits(sha256="0" * 64)  # the same size is not enough
     assert load(ROSINALITY).name == ROSINALITY.stem and load(ROSINALITY).config.conv_clamp is None
 
 
-def test_a_file_of_unknown_size_is_recognised_by_its_name_and_hash(faces, tmp_path):
-    faces(size=None, sha256=sha256(ROSINALITY)[:8], repository=None, revision=None)
+def test_a_file_of_unknown_size_is_recognised_by_its_name_and_hash(portraits, tmp_path):
+    portraits(size=None, sha256=sha256(ROSINALITY)[:8], repository=None, revision=None)
     (tmp_path / "elsewhere").mkdir()
-    shutil.copy(ROSINALITY, tmp_path / "elsewhere" / "faces.pt")
-    assert load(tmp_path / "elsewhere" / "faces.pt").name == "faces"
-    shutil.copy(PLAIN, tmp_path / "elsewhere" / "faces.pt")
-    assert load(tmp_path / "elsewhere" / "faces.pt").origin == Origin(file="faces.pt")
+    shutil.copy(ROSINALITY, tmp_path / "elsewhere" / "portraits.pt")
+    assert load(tmp_path / "elsewhere" / "portraits.pt").name == "portraits"
+    shutil.copy(PLAIN, tmp_path / "elsewhere" / "portraits.pt")
+    assert load(tmp_path / "elsewhere" / "portraits.pt").origin == Origin(file="portraits.pt")
 
 
 # --- a folder of ours ---
@@ -231,11 +237,11 @@ def test_the_round_trip_is_exact(source, convert, tmp_path):
             assert again.name == original.name and again.origin.sha256 == sha256(source)
 
 
-def test_a_folder_keeps_origin_and_advice(faces, convert, tmp_path):
-    faces()
-    convert("faces", tmp_path / "out")
-    original, again = load("faces"), load(tmp_path / "out")
-    assert (again.name, again.origin, again.advice) == ("faces", original.origin, original.advice)
+def test_a_folder_keeps_origin_and_advice(portraits, convert, tmp_path):
+    portraits()
+    convert("portraits", tmp_path / "out")
+    original, again = load("portraits"), load(tmp_path / "out")
+    assert (again.name, again.origin, again.advice) == ("portraits", original.origin, original.advice)
     convert(tmp_path / "out", tmp_path / "twice")
     configs = [(tmp_path / name / store.CONFIG).read_bytes() for name in ("out", "twice")]
     assert configs[0] == configs[1] and same(load(tmp_path / "twice"), again)
@@ -377,8 +383,8 @@ def test_rules_are_folded_into_the_weights(name, layout, rules, convert, tmp_pat
 # --- what is refused ---
 
 
-def test_impossible_conversions_are_refused_before_any_download(refused, hub, faces, tmp_path):
-    faces()
+def test_impossible_conversions_are_refused_before_any_download(refused, hub, portraits, tmp_path):
+    portraits()
     for name, options, words in (
         ("out.pt", (), "choose one with --layout"),
         ("out", ("--layout", "nvidia"), "must end in .pt"),
@@ -387,11 +393,11 @@ def test_impossible_conversions_are_refused_before_any_download(refused, hub, fa
         ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, rosinality"),
         ("out", ("--conv-clamp", "-1"), "a number from"),
     ):
-        assert words in refused("faces", tmp_path / name, *options)
+        assert words in refused("portraits", tmp_path / name, *options)
     (tmp_path / "file").write_text("no folder")
-    assert "cannot write" in refused("faces", tmp_path / "file" / "out")
+    assert "cannot write" in refused("portraits", tmp_path / "file" / "out")
     (tmp_path / "folder.pt").mkdir()
-    assert "it is a folder" in refused("faces", tmp_path / "folder.pt", "--layout", "rosinality")
+    assert "it is a folder" in refused("portraits", tmp_path / "folder.pt", "--layout", "rosinality")
     assert hub.requests == []
 
 
@@ -417,29 +423,29 @@ def test_an_interrupted_conversion_leaves_the_old_files(convert, run, tmp_path, 
 # --- on the command line ---
 
 
-def test_the_hash_of_a_first_download_is_told_and_remembered(run, faces, tmp_path, monkeypatch):
-    faces(sha256=None, size=None)
+def test_the_hash_of_a_first_download_is_told_and_remembered(run, portraits, tmp_path, monkeypatch):
+    portraits(sha256=None, size=None)
     monkeypatch.chdir(tmp_path)
-    status, _, err = run("sample", "--generator", "faces", "--seeds", "0", "--device", "cpu")
+    status, _, err = run("sample", "--generator", "portraits", "--seeds", "0", "--device", "cpu")
     assert status == 0 and f"later downloads must have the same SHA-256, {sha256(ROSINALITY)}" in err
-    assert "SHA-256" not in run("sample", "--generator", "faces", "--seeds", "0", "--device", "cpu")[2]
+    assert "SHA-256" not in run("sample", "--generator", "portraits", "--seeds", "0", "--device", "cpu")[2]
     assert json.loads((tmp_path / "ours" / "verified.json").read_text())
 
 
-def test_a_downloaded_generator_draws_the_same_offline(run, faces, hub, tmp_path, monkeypatch):
-    faces()
+def test_a_downloaded_generator_draws_the_same_offline(run, portraits, hub, tmp_path, monkeypatch):
+    portraits()
     for name in ("first.png", "again.png"):
-        arguments = "--generator", "faces", "--seeds", "0", "--device", "cpu", "--out", tmp_path / name
+        arguments = "--generator", "portraits", "--seeds", "0", "--device", "cpu", "--out", tmp_path / name
         assert run("sample", *arguments)[0] == 0
         asked = len(hub.requests)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert len(hub.requests) == asked and (tmp_path / name).read_bytes() == (tmp_path / "first.png").read_bytes()
 
 
-def test_a_failed_download_is_one_clear_line(run, faces, hub, tmp_path, monkeypatch):
-    faces()
+def test_a_failed_download_is_one_clear_line(run, portraits, hub, tmp_path, monkeypatch):
+    portraits()
     monkeypatch.chdir(tmp_path)
     hub.repositories["model", REPO].gated = True
-    status, out, err = run("sample", "--generator", "faces", "--seeds", "0")
+    status, out, err = run("sample", "--generator", "portraits", "--seeds", "0")
     assert (status, out, err.count("\n")) == (2, "", 1) and "accept it on its page" in err
     assert not (tmp_path / "sample.png").exists()

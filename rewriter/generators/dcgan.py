@@ -1,0 +1,156 @@
+"""DCGAN (Radford, Metz and Chintala 2015) in the form of PyTorch's tutorial: layer1 … layerN, then one output.
+
+Each layer: transposed 4×4 convolution, batch norm, ReLU. The first makes a map of 4×4 places from the latent; the
+others, and the output with its tanh, double the side. The memory is the convolution alone, so it is exactly linear:
+batch norm belongs to `step`. It is applied there and not folded into W, so that the tensors of a file stay as they are
+and can be written back to the bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rewriter.errors import InputError
+from rewriter.generators.base import Generator
+from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
+from rewriter.generators.shapes import Shapes, largest
+
+KERNEL, OUTPUT, DEEPEST = 4, "output", 8  # a DCGAN of eight layers draws 1024 px
+
+
+@dataclass(frozen=True)
+class DCGANConfig:
+    """Architecture: `channels` of layer1, layer2 …; the convolutions in `biased` (layers, or "output") have a bias."""
+
+    channels: Sequence[int]
+    z_dim: int = 100
+    colours: int = 3  # 1: grey
+    biased: Collection[str] = ()
+
+    @property
+    def resolution(self) -> int:
+        """Side of the picture in pixels: 8 for one layer, doubled by every further one."""
+        return int(2 ** (len(self.channels) + 2))
+
+
+class TransposedConv(Memory):
+    """A transposed convolution: values = W ∗ k, plus a bias in some files."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool):
+        super().__init__()
+        seen = (KERNEL // stride) ** 2 if stride > 1 else 1  # keys that one value sees
+        weight = random_weight(outputs, inputs, KERNEL, KERNEL) / math.sqrt(inputs * seen)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.stride, self.padding = stride, (KERNEL - stride) // 2 if stride > 1 else 0
+
+    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
+        """(n, c, h, w) → (n, o, H, W), twice the side; layer1: 1×1 → 4×4."""
+        return F.conv_transpose2d(keys, weight.transpose(0, 1), stride=self.stride, padding=self.padding)
+
+    def offset(self) -> Tensor:
+        """The bias, or nothing."""
+        return self.weight.new_zeros(1, 1, 1) if self.bias is None else self.bias[:, None, None]
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The identity: this memory is linear."""
+        return x
+
+    def slope(self, x: Tensor) -> Tensor:
+        """One everywhere."""
+        return torch.ones_like(x)
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with its running statistics, whatever the module's mode: a scale and a shift of each channel."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) → the same shape."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-5)
+
+
+class DCGAN(Generator):
+    """A DCGAN generator of any depth and width.
+
+    Latents are normal and not normalised. It has no w: truncation multiplies z, which gathers pictures around the one
+    of z = 0.
+    """
+
+    architecture = "dcgan"
+    pattern = r"layer\d+\.(deconv|norm)\."
+
+    def __init__(self, config: DCGANConfig, *, name: str = "dcgan"):
+        super().__init__()
+        self.config, self.name = config, name
+        self.zdim, self.resolution = config.z_dim, config.resolution
+        self.layers: dict[str, LayerInfo] = {}
+        previous, side = config.z_dim, 1
+        for i, channels in enumerate(config.channels, start=1):
+            layer, made = f"layer{i}", 2 ** (i + 1)
+            block = nn.Module()
+            stride, bias = 1 if i == 1 else 2, layer in config.biased
+            block.add_module("deconv", TransposedConv(previous, channels, stride=stride, bias=bias))
+            block.add_module("norm", BatchNorm(channels))
+            self.add_module(layer, block)
+            self.layers[layer] = LayerInfo(layer, previous, channels, KERNEL, side, made)
+            previous, side = channels, made
+        self.output = TransposedConv(previous, config.colours, stride=2, bias=OUTPUT in config.biased)
+        self.requires_grad_(False)
+
+    @staticmethod
+    def sizes(names: Iterable[str]) -> tuple[int]:
+        """Number of layers in a state dict with these names."""
+        return (largest(r"layer(\d+)\.", names),)
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes, **settings: Any) -> DCGAN:
+        """Channels from the convolutions."""
+        (count,) = cls.sizes(shapes.state)
+        if not 1 <= count <= DEEPEST:
+            raise InputError(f"a DCGAN has 1 to {DEEPEST} layers before its output, not {count}: is the file whole?")
+        convolutions = {**{f"layer{i}": f"layer{i}.deconv" for i in range(1, count + 1)}, OUTPUT: OUTPUT}
+        *channels, colours = (shapes.size(f"{name}.weight", 0, rank=4) for name in convolutions.values())
+        if colours not in (1, 3):
+            raise InputError(f"its output has {colours} channels, a picture has 1 or 3: is the file whole?")
+        biased = [layer for layer, name in convolutions.items() if f"{name}.bias" in shapes.state]
+        return cls(DCGANConfig(channels, shapes.size("layer1.deconv.weight", 1, rank=4), colours, biased))
+
+    def memory(self, layer: str) -> TransposedConv:
+        """The convolution of that name."""
+        self.layer(layer)
+        module = self.get_submodule(f"{layer}.deconv")
+        assert isinstance(module, TransposedConv)
+        return module
+
+    def receptive_field(self, layer: str) -> int:
+        """Like that of any generator; the output reaches a pixel further."""
+        return super().receptive_field(layer) + 1
+
+    def start(self, z: Tensor, truncation: float) -> Features:
+        """Latents times the truncation, as a 1×1 map."""
+        return Features("layer1", z[:, :, None, None] * truncation)
+
+    def step(self, features: Features, values: Tensor) -> Features | Tensor:
+        """Batch norm and ReLU; after the last layer the output and tanh."""
+        x = F.relu(self.get_submodule(f"{features.layer}.norm")(values))
+        following = f"layer{int(features.layer.removeprefix('layer')) + 1}"
+        if following in self.layers:
+            return Features(following, x)
+        picture = torch.tanh(self.output.response(x, self.output.weight) + self.output.offset())
+        return picture.expand(-1, 3, -1, -1)
