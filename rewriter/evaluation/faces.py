@@ -7,12 +7,10 @@ whether a person would say that the face now has the thing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +18,10 @@ from torch import Tensor
 
 from rewriter.editing.edit import Edit
 from rewriter.errors import InputError
+from rewriter.evaluation import FACES, FIRST_FACE
 from rewriter.evaluation.face_edits import edit as edit_named
 from rewriter.evaluation.face_edits import edits
+from rewriter.evaluation.face_score import Score, fitted, labels
 from rewriter.evaluation.landmarks import POINTS, Landmarks, landmarks, shifted, similarity, warped
 from rewriter.generators.base import Generator
 from rewriter.masks import bounds
@@ -29,17 +29,25 @@ from rewriter.pictures import difference
 
 __all__ = ["FaceJudge", "Faces", "Verdicts", "edits", "look"]
 
-FIRST, COUNT = 10_000, 600  # seeds of the faces that are judged; who wears what was labelled by eye for these
 EYES, MOUTH, ALL = (0, 1), (3, 4), tuple(range(len(POINTS)))
-THINGS: Mapping[str, tuple[str, tuple[int, ...]]] = {  # edit → what wearers have, and the landmarks that it goes by
-    "glasses": ("glasses", EYES),
-    "hat": ("headgear", EYES),
-    "smile": ("grin", MOUTH),
-    "blue-glasses": ("glasses", EYES),
-    "face-mask": ("face mask", ALL),
-    "moustache": ("facial hair", MOUTH),
-    "open-mouth": ("open mouth", MOUTH),
-    "red-cap": ("headgear", EYES),
+
+
+class Thing(NamedTuple):
+    """What the judge knows of an edit's thing: how its wearers are labelled, and the landmarks that it goes by."""
+
+    worn: str
+    goes_by: tuple[int, ...]
+
+
+THINGS: Mapping[str, Thing] = {
+    "glasses": Thing("glasses", EYES),
+    "hat": Thing("headgear", EYES),
+    "smile": Thing("grin", MOUTH),
+    "blue-glasses": Thing("glasses", EYES),
+    "face-mask": Thing("face mask", ALL),
+    "moustache": Thing("facial hair", MOUTH),
+    "open-mouth": Thing("open mouth", MOUTH),
+    "red-cap": Thing("headgear", EYES),
 }
 # Landmarks of two copied faces that the detector misses, because a thing covers the mouth; placed by hand, in pixels
 BY_HAND = {
@@ -48,10 +56,8 @@ BY_HAND = {
 }
 MARGIN, RING = 4, 4  # px around the thing's place that are not "elsewhere"; width of the ring around it with seams
 REACH = 3  # px that the thing may lie off its place
-LOCAL = 0.02  # of the range of colours: fainter edges count less
-FEATURES = ("edges", "edges gained", "contrast", "likeness")
-WEIGHTS, BIAS = (8.0, 4.0, 0.5, 2.0), -5.0
-TOOK, PARTLY = 0.5, 0.15  # scores from which a thing took, or took partly
+COARSE = 1.5  # px of blur that parts colours from fine detail
+TOOK, PARTLY = 0.5, 0.17  # scores from which a thing took, or took partly
 
 
 @dataclass(frozen=True)
@@ -62,9 +68,16 @@ class Faces:
     pictures: Tensor
     landmarks: Landmarks
 
+    def only(self, chosen: Sequence[int]) -> Faces:
+        """Some of the faces, by index."""
+        rows = list(chosen)
+        return Faces([self.seeds[i] for i in rows], self.pictures[rows], Landmarks(self.landmarks.points[rows]))
+
 
 @torch.no_grad()
-def look(generator: Generator, seeds: Sequence[int] = range(FIRST, FIRST + COUNT), *, batch: int = 64) -> Faces:
+def look(
+    generator: Generator, seeds: Sequence[int] = range(FIRST_FACE, FIRST_FACE + FACES), *, batch: int = 64
+) -> Faces:
     """Draw faces and find their landmarks: about 40 ms a face. All edits can be judged on the same ones."""
     seeds = list(seeds)
     parts = [generator.sample(seeds[i : i + batch], rules=[]).cpu() for i in range(0, len(seeds), batch)]
@@ -83,7 +96,7 @@ class Verdicts:
         elsewhere: Mean change in 1/255 outside the thing's place and `MARGIN` px around it; of the whole picture where
             there is no frontal face.
         seam: Mean gain in edges on the ring around the thing's place, in 1/255 a pixel; NaN where there is no place.
-        features: The numbers that the score is made of, (n, 4) as in `FEATURES`.
+        features: The numbers that the score is made of, (n, 3) as in `FEATURES`.
     """
 
     frontal: Tensor
@@ -156,7 +169,7 @@ class FaceJudge:
         self,
         generator: Generator,
         edit: Edit | str,
-        seeds: Sequence[int] = range(FIRST, FIRST + COUNT),
+        seeds: Sequence[int] = range(FIRST_FACE, FIRST_FACE + FACES),
         *,
         faces: Faces | None = None,
     ) -> None:
@@ -165,8 +178,9 @@ class FaceJudge:
         if self.name not in THINGS:
             raise InputError(f"no judge for an edit titled {self.name!r}: expected one of {', '.join(THINGS)}")
         self.faces = faces or look(generator, seeds)
+        self.score: Score = fitted()
         self._generator = generator
-        self.wears = _wears(THINGS[self.name][0], self.faces.seeds)
+        self.wears = _wears(THINGS[self.name].worn, self.faces.seeds)
 
     @property
     def before(self) -> Tensor:
@@ -188,7 +202,7 @@ class FaceJudge:
         layered = torch.cat([source[0], self.edit.copy.mask[None]])
         points = self.faces.landmarks.points.nan_to_num(0.5)
         points = torch.where(self.faces.landmarks.found[:, None, None], points, own)
-        moves = shifted(own, points, THINGS[self.name][1]), similarity(own, points)
+        moves = shifted(own, points, THINGS[self.name].goes_by), similarity(own, points)
         found = [warped(layered, move, side) for move in moves]
         shift, turned = (Place(each[:, :3].clamp(-1, 1), each[:, 3].clamp(0, 1)) for each in found)
         return shift, turned
@@ -204,10 +218,9 @@ class FaceJudge:
         if old.shape != new.shape or len(old) != len(self.faces.seeds):
             raise InputError(f"{len(self.faces.seeds)} pictures are judged: got {tuple(old.shape)}, {tuple(new.shape)}")
         frontal, found = self.faces.landmarks.frontal, self.faces.landmarks.found
-        features = torch.stack([_features(place, old, new) for place in self.places])
-        scores = torch.sigmoid(features @ torch.tensor(WEIGHTS) + BIAS)
-        score, which = scores.max(0)
-        features = features.gather(0, which[None, :, None].expand(1, -1, len(FEATURES)))[0]
+        (still, match), (turned, other) = (measured(place, old, new) for place in self.places)
+        features = torch.where((other > match)[:, None], turned, still)
+        score = self.score(self.name, features)
         near = torch.stack([grown(place.mask, MARGIN) for place in self.places]).any(0) & frontal[:, None, None]
         change = difference(old, new)
         elsewhere = (change * ~near).sum((1, 2)) / (~near).sum((1, 2))
@@ -221,12 +234,12 @@ class FaceJudge:
 
 def _wears(what: str, seeds: Sequence[int]) -> Tensor:
     """Which seeds' faces wear a thing already, by labels that were made by eye, (n,) bool."""
-    labels: dict[str, Any] = json.loads(Path(__file__).with_name("face_labels.json").read_text(encoding="utf-8"))
-    first, count = labels["first"], labels["count"]
+    found = labels()
+    first, count = found["first"], found["count"]
     outside = [seed for seed in seeds if not first <= seed < first + count]
     if outside:
         raise InputError(f"faces are labelled for seeds {first} to {first + count - 1}: got {outside[0]}")
-    worn = set(labels["wearers"][what])
+    worn = set(found["wearers"][what])
     return torch.tensor([seed - first in worn for seed in seeds])
 
 
@@ -236,39 +249,54 @@ def grown(masks: Tensor, margin: int) -> Tensor:
 
 
 def gradients(pictures: Tensor) -> Tensor:
-    """Central differences of the brightness along x and y in [0, 1] a pixel, lightly blurred, (n, 2, H, W)."""
-    grey = (pictures * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True) / 2
-    padded = F.pad(grey, (1, 1, 1, 1), mode="replicate")
-    across, down = padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2], padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]
+    """Central differences of the brightness along x and y, in shares of its range a pixel, (n, 2, H, W)."""
+    grey = F.pad(brightness(pictures), (1, 1, 1, 1), mode="replicate")
+    across, down = grey[:, :, 1:-1, 2:] - grey[:, :, 1:-1, :-2], grey[:, :, 2:, 1:-1] - grey[:, :, :-2, 1:-1]
     return torch.cat([across, down], 1) / 2
 
 
-def _features(place: Place, before: Tensor, after: Tensor) -> Tensor:
-    """The numbers of `FEATURES`, (n, 4), where the thing is found best within `REACH` of its place."""
-    box = bounds(place.mask.amax(0), above=0.05)
-    thing, mask = (each[..., box.rows, box.columns] for each in (place.thing, place.mask))
+def brightness(pictures: Tensor) -> Tensor:
+    """The brightness of pictures in [-1, 1], as a range of length 1: (n, 1, H, W)."""
+    return (pictures * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True) / 2
+
+
+def blurred(maps: Tensor, sigma: float = COARSE) -> Tensor:
+    """Maps (n, c, H, W) under a Gaussian of `sigma` px; the rim is continued."""
+    reach, channels = round(3 * sigma), maps.shape[1]
+    kernel = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(channels, 1, 1, -1)
+    across = F.conv2d(F.pad(maps, (reach, reach, 0, 0), mode="replicate"), kernel, groups=channels)
+    return F.conv2d(F.pad(across, (0, 0, reach, reach), mode="replicate"), kernel.mT, groups=channels)
+
+
+def measured(place: Place, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of `FEATURES`, (n, 3), and how well the thing matches, (n,), at the best of all shifts by `REACH`."""
+    box, mask = bounds(place.mask.amax(0), above=0.05), place.mask[:, None]
+    mask = mask[..., box.rows, box.columns]
+    thing = [each[..., box.rows, box.columns] for each in _fine_and_coarse(place.thing)]
     rows, columns = (slice(part.start, part.stop + 2 * REACH) for part in (box.rows, box.columns))
-    old, new = (F.pad(each, (REACH,) * 4, mode="replicate") for each in (before, after))
-    wanted = gradients(place.thing)[..., box.rows, box.columns]
-    old_edges, new_edges = (gradients(each)[..., rows, columns] for each in (old, new))
-    matches = [_matches(each, wanted, mask) for each in (new_edges, old_edges)]  # (n, 7, 7) each
-    edges, best = matches[0].flatten(1).max(1)
-    gained = edges - matches[1].flatten(1).gather(1, best[:, None])[:, 0]
-    old, new, strong = (
-        _window(each, best, mask.shape[1:]) for each in (old[..., rows, columns], new[..., rows, columns], new_edges)
-    )
-    return torch.stack([edges, gained, _contrast(strong, wanted, mask), _likeness(new, old, thing, mask)], 1)
+    padded = (F.pad(torch.cat(_fine_and_coarse(each), 1), (REACH,) * 4, mode="replicate") for each in (before, after))
+    old, new = (each[..., rows, columns] for each in padded)
+    matches = [_matches(each[:, :1], thing[0], mask).flatten(1) for each in (old, new)]
+    match, best = matches[1].max(1)
+    gained = match - matches[0].gather(1, best[:, None])[:, 0]
+    old, new = (_window(each, best, mask.shape[2:]) for each in (old, new))
+    strength = (new[:, :1] * thing[0] * mask).sum((1, 2, 3)) / (thing[0].square() * mask).sum((1, 2, 3))
+    colour = _likeness(new[:, 1:], old[:, 1:], thing[1], mask)
+    return torch.stack([strength.clamp(-0.5, 1.5), colour, gained], 1), match
 
 
-def _matches(edges: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """Correlation of a thing's gradients (n, 2, h, w) under masks (n, h, w) with every window of a larger map of them.
+def _fine_and_coarse(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """The fine detail of the brightness, (n, 1, H, W), and the colours without it, (n, 3, H, W)."""
+    grey = brightness(pictures)
+    return grey - blurred(grey), blurred(pictures)
 
-    Strong and faint edges count alike, so that the judge sees shapes in bright and dark pictures.
-    """
-    edges, wanted = (each / (each.square().sum(1, keepdim=True).sqrt() + LOCAL) for each in (edges, wanted))
-    product = _each_with_its_own(edges, wanted * mask[:, None])
-    power = _each_with_its_own(edges.square().sum(1, keepdim=True), mask[:, None])
-    norm = (wanted.square().sum(1) * mask).sum((1, 2))
+
+def _matches(maps: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    """Correlation of a pattern (n, 1, h, w) under masks with every window of a larger map (n, 1, H, W)."""
+    product = _each_with_its_own(maps, wanted * mask)
+    power = _each_with_its_own(maps.square(), mask)
+    norm = (wanted.square() * mask).sum((1, 2, 3))
     return product / (power * norm[:, None, None]).sqrt().clamp_min(1e-6)
 
 
@@ -287,16 +315,10 @@ def _window(maps: Tensor, best: Tensor, size: Sequence[int]) -> Tensor:
     return torch.stack([m[:, y : y + height, x : x + width] for m, y, x in zip(maps, tops, lefts, strict=True)])
 
 
-def _contrast(new: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """How strong the edges are, as the logarithm of their share of the thing's, (n,)."""
-    a, b = ((each.square().sum(1) * mask).sum((1, 2)).clamp_min(1e-6) for each in (new, wanted))
-    return (a / b).log().clamp(-3, 1) / 2
-
-
 def _likeness(after: Tensor, before: Tensor, thing: Tensor, mask: Tensor) -> Tensor:
     """How much nearer to the thing's colours the picture came: 0 as before, 1 the thing itself, at least -1; (n,)."""
-    was, now = (((each - thing).square().sum(1) * mask).sum((1, 2)) for each in (before, after))
-    return (1 - now / was.clamp_min(1e-6)).clamp(-1, 1)
+    was, now = (((each - thing).square() * mask).sum((1, 2, 3)) for each in (before, after))
+    return (1 - now / was.clamp_min(1e-4)).clamp(-1, 1)
 
 
 def _seam(mask: Tensor, before: Tensor, after: Tensor) -> Tensor:
