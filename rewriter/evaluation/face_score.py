@@ -1,6 +1,6 @@
 """From what is measured on a face to how likely a person says "it has the thing now", and how good that score is.
 
-The score is a logistic model. It is fitted, whenever it is needed, to 384 pictures that were graded by eye: results of
+The score is a logistic model. It is fitted, whenever it is needed, to 480 pictures that were graded by eye: results of
 several methods and settings, things pasted at right and wrong places, faint, blurred or clear, unchanged and noisy
 pictures. `face_labels.json` holds the grades (0 no, 1 partly, 2 took) and the measurements.
 """
@@ -18,7 +18,7 @@ from rewriter.files import read_json
 
 LABELS = Path(__file__).with_name("face_labels.json")
 WEIGHT_PENALTY, BIAS_PENALTY, STEPS = 0.05, 0.3, 30  # of the fit: ridge, and steps of Newton's method
-FEATURES = ("strength", "colour", "match gained")  # see `faces.measured`
+FEATURES = ("strength", "colour", "match gained", "faintness")  # see `faces.measured`
 FOLDS, REPEATS = 4, 5  # of cross-validation
 
 

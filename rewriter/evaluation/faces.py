@@ -56,6 +56,7 @@ BY_HAND = {
 }
 MARGIN, RING = 4, 4  # px around the thing's place that are not "elsewhere"; width of the ring around it with seams
 REACH = 3  # px that the thing may lie off its place
+ENOUGH = -0.3  # logarithm of the amplitude of detail, relative to the thing's, from which nothing is faint
 COARSE = 1.5  # px of blur that parts colours from fine detail
 TOOK, PARTLY = 0.5, 0.17  # scores from which a thing took, or took partly
 
@@ -96,7 +97,7 @@ class Verdicts:
         elsewhere: Mean change in 1/255 outside the thing's place and `MARGIN` px around it; of the whole picture where
             there is no frontal face.
         seam: Mean gain in edges on the ring around the thing's place, in 1/255 a pixel; NaN where there is no place.
-        features: The numbers that the score is made of, (n, 3) as in `FEATURES`.
+        features: The numbers that the score is made of, (n, 4) as in `face_score.FEATURES`.
     """
 
     frontal: Tensor
@@ -270,7 +271,12 @@ def blurred(maps: Tensor, sigma: float = COARSE) -> Tensor:
 
 
 def measured(place: Place, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers of `FEATURES`, (n, 3), and how well the thing matches, (n,), at the best of all shifts by `REACH`."""
+    """The numbers of `face_score.FEATURES`, (n, 4), at the best of all shifts by `REACH`, and the match there, (n,).
+
+    *Strength* is how strongly the thing's fine detail is there (1: as copied), *colour* how much nearer the colours
+    came (see `_likeness`), *match gained* the gain in the correlation of fine detail, and *faintness* how much less
+    detail of any kind there is than the thing has, as a logarithm: high where it is blurred.
+    """
     box, mask = bounds(place.mask.amax(0), above=0.05), place.mask[:, None]
     mask = mask[..., box.rows, box.columns]
     thing = [each[..., box.rows, box.columns] for each in _fine_and_coarse(place.thing)]
@@ -283,7 +289,9 @@ def measured(place: Place, before: Tensor, after: Tensor) -> tuple[Tensor, Tenso
     old, new = (_window(each, best, mask.shape[2:]) for each in (old, new))
     strength = (new[:, :1] * thing[0] * mask).sum((1, 2, 3)) / (thing[0].square() * mask).sum((1, 2, 3))
     colour = _likeness(new[:, 1:], old[:, 1:], thing[1], mask)
-    return torch.stack([strength.clamp(-0.5, 1.5), colour, gained], 1), match
+    there, wanted = ((each.square() * mask).sum((1, 2, 3)) for each in (new[:, :1], thing[0]))
+    faintness = (ENOUGH - ((there + 1e-6) / (wanted + 1e-6)).log() / 2).clamp(0, 2)
+    return torch.stack([strength.clamp(-0.5, 1.5), colour, gained, faintness], 1), match
 
 
 def _fine_and_coarse(pictures: Tensor) -> tuple[Tensor, Tensor]:
