@@ -44,7 +44,7 @@ def defaults(case: Case, on_step: OnStep | None = None) -> Result:
     """The edit with no option given: whatever the package chooses."""
     started = time.perf_counter()
     rule = replay(case.generator, case.edit, statistics=case.statistics)
-    return of_rule(case, rule, {"layer": rule.layer, "rank": rule.rank}, [], started)
+    return of_rule(case, rule, {"layer": rule.layer}, [], started)
 
 
 METHODS: Methods = {

@@ -18,7 +18,7 @@ from rewriter.evaluation.landmarks import Landmarks, shifted, similarity, warped
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
 
-HERE = Path(__file__).parent
+SHEET = Path(__file__).parent.parent / "data" / "graded_faces.webp"  # what was graded, edit by edit
 FEW = range(FIRST_FACE, FIRST_FACE + 48)
 needs_faces = pytest.mark.network  # the generator comes from the package index once
 FACE = torch.tensor([(0.34, 0.46), (0.66, 0.46), (0.5, 0.66), (0.38, 0.82), (0.64, 0.82)])
@@ -133,7 +133,7 @@ def test_faces_without_labels_and_edits_without_a_judge_are_refused(generator: G
 @needs_faces
 @pytest.mark.evaluation
 def test_stored_measurements_are_those_of_the_graded_pictures(generator: Generator):
-    sheet = np.asarray(Image.open(HERE / "graded_faces.webp").convert("RGB"))
+    sheet = np.asarray(Image.open(SHEET).convert("RGB"))
     pictures = torch.from_numpy(
         sheet.reshape(16, 64, 30, 64, 3).transpose(0, 2, 4, 1, 3).reshape(8, 60, 3, 64, 64).copy()
     )
