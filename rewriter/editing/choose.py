@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from rewriter.editing import forms
@@ -70,6 +70,7 @@ def execute(
     job = prepare(generator, first, rules=rules, statistics=statistics, on_statistics=on_statistics)
     stages = [[edit]] if edit.form != AUTO else list(_candidates(generator, edit))
     best = _best(job, stages, seconds, on_step)
+    best = replace(best, rule=with_twin(best.job, best.rule, best.goal))
     if on_rule is not None:
         on_rule(best.rule)
     return _within_budget(best)
@@ -160,8 +161,8 @@ def _within_budget(attempt: Attempt) -> Rule:
         job = job.with_(smoothness=edit.smoothness, gate=edit.gate)
         rule, goal, more = solved(job)
         seconds += more
-        effect = measure_effect(job, rule, goal, seconds=seconds)
-    return judged(job, with_twin(job, rule, attempt.goal), effect)
+        rule, effect = with_twin(job, rule, goal), measure_effect(job, rule, goal, seconds=seconds)
+    return judged(job, rule, effect)
 
 
 def _gentler(edit: Edit) -> Edit:
