@@ -16,8 +16,9 @@ from rewriter.evaluation import FIRST_FACE, run
 from rewriter.evaluation.counterfactual import DOME_TO_SPIRE
 from rewriter.evaluation.face_edits import NAMES, edits
 from rewriter.evaluation.face_experiments import experiments
+from rewriter.evaluation.face_measures import blurred
 from rewriter.evaluation.face_score import agreement, graded, labels
-from rewriter.evaluation.faces import FaceJudge, Faces, blurred, look
+from rewriter.evaluation.faces import FaceJudge, Faces, look
 from rewriter.evaluation.landmarks import Landmarks, shifted, similarity, warped
 from rewriter.evaluation.methods import unmodified
 from rewriter.evaluation.run import Experiment
