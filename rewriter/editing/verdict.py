@@ -68,8 +68,8 @@ def _likeness(before: Tensor, thing: Tensor, weight: Tensor, after: Tensor, down
     thing, weight = shifted(thing, down, right), shifted(weight, down, right)
     wanted = torch.lerp(before, thing, weight[:, None])
     around = F.max_pool2d(weight[:, None], 3, 1, 1)[:, 0]
-    edges = gone(*(steps(_softened(pictures)) for pictures in (before, wanted, after)), around)
-    return (gone(before, wanted, after, weight) + edges) / 2
+    old, aim, new = (steps(_softened(pictures)) for pictures in (before, wanted, after))
+    return (gone(before, wanted, after, weight) + gone(old, aim, new, around)) / 2
 
 
 def _softened(pictures: Tensor) -> Tensor:
