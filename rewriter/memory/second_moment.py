@@ -46,6 +46,10 @@ class SecondMoment:
         self.total += other.total
         self.count += other.count
 
+    def sums(self) -> dict[str, Tensor]:
+        """What it holds, by name."""
+        return {"total": self.total}
+
     @property
     def matrix(self) -> Tensor:
         """C = E[k kᵀ], (c, c), float64."""

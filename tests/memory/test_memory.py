@@ -20,7 +20,7 @@ from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import DONORS, Bystanders, Goal, corresponding, erase, fill, paste
 from rewriter.memory.least_squares import _normal_equations, least_squares
 from rewriter.memory.second_moment import SecondMoment, random_places
-from rewriter.memory.sites import Sites, at_places
+from rewriter.memory.sites import Sites, at_places, goal_sites
 from rewriter.memory.solve import ON_CROP, goal_sites, solve
 
 
