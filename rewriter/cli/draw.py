@@ -11,9 +11,9 @@ import typer
 from rewriter import pictures
 from rewriter.checkpoints.store import write_weights
 from rewriter.cli import collection, common, describe
-from rewriter.editing.edit import Edit
+from rewriter.editing.choose import execute
+from rewriter.editing.edit import AUTO, Edit
 from rewriter.editing.effect import effect_in_words, firing
-from rewriter.editing.execute import replay
 from rewriter.editing.provenance import check_complete, with_default_layer
 from rewriter.editing.rule import Rule, carried_rules
 from rewriter.editing.session import Rewriter
@@ -22,7 +22,7 @@ from rewriter.errors import InputError, OnStep
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
-from rewriter.memory import SOLVERS
+from rewriter.memory import FORMS, SOLVERS
 from rewriter.worlds import townscape
 
 SHEET = 24
@@ -71,6 +71,8 @@ def apply(
     rank: Annotated[int | None, typer.Option(help="Number of directions that may change.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Higher protects the rest of the picture more.")] = None,
     method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")] = None,
+    form: Annotated[str | None, typer.Option(help=f"What to make: {', '.join((AUTO, *FORMS))}.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Most that may change elsewhere, in 1/255.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,
@@ -88,7 +90,7 @@ def apply(
     grand-tour, three in succession.
     """
     options: dict[str, Any] = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method}
-    options |= {"layer": layer, "truncation": truncation}
+    options |= {"layer": layer, "truncation": truncation, "form": form, "budget": budget}
     given = {name: value for name, value in options.items() if value is not None}
     given |= {"kind": "erase", "copy": None} if erase else {}
     requests = _requests(edits, given)
@@ -167,7 +169,7 @@ def _replay(
     statistics = Statistics(model)
     for i, (name, edit) in enumerate(requests):
         before, solving, measuring = [*earlier, *made], job(f"{name}: solving"), job(f"{name}: measuring {edit.layer}")
-        made.append(replay(model, edit, rules=before, statistics=statistics, on_step=solving, on_statistics=measuring))
+        made.append(execute(model, edit, rules=before, statistics=statistics, on_step=solving, on_statistics=measuring))
         if files:
             made[-1].save(files[i])
     return made

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,7 +15,7 @@ import typer
 from rewriter.cli.common import Device, Json, edits_of, generator_of, load, progress, say, seeds_from
 from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.errors import InputError, OnStep, RewriterError
-from rewriter.evaluation import FIRST_SEED, TITLES, dissection, judges, plots, run, tables
+from rewriter.evaluation import FACES, FIRST_FACE, FIRST_SEED, TITLES, dissection, judges, plots, run, tables
 from rewriter.evaluation.run import Experiment, Outcomes
 from rewriter.files import check_writable, write_json
 from rewriter.generators.base import Generator
@@ -27,6 +27,7 @@ T = TypeVar("T")
 EPILOG = (
     "\b\nExperiments:\n  " + "\n  ".join(f"{name:24} {title}" for name, title in TITLES.items()) + "\n"
     "  all                      all of these; with --quick all but hands-…\n"
+    "  faces                    edits of the face generator by several methods, with sheets of pictures\n"
     "  EDIT.json                any edit, on --generator: LPIPS, and CLIPSeg's labels --was and --becomes\n"
     "  dissect                  the units of layer6 (or --layer) that agree with marks (or --thing)\n"
     "  judges                   the errors of our own judges: the segmenter, the detectors of marks\n"
@@ -35,6 +36,7 @@ EPILOG = (
     "Launchers take --n for an option of their own: write -n."
 )
 EPILOGS = {"evaluate": EPILOG}
+FIRSTS = f"Default: {FIRST_SEED:,}; {FIRST_FACE:,} for faces."
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("evaluation"),
     n: Annotated[int | None, typer.Option("--n", "-n", help=f"Pictures. Default: {CPU:,}; {GPU:,} on a GPU.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} pictures, and shorter descents.")] = False,
-    first: Annotated[int, typer.Option(help="First seed; settings were chosen on seeds from 50,000 on.")] = FIRST_SEED,
+    first: Annotated[
+        int | None, typer.Option(help=f"First seed; settings were chosen on seeds from 50,000 on. {FIRSTS}")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="One of an experiment's methods; may be repeated.")] = None,
     generator: Annotated[str | None, typer.Option(help="For EDIT.json. Default: the one that it names.")] = None,
     was: Annotated[str, typer.Option(help="For EDIT.json: a word for what is replaced, such as dome.")] = "",
     becomes: Annotated[str, typer.Option(help="For EDIT.json: a word for what it becomes, such as spire.")] = "",
@@ -72,11 +77,11 @@ def evaluate(
     try:
         builtin = name in TITLES or name in ("all", "dissect", "judges")
         silent = as_json or not together.is_main_process
-        model = (
-            load("townscape", device, silent) if builtin else generator_of(edits_of(name), generator, device, silent)
-        )
-        usual = QUICK if quick else GPU if model.device.type == "cuda" else CPU
-        asked = Request(out, seeds_from(first, usual if n is None else n), model, together.is_main_process, as_json)
+        known = "townscape" if builtin else "faces" if name == "faces" else None
+        model = load(known, device, silent) if known else generator_of(edits_of(name), generator, device, silent)
+        usual = QUICK if quick else FACES if name == "faces" else GPU if model.device.type == "cuda" else CPU
+        start = first if first is not None else FIRST_FACE if name == "faces" else FIRST_SEED
+        asked = Request(out, seeds_from(start, usual if n is None else n), model, together.is_main_process, as_json)
         if name == "dissect" and asked.main:
             _dissect(asked, layer, thing or ["watermark", "bar"])
         elif name == "judges" and asked.main:
@@ -84,8 +89,11 @@ def evaluate(
         elif name not in ("dissect", "judges"):
             from rewriter.evaluation.experiments import quicker  # late: it is at the end of a long chain of imports
 
-            chosen = _chosen(name, quick) if builtin else [_photographs(asked, name, was, becomes, device)]
-            _run(asked, [quicker(each) if quick else each for each in chosen])
+            if name == "faces":
+                chosen = _faces(model)
+            else:
+                chosen = _chosen(name, quick) if builtin else [_photographs(asked, name, was, becomes, device)]
+            _run(asked, [_only(quicker(each) if quick else each, only) for each in chosen])
     except RewriterError:
         if together.is_main_process:
             raise
@@ -100,6 +108,21 @@ def _chosen(name: str, quick: bool) -> list[Experiment]:
     if name != "all":
         return [known[name]]
     return [each for each in known.values() if not (quick and each.name.startswith("hands-"))]
+
+
+def _faces(generator: Generator) -> list[Experiment]:
+    from rewriter.evaluation.face_experiments import experiments
+
+    return experiments(generator)
+
+
+def _only(experiment: Experiment, names: list[str] | None) -> Experiment:
+    """The experiment with those of its methods that were asked for."""
+    unknown = set(names or ()) - set(experiment.methods)
+    if unknown:
+        raise InputError(f"{experiment.name} has no method {min(unknown)!r}: {', '.join(experiment.methods)}")
+    methods = {name: experiment.methods[name] for name in names or experiment.methods}
+    return replace(experiment, methods=methods)
 
 
 def _photographs(asked: Request, name: str, was: str, becomes: str, device: str | None) -> Experiment:
@@ -138,6 +161,8 @@ def _run(asked: Request, chosen: list[Experiment]) -> None:
         if asked.main and not asked.as_json:
             table = (asked.out / f"{experiment.name}.md").read_text(encoding="utf-8")
             print(f"{table}\nfiles: {asked.out / experiment.name}.*\n", flush=True)
+    if asked.main and not asked.as_json and len(reports) > 1 and chosen[0].sheet:
+        print(tables.overview(reports))
     if asked.main and asked.as_json:
         print(json.dumps({"experiments": reports}, allow_nan=False))
 
@@ -156,6 +181,12 @@ def _write(asked: Request, outcomes: Outcomes) -> None:
             plots.write(outcomes, asked.out)
         except InputError as error:  # tables are worth having without plots
             print(f"rewriter: {error}", file=sys.stderr)
+        for method, made in outcomes.methods.items():
+            if made.sheet:
+                save_png(
+                    made.sheet,
+                    asked.out / f"{outcomes.experiment.name}-{method.replace(', ', '-').replace(' ', '-')}.png",
+                )
         tables.write(outcomes, asked.out)
 
 

@@ -6,14 +6,15 @@ takes. Where keys are too varied for a few directions, as on faces, copied value
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from rewriter.editing import forms
 from rewriter.editing.edit import AUTO, Edit
-from rewriter.editing.effect import UNSEEN, measure
-from rewriter.editing.execute import measured, prepare, replay, solved
+from rewriter.editing.execute import judged, measure_effect, prepare, replay, solved, with_twin
 from rewriter.editing.job import Job
 from rewriter.editing.likeness import Likeness
 from rewriter.editing.rule import Rule
@@ -24,13 +25,13 @@ from rewriter.generators.base import Generator
 from rewriter.memory.goal import Goal
 
 SECONDS = 10.0  # after which no further candidate is tried
-SEARCHED = range(8000, 8128)  # pictures on which candidates are compared; verdicts are given on others
-RANKS = (1, 2, 4)
+SEARCHED = range(8000, 8064)  # pictures on which candidates are compared; verdicts are given on others
+RANKS = (1, 2)
 NEIGHBOURS = (1, -1, 2, -2)  # layers to try if the edit takes at none of its own layer's forms
 BUDGET = 3.0  # in 1/255: more than this elsewhere is too much, whatever the edit says
 STEPS, FACTOR = 6, 3.0  # times that λ grows until the budget is met, and by how much
-PENALTY = 0.05  # of a mean change of 1/255 elsewhere, against the share of places that took
-MEASURED = range(UNSEEN - 48, UNSEEN)
+PENALTY = 0.05  # of a mean change of 1/255 elsewhere, against how far the places came
+DOUBLED = 0.025  # penalty of twice the rank: more directions match more places
 
 
 @dataclass(frozen=True)
@@ -58,26 +59,27 @@ def execute(
 ) -> Rule:
     """Make the rule that an edit asks for; where its form is "auto", the best of several.
 
-    The rule's edit names what was chosen, so that `replay` makes the same rule again. `seconds`: after which no further
-    candidate is tried. `on_step` is called with (candidates tried, of). For the rest see `execute.replay`.
+    The rule's edit names what was chosen, so that `replay` makes the same rule again. A `budget` is met by a larger λ,
+    or a narrower template, unless the edit names these itself. `seconds`: after which no further candidate is tried.
+    `on_step` is called with (candidates tried, of). For the rest see `execute.replay`.
     """
-    if edit.form != AUTO:
+    if edit.form != AUTO and (edit.budget is None or edit.kind == "zero" or edit.smoothness is not None or edit.gate):
         steps = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
         return replay(generator, edit, rules=rules, statistics=statistics, **steps)  # type: ignore[arg-type]
-    form = "weight" if edit.kind == "zero" else "gated"
-    job = prepare(generator, edit.with_(form=form), rules=rules, statistics=statistics, on_statistics=on_statistics)
-    best = _best(job, seconds, on_step)
-    best = _within_budget(best)
+    first = edit if edit.form != AUTO else edit.with_(form="weight" if edit.kind == "zero" else "gated")
+    job = prepare(generator, first, rules=rules, statistics=statistics, on_statistics=on_statistics)
+    stages = [[edit]] if edit.form != AUTO else list(_candidates(generator, edit))
+    best = _best(job, stages, seconds, on_step)
+    best = replace(best, rule=with_twin(best.job, best.rule, best.goal))
     if on_rule is not None:
         on_rule(best.rule)
-    return measured(best.job, best.rule, best.goal, seconds=best.seconds)
+    return _within_budget(best)
 
 
-def _best(job: Job, seconds: float, on_step: OnStep | None) -> Attempt:
+def _best(job: Job, stages: Sequence[Sequence[Edit]], seconds: float, on_step: OnStep | None) -> Attempt:
     """The best candidate that could be tried in time; the search ends where one has taken."""
     started, tried, refused = time.monotonic(), list[Attempt](), list[Exception]()
     held = held_out(job, SEARCHED) if job.edit.kind == "replace" else None
-    stages = list(_candidates(job.generator, job.edit))
     total, done = sum(map(len, stages)), 0
     for stage in stages:
         for edit in stage:
@@ -86,7 +88,7 @@ def _best(job: Job, seconds: float, on_step: OnStep | None) -> Attempt:
             if tried and time.monotonic() - started > seconds:
                 break
             try:
-                tried.append(_attempt(job, edit, held))
+                tried.append(_attempt(job, edit, held, partial(_still, on_step, done, total)))
             except (InputError, ComputationError) as error:
                 refused.append(error)
         if tried and max(attempt.took for attempt in tried) >= MOST:
@@ -102,11 +104,11 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
     if edit.kind == "zero":
         yield [edit.with_(form="weight")]
         return
-    ranks = sorted({edit.rank, *RANKS}) if edit.kind == "replace" else [edit.rank]
-    yield [edit.with_(form="gated", rank=rank) for rank in ranks]
     if edit.kind == "erase":
-        yield [edit.with_(form="weight")]
+        yield [edit.with_(form=form) for form in ("gated", "weight")]
         return
+    ranks = sorted({edit.rank, *RANKS})
+    yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False) for rank in ranks]
     yield [edit.with_(form="template")]
     layers = list(generator.layers)
     at = layers.index(edit.layer)
@@ -116,15 +118,20 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
     yield [edit.with_(form="weight")]
 
 
-def _attempt(job: Job, edit: Edit, held: HeldOut | None) -> Attempt:
+def _still(on_step: OnStep | None, done: int, total: int, step: int, of: int) -> None:
+    """Report the same candidate again while it is made, so that it can be cancelled."""
+    report(on_step, done, total)
+
+
+def _attempt(job: Job, edit: Edit, held: HeldOut | None, on_step: OnStep) -> Attempt:
     """Make a candidate's rule and look at what it does."""
     if edit.layer == job.edit.layer:
-        job = job.with_(form=edit.form, rank=edit.rank)
+        job = job.with_(form=edit.form, rank=edit.rank, spread=edit.spread)
     else:
         job = prepare(job.generator, edit, rules=job.rules, statistics=job.statistics)
     if edit.form == "template" and not forms.Finder(job).is_selective():
         raise InputError("a template of the marked places matches other places as well: mark larger or other places")
-    return _judged(job, *solved(job), held)
+    return _judged(job, *solved(job, on_step=on_step), held)
 
 
 def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | None) -> Attempt:
@@ -138,27 +145,24 @@ def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | No
     after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)
     reached, elsewhere = held.likeness(after), held.elsewhere(after)
     took = float((reached >= TOOK).float().mean())
-    score = took + float(reached.clamp(-1, 1).median()) - PENALTY * elsewhere
+    score = float(reached.median()) - PENALTY * elsewhere - DOUBLED * math.log2(rule.edit.rank)
     return Attempt(job, rule, goal, seconds, took, score)
 
 
-def _within_budget(attempt: Attempt) -> Attempt:
-    """The same with a larger λ, or a narrower template, until no more than the budget changes elsewhere."""
-    edit = attempt.rule.edit
-    assert edit is not None
-    budget = BUDGET if edit.budget is None else edit.budget
+def _within_budget(attempt: Attempt) -> Rule:
+    """The measured rule; with a larger λ, or a narrower template, until no more than the budget changes elsewhere."""
+    job, seconds = attempt.job, attempt.seconds
+    budget = BUDGET if job.edit.budget is None else job.edit.budget
+    rule, effect = attempt.rule, measure_effect(job, attempt.rule, attempt.goal, seconds=seconds)
     for _ in range(STEPS):
-        effect = measure(
-            attempt.job.generator, attempt.rule, attempt.goal, truncation=edit.truncation, rules=attempt.job.rules,
-            seeds=[seed for seed in MEASURED if seed not in attempt.rule.seeds()],
-        )  # fmt: skip
-        if not effect.side_effect > budget or edit.kind == "zero":
+        if not effect.side_effect > budget or rule.edit is None or rule.edit.kind == "zero":
             break
-        edit = _gentler(edit)
-        job = attempt.job.with_(smoothness=edit.smoothness, gate=edit.gate)
-        rule, goal, seconds = solved(job)
-        attempt = Attempt(job, rule, goal, attempt.seconds + seconds, attempt.took, attempt.score)
-    return attempt
+        edit = _gentler(rule.edit)
+        job = job.with_(smoothness=edit.smoothness, gate=edit.gate)
+        rule, goal, more = solved(job)
+        seconds += more
+        rule, effect = with_twin(job, rule, goal), measure_effect(job, rule, goal, seconds=seconds)
+    return judged(job, rule, effect)
 
 
 def _gentler(edit: Edit) -> Edit:

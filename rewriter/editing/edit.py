@@ -88,8 +88,7 @@ class Edit:
     def digest(self) -> str:
         """Sixteen hexadecimal digits that identify the request; the same on every machine, unlike the solved rule."""
         plain = self.plain(lambda place: {"seed": place.seed, "mask": place.digest})
-        later = {name for name in LATER if plain[name] == LATER[name]}  # so that digests of earlier edits stay
-        asked = {name: value for name, value in plain.items() if name not in LABELS and name not in later}
+        asked = {name: value for name, value in plain.items() if name not in LABELS}
         return hashlib.sha256(json.dumps([self.fingerprint, asked], sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -104,7 +103,8 @@ class Edit:
         plain |= {"after": list(self.after), "statistics": self.statistics and asdict(self.statistics)}
         plain |= {name: [place.to_json() for place in getattr(self, name)] for name in ("found", "unlike")}
         plain |= {"gate": self.gate and list(self.gate)}
-        return {"version": VERSION, **plain, **single, **lists}
+        usual = {name for name in LATER if plain[name] == LATER[name]}  # so that earlier edits keep bytes and digest
+        return {"version": VERSION, **{k: v for k, v in plain.items() if k not in usual}, **single, **lists}
 
     @staticmethod
     def from_json(data: Any) -> Edit:
@@ -214,4 +214,5 @@ _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "budget": optional(checks.number(0.01, 255)),
     "gate": optional(_gate),
 }
+# Fields of version 0.2, which files leave out at these values.
 LATER: Mapping[str, Any] = {"form": "weight", "found": [], "unlike": [], "budget": None, "gate": None}

@@ -12,14 +12,15 @@ from rewriter.editing.effect import measure
 from rewriter.editing.job import Job
 from rewriter.editing.likeness import Likeness
 from rewriter.editing.provenance import check_complete, check_rules
-from rewriter.editing.rule import Rule, requests
+from rewriter.editing.rule import Effect, Rule, requests
 from rewriter.editing.statistics import Statistics
 from rewriter.editing.verdict import judge
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import Beside
+from rewriter.generators.change import LowRank
 from rewriter.memory.goal import Goal
-from rewriter.memory.solve import forget
+from rewriter.memory.solve import SMOOTHNESS, forget
 
 
 def replay(
@@ -52,10 +53,11 @@ def replay(
         CancelledError: `on_step` or `on_statistics` returned False.
     """
     job = prepare(generator, edit, rules=rules, statistics=statistics, on_statistics=on_statistics)
-    made, goal, seconds = solved(job, on_step=on_step)
+    rule, goal, seconds = solved(job, on_step=on_step)
+    rule = with_twin(job, rule, goal)
     if on_rule is not None:
-        on_rule(made)
-    return measured(job, made, goal, unseen=unseen, seconds=seconds)
+        on_rule(rule)
+    return judged(job, rule, measure_effect(job, rule, goal, unseen=unseen, seconds=seconds))
 
 
 def prepare(
@@ -85,19 +87,27 @@ def _check_form(edit: Edit) -> None:
 
 
 def solved(job: Job, *, on_step: OnStep | None = None) -> tuple[Rule, Goal, float]:
-    """The rule, whose effect is not measured yet, its goal, and the seconds that solving took."""
-    started, beside = time.perf_counter(), None
-    if job.edit.form == "template":
+    """The rule, its goal, and the seconds that solving took.
+
+    Its effect is not measured yet; a rule beside W has no change of W yet: see `with_twin`.
+    """
+    started, edit = time.perf_counter(), job.edit
+    beside: Beside | None = None
+    if edit.form == "template":
         job = forms.find(job, on_step=on_step)
-    edit = job.edit
+        edit, beside = job.edit, forms.recall(job)
     if edit.kind == "zero":
         change = forget(edit.layer, job.memory, job.directions)
         goal = job.forgotten(change)
     else:
         goal = job.goal()
-        plain = None if edit.form == "weight" else on_step and (lambda step, of: on_step(step, 2 * of))
-        change = job.solve(goal, on_step=plain or on_step, **({} if edit.form == "weight" else PLAIN))
-        beside = _beside(job, goal)
+        if edit.form == "weight":
+            change = job.solve(goal, on_step=on_step)
+        else:
+            beside = beside or forms.gated(job, goal, on_step=on_step)
+            outputs, _, *kernel = job.memory.weight.shape
+            nothing = job.memory.weight.new_zeros(outputs, len(job.directions.matrix), *kernel)
+            change = LowRank(edit.layer, nothing, job.directions.matrix)
     rule = Rule(
         edit.layer,
         change.delta,
@@ -111,21 +121,26 @@ def solved(job: Job, *, on_step: OnStep | None = None) -> tuple[Rule, Goal, floa
     return rule, goal, time.perf_counter() - started
 
 
-PLAIN = {"method": "least-squares", "smoothness": 10.0}  # the change of W that a rule beside W keeps
+def with_twin(job: Job, rule: Rule, goal: Goal) -> Rule:
+    """A rule beside W with the change of W that comes nearest to it, for programs that know W only."""
+    if rule.beside is None:
+        return rule
+    change = job.solve(goal, method="least-squares", smoothness=SMOOTHNESS)
+    return replace(rule, delta=change.delta, directions=change.directions)
 
 
-def _beside(job: Job, goal: Goal) -> Beside | None:
-    if job.edit.form == "template":
-        return forms.recall(job)
-    return forms.gated(job, goal) if job.edit.form == "gated" else None
-
-
-def measured(job: Job, rule: Rule, goal: Goal, *, unseen: Sequence[int] | None = None, seconds: float = 0.0) -> Rule:
-    """The rule with its effect."""
+def measure_effect(
+    job: Job, rule: Rule, goal: Goal, *, unseen: Sequence[int] | None = None, seconds: float = 0.0
+) -> Effect:
+    """What a rule does on unseen pictures and at the marked places, without a verdict."""
     assert rule.edit is not None
     generator, edit, rules = job.generator, rule.edit, job.rules
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
     donors = job.donors if len(job.donors) else job.bystanders.features
     likeness, spill = Likeness(generator, edit, rules).judge(rule, donors)
-    effect = replace(effect, likeness=likeness, spill=spill)
+    return replace(effect, likeness=likeness, spill=spill)
+
+
+def judged(job: Job, rule: Rule, effect: Effect) -> Rule:
+    """The rule with its effect and the verdict."""
     return replace(rule, effect=judge(job, rule, effect))

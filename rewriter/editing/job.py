@@ -30,6 +30,7 @@ from rewriter.memory.solve import solve
 
 BATCH = 16
 CLOSED = "closed-form"
+EARLIER = 16  # marks of earlier rules that are protected
 NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
     "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
     "should appear on other pictures too, mark the context there and leave spread on",
@@ -135,8 +136,20 @@ class Job:
     def directions(self) -> Directions:
         """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside."""
         keys, weights = context_keys(self.generator, self.info, self.context, self.features)
-        method, rank = self.edit.directions, 1 if self.edit.method == CLOSED else self.edit.rank
-        return key_directions(keys, self.moment, weights=weights, rank=rank, method=method)
+        method, rank, moment = self.edit.directions, 1 if self.edit.method == CLOSED else self.edit.rank, self.moment
+        if self.edit.unlike:
+            moment = moment.with_more(self._near_misses())
+        return key_directions(keys, moment, weights=weights, rank=rank, method=method)
+
+    def _near_misses(self) -> Tensor:
+        """The keys (n, in) at the places that look like the context and are none."""
+        self.look_up(self.edit.unlike)
+        side, keys = self.info.key_resolution, list[Tensor]()
+        for place in self.edit.unlike:
+            row, column = (int(x * side / self.generator.resolution) for x in (place.row, place.column))
+            row, column = (max(0, min(side - 1, at)) for at in (row, column))
+            keys.append(self.features[place.seed].keys[0, :, row, column])
+        return torch.stack(keys)
 
     def copied(self) -> tuple[Tensor, Tensor]:
         """Values (out, H, W) of the copied picture, and the copy mask at their resolution."""
@@ -222,6 +235,8 @@ class Job:
             options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": self._neighbourhoods(**changed)}
         else:
             bystanders.insert(0, self.bystanders.sparing(self.directions, scale=self.info.scale))
+        if edit.form != "weight":
+            bystanders += map(self._kept, self._earlier())
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
 
     def _neighbourhoods(self, gate: Gate | None = None, **_: Any) -> NeighbourhoodMoment:
@@ -243,6 +258,15 @@ class Job:
             centres = [(place.row / cell + off[0], place.column / cell + off[1]) for place in places]
             before = self.generator.values(features, rules=self.rules)
             yield paste(features, before, centres, source, mask, snap=self.info.scale)
+
+    def _earlier(self) -> list[Region]:
+        """Marks of earlier rules that are on, on pictures that this edit does not point at: they should stay."""
+        own = {region.seed for region in self.edit.regions}
+        edits = [rule.edit for rule in self.rules if rule.active and rule.edit]
+        marks = {region.seed: region for edit in edits for region in (*edit.context, edit.paste) if region}
+        kept = [region for seed, region in marks.items() if seed not in own][:EARLIER]
+        self.look_up(kept)
+        return kept
 
     def _kept(self, region: Region) -> Bystanders:
         """A protected place, as a set of places whose values should stay."""

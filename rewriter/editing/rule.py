@@ -26,6 +26,7 @@ BESIDE = "beside."  # before the names of its tensors
 _LIMIT, MOST_TENSORS = 512 << 20, 16
 OPEN = 0.5  # from here on a gate counts as open
 RULES = 64  # rules in one session
+LATER = "took", "unseen_likeness", "verdict"  # fields of an effect that files of version 0.1 lack
 VERDICTS = "", "took", "partly", "did not take"
 CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can decode to huge masks
 
@@ -49,7 +50,8 @@ class Effect:
 
     def to_json(self) -> dict[str, float | int | str | None]:
         """Plain numbers and the verdict; None for what could not be measured."""
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in plain.items() if k not in LATER or v not in (None, "")}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Effect:

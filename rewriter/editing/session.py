@@ -16,13 +16,14 @@ from rewriter import masks
 from rewriter.cache import Cache
 from rewriter.editing import preview, search
 from rewriter.editing.choose import execute
-from rewriter.editing.edit import Edit
+from rewriter.editing.edit import AUTO, Edit
 from rewriter.editing.effect import advice
+from rewriter.editing.forms import Finder
 from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
 from rewriter.editing.provenance import check_generator, default_layer, statistics_for
-from rewriter.editing.region import Region
+from rewriter.editing.region import Place, Region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules, requests
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics
@@ -33,8 +34,21 @@ from rewriter.memory.directions import Directions
 
 T = TypeVar("T")
 
+FIRST = range(1000)  # pictures to find places on
 OVERLAP = 45.0  # degrees; below it places that match one rule match the other at half strength or more
-OPTIONS = tuple("layer truncation rank smoothness method steps directions spread units title statistics".split())
+OPTIONS = tuple(
+    "layer truncation form budget gate rank smoothness method steps directions spread units title statistics".split()
+)
+BY_HAND = {
+    "rank",
+    "smoothness",
+    "method",
+    "steps",
+    "directions",
+    "spread",
+    "units",
+    "statistics",
+}  # set them: no "auto"
 
 
 class Rewriter:
@@ -69,7 +83,7 @@ class Rewriter:
         self.statistics = statistics_for(generator, statistics)
         self._keys = keys or Cache(KEPT)
         if history is None:
-            edit = Edit(generator.name, layer or default_layer(generator), fingerprint=generator.fingerprint)
+            edit = Edit(generator.name, layer or default_layer(generator), generator.fingerprint, form=AUTO)
             given = carried_rules(generator) if rules is None else rules
             _check_room(len(given))
             own = tuple(_own(generator, rule) for rule in given)
@@ -175,10 +189,14 @@ class Rewriter:
         self._edit(keep=_without(self.edit.keep, index, "place among those to keep"))
 
     def set(self, **options: Any) -> None:
-        """Change options of the edit, such as layer, rank and method; InputError if one is unknown or out of range."""
+        """Change options of the edit, such as layer, rank and method; InputError if one is unknown or out of range.
+
+        While the form is "auto", the machine chooses them. Setting one of them by hand makes a change of W, unless a
+        form is given as well.
+        """
         if unknown := set(options) - set(OPTIONS):
             raise InputError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS)}")
-        self._edit(**options)
+        self._edit(**_by_hand(self.edit, options))
 
     def use(self, edit: Edit) -> None:
         """Replace the edit in progress with a recorded one, complete or not; InputError if it belongs elsewhere."""
@@ -191,7 +209,8 @@ class Rewriter:
     def begin(self, layer: str | None = None) -> None:
         """Start the next edit; it sees the generator with the rules made so far."""
         edit = self.edit
-        fresh = Edit(edit.generator, layer or edit.layer, fingerprint=edit.fingerprint, truncation=edit.truncation)
+        kept = {"truncation": edit.truncation, "budget": edit.budget}
+        fresh = Edit(edit.generator, layer or edit.layer, edit.fingerprint, form=AUTO).with_(**kept)
         check_generator(self.generator, fresh)
         self._then(edit=fresh, made=None)
 
@@ -228,6 +247,30 @@ class Rewriter:
         """
         return search.search(self._places(), self.direction(), k, seeds=seeds, on_step=on_step, on_found=on_found)
 
+    def find(
+        self, k: int = 12, *, seeds: Sequence[int] = FIRST, on_step: OnStep | None = None
+    ) -> list[tuple[Place, float]]:
+        """The k places most like all the marks, to accept or reject: the best of each picture, best first, and scores.
+
+        Unlike `search`, this compares whole patches, so that places are exact. `on_step` gets (pictures done, of).
+        """
+        job = self._job()
+        job.measure()
+        finder = Finder(job)
+        known = {(place.seed, place.by) for place in (*self.edit.found, *self.edit.unlike)}
+        found, _ = finder.search(seeds, on_step=on_step)
+        new = [one for one in found if (one.seed, "person") not in known]
+        return [(finder.place(one), one.score) for one in new[:k]]
+
+    def accept(self, place: Place) -> None:
+        """Take a place for context: "this too". It counts like a mark, and the edit records that a person took it."""
+        self._edit(found=(*self.edit.found, replace(place, by="person")))
+
+    def reject(self, place: Place) -> None:
+        """Say that a place is not meant, however much it looks like the marks: "not this"."""
+        kept = tuple(one for one in self.edit.found if one.seed != place.seed)
+        self._edit(found=kept, unlike=(*self.edit.unlike, replace(place, by="person")))
+
     def matches(self, seed: int) -> Matches:
         """Where the context matches in a picture."""
         return self.matches_on([seed])[0]
@@ -250,18 +293,23 @@ class Rewriter:
         smoothness: float | None = None,
         method: str | None = None,
         spread: bool | None = None,
+        form: str | None = None,
+        budget: float | None = None,
         on_step: OnStep | None = None,
         on_statistics: OnStep | None = None,
         on_rule: Callable[[Rule], object] | None = None,
     ) -> Rule:
         """Turn the edit into a rule, which replaces the rule of an earlier execution of the same edit.
 
-        Options left at None are the edit's own. For the others and the errors see `replay`; after an error nothing has
-        changed.
+        Options left at None are the edit's own. Without any, the machine tries layers, forms and ranks on pictures that
+        the edit does not point at, and takes the best; the rule's edit names what it chose. For the others and the
+        errors see `choose.execute`; after an error nothing has changed.
         """
         state = self.history.present
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
-        edit = self.edit.with_(**{name: value for name, value in given.items() if value is not None})
+        given |= {"form": form, "budget": budget}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        edit = self.edit.with_(**_by_hand(self.edit, chosen))
         made = len(state.rules) if state.made is None else state.made
         _check_room(made + 1)
         steps: dict[str, Any] = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
@@ -345,6 +393,12 @@ class Rewriter:
         """Keep the rules at these positions, in this order; the edit in progress stays with its rule."""
         made = self.history.present.made
         self._then(rules=tuple(self.rules[i] for i in order), made=order.index(made) if made in order else None)
+
+
+def _by_hand(edit: Edit, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, and the form that they mean: whoever sets a solver's options leaves no choice to the machine."""
+    chosen = edit.form == AUTO and "form" not in options and not BY_HAND.isdisjoint(options)
+    return {**options, "form": "weight"} if chosen else options
 
 
 def _check_room(rules: int) -> None:

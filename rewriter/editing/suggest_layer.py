@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewriter.editing.edit import Edit
+from rewriter.editing.edit import AUTO, Edit
 from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import replay
 from rewriter.editing.provenance import check_complete, statistics_for
@@ -48,6 +48,8 @@ def suggest(
     `on_step` is called with (layers done, of).
     """
     check_complete(generator, edit)
+    if edit.form == AUTO:
+        edit = edit.with_(form="weight")
     statistics = statistics_for(generator, statistics)
     names = [layers] if isinstance(layers, str) else list(generator.layers if layers is None else layers)
     statistics.moments(names, truncation=edit.truncation, rules=rules, recipe=edit.statistics)  # in one walk

@@ -2,7 +2,7 @@
 
 The baselines are the paper's (Tables 1 to 3). As in the paper they have one goal, on the picture that was pasted on or
 erased, on the crop that the original solves for, and run for the paper's number of steps; each reports whether it had
-converged. "projected-whole" is the paper's solver on the whole map.
+converged. "projected-whole" is our earlier version of the paper's solver, on the whole map.
 """
 
 from __future__ import annotations
@@ -222,7 +222,6 @@ PAPER: Methods = {
     "projected": projected,
     f"projected, {EARLY} steps": partial(projected, steps=EARLY),
     "projected-whole": partial(projected, method="projected-whole"),
-    f"projected-whole, {EARLY} steps": partial(projected, method="projected-whole", steps=EARLY),
     "direct": partial(solved, method="direct", spread=False),
     "single-image": single_image,
     "unconstrained": partial(solved, method="unconstrained", spread=False),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 import rewriter
 from rewriter.editing.edit import Edit
@@ -22,7 +23,7 @@ from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation.methods import Case, Methods
-from rewriter.evaluation.metrics import BATCH, FRECHET, Estimate, Judge, Metric, Rows, estimates
+from rewriter.evaluation.metrics import BATCH, FRECHET, Draw, Estimate, Judge, Metric, Rows, estimates
 from rewriter.generators.base import Generator
 
 Edits = Callable[[Generator], Sequence[Edit]]
@@ -41,6 +42,7 @@ class Experiment:
     axes: tuple[str, str]  # metrics in the plot: the intended effect (across) and the damage (up)
     things: tuple[str, ...] = ()  # labels of what the edit is about
     title: str = ""
+    sheet: Callable[[Sequence[int], Draw, Draw], Image.Image] | None = None  # pictures before and after, to look at
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ class Outcome:
     settings: dict[str, Any]
     seconds: float
     losses: Sequence[float]
+    sheet: Image.Image | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, with about 200 of the losses."""
+        """Plain data, with about 200 of the losses and without the sheet."""
         losses = [round(loss, 6) for loss in self.losses[:: max(1, len(self.losses) // 200)]]
-        return asdict(self) | {"seconds": round(self.seconds, 3), "losses": losses}
+        metrics = {name: asdict(estimate) for name, estimate in self.metrics.items()}
+        return {"metrics": metrics, "settings": self.settings, "seconds": round(self.seconds, 3), "losses": losses}
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,11 @@ def _outcomes(
             with torch.no_grad():
                 rows[name].append(experiment.judge.rows(seeds[i : i + BATCH], case.before, result.draw))
         report(on_step, min(i + BATCH, len(seeds)), len(seeds))
+    sheets = {
+        name: experiment.sheet and experiment.sheet(seeds[:BATCH], case.before, results[name].draw) for name in names
+    }
     return {
-        name: Outcome(estimates(experiment.judge, rows[name]), made.settings, made.seconds, made.losses)
+        name: Outcome(estimates(experiment.judge, rows[name]), made.settings, made.seconds, made.losses, sheets[name])
         for name, made in results.items()
     }
 
@@ -120,7 +127,7 @@ def request(experiment: Experiment, generator: Generator, seeds: Sequence[int]) 
     root, edits = Path(rewriter.__file__).parent, [edit.to_json() for edit in experiment.edits(generator)]
     asked = [experiment.name, list(experiment.methods), edits, generator.fingerprint, seeds[0], len(seeds)]
     digest = hashlib.sha256(json.dumps(asked).encode())
-    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".safetensors")):
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".py", ".json", ".safetensors")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

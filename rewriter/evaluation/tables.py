@@ -68,6 +68,20 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     return [f"| {' | '.join(row)} |" for row in (heads, ["---", *["---:"] * (len(heads) - 1)], *rows)]
 
 
+def overview(reports: Sequence[dict[str, Any]]) -> str:
+    """Several experiments on faces in one table of Markdown: the share that took an edit, and the change elsewhere."""
+    methods, rows = list(reports[0]["methods"]), []
+    for report in reports:
+        cells = (_pair(report, method, ("took", "elsewhere")) for method in methods)
+        rows.append([report["experiment"], *cells])
+    return "\n".join(markdown_table(["took, elsewhere in 1/255", *methods], rows)) + "\n"
+
+
+def _pair(report: dict[str, Any], method: str, names: tuple[str, str]) -> str:
+    share, change = (report["methods"][method]["metrics"][name]["value"] for name in names)
+    return "–" if share is None else f"{share:.0%}, {change:.2f}"
+
+
 def _spread(outcomes: Outcomes, metric: Metric) -> str:
     """The smallest, the middle and the largest value of a metric over all methods."""
     values = sorted(made.metrics[metric.name].value for made in outcomes.methods.values())

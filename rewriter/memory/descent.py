@@ -23,14 +23,15 @@ def descend(
     rank: int | None = None,
     steps: int = STEPS,
     rate: float = RATE,
+    first: int = EVERY,
     after: Callable[[int, float], object],
 ) -> Tensor:
     """Adam on the numbers a (O, Q) that `sites` was gathered for; returns them.
 
     Gathered with D, a is Λ ("direct"). Gathered with the identity, a is the change of the whole weight
-    ("unconstrained"); `directions` (r, in) then projects it onto their row space after steps 1, 11, 21 … and the last
-    ("projected", the paper's: W ← W0 + P(W − W0)); `rank` instead cuts it to that rank by SVD (section 5.3 there) after
-    steps 10, 20, 30 … and the last. Those are the steps of the original's code.
+    ("unconstrained"); `directions` (r, in) then projects it onto their row space after step `first`, every tenth from
+    there, and the last ("projected", the paper's: W ← W0 + P(W − W0)); `rank` instead cuts it to that rank by SVD
+    (section 5.3 there). The original's code projects after steps 1, 11, 21 …, and cuts after steps 10, 20, 30 ….
     Gradients are written out by hand, because our methods are timed against this one and it should be fast.
     """
     a = sites.basis.new_zeros(sites.base.shape[1], sites.basis.shape[1])
@@ -39,7 +40,7 @@ def descend(
     for step in range(1, steps + 1):
         loss, a.grad = _l1(memory, sites, scale, a)
         adam.step()
-        if step % EVERY == (1 if rank is None else 0) or step == steps:
+        if step % EVERY == first % EVERY or step == steps:
             if rank is not None:
                 directions = principal(memory, a, rank)
             if directions is not None:

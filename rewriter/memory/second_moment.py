@@ -50,6 +50,16 @@ class SecondMoment:
         """What it holds, by name."""
         return {"total": self.total}
 
+    def with_more(self, keys: Tensor, *, share: float = 1.0) -> SecondMoment:
+        """A moment in which these keys (n, c) weigh as much as all the others, times `share`.
+
+        Directions that are whitened with it avoid them: near misses of a context.
+        """
+        keys, more = keys.cpu().double(), SecondMoment(len(self.total))
+        more.total = self.total + share * self.count / len(keys) * (keys.T @ keys)
+        more.count = self.count
+        return more
+
     @property
     def matrix(self) -> Tensor:
         """C = E[k kᵀ], (c, c), float64."""

@@ -21,7 +21,7 @@ from rewriter.memory.sites import Gate, Sites, goal_sites
 
 ON_DIRECTIONS = ("least-squares", "direct")  # solve for Λ; the other methods solve for the whole weight
 ON_CROP = ("projected", "direct", "unconstrained")  # the original's, on what its code cuts out
-PROJECTED = ("projected", "projected-whole")
+FIRST = {"projected": 1, "projected-whole": descent.EVERY}  # the first step after which they project
 SMOOTHNESS = 10.0  # chosen with `rewriter evaluate frontier --first 50000`: those seeds are not reported
 
 
@@ -55,7 +55,7 @@ def solve(
             "closed-form" (for all directions and taps at once, then cut to `rank`: see `closed_form`),
             "projected" (the paper's: Adam on W, L1, projected onto D every tenth step), "direct" (Adam on Λ) or
             "unconstrained" (Adam on W). These three run as in the original, which solves for a crop around what was
-            pasted: see `Goal.cropped`. "projected-whole" is "projected" on the whole map, like "least-squares".
+            pasted: see `Goal.cropped`. "projected-whole" is the "projected" of version 0.1: on the whole map.
         smoothness: weight λ of each set's mean squared change against the goal's mean squared error; None: 10, or what
             `closed_form` says.
         neighbourhoods: second moment of neighbourhoods, `rank` of the rule, and `more` of the goal, for "closed-form".
@@ -103,8 +103,9 @@ def solve(
                 sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness, gate) for b in bystanders)])
             a = least_squares.least_squares(memory, sites, steps=steps, after=after)
         else:
-            onto = directions.matrix if method in PROJECTED else None
-            a = descent.descend(memory, sites, directions=onto, steps=steps, rate=rate, after=after)
+            onto = directions.matrix if method in FIRST else None
+            first = FIRST.get(method, descent.EVERY)
+            a = descent.descend(memory, sites, directions=onto, steps=steps, rate=rate, first=first, after=after)
     return _as_low_rank(goal.features.layer, memory, a, directions.matrix, method)
 
 

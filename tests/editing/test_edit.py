@@ -76,6 +76,8 @@ def test_the_digest_depends_on_all_that_determines_the_rule_and_on_nothing_else(
         **{"layer": "layer6", "fingerprint": "cd" * 32, "kind": "erase", "truncation": 1, "after": ["cd"], "rank": 2},
         **{"copy": region(3), "paste": None, "context": [region(2)], "keep": [], "smoothness": None, "steps": None},
         **{"method": "direct", "directions": "zca", "spread": True, "units": 8, "statistics": Recipe(300, 12, 6)},
+        **{"form": "gated", "found": [[4, 1.5, 2.25, "machine"]], "unlike": [[4, 1.5, 2.25, "person"]]},
+        **{"budget": 1.0, "gate": [0.2, 0.4]},
     }
     assert {*changes, "title", "strength", "generator"} == set(Edit.__dataclass_fields__)
     digests = {FULL.with_(**{name: value}).digest for name, value in changes.items()}

@@ -10,7 +10,7 @@ import torch
 from conftest import same_rule, square
 
 from rewriter import Edit, Rewriter, replay
-from rewriter.editing.effect import UNSEEN, firing, matching, measure
+from rewriter.editing.effect import UNSEEN, firing, measure
 from rewriter.editing.execute import prepare
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.recipe import Recipe
@@ -63,7 +63,7 @@ def test_unmarked_domes_match_the_context_and_move_more_than_the_rest(rule, town
     features, dome = domes
     moved = (town.values(features, rules=[rule]) - town.values(features)).norm(dim=1)
     assert moved[dome].mean() > 1.5 * moved[~dome].mean() > 0
-    match = matching(rule, features)
+    match = rule.matches(features.keys)
     assert match[dome].float().mean() > 2 * match[~dome].float().mean()
 
 
@@ -72,8 +72,8 @@ def test_unseen_pictures_are_divided_by_whether_the_context_fires(rule, town):
     strict = replace(rule, level=2 * float(responses.amax((1, 2)).median()))  # a level that half the pictures reach
     hits, misses = firing(town, [strict], hits=4, misses=3)
     assert (len(hits), len(misses)) == (4, 3) and min(hits + misses) >= UNSEEN
-    assert matching(strict, town.keys(hits, LAYER)).flatten(1).any(1).all()
-    assert not matching(strict, town.keys(misses, LAYER)).any()
+    assert strict.matches(town.keys(hits, LAYER).keys).flatten(1).any(1).all()
+    assert not strict.matches(town.keys(misses, LAYER).keys).any()
     assert firing(town, [strict.at(1), replace(rule, level=-1.0)], hits=2, misses=2, limit=16)[1] == []
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from rewriter import Edit, Effect, Region, Rule
-from rewriter.editing.rule import FORMAT
+from rewriter.editing.rule import FORMATS
 from rewriter.errors import InputError
 from rewriter.files import read_json, replacing
 
@@ -180,7 +180,7 @@ def test_a_flipped_bit_gives_a_refusal_or_a_valid_rule(rule, path):
 ABOUT = {"layer": "layer4", "strength": 1.0, "fingerprint": "ab", "level": 1.0, "edit": {}, "effect": None}
 
 
-def written(path, *, text=None, delta=None, directions=None, kind=FORMAT, **about):
+def written(path, *, text=None, delta=None, directions=None, kind=FORMATS[0], **about):
     """A rule file made by hand."""
     tensors = {
         "delta": torch.zeros(2, 1, 3, 3) if delta is None else delta,
@@ -214,7 +214,7 @@ def test_a_rule_file_with_one_wrong_value_is_refused_by_name(path, name, value):
 def test_files_that_are_no_rules_are_refused_by_name(tmp_path):
     written(tmp_path / "empty", delta=torch.zeros(2, 0, 3, 3), directions=torch.zeros(0, 4))
     save_file({"delta": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    save_file({"weight": torch.zeros(1)}, tmp_path / "named.safetensors", {"format": FORMAT, "rule": "{}"})
+    save_file({"weight": torch.zeros(1)}, tmp_path / "named.safetensors", {"format": FORMATS[0], "rule": "{}"})
     (tmp_path / "text").write_text("hello")
     for name in ("empty", "weights.safetensors", "named.safetensors", "text", "nowhere", "."):
         with pytest.raises(InputError, match=str(tmp_path)):

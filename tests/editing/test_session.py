@@ -212,7 +212,7 @@ def test_truncation_is_an_option_of_the_edit(session):
 
 def test_the_rule_is_reported_before_its_effect_is_measured(session):
     told = []
-    rule = session.execute(on_rule=told.append)
+    rule = session.execute(rank=1, on_rule=told.append)
     assert len(told) == 1 and told[0].effect is None and same_rule(told[0], rule)
 
 
@@ -441,7 +441,7 @@ def test_suggestions_see_the_rules_before_the_edit_and_can_be_taken_up(session, 
     drawn = stylegan.sample([1], rules=[*session.rules, best.rule])[0].clamp(-1, 1)
     assert torch.allclose(best.picture.clamp(-1, 1), drawn, atol=1e-3)
     session.set(layer=best.layer)
-    rule = session.execute()
+    rule = session.execute(form="weight")
     assert torch.allclose(rule.delta, best.rule.delta, atol=1e-6) and torch.equal(rule.directions, best.rule.directions)
     with pytest.raises(InputError, match="incomplete"):
         Rewriter(stylegan).suggest()

@@ -21,6 +21,7 @@ from rewriter.evaluation.light import LIGHT
 from rewriter.evaluation.methods import Case, has_converged
 from rewriter.evaluation.metrics import estimates
 from rewriter.evaluation.watermarks import WATERMARKS
+from rewriter.memory import SOLVERS
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import make_examples, scenes, segmenter
 
