@@ -14,7 +14,7 @@ from rewriter.editing.effect import UNSEEN, firing, measure
 from rewriter.editing.execute import prepare
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.recipe import Recipe
-from rewriter.editing.region import Region
+from rewriter.editing.region import Place, Region
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
@@ -149,6 +149,15 @@ def test_replaying_a_recorded_edit_gives_the_rule_to_the_bit_whatever_the_mask(s
     again = replay(stylegan, edit, statistics=Statistics(stylegan, cache=tmp_path))  # nothing measured before
     assert same_rule(again, rule) and again.edit.to_json() == rule.edit.to_json()
     assert replace(again.effect, seconds=0) == replace(rule.effect, seconds=0)
+
+
+def test_a_closed_form_of_chosen_rank_is_replayed_to_the_bit(session, stylegan, tmp_path):
+    rule = session.execute(method="closed-form", rank=5)
+    assert rule.rank == 5 and rule.edit.method == "closed-form"
+    again = replay(stylegan, rule.edit, statistics=Statistics(stylegan, cache=tmp_path))
+    assert same_rule(again, rule)
+    found = [Place(seed, 8.0, 8.0) for seed in range(300, 320)]  # further context goes into the solution as well
+    assert not same_rule(replay(stylegan, rule.edit.with_(found=found)), rule)
 
 
 def test_executing_again_gives_the_same_rule_also_after_cancelling(session, first):
