@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from rewriter.editing.edit import Edit
 from rewriter.editing.rule import Rule, requests
-from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
@@ -38,13 +37,6 @@ def check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None
             f"the edit was made after {len(edit.after)} earlier rules. The rules that are on now ({on}) are others, or "
             "have other strengths: apply the same edits before it"
         )
-
-
-def statistics_for(generator: Generator, given: Statistics | None) -> Statistics:
-    """The given statistics, or new ones; InputError for those of another generator."""
-    if given is not None and given.generator.fingerprint != generator.fingerprint:
-        raise InputError(f"the statistics are of {given.generator.name}, not of {generator.name}")
-    return given or Statistics(generator)
 
 
 def made_on_others(rules: Sequence[Rule]) -> Rule | None:

@@ -16,17 +16,17 @@ from rewriter import masks
 from rewriter.cache import Cache
 from rewriter.editing import preview, search
 from rewriter.editing.choose import execute
-from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.edit import AUTO, BY_HAND, Edit
 from rewriter.editing.effect import advice
 from rewriter.editing.forms import Finder
 from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
-from rewriter.editing.provenance import check_generator, default_layer, statistics_for
+from rewriter.editing.provenance import check_generator, default_layer
 from rewriter.editing.region import Place, Region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules, requests
 from rewriter.editing.search import KEPT, Found, Matches, Places
-from rewriter.editing.statistics import Statistics
+from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
@@ -39,16 +39,6 @@ OVERLAP = 45.0  # degrees; below it places that match one rule match the other a
 OPTIONS = tuple(
     "layer truncation form budget gate rank smoothness method steps directions spread units title statistics".split()
 )
-BY_HAND = {
-    "rank",
-    "smoothness",
-    "method",
-    "steps",
-    "directions",
-    "spread",
-    "units",
-    "statistics",
-}  # set them: no "auto"
 
 
 class Rewriter:

@@ -303,3 +303,10 @@ class Statistics:
 
         base, mean_square = self._known.get(("answers", layer, truncation, before, digest(same)), answers)
         return Bystanders(features, places, torch.ones(places.shape, device=places.device), base), mean_square
+
+
+def statistics_for(generator: Generator, given: Statistics | None) -> Statistics:
+    """The given statistics, or new ones; InputError for those of another generator."""
+    if given is not None and given.generator.fingerprint != generator.fingerprint:
+        raise InputError(f"the statistics are of {given.generator.name}, not of {generator.name}")
+    return given or Statistics(generator)

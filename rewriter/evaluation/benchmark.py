@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from rewriter.editing.edit import Edit, Region
-from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import prepare, replay
 from rewriter.editing.forms import gated
 from rewriter.editing.recipe import Recipe
@@ -28,6 +27,7 @@ from rewriter.evaluation.run import machine
 from rewriter.evaluation.tables import markdown_table
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import UNSEEN
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
 from rewriter.memory import SOLVERS

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from rewriter.generators.layer import Features, Memory
-from rewriter.memory.goal import Goal
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Features, Memory
+    from rewriter.memory.goal import Goal
 
 Gate = Callable[[Tensor], Tensor]  # keys (n, in, h, w) → how far a memory beside W is open there, (n, h, w)
 

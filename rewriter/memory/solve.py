@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,15 @@ from torch import Tensor
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import exact
 from rewriter.generators.change import LowRank
-from rewriter.generators.layer import Memory
 from rewriter.memory import SOLVERS, descent, least_squares
 from rewriter.memory.closed_form import closed_form
-from rewriter.memory.directions import Directions
-from rewriter.memory.goal import Bystanders, Goal
 from rewriter.memory.neighbourhoods import NeighbourhoodMoment
 from rewriter.memory.sites import Gate, Sites, goal_sites
+
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Memory
+    from rewriter.memory.directions import Directions
+    from rewriter.memory.goal import Bystanders, Goal
 
 ON_DIRECTIONS = ("least-squares", "direct")  # solve for Λ; the other methods solve for the whole weight
 ON_CROP = ("projected", "direct", "unconstrained")  # the original's, on what its code cuts out
