@@ -17,11 +17,11 @@ from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
 from rewriter.generators.latents import UNSEEN
 from rewriter.masks import grow
-from rewriter.memory.goal import Goal
 from rewriter.pictures import difference
 
 if TYPE_CHECKING:
     from rewriter.editing.rule import Rule
+    from rewriter.memory.goal import Goal
 
 BATCH = 16
 POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect

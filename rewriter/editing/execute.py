@@ -11,8 +11,8 @@ from rewriter.editing.edit import AUTO, Edit
 from rewriter.editing.effect import Effect, measure
 from rewriter.editing.job import Job
 from rewriter.editing.likeness import Likeness
-from rewriter.editing.provenance import check_complete, check_rules
-from rewriter.editing.rule import Rule, requests
+from rewriter.editing.provenance import check_complete, check_rules, requests
+from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
 from rewriter.editing.verdict import judge
 from rewriter.errors import InputError, OnStep

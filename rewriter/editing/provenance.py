@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rewriter.editing.edit import Edit
-from rewriter.editing.rule import Rule, requests
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+
+if TYPE_CHECKING:
+    from rewriter.editing.rule import Rule
 
 
 def check_complete(generator: Generator, edit: Edit) -> None:
@@ -59,3 +62,10 @@ def with_default_layer(generator: Generator, edit: Edit) -> Edit:
     """A recording, which names no layer, with the generator's default layer where it lacks the usual one."""
     recorded = not edit.generator and edit.layer not in generator.layers
     return edit.with_(layer=default_layer(generator)) if recorded else edit
+
+
+def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """What the active rules were asked for, in order, with strengths other than 1: what an `Edit.after` records."""
+    return tuple(
+        f"{rule.request}{'' if rule.strength == 1 else f'@{rule.strength:g}'}" for rule in rules if rule.active
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,13 +155,6 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit
         beside=MEMORIES[about["form"]].from_tensors(beside) if beside else None,
     )
     return rule.at(float(about["strength"]))
-
-
-def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """What the active rules were asked for, in order, with strengths other than 1: what an `Edit.after` records."""
-    return tuple(
-        f"{rule.request}{'' if rule.strength == 1 else f'@{rule.strength:g}'}" for rule in rules if rule.active
-    )
 
 
 def carried_rules(generator: Generator) -> tuple[Rule, ...]:

@@ -22,9 +22,9 @@ from rewriter.editing.forms import Finder
 from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
-from rewriter.editing.provenance import check_generator, default_layer
+from rewriter.editing.provenance import check_generator, default_layer, requests
 from rewriter.editing.region import Place, Region
-from rewriter.editing.rule import RULES, Rule, assemble, carried_rules, requests
+from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.editing.suggest_layer import Suggestion, suggest
