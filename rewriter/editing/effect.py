@@ -23,6 +23,7 @@ from rewriter.pictures import difference
 UNSEEN = 10_000  # the first seed to measure on; statistics, bystanders and most edits use lower ones
 BATCH = 16
 POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect
+PROTECTING = ("least-squares", "closed-form")  # methods that know protected places
 HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
 
 
@@ -77,8 +78,8 @@ def advice(rule: Rule) -> list[str]:
         **(_by_verdict(rule, effect) if effect.verdict else _by_figures(rule, effect)),
         f"much else changes ({much} away from matching places): try more smoothness, or protect the places that should "
         "stay": effect.side_effect > HARM and (effect.verdict or not effect.likeness < UNLIKE),
-        "protected places had no effect: only the method least-squares protects them, and not when zeroing": (
-            edit and edit.keep and (edit.method != "least-squares" or edit.kind == "zero")
+        "protected places had no effect: only least-squares and closed-form protect them, and not when zeroing": (
+            edit and edit.keep and (edit.method not in PROTECTING or edit.kind == "zero")
         ),
         f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones": (
             not effect.places and effect.verdict != "took"

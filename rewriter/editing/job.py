@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,10 +23,13 @@ from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste
+from rewriter.memory.neighbourhoods import NeighbourhoodMoment
 from rewriter.memory.second_moment import SecondMoment
-from rewriter.memory.solve import SMOOTHNESS, solve
+from rewriter.memory.sites import Gate
+from rewriter.memory.solve import solve
 
 BATCH = 16
+CLOSED = "closed-form"
 EARLIER = 16  # marks of earlier rules that are protected
 NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
     "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
@@ -133,7 +136,7 @@ class Job:
     def directions(self) -> Directions:
         """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside."""
         keys, weights = context_keys(self.generator, self.info, self.context, self.features)
-        method, rank, moment = self.edit.directions, self.edit.rank, self.moment
+        method, rank, moment = self.edit.directions, 1 if self.edit.method == CLOSED else self.edit.rank, self.moment
         if self.edit.unlike:
             moment = moment.with_more(self._near_misses())
         return key_directions(keys, moment, weights=weights, rank=rank, method=method)
@@ -226,12 +229,35 @@ class Job:
         edit = self.edit
         if not goal.asks_for_change:
             raise InputError(NO_CHANGE[edit.kind])
-        smoothness = SMOOTHNESS if edit.smoothness is None else edit.smoothness
-        options: dict[str, Any] = {"method": edit.method, "smoothness": smoothness, "steps": edit.steps, **changed}
-        bystanders = [self.bystanders.sparing(self.directions, scale=self.info.scale), *map(self._kept, edit.keep)]
+        options: dict[str, Any] = {"method": edit.method, "smoothness": edit.smoothness, "steps": edit.steps, **changed}
+        bystanders = [*map(self._kept, edit.keep)]
+        if options["method"] == CLOSED:
+            options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": self._neighbourhoods(**changed)}
+        else:
+            bystanders.insert(0, self.bystanders.sparing(self.directions, scale=self.info.scale))
         if edit.form != "weight":
             bystanders += map(self._kept, self._earlier())
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
+
+    def _neighbourhoods(self, gate: Gate | None = None, **_: Any) -> NeighbourhoodMoment:
+        """The second moment of neighbourhoods in random pictures."""
+        edit = self.edit
+        return self.statistics.neighbourhoods(
+            edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, gate=gate
+        )
+
+    def _on_found(self) -> Iterator[Goal]:
+        """The goal at the places that a search found, some pictures at a time."""
+        if self.edit.kind != "replace" or not self.edit.found:
+            return
+        (source, mask), off, side = self.copied(), self.pasted_off_mark(), self.generator.resolution
+        cell = side / self.info.resolution
+        for i in range(0, len(self.edit.found), BATCH):
+            places = self.edit.found[i : i + BATCH]
+            features = self.keys([place.seed for place in places])
+            centres = [(place.row / cell + off[0], place.column / cell + off[1]) for place in places]
+            before = self.generator.values(features, rules=self.rules)
+            yield paste(features, before, centres, source, mask, snap=self.info.scale)
 
     def _earlier(self) -> list[Region]:
         """Marks of earlier rules that are on, on pictures that this edit does not point at: they should stay."""
