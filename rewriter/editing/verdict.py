@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.editing.forms import Finder
-from rewriter.editing.likeness import Likeness, gone, shifted, steps
+from rewriter.editing.likeness import Likeness, shifted
 from rewriter.editing.region import Place
 from rewriter.generators.latents import UNSEEN
 from rewriter.pictures import difference
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 SEARCHED = range(UNSEEN, UNSEEN + 128)  # pictures to find places on
 JUDGED = 12  # of the places most like the marked ones
 SIDE = 64  # pictures are compared at this size, so that a verdict means the same for all generators
+SAME, DIFFERENT = 0.1, 0.35  # distances of colours in [-1, 1]: up to which a person sees one, from which on two
 BESIDE = (-2, 0, 2)  # px of that size by which a thing may be drawn beside its place: hands are not exact
-TOOK, PARTLY = 0.43, 0.25  # likeness from which on a place took, and took partly
+TOOK, PARTLY = 0.3, 0.15  # likeness from which on a place took, and took partly
 MOST, SOME = 0.6, 0.25  # share of the places that must have taken for "took", and partly for "partly"
 CROPS, MARGIN = 3, 0.1  # pictures of a verdict; what they show around the place, as a share of the picture's side
 
@@ -47,10 +48,11 @@ class HeldOut:
         return torch.lerp(self.before, self.thing, self.weight[:, None])
 
     def likeness(self, after: Tensor) -> Tensor:
-        """How far each place is on the way to the requested result, (n,): 1 at best, negative if it went away.
+        """How far each place is on the way to the requested result, (n,): from 0, as before or worse, to 1.
 
-        The mean of two likenesses: of the colours in the place, and of their edges in it and around it. A smudge of the
-        right colour has the first alone. The thing may be drawn a little beside the place.
+        The geometric mean of two numbers: how much of the colour difference is gone, and the share of the pixels that
+        have become what they should be. A pale thing and a smudge have much of the first, but little of the second.
+        The thing may be drawn a little beside the place.
         """
         weight = _small(self.weight[:, None])[:, 0]
         before, thing, after = (_small(pictures) for pictures in (self.before, self.thing, after))
@@ -71,14 +73,16 @@ def _likeness(before: Tensor, thing: Tensor, weight: Tensor, after: Tensor, down
     """The likeness of pictures after an edit to those before with the thing, moved a little, at its place."""
     thing, weight = shifted(thing, down, right), shifted(weight, down, right)
     wanted = torch.lerp(before, thing, weight[:, None])
-    around = F.max_pool2d(weight[:, None], 3, 1, 1)[:, 0]
-    old, aim, new = (steps(_softened(pictures)) for pictures in (before, wanted, after))
-    return (gone(before, wanted, after, weight) + gone(old, aim, new, around)) / 2
+    start, left = ((pictures - wanted).square().sum(1).sqrt() for pictures in (before, after))
+    asked = weight * (start > SAME)
+    there = asked * (left < (start / 2).clamp_max(DIFFERENT))
+    gone, share = (1 - _ratio(left.square() * weight, start.square() * weight)).clamp(0, 1), _ratio(there, asked)
+    return (gone * share).sqrt()
 
 
-def _softened(pictures: Tensor) -> Tensor:
-    """Means of 3 × 3 pixels: what is drawn half a pixel off has nearly the same edges."""
-    return F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """The ratio of the sums of maps (n, H, W): (n,)."""
+    return above.sum((1, 2)) / below.sum((1, 2)).clamp_min(1e-6)
 
 
 @torch.no_grad()
