@@ -3,51 +3,132 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.editing.rule import Effect, Rule
-from rewriter.errors import OnStep, report
+from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
+from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import UNSEEN
 from rewriter.masks import grow
-from rewriter.memory.goal import Goal
 from rewriter.pictures import difference
 
-UNSEEN = 10_000  # the first seed to measure on; statistics, bystanders and most edits use lower ones
+if TYPE_CHECKING:
+    from rewriter.editing.rule import Rule
+    from rewriter.memory.goal import Goal
+
 BATCH = 16
 POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect
+PROTECTING = ("least-squares", "closed-form")  # methods that know protected places
 HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
+LATER = "took", "unseen_likeness", "verdict"  # fields of an effect that files of version 0.1 lack
+VERDICTS = "", "took", "partly", "did not take"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a rule did, measured when it was made."""
+
+    goal_error_removed: float  # share of ‖V* − V‖ that is gone, 1 at best, negative if it grew; see `effect.measure`
+    reach: float  # share of matching places whose value moved at least halfway along the goal's mean change
+    side_effect: float  # mean change away from matching places, in 1/255; nan where everything is near a match
+    left_out: float  # share of the pictures that is too near to a match to count in `side_effect`
+    pictures: int  # how many unseen pictures, and matching places on them, were measured
+    places: int
+    seconds: float  # from cached features and statistics to the rule
+    likeness: float = math.nan  # of the marked places to what was asked for; see `likeness.Likeness.judge`
+    spill: float = math.nan  # mean change away from the marks, in 1/255
+    took: float = math.nan  # share of places like the marked ones, on unseen pictures, that became what was asked for
+    unseen_likeness: float = math.nan  # their median likeness; see `verdict.HeldOut.likeness`
+    verdict: str = ""  # "took", "partly" or "did not take"; "" in files of earlier versions
+
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """Plain numbers and the verdict; None for what could not be measured."""
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in plain.items() if k not in LATER or v not in (None, "")}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Effect:
+        """Inverse of `to_json`."""
+        try:
+            values: dict[str, Any] = {
+                k: math.nan if data[k] is None else float(data[k])
+                for k, field in Effect.__dataclass_fields__.items()
+                if k != "verdict" and (k in data or field.default is MISSING)
+            }
+            whole = {k: int(values[k]) for k in ("pictures", "places")}
+            if (verdict := data.get("verdict", "")) not in VERDICTS:
+                raise ValueError(f"verdict {str(verdict)[:40]!r}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"the rule's effect is damaged ({error})") from error
+        return Effect(**{**values, **whole}, verdict=verdict)
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """What to try next: options for `Edit.with_` or `Rewriter.set`, and why, in words."""
+
+    words: str
+    change: Mapping[str, Any]
+
+
+def suggestion(rule: Rule) -> NextStep | None:
+    """The one thing to try next; None if the edit took at a small side effect, or nothing is known of it."""
+    edit, effect = rule.edit, rule.effect
+    if edit is None or effect is None or not effect.verdict:
+        return None
+    if effect.verdict == "took":
+        tighter = NextStep("let less change elsewhere", {"form": "auto", "budget": round(effect.side_effect / 3, 2)})
+        return tighter if effect.side_effect > HARM and edit.kind == "replace" else None
+    if edit.kind == "zero":
+        return NextStep("forget more directions", {"rank": rule.rank + 1})
+    if edit.form == "weight":
+        return NextStep("add a memory beside the weight, which acts at the context only", {"form": "gated"})
+    if edit.kind == "replace" and edit.form == "gated":
+        return NextStep("recall the copied values where a template of the marks matches", {"form": "template"})
+    return NextStep("try the next layer", {"form": "auto", "layer": _next_layer(rule.layer)})
+
+
+def _next_layer(layer: str) -> str:
+    """A coarser layer, or a finer one where few are coarser: both exist in every generator."""
+    number = int(layer.removeprefix("layer"))
+    return f"layer{number - 1 if number > 3 else number + 1}"
+
+
+def verdict_in_words(effect: Effect) -> str:
+    """The verdict in one sentence; "" if there is none."""
+    if not effect.verdict:
+        return ""
+    said = {"took": "the edit took", "partly": "the edit took only partly"}.get(effect.verdict, "the edit did not take")
+    if math.isnan(effect.took):
+        return f"{said}: the marked places are {effect.likeness:.0%} of the way to the requested result"
+    return f"{said}: {effect.took:.0%} of similar places on unseen pictures became what was asked for"
 
 
 def advice(rule: Rule) -> list[str]:
     """What fell short and what to try next; empty if the rule did what was asked, or its effect is not known."""
-    effect = rule.effect
+    effect, edit = rule.effect, rule.edit
     if effect is None:
         return []
-    edit, next_rank = rule.edit, f"rank {rule.rank + 1}"
-    unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
-    near, much = f"{effect.likeness:.0%} of the way to the requested result", f"{effect.side_effect:.1f}/255"
+    much = f"{effect.side_effect:.1f}/255"
     remarks = {
-        f"the edit failed: the marked places are only {near}, and elsewhere {much} changed: try another layer "
-        "(`suggest` ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
-        f"the edit had little effect: the marked places are only {near}: try another layer (`suggest` ranks them), "
-        f"{next_rank} or less smoothness": unlike and not harm,
-        f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another "
-        f"layer, less smoothness, or {next_rank} with more context": not unlike and effect.goal_error_removed < POOR,
+        **(_by_verdict(rule, effect) if effect.verdict else _by_figures(rule, effect)),
         f"much else changes ({much} away from matching places): try more smoothness, or protect the places that should "
-        "stay": harm and not unlike,
-        "protected places had no effect: only the method least-squares protects them, and not when zeroing": (
-            edit and edit.keep and (edit.method != "least-squares" or edit.kind == "zero")
+        "stay": effect.side_effect > HARM and (effect.verdict or not effect.likeness < UNLIKE),
+        "protected places had no effect: only least-squares and closed-form protect them, and not when zeroing": (
+            edit and edit.keep and (edit.method not in PROTECTING or edit.kind == "zero")
         ),
         f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones": (
-            not effect.places
+            not effect.places and effect.verdict != "took"
         ),
         f"it changes few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try less "
-        "smoothness": effect.places and effect.reach < POOR,
+        "smoothness": effect.places and effect.reach < POOR and not effect.verdict,
         f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly": (
             effect.left_out > EVERYWHERE
         ),
@@ -55,13 +136,41 @@ def advice(rule: Rule) -> list[str]:
     return [words for words, holds in remarks.items() if holds]
 
 
+def _by_verdict(rule: Rule, effect: Effect) -> dict[str, bool]:
+    """The verdict, unless the edit took, and the next step as a call."""
+    step = suggestion(rule)
+    options = step and ", ".join(f"{name}={value!r}" for name, value in step.change.items())
+    call = f"{step.words}: set({options})" if step else ""
+    if effect.verdict == "took":
+        return {call: bool(step)}
+    doubt = "; some rules cannot be changed" if effect.verdict == "did not take" else ""
+    return {f"{verdict_in_words(effect)}. {call.capitalize() or 'Mark other places'}{doubt}": True}
+
+
+def _by_figures(rule: Rule, effect: Effect) -> dict[str, bool]:
+    """What the figures say, for rules that have no verdict because an earlier version made them."""
+    next_rank, near = f"rank {rule.rank + 1}", f"{effect.likeness:.0%} of the way to the requested result"
+    unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
+    return {
+        f"the edit failed: the marked places are only {near}, and elsewhere {effect.side_effect:.1f}/255 changed: try "
+        "another layer (`suggest` ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
+        f"the edit had little effect: the marked places are only {near}: try another layer (`suggest` ranks them), "
+        f"{next_rank} or less smoothness": unlike and not harm,
+        f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another "
+        f"layer, less smoothness, or {next_rank} with more context": not unlike and effect.goal_error_removed < POOR,
+    }
+
+
 def effect_in_words(name: str, rule: Rule) -> str:
-    """One paragraph: what the rule did, and how long it took to solve."""
-    effect = rule.effect
+    """One paragraph: the layer and form, the verdict, what the rule did, and how long it took to solve."""
+    effect, form = rule.effect, form_of(rule.beside)
+    made = f"{name}: {rule.layer}, {form}, rank {rule.rank}"
     if effect is None:
-        return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
-    method = rule.edit.method if rule.edit else "unknown method"
-    lines = [f"{name}: {rule.layer}, rank {rule.rank}, {method}, solved in {effect.seconds:.2f} s"]
+        return f"{made}; its effect was not measured"
+    method = f", {rule.edit.method if rule.edit else 'unknown method'}" if form == "weight" else ""
+    lines = [f"{made}{method}, solved in {effect.seconds:.2f} s"]
+    if effect.verdict:
+        lines.append(f"  {verdict_in_words(effect)}")
     if not math.isnan(effect.likeness):
         unmarked = f"outside them {effect.spill:.2f}/255 changed"
         beside = "they cover the whole picture" if math.isnan(effect.spill) else unmarked

@@ -6,20 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.job import Job, centre_on
 from rewriter.editing.region import Place, Region
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.beside import Gated, Recall, cut
 from rewriter.generators.layer import Features
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.recall import MARGIN, Marked, template_of, transplant, whitening
+
+if TYPE_CHECKING:
+    from rewriter.editing.job import Job
 
 GATE = 0.25, 0.45  # of the context's mean response: where a gate on one direction starts to open, and is open
 SMOOTHNESS = 30.0  # of a gated change: what λ protects is mostly behind the gate
@@ -79,7 +81,7 @@ class Finder:
             for b, r in zip(boxes, self.regions, strict=True)
         ]
         height, width = (min(side, max(1, round(median(axis))) + 2 * MARGIN) for axis in zip(*cells, strict=True))
-        centres = [centre_on(region, side) for region in self.regions]
+        centres = [region.centre_on(side) for region in self.regions]
         centres += [(place.row / self.pixels, place.column / self.pixels) for place in taken]
         seeds = [*(region.seed for region in self.regions), *(place.seed for place in taken)]
         keys = torch.cat([job.features[seed].keys for seed in seeds])
@@ -95,7 +97,7 @@ class Finder:
             others = marked.patches[[j for j in range(len(marked.patches)) if j != i]].mean(0)
             template = replace(marked.template, patch=others)
             found = template.best(template.scores(self.job.features[region.seed].keys)).place[0].tolist()
-            off = [a + m - c for a, m, c in zip(found, marked.middle, centre_on(region, side), strict=True)]
+            off = [a + m - c for a, m, c in zip(found, marked.middle, region.centre_on(side), strict=True)]
             hits += max(map(abs, off)) <= NEAR
         return hits >= FOUND_AGAIN * len(self.regions)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,33 +12,30 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.editing.context import cells_of, context_keys
 from rewriter.editing.edit import Edit
-from rewriter.editing.likeness import centre
-from rewriter.editing.provenance import statistics_for
 from rewriter.editing.region import Place, Region
-from rewriter.editing.rule import Rule
-from rewriter.editing.statistics import Statistics
+from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.memory.directions import Directions, key_directions
 from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste
+from rewriter.memory.neighbourhoods import NeighbourhoodMoment
 from rewriter.memory.second_moment import SecondMoment
-from rewriter.memory.solve import SMOOTHNESS, solve
+from rewriter.memory.sites import Gate
+from rewriter.memory.solve import solve
+
+if TYPE_CHECKING:
+    from rewriter.editing.rule import Rule
 
 BATCH = 16
+CLOSED = "closed-form"
 EARLIER = 16  # marks of earlier rules that are protected
 NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
     "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
     "should appear on other pictures too, mark the context there and leave spread on",
     "erase": "the marked places already look as they would without the thing: mark it where it is",
 }
-
-
-def centre_on(region: Region, side: int) -> tuple[float, float]:
-    """Centre of the box around a region's mask, as (row, column) in cells of a map of the given side."""
-    (height, width), (row, column) = region.mask.shape, centre(region.mask)
-    return row * side / height, column * side / width
 
 
 class Job:
@@ -133,7 +130,7 @@ class Job:
     def directions(self) -> Directions:
         """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside."""
         keys, weights = context_keys(self.generator, self.info, self.context, self.features)
-        method, rank, moment = self.edit.directions, self.edit.rank, self.moment
+        method, rank, moment = self.edit.directions, 1 if self.edit.method == CLOSED else self.edit.rank, self.moment
         if self.edit.unlike:
             moment = moment.with_more(self._near_misses())
         return key_directions(keys, moment, weights=weights, rank=rank, method=method)
@@ -166,13 +163,13 @@ class Job:
         """Where the middle of the copy mask's box goes on the pasted picture, (row, column) in value cells."""
         assert self.edit.copy is not None
         side, middle = self.info.resolution, masks.bounds(mask, above=RIM).centre
-        (top, left), (row, column) = centre_on(self.edit.copy, side), centre_on(self.target, side)
+        (top, left), (row, column) = self.edit.copy.centre_on(side), self.target.centre_on(side)
         return middle[0] + row - top, middle[1] + column - left
 
     def pasted_off_mark(self) -> tuple[float, float]:
         """How far the pasted thing's middle lies from the middle of the context's mark there, in value cells."""
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        (row, column), (top, left) = self._pasted_at(self.copied()[1]), centre_on(drawn, self.info.resolution)
+        (row, column), (top, left) = self._pasted_at(self.copied()[1]), drawn.centre_on(self.info.resolution)
         return row - top, column - left
 
     def goal(self) -> Goal:
@@ -212,7 +209,7 @@ class Job:
         scale, side = self.info.scale, self.info.key_resolution
         box = first.boxes[0].coarser(scale)
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        centres = [centre_on(region, side) for region in (drawn, *spread)]
+        centres = [region.centre_on(side) for region in (drawn, *spread)]
         off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
         guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
@@ -226,12 +223,35 @@ class Job:
         edit = self.edit
         if not goal.asks_for_change:
             raise InputError(NO_CHANGE[edit.kind])
-        smoothness = SMOOTHNESS if edit.smoothness is None else edit.smoothness
-        options: dict[str, Any] = {"method": edit.method, "smoothness": smoothness, "steps": edit.steps, **changed}
-        bystanders = [self.bystanders.sparing(self.directions, scale=self.info.scale), *map(self._kept, edit.keep)]
+        options: dict[str, Any] = {"method": edit.method, "smoothness": edit.smoothness, "steps": edit.steps, **changed}
+        bystanders = [*map(self._kept, edit.keep)]
+        if options["method"] == CLOSED:
+            options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": self._neighbourhoods(**changed)}
+        else:
+            bystanders.insert(0, self.bystanders.sparing(self.directions, scale=self.info.scale))
         if edit.form != "weight":
             bystanders += map(self._kept, self._earlier())
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
+
+    def _neighbourhoods(self, gate: Gate | None = None, **_: Any) -> NeighbourhoodMoment:
+        """The second moment of neighbourhoods in random pictures."""
+        edit = self.edit
+        return self.statistics.neighbourhoods(
+            edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, gate=gate
+        )
+
+    def _on_found(self) -> Iterator[Goal]:
+        """The goal at the places that a search found, some pictures at a time."""
+        if self.edit.kind != "replace" or not self.edit.found:
+            return
+        (source, mask), off, side = self.copied(), self.pasted_off_mark(), self.generator.resolution
+        cell = side / self.info.resolution
+        for i in range(0, len(self.edit.found), BATCH):
+            places = self.edit.found[i : i + BATCH]
+            features = self.keys([place.seed for place in places])
+            centres = [(place.row / cell + off[0], place.column / cell + off[1]) for place in places]
+            before = self.generator.values(features, rules=self.rules)
+            yield paste(features, before, centres, source, mask, snap=self.info.scale)
 
     def _earlier(self) -> list[Region]:
         """Marks of earlier rules that are on, on pictures that this edit does not point at: they should stay."""

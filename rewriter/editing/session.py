@@ -16,17 +16,17 @@ from rewriter import masks
 from rewriter.cache import Cache
 from rewriter.editing import preview, search
 from rewriter.editing.choose import execute
-from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.edit import AUTO, BY_HAND, Edit
 from rewriter.editing.effect import advice
 from rewriter.editing.forms import Finder
 from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
-from rewriter.editing.provenance import check_generator, default_layer, statistics_for
+from rewriter.editing.provenance import check_generator, default_layer, requests
 from rewriter.editing.region import Place, Region
-from rewriter.editing.rule import RULES, Rule, assemble, carried_rules, requests
+from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
-from rewriter.editing.statistics import Statistics
+from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
@@ -39,16 +39,6 @@ OVERLAP = 45.0  # degrees; below it places that match one rule match the other a
 OPTIONS = tuple(
     "layer truncation form budget gate rank smoothness method steps directions spread units title statistics".split()
 )
-BY_HAND = {
-    "rank",
-    "smoothness",
-    "method",
-    "steps",
-    "directions",
-    "spread",
-    "units",
-    "statistics",
-}  # set them: no "auto"
 
 
 class Rewriter:
@@ -196,7 +186,7 @@ class Rewriter:
         """
         if unknown := set(options) - set(OPTIONS):
             raise InputError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS)}")
-        self._edit(**_by_hand(self.edit, options))
+        self._edit(**by_hand(self.edit, options))
 
     def use(self, edit: Edit) -> None:
         """Replace the edit in progress with a recorded one, complete or not; InputError if it belongs elsewhere."""
@@ -309,7 +299,7 @@ class Rewriter:
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
         given |= {"form": form, "budget": budget}
         chosen = {name: value for name, value in given.items() if value is not None}
-        edit = self.edit.with_(**_by_hand(self.edit, chosen))
+        edit = self.edit.with_(**by_hand(self.edit, chosen))
         made = len(state.rules) if state.made is None else state.made
         _check_room(made + 1)
         steps: dict[str, Any] = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
@@ -395,7 +385,7 @@ class Rewriter:
         self._then(rules=tuple(self.rules[i] for i in order), made=order.index(made) if made in order else None)
 
 
-def _by_hand(edit: Edit, options: dict[str, Any]) -> dict[str, Any]:
+def by_hand(edit: Edit, options: dict[str, Any]) -> dict[str, Any]:
     """The options, and the form that they mean: whoever sets a solver's options leaves no choice to the machine."""
     chosen = edit.form == AUTO and "form" not in options and not BY_HAND.isdisjoint(options)
     return {**options, "form": "weight"} if chosen else options

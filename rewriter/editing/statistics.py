@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,14 +25,18 @@ from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, digest
 from rewriter.generators.layer import Features
 from rewriter.memory.goal import Bystanders
+from rewriter.memory.neighbourhoods import Neighbourhood, NeighbourhoodMoment
 from rewriter.memory.second_moment import SecondMoment, random_places
-from rewriter.memory.sites import at_places
+from rewriter.memory.sites import Gate, at_places
 
 KEPT = 512 << 20  # bytes of moments and features kept in memory
 BYSTANDERS = range(5000, 5024)
 BYSTANDER_PLACES = 96
 
+NEIGHBOURHOOD_PLACES = 64  # of each picture
+
 Moments = dict[str, SecondMoment]  # by layer
+Moment = TypeVar("Moment", SecondMoment, NeighbourhoodMoment)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Sampling:
     truncation: float
     rules: str
     recipe: Recipe
+    of: str = ""  # "neighbourhoods", or "" for keys
 
 
 class Statistics:
@@ -185,23 +191,80 @@ class Statistics:
             self._known.put(sampling, found)
         return found
 
-    def keep(self, sampling: Sampling, moment: SecondMoment) -> None:
+    def neighbourhoods(
+        self,
+        layer: str,
+        *,
+        truncation: float = 1.0,
+        rules: Sequence[LowRank] = (),
+        recipe: Recipe | None = None,
+        gate: Gate | None = None,
+        on_step: OnStep | None = None,
+    ) -> NeighbourhoodMoment:
+        """The second moment of the neighbourhoods that feed a layer's values; `on_step` gets (pictures done, of).
+
+        `gate`: of keys times this, which is measured anew each time.
+        """
+        info = self.generator.layer(layer)
+        recipe = recipe or replace(Recipe.for_channels(info.in_channels), places=NEIGHBOURHOOD_PLACES)
+        sampling = replace(self.sampling(layer, truncation, rules=rules, recipe=recipe), of="neighbourhoods")
+        known: NeighbourhoodMoment | None = None
+        if gate is None:
+            known = self._known.peek(sampling) or self._fill(sampling, self._empty_neighbourhoods(layer))
+        found = known or self._measure_neighbourhoods(sampling, rules, gate, on_step)
+        if gate is None:
+            self._known.put(sampling, found)
+            with contextlib.suppress(InputError):  # a cache that cannot be written is no reason to fail
+                if known is None and not sampling.rules:
+                    self.keep(sampling, found)
+        return found
+
+    def _empty_neighbourhoods(self, layer: str) -> NeighbourhoodMoment:
+        info = self.generator.layer(layer)
+        return Neighbourhood.of(self.generator.memory(layer), (info.key_resolution,) * 2).moment(info.in_channels)
+
+    def _measure_neighbourhoods(
+        self, sampling: Sampling, rules: Sequence[LowRank], gate: Gate | None, on_step: OnStep | None
+    ) -> NeighbourhoodMoment:
+        layer, recipe, psi = sampling.layer, sampling.recipe, sampling.truncation
+        info, moment = self.generator.layer(layer), self._empty_neighbourhoods(layer)
+        around = Neighbourhood.of(self.generator.memory(layer), (info.key_resolution,) * 2)
+        earlier = self.generator.rules_at(rules, layer, before=True)
+        for start in range(0, recipe.pictures, BATCH):
+            seeds = [recipe.first_seed + i for i in range(start, min(start + BATCH, recipe.pictures))]
+            keys = self.generator.keys(seeds, layer, truncation=psi, rules=earlier).keys
+            seen = keys if gate is None else keys * gate(keys)[:, None]
+            places = random_places(seeds, recipe.places, info.resolution**2).to(keys.device)
+            picture = torch.arange(len(seeds), device=keys.device).repeat_interleave(recipe.places)
+            moment.update(around.gather(seen, picture, places.flatten()))
+            report(on_step, start + len(seeds), recipe.pictures)
+        return moment
+
+    def keep(self, sampling: Sampling, moment: SecondMoment | NeighbourhoodMoment) -> None:
         """Keep a moment for the next time; InputError where it cannot be written (it stays in memory then)."""
         self._known.put(sampling, moment)
-        tensors = {"total": moment.total, "count": torch.tensor(moment.count)}
+        tensors = {**moment.sums(), "count": torch.tensor(moment.count)}
         write_tensors(tensors, self.path(sampling), self._label(sampling))
 
     def _read(self, sampling: Sampling) -> SecondMoment | None:
-        moment = SecondMoment(self.generator.layer(sampling.layer).in_channels)
+        return self._fill(sampling, SecondMoment(self.generator.layer(sampling.layer).in_channels))
+
+    def _fill(self, sampling: Sampling, moment: Moment) -> Moment | None:
+        """A moment as its file holds it, or None where there is no sound file."""
         try:
             with safe_open(self.path(sampling), "pt") as file:
-                label, total, count = file.metadata(), file.get_tensor("total"), file.get_tensor("count")
+                label, count = file.metadata(), file.get_tensor("count")
+                totals = {name: file.get_tensor(name) for name in moment.sums()}
         except (OSError, SafetensorError):
             return None
-        sound = total.shape == moment.total.shape and total.dtype == torch.float64 and bool(total.isfinite().all())
-        if label != self._label(sampling) or not sound or count.tolist() != sampling.recipe.keys:
+        if label != self._label(sampling) or count.tolist() != sampling.recipe.keys:
             return None
-        moment.total, moment.count = total, sampling.recipe.keys
+        for name, total in moment.sums().items():
+            found = totals[name]
+            if found.shape != total.shape or found.dtype != torch.float64 or not bool(found.isfinite().all()):
+                return None
+            total.copy_(found)
+        moment.count = sampling.recipe.keys
         return moment
 
     def _label(self, sampling: Sampling) -> dict[str, str]:
@@ -211,7 +274,8 @@ class Statistics:
         """The file of a moment."""
         recipe = sampling.recipe
         sampled = f"{recipe.pictures}x{recipe.places}from{recipe.first_seed}"
-        name = "-".join(filter(None, [sampling.layer, f"psi{float(sampling.truncation)!r}", sampled, sampling.rules]))
+        parts = [sampling.layer, sampling.of, f"psi{float(sampling.truncation)!r}", sampled, sampling.rules]
+        name = "-".join(filter(None, parts))
         return self.cache / "moments" / self.generator.fingerprint[:16] / f"{name}.safetensors"
 
     def bystanders(
@@ -239,3 +303,10 @@ class Statistics:
 
         base, mean_square = self._known.get(("answers", layer, truncation, before, digest(same)), answers)
         return Bystanders(features, places, torch.ones(places.shape, device=places.device), base), mean_square
+
+
+def statistics_for(generator: Generator, given: Statistics | None) -> Statistics:
+    """The given statistics, or new ones; InputError for those of another generator."""
+    if given is not None and given.generator.fingerprint != generator.fingerprint:
+        raise InputError(f"the statistics are of {given.generator.name}, not of {generator.name}")
+    return given or Statistics(generator)

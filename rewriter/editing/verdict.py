@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.effect import UNSEEN
 from rewriter.editing.forms import Finder
-from rewriter.editing.job import Job
-from rewriter.editing.likeness import centre, shifted
+from rewriter.editing.likeness import Likeness, shifted
 from rewriter.editing.region import Place
-from rewriter.editing.rule import Effect, Rule
+from rewriter.generators.latents import UNSEEN
 from rewriter.pictures import difference
+
+if TYPE_CHECKING:
+    from rewriter.editing.effect import Effect
+    from rewriter.editing.job import Job
+    from rewriter.editing.rule import Rule
 
 SEARCHED = range(UNSEEN, UNSEEN + 128)  # pictures to find places on
 JUDGED = 12  # of the places most like the marked ones
-BESIDE = 1 / 40  # of a picture's side: the steps, two each way, by which a thing may be drawn beside its place
-TOOK, PARTLY = 0.45, 0.25  # share of the way to the requested result from which on a place took
-MOST, SOME = 0.6, 0.25  # share of the places that must have taken for "took", and for "partly"
+SIDE = 64  # pictures are compared at this size, so that a verdict means the same for all generators
+SAME, DIFFERENT = 0.1, 0.35  # distances of colours in [-1, 1]: up to which a person sees one, from which on two
+BESIDE = (-2, 0, 2)  # px of that size by which a thing may be drawn beside its place: hands are not exact
+TOOK, PARTLY = 0.3, 0.15  # likeness from which on a place took, and took partly
+MOST, SOME = 0.6, 0.25  # share of the places that must have taken for "took", and partly for "partly"
+CROPS, MARGIN = 3, 0.1  # pictures of a verdict; what they show around the place, as a share of the picture's side
 
 
 @dataclass(frozen=True)
@@ -39,21 +48,15 @@ class HeldOut:
         return torch.lerp(self.before, self.thing, self.weight[:, None])
 
     def likeness(self, after: Tensor) -> Tensor:
-        """How far each place is on the way to the requested result, (n,): 1 at best, negative if it went away.
+        """How far each place is on the way to the requested result, (n,): from 0, as before or worse, to 1.
 
-        The thing may be drawn a little beside the place: hands are not exact.
+        The geometric mean of two numbers: how much of the colour difference is gone, and the share of the pixels that
+        have become what they should be. A pale thing and a smudge have much of the first, but little of the second.
+        The thing may be drawn a little beside the place.
         """
-        reach = max(1, round(BESIDE * self.before.shape[-1]))
-        moves = [
-            (y, x) for y in (-2 * reach, -reach, 0, reach, 2 * reach) for x in (-2 * reach, -reach, 0, reach, 2 * reach)
-        ]
-        return torch.stack([self._at(after, *move) for move in moves]).amax(0)
-
-    def _at(self, after: Tensor, down: int, right: int) -> Tensor:
-        thing, weight = shifted(self.thing, down, right), shifted(self.weight, down, right)
-        wanted = torch.lerp(self.before, thing, weight[:, None])
-        start, left = (((p - wanted).square().sum(1) * weight).sum((1, 2)) for p in (self.before, after))
-        return 1 - left / start.clamp_min(1e-6)
+        weight = _small(self.weight[:, None])[:, 0]
+        before, thing, after = (_small(pictures) for pictures in (self.before, self.thing, after))
+        return torch.stack([_likeness(before, thing, weight, after, *move) for move in product(BESIDE, BESIDE)]).amax(0)
 
     def elsewhere(self, after: Tensor) -> float:
         """Mean change of the pictures away from the places, in 1/255; nan if nothing is away."""
@@ -61,6 +64,28 @@ class HeldOut:
         return float(difference(self.before, after)[away].mean())
 
 
+def _small(images: Tensor) -> Tensor:
+    """Images (n, c, H, W) at the size at which they are compared."""
+    return images if images.shape[-1] == SIDE else F.interpolate(images, size=(SIDE, SIDE), mode="area")
+
+
+def _likeness(before: Tensor, thing: Tensor, weight: Tensor, after: Tensor, down: int, right: int) -> Tensor:
+    """The likeness of pictures after an edit to those before with the thing, moved a little, at its place."""
+    thing, weight = shifted(thing, down, right), shifted(weight, down, right)
+    wanted = torch.lerp(before, thing, weight[:, None])
+    start, left = ((pictures - wanted).square().sum(1).sqrt() for pictures in (before, after))
+    asked = weight * (start > SAME)
+    there = asked * (left < (start / 2).clamp_max(DIFFERENT))
+    gone, share = (1 - _ratio(left.square() * weight, start.square() * weight)).clamp(0, 1), _ratio(there, asked)
+    return (gone * share).sqrt()
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """The ratio of the sums of maps (n, H, W): (n,)."""
+    return above.sum((1, 2)) / below.sum((1, 2)).clamp_min(1e-6)
+
+
+@torch.no_grad()
 def held_out(job: Job, seeds: Sequence[int] = SEARCHED) -> HeldOut:
     """The places on unseen pictures that are most like the marked ones; for edits of kind "replace"."""
     finder, generator, edit = Finder(job), job.generator, job.edit
@@ -72,10 +97,19 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED) -> HeldOut:
     thing, *before = generator.sample(seeds, truncation=psi, rules=rules).clamp(-1, 1)
     alpha = masks.resize(edit.copy.mask, (side, side)).to(thing)
     down, right = (off * side / job.info.resolution for off in job.pasted_off_mark())
-    top, left = centre(alpha)
+    top, left = masks.centre(alpha)
     moves = [(round(place.row + down - top), round(place.column + right - left)) for place in places]
     moved = torch.stack([shifted(thing, *move) for move in moves])
     return HeldOut(places, torch.stack(before), moved, torch.stack([shifted(alpha, *move) for move in moves]))
+
+
+def _marked(job: Job) -> HeldOut:
+    """The marked places, for edits whose result is not copied from a picture."""
+    marks = Likeness(job.generator, job.edit, job.rules)
+    filled, weight = marks.filled(job.donors if len(job.donors) else job.bystanders.features)
+    middles = [masks.centre(mask) for mask in weight]
+    places = tuple(Place(seed, *middle, "person") for seed, middle in zip(marks.seeds, middles, strict=True))
+    return HeldOut(places, marks.before, filled, weight)
 
 
 @torch.no_grad()
@@ -86,9 +120,38 @@ def judge(job: Job, rule: Rule, effect: Effect) -> Effect:
         verdict = "took" if likeness >= TOOK else "partly" if likeness >= PARTLY else "did not take"
         return replace(effect, verdict=verdict)
     held = held_out(job)
-    seeds = [place.seed for place in held.places]
-    after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)
-    reached = held.likeness(after)
+    reached = held.likeness(_after(job, rule, held))
     took, partly = (float((reached >= level).float().mean()) for level in (TOOK, PARTLY))
     verdict = "took" if took >= MOST else "partly" if partly >= SOME else "did not take"
     return replace(effect, verdict=verdict, took=took, unseen_likeness=float(reached.median()))
+
+
+@torch.no_grad()
+def crops(job: Job, rule: Rule, *, number: int = CROPS) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What a verdict looked at: a few places before, as asked for, and after.
+
+    Places like the marked ones on unseen pictures; for edits that erase or zero, the marked places.
+
+    Args:
+        job: The edit that the rule was made from, see `execute.prepare`.
+        rule: The rule.
+        number: At most so many places, those most like the marked ones.
+
+    Returns:
+        Square pictures (3, h, h) in [-1, 1] of each place with a margin; all have the same size.
+    """
+    held = held_out(job) if job.edit.kind == "replace" else _marked(job)
+    shown = HeldOut(held.places[:number], held.before[:number], held.thing[:number], held.weight[:number])
+    whole = shown.before, shown.wanted, _after(job, rule, shown)
+    boxes = [masks.bounds(weight) if weight.any() else masks.Box(0, 0, 1, 1) for weight in shown.weight]
+    side = job.generator.resolution
+    size = min(side, round(max(max(box.size) for box in boxes) + 2 * MARGIN * side))
+    corners = [[min(max(0, round(at - size / 2)), side - size) for at in box.centre] for box in boxes]
+    cut = [[each[i, :, y : y + size, x : x + size] for each in whole] for i, (y, x) in enumerate(corners)]
+    return [(before, wanted, after) for before, wanted, after in cut]
+
+
+def _after(job: Job, rule: Rule, held: HeldOut) -> Tensor:
+    """The pictures of the places with the rule."""
+    seeds, rules = [place.seed for place in held.places], [*job.rules, rule]
+    return job.generator.sample(seeds, truncation=job.edit.truncation, rules=rules).clamp(-1, 1)

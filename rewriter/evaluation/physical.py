@@ -23,7 +23,8 @@ from rewriter.memory import descent
 from rewriter.memory.directions import Directions
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.second_moment import SecondMoment
-from rewriter.memory.solve import goal_sites, solve
+from rewriter.memory.sites import goal_sites
+from rewriter.memory.solve import solve
 from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.scenes import plain, seeds_with
 

@@ -85,6 +85,10 @@ class Memory(nn.Module, ABC):
         """From response plus offset to the values; the identity where the layer is linear."""
 
     @abstractmethod
+    def inverse(self, values: Tensor) -> Tensor:
+        """What `activate` makes these values of; at a clamp, the least that it clamps."""
+
+    @abstractmethod
     def slope(self, x: Tensor) -> Tensor:
         """Derivative of `activate`, of the same shape."""
 

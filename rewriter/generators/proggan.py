@@ -75,6 +75,10 @@ class PlainConv(Memory):
         """The identity: this memory is linear."""
         return x
 
+    def inverse(self, values: Tensor) -> Tensor:
+        """The identity."""
+        return values
+
     def slope(self, x: Tensor) -> Tensor:
         """One everywhere."""
         return torch.ones_like(x)

@@ -95,6 +95,10 @@ class StyledConv(Memory):
         values = F.leaky_relu(x, SLOPE) * GAIN
         return values if self.clamp is None else values.clamp(-self.clamp, self.clamp)
 
+    def inverse(self, values: Tensor) -> Tensor:
+        """Of the leaky ReLU."""
+        return torch.where(values > 0, values, values / SLOPE) / GAIN
+
     def slope(self, x: Tensor) -> Tensor:
         """√2 or 0.2 √2; 0 at the clamp."""
         slope = torch.where(x > 0, GAIN, GAIN * SLOPE).to(x)

@@ -1,5 +1,12 @@
 """THE METHOD: one layer seen as a linear associative memory; tensors in, tensors out."""
 
 DIRECTIONS = ("zca", "mean", "svd", "units")  # ways to choose a rule's row space: `directions.key_directions`
-SOLVERS = ("least-squares", "projected", "projected-whole", "direct", "unconstrained")  # ways to find Λ: `solve.solve`
+SOLVERS = (  # ways to find Λ: `solve.solve`
+    "least-squares",
+    "closed-form",
+    "projected",
+    "projected-whole",
+    "direct",
+    "unconstrained",
+)
 FORMS = ("weight", "gated", "template")  # what an edit makes: a change of W, or one of the two memories beside it

@@ -46,6 +46,10 @@ class SecondMoment:
         self.total += other.total
         self.count += other.count
 
+    def sums(self) -> dict[str, Tensor]:
+        """What it holds, by name."""
+        return {"total": self.total}
+
     def with_more(self, keys: Tensor, *, share: float = 1.0) -> SecondMoment:
         """A moment in which these keys (n, c) weigh as much as all the others, times `share`.
 

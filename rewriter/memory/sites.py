@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from rewriter.generators.layer import Features, Memory
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Features, Memory
+    from rewriter.memory.goal import Goal
+
+Gate = Callable[[Tensor], Tensor]  # keys (n, in, h, w) → how far a memory beside W is open there, (n, h, w)
 
 
 @dataclass(frozen=True)
@@ -226,3 +230,18 @@ def at_places(maps: Tensor, places: Tensor) -> Tensor:
     """(I, c, H, W) at places (I, n) → (I·n, c)."""
     index = places[:, None].expand(-1, maps.shape[1], -1)
     return maps.flatten(2).gather(2, index).transpose(1, 2).flatten(0, 1)
+
+
+def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None, gate: Gate | None = None) -> Sites:
+    """The goal's places, picture by picture, each picture with the same total weight; 1 in all.
+
+    `directions`: D (r, in); None: every channel of the key.
+    """
+    parts = []
+    for i in range(len(goal.weight)):
+        one = goal[i : i + 1]
+        weight = one.weight.flatten()
+        places = weight.nonzero().T  # (1, n)
+        share = weight[places] / (weight.sum() * len(goal.weight))
+        parts.append(Sites.gather(memory, directions, one.features, places, weight=share, wanted=one.values, gate=gate))
+    return Sites.cat(parts)

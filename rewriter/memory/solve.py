@@ -1,8 +1,9 @@
-"""(K*, V*, D) → Λ, by any of five methods with one signature."""
+"""(K*, V*, D) → Λ, by any of six methods with one signature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,13 +11,16 @@ from torch import Tensor
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import exact
 from rewriter.generators.change import LowRank
-from rewriter.generators.layer import Memory
 from rewriter.memory import SOLVERS, descent, least_squares
-from rewriter.memory.directions import Directions
-from rewriter.memory.goal import Bystanders, Goal
-from rewriter.memory.sites import Sites
+from rewriter.memory.closed_form import closed_form
+from rewriter.memory.neighbourhoods import NeighbourhoodMoment
+from rewriter.memory.sites import Gate, Sites, goal_sites
 
-Gate = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Memory
+    from rewriter.memory.directions import Directions
+    from rewriter.memory.goal import Bystanders, Goal
+
 ON_DIRECTIONS = ("least-squares", "direct")  # solve for Λ; the other methods solve for the whole weight
 ON_CROP = ("projected", "direct", "unconstrained")  # the original's, on what its code cuts out
 FIRST = {"projected": 1, "projected-whole": descent.EVERY}  # the first step after which they project
@@ -31,7 +35,10 @@ def solve(
     *,
     bystanders: Sequence[Bystanders] = (),
     method: str = "least-squares",
-    smoothness: float = SMOOTHNESS,
+    smoothness: float | None = None,
+    neighbourhoods: NeighbourhoodMoment | None = None,
+    rank: int = 1,
+    more: Iterable[Goal] = (),
     steps: int | None = None,
     rate: float = descent.RATE,
     gate: Gate | None = None,
@@ -44,12 +51,18 @@ def solve(
         memory: the layer.
         goal: K*, V* and where they count.
         directions: the row space D; "unconstrained" ignores it.
-        bystanders: where nothing should change, in sets that count alike; only "least-squares" uses them.
+        bystanders: where nothing should change, in sets that count alike; only "least-squares" and "closed-form" use
+            them.
         method: "least-squares" (all channels at once, demodulation inside; exact where the layer is linear),
+            "closed-form" (for all directions and taps at once, then cut to `rank`: see `closed_form`),
             "projected" (the paper's: Adam on W, L1, projected onto D every tenth step), "direct" (Adam on Λ) or
             "unconstrained" (Adam on W). These three run as in the original, which solves for a crop around what was
             pasted: see `Goal.cropped`. "projected-whole" is the "projected" of version 0.1: on the whole map.
-        smoothness: weight λ of each set's mean squared change against the goal's mean squared error.
+        smoothness: weight λ of each set's mean squared change against the goal's mean squared error; None: 10, or what
+            `closed_form` says.
+        neighbourhoods: second moment of neighbourhoods, `rank` of the rule, and `more` of the goal, for "closed-form".
+        rank: see `neighbourhoods`.
+        more: see `neighbourhoods`.
         steps: limit on iterations; None: the method's own.
         rate: learning rate of the methods by descent.
         gate: how far a memory beside W is open at keys (n, in, h, w), as (n, h, w): Λ is solved for that memory. None:
@@ -64,9 +77,19 @@ def solve(
     """
     if method not in SOLVERS:
         raise InputError(f"unknown method {method!r}: choose one of {', '.join(SOLVERS)}")
-    if not 0 <= smoothness < float("inf"):
+    if smoothness is not None and not 0 <= smoothness < float("inf"):
         raise InputError(f"smoothness is a number from 0 (none) up, not {smoothness}")
     _refuse_non_finite(weight=memory.weight, keys=goal.features.keys, goal=goal.values, directions=directions.matrix)
+    if method == "closed-form":
+        if neighbourhoods is None:
+            raise InputError("the method closed-form needs the second moment of neighbourhoods: give `neighbourhoods`")
+        options: dict[str, Any] = {"rank": rank, "smoothness": smoothness, "more": more, "kept": bystanders}
+        with exact(memory.weight.device):
+            found = closed_form(memory, goal, directions, neighbourhoods, gate=gate, on_step=on_step, **options)
+        if on_loss is not None:
+            on_loss(found.loss)
+        return found.change
+    smoothness = SMOOTHNESS if smoothness is None else smoothness
     d = directions.matrix if method in ON_DIRECTIONS else None
     steps = steps or (least_squares.STEPS if method == "least-squares" else descent.STEPS)
 
@@ -94,21 +117,6 @@ def forget(layer: str, memory: Memory, directions: Directions) -> LowRank:
     if not bool(delta.isfinite().all()):
         raise ComputationError("the layer's weight holds NaN or infinity: the file is damaged")
     return LowRank(layer, delta.contiguous(), directions.matrix)
-
-
-def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None, gate: Gate | None = None) -> Sites:
-    """The goal's places, picture by picture, each picture with the same total weight; 1 in all.
-
-    `directions`: D (r, in); None: every channel of the key.
-    """
-    parts = []
-    for i in range(len(goal.weight)):
-        one = goal[i : i + 1]
-        weight = one.weight.flatten()
-        places = weight.nonzero().T  # (1, n)
-        share = weight[places] / (weight.sum() * len(goal.weight))
-        parts.append(Sites.gather(memory, directions, one.features, places, weight=share, wanted=one.values, gate=gate))
-    return Sites.cat(parts)
 
 
 def _bystander_sites(

@@ -298,3 +298,18 @@ def test_bad_arguments_of_the_command_give_one_clear_line_and_status_2(run, argu
     monkeypatch.chdir(tmp_path)
     status, _, error = run("stats", *arguments)
     assert status == 2 and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("model", ["stylegan", "dcgan"])
+def test_neighbourhoods_are_measured_once_and_read_back_with_the_same_bits(request, model, tmp_path):
+    generator = request.getfixturevalue(model)
+    first = Statistics(generator, cache=tmp_path)
+    moment = first.neighbourhoods("layer2", recipe=RECIPE)
+    assert first.neighbourhoods("layer2", recipe=RECIPE, on_step=unexpected) is moment
+    again = Statistics(generator, cache=tmp_path).neighbourhoods("layer2", recipe=RECIPE, on_step=unexpected)
+    assert again.count == moment.count == RECIPE.keys and all(map(torch.equal, again.totals, moment.totals))
+    assert first.moment("layer2", recipe=RECIPE).count == RECIPE.keys  # keys are another measurement
+    shut = first.neighbourhoods("layer2", recipe=RECIPE, gate=lambda keys: torch.zeros_like(keys[:, 0]))
+    assert shut.count == RECIPE.keys and not any(bool(total.any()) for total in shut.totals)
+    with pytest.raises(CancelledError):
+        Statistics(generator, cache=tmp_path / "new").neighbourhoods("layer2", on_step=lambda *_: False)

@@ -21,6 +21,7 @@ from rewriter.evaluation.light import LIGHT
 from rewriter.evaluation.methods import Case, has_converged
 from rewriter.evaluation.metrics import estimates
 from rewriter.evaluation.watermarks import WATERMARKS
+from rewriter.memory import SOLVERS
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import make_examples, scenes, segmenter
 
@@ -270,4 +271,4 @@ def test_benchmark_measures_every_table(town, case_of):
     rows = list(benchmark.measured(town, case_of("dome-to-spire", steps=5).edit))
     report = {name: [row | {"device": "cpu"} for table, row in rows if table == name] for name in benchmark.TABLES}
     text = benchmark.markdown(report | {"machine": [running.machine(town.device)]})
-    assert "least-squares is" in text and len(report["edits"]) == 4 and len(report["pictures"]) == 5
+    assert "closed-form solves" in text and len(report["edits"]) == len(SOLVERS) + 1 and len(report["pictures"]) == 5
