@@ -450,7 +450,7 @@ def test_work_is_done_one_at_a_time_in_one_thread():
 def test_progress_comes_before_the_result_and_errors_are_messages(do, marked):
     *progress, shown = WorkQueue(do).follow("execute", marked)
     assert len(shown["rules"]["rules"]) == 1
-    assert any(isinstance(one, tuple) and one[1] == "Solving" for one in progress)
+    assert any(isinstance(one, tuple) and one[1] == "Trying forms and layers" for one in progress)
     with pytest.raises(gr.Error, match="copy a thing") as caught:
         list(WorkQueue(do).follow("execute", new()))
     assert caught.value.print_exception is False
