@@ -101,7 +101,7 @@ class Rule(LowRank):
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, exact to the bit."""
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.tensors().items()}  # none shared
         write_tensors(tensors, path, {"format": FORMATS[self.beside is not None], "rule": json.dumps(self.about())})
 
     @staticmethod
