@@ -70,8 +70,7 @@ def evaluate(
     """Compare this package with the paper's methods: tables with confidence intervals, and plots.
 
     Each experiment is written as JSON, CSV, Markdown and plots (pip install 'rewriter[eval]'). Experiments that are
-    complete in the folder are not repeated, so an interrupted run continues with the next one. The paper's table of
-    smiles needs faces, which the built-in world does not have.
+    complete in the folder are not repeated, so an interrupted run continues with the next one.
     """
     together = processes(device)
     try:

@@ -85,7 +85,8 @@ def _best(job: Job, stages: Sequence[Sequence[Edit]], seconds: float, on_step: O
         for edit in stage:
             report(on_step, done, total)
             done += 1
-            if tried and time.monotonic() - started > seconds:
+            late = time.monotonic() - started > seconds
+            if tried and late and edit.layer != job.edit.layer:  # the edit's own layer is always tried
                 break
             try:
                 tried.append(_attempt(job, edit, held, partial(_still, on_step, done, total)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor
 from rewriter.editing.rule import Effect, Rule
 from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
+from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
 from rewriter.masks import grow
 from rewriter.memory.goal import Goal
@@ -24,31 +27,65 @@ PROTECTING = ("least-squares", "closed-form")  # methods that know protected pla
 HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
 
 
+@dataclass(frozen=True)
+class NextStep:
+    """What to try next: options for `Edit.with_` or `Rewriter.set`, and why, in words."""
+
+    words: str
+    change: Mapping[str, Any]
+
+
+def suggestion(rule: Rule) -> NextStep | None:
+    """The one thing to try next; None if the edit took at a small side effect, or nothing is known of it."""
+    edit, effect = rule.edit, rule.effect
+    if edit is None or effect is None or not effect.verdict:
+        return None
+    if effect.verdict == "took":
+        tighter = NextStep("let less change elsewhere", {"form": "auto", "budget": round(effect.side_effect / 3, 2)})
+        return tighter if effect.side_effect > HARM and edit.kind == "replace" else None
+    if edit.kind == "zero":
+        return NextStep("forget more directions", {"rank": rule.rank + 1})
+    if edit.form == "weight":
+        return NextStep("add a memory beside the weight, which acts at the context only", {"form": "gated"})
+    if edit.kind == "replace" and edit.form == "gated":
+        return NextStep("recall the copied values where a template of the marks matches", {"form": "template"})
+    return NextStep("try the next layer", {"form": "auto", "layer": _next_layer(rule.layer)})
+
+
+def _next_layer(layer: str) -> str:
+    """A coarser layer, or a finer one where few are coarser: both exist in every generator."""
+    number = int(layer.removeprefix("layer"))
+    return f"layer{number - 1 if number > 3 else number + 1}"
+
+
+def verdict_in_words(effect: Effect) -> str:
+    """The verdict in one sentence; "" if there is none."""
+    if not effect.verdict:
+        return ""
+    said = {"took": "the edit took", "partly": "the edit took only partly"}.get(effect.verdict, "the edit did not take")
+    if math.isnan(effect.took):
+        return f"{said}: the marked places are {effect.likeness:.0%} of the way to the requested result"
+    return f"{said}: {effect.took:.0%} of similar places on unseen pictures became what was asked for"
+
+
 def advice(rule: Rule) -> list[str]:
     """What fell short and what to try next; empty if the rule did what was asked, or its effect is not known."""
-    effect = rule.effect
+    effect, edit = rule.effect, rule.edit
     if effect is None:
         return []
-    edit, next_rank = rule.edit, f"rank {rule.rank + 1}"
-    unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
-    near, much = f"{effect.likeness:.0%} of the way to the requested result", f"{effect.side_effect:.1f}/255"
+    much = f"{effect.side_effect:.1f}/255"
     remarks = {
-        f"the edit failed: the marked places are only {near}, and elsewhere {much} changed: try another layer "
-        "(`suggest` ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
-        f"the edit had little effect: the marked places are only {near}: try another layer (`suggest` ranks them), "
-        f"{next_rank} or less smoothness": unlike and not harm,
-        f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another "
-        f"layer, less smoothness, or {next_rank} with more context": not unlike and effect.goal_error_removed < POOR,
+        **(_by_verdict(rule, effect) if effect.verdict else _by_figures(rule, effect)),
         f"much else changes ({much} away from matching places): try more smoothness, or protect the places that should "
-        "stay": harm and not unlike,
+        "stay": effect.side_effect > HARM and (effect.verdict or not effect.likeness < UNLIKE),
         "protected places had no effect: only least-squares and closed-form protect them, and not when zeroing": (
             edit and edit.keep and (edit.method not in PROTECTING or edit.kind == "zero")
         ),
         f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones": (
-            not effect.places
+            not effect.places and effect.verdict != "took"
         ),
         f"it changes few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try less "
-        "smoothness": effect.places and effect.reach < POOR,
+        "smoothness": effect.places and effect.reach < POOR and not effect.verdict,
         f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly": (
             effect.left_out > EVERYWHERE
         ),
@@ -56,13 +93,41 @@ def advice(rule: Rule) -> list[str]:
     return [words for words, holds in remarks.items() if holds]
 
 
+def _by_verdict(rule: Rule, effect: Effect) -> dict[str, bool]:
+    """The verdict, unless the edit took, and the next step as a call."""
+    step = suggestion(rule)
+    options = step and ", ".join(f"{name}={value!r}" for name, value in step.change.items())
+    call = f"{step.words}: set({options})" if step else ""
+    if effect.verdict == "took":
+        return {call: bool(step)}
+    doubt = "; some rules cannot be changed" if effect.verdict == "did not take" else ""
+    return {f"{verdict_in_words(effect)}. {call.capitalize() or 'Mark other places'}{doubt}": True}
+
+
+def _by_figures(rule: Rule, effect: Effect) -> dict[str, bool]:
+    """What the figures say, for rules that have no verdict because an earlier version made them."""
+    next_rank, near = f"rank {rule.rank + 1}", f"{effect.likeness:.0%} of the way to the requested result"
+    unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
+    return {
+        f"the edit failed: the marked places are only {near}, and elsewhere {effect.side_effect:.1f}/255 changed: try "
+        "another layer (`suggest` ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
+        f"the edit had little effect: the marked places are only {near}: try another layer (`suggest` ranks them), "
+        f"{next_rank} or less smoothness": unlike and not harm,
+        f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another "
+        f"layer, less smoothness, or {next_rank} with more context": not unlike and effect.goal_error_removed < POOR,
+    }
+
+
 def effect_in_words(name: str, rule: Rule) -> str:
-    """One paragraph: what the rule did, and how long it took to solve."""
-    effect = rule.effect
+    """One paragraph: the layer and form, the verdict, what the rule did, and how long it took to solve."""
+    effect, form = rule.effect, form_of(rule.beside)
+    made = f"{name}: {rule.layer}, {form}, rank {rule.rank}"
     if effect is None:
-        return f"{name}: {rule.layer}, rank {rule.rank}; its effect was not measured"
-    method = rule.edit.method if rule.edit else "unknown method"
-    lines = [f"{name}: {rule.layer}, rank {rule.rank}, {method}, solved in {effect.seconds:.2f} s"]
+        return f"{made}; its effect was not measured"
+    method = f", {rule.edit.method if rule.edit else 'unknown method'}" if form == "weight" else ""
+    lines = [f"{made}{method}, solved in {effect.seconds:.2f} s"]
+    if effect.verdict:
+        lines.append(f"  {verdict_in_words(effect)}")
     if not math.isnan(effect.likeness):
         unmarked = f"outside them {effect.spill:.2f}/255 changed"
         beside = "they cover the whole picture" if math.isnan(effect.spill) else unmarked

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
@@ -56,9 +57,9 @@ class Likeness:
         grew. Spill is the mean change outside the marks and their surroundings in 1/255, nan if nothing is outside.
         `donors` are features of pictures that the context does not match; an erasure aims at what they have there.
         """
-        wanted, weight = self._moved() if self.edit.kind == "replace" else self._filled(donors)
+        wanted, weight = self._moved() if self.edit.kind == "replace" else self.filled(donors)
         after = self._draw(self.seeds, rule)
-        start, left = (((p - wanted).square().sum(1) * weight).sum() for p in (self.before, after))
+        start, left = (_distance(pictures, wanted, weight).sum() for pictures in (self.before, after))
         change = difference(self.before, after)
         likeness = 1 - float(left / start) if start > 0 else 0.0
         return likeness, float(change[self.outside].mean())
@@ -71,10 +72,26 @@ class Likeness:
         pictures, weight = map(torch.stack, zip(*pairs, strict=True))
         return torch.lerp(self.before, pictures, weight[:, None]), weight
 
-    def _filled(self, donors: Features) -> tuple[Tensor, Tensor]:
-        """What similar pictures without the context have where the marks are."""
+    def filled(self, donors: Features) -> tuple[Tensor, Tensor]:
+        """What similar pictures without the context have where the marks are: pictures (n, 3, H, W) and marks."""
         pictures = self.generator.picture(donors, rules=self.rules).clamp(-1, 1)
         return fill(donors, self.before, self.marks, self.before, pictures, pictures).values, self.marks
+
+
+def gone(before: Tensor, wanted: Tensor, after: Tensor, weight: Tensor) -> Tensor:
+    """The share of the weighted squared distance to what is wanted that is gone, for images (n, c, H, W): (n,)."""
+    start, left = (_distance(images, wanted, weight) for images in (before, after))
+    return 1 - left / start.clamp_min(1e-6)
+
+
+def _distance(images: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
+    return ((images - wanted).square().sum(1) * weight).sum((1, 2))
+
+
+def steps(images: Tensor) -> Tensor:
+    """The steps from each pixel to its right and lower neighbours, (n, 2c, H, W); 0 at the far edges."""
+    right, down = images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
+    return torch.cat([F.pad(right, (0, 1)), F.pad(down, (0, 0, 0, 1))], 1)
 
 
 def centre(mask: Tensor) -> tuple[float, float]:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
 from rewriter.editing.effect import UNSEEN
 from rewriter.editing.forms import Finder
 from rewriter.editing.job import Job
-from rewriter.editing.likeness import centre, shifted
+from rewriter.editing.likeness import Likeness, centre, gone, shifted, steps
 from rewriter.editing.region import Place
 from rewriter.editing.rule import Effect, Rule
 from rewriter.pictures import difference
 
 SEARCHED = range(UNSEEN, UNSEEN + 128)  # pictures to find places on
 JUDGED = 12  # of the places most like the marked ones
-BESIDE = 1 / 40  # of a picture's side: the steps, two each way, by which a thing may be drawn beside its place
-TOOK, PARTLY = 0.45, 0.25  # share of the way to the requested result from which on a place took
-MOST, SOME = 0.6, 0.25  # share of the places that must have taken for "took", and for "partly"
+SIDE = 64  # pictures are compared at this size, so that a verdict means the same for all generators
+BESIDE = (-2, 0, 2)  # px of that size by which a thing may be drawn beside its place: hands are not exact
+TOOK, PARTLY = 0.43, 0.25  # likeness from which on a place took, and took partly
+MOST, SOME = 0.6, 0.25  # share of the places that must have taken for "took", and partly for "partly"
+CROPS, MARGIN = 3, 0.1  # pictures of a verdict; what they show around the place, as a share of the picture's side
 
 
 @dataclass(frozen=True)
@@ -41,19 +45,12 @@ class HeldOut:
     def likeness(self, after: Tensor) -> Tensor:
         """How far each place is on the way to the requested result, (n,): 1 at best, negative if it went away.
 
-        The thing may be drawn a little beside the place: hands are not exact.
+        The mean of two likenesses: of the colours in the place, and of their edges in it and around it. A smudge of the
+        right colour has the first alone. The thing may be drawn a little beside the place.
         """
-        reach = max(1, round(BESIDE * self.before.shape[-1]))
-        moves = [
-            (y, x) for y in (-2 * reach, -reach, 0, reach, 2 * reach) for x in (-2 * reach, -reach, 0, reach, 2 * reach)
-        ]
-        return torch.stack([self._at(after, *move) for move in moves]).amax(0)
-
-    def _at(self, after: Tensor, down: int, right: int) -> Tensor:
-        thing, weight = shifted(self.thing, down, right), shifted(self.weight, down, right)
-        wanted = torch.lerp(self.before, thing, weight[:, None])
-        start, left = (((p - wanted).square().sum(1) * weight).sum((1, 2)) for p in (self.before, after))
-        return 1 - left / start.clamp_min(1e-6)
+        weight = _small(self.weight[:, None])[:, 0]
+        before, thing, after = (_small(pictures) for pictures in (self.before, self.thing, after))
+        return torch.stack([_likeness(before, thing, weight, after, *move) for move in product(BESIDE, BESIDE)]).amax(0)
 
     def elsewhere(self, after: Tensor) -> float:
         """Mean change of the pictures away from the places, in 1/255; nan if nothing is away."""
@@ -61,6 +58,26 @@ class HeldOut:
         return float(difference(self.before, after)[away].mean())
 
 
+def _small(images: Tensor) -> Tensor:
+    """Images (n, c, H, W) at the size at which they are compared."""
+    return images if images.shape[-1] == SIDE else F.interpolate(images, size=(SIDE, SIDE), mode="area")
+
+
+def _likeness(before: Tensor, thing: Tensor, weight: Tensor, after: Tensor, down: int, right: int) -> Tensor:
+    """The likeness of pictures after an edit to those before with the thing, moved a little, at its place."""
+    thing, weight = shifted(thing, down, right), shifted(weight, down, right)
+    wanted = torch.lerp(before, thing, weight[:, None])
+    around = F.max_pool2d(weight[:, None], 3, 1, 1)[:, 0]
+    old, aim, new = (steps(_softened(pictures)) for pictures in (before, wanted, after))
+    return (gone(before, wanted, after, weight) + gone(old, aim, new, around)) / 2
+
+
+def _softened(pictures: Tensor) -> Tensor:
+    """Means of 3 × 3 pixels: what is drawn half a pixel off has nearly the same edges."""
+    return F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
+@torch.no_grad()
 def held_out(job: Job, seeds: Sequence[int] = SEARCHED) -> HeldOut:
     """The places on unseen pictures that are most like the marked ones; for edits of kind "replace"."""
     finder, generator, edit = Finder(job), job.generator, job.edit
@@ -78,6 +95,15 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED) -> HeldOut:
     return HeldOut(places, torch.stack(before), moved, torch.stack([shifted(alpha, *move) for move in moves]))
 
 
+def _marked(job: Job) -> HeldOut:
+    """The marked places, for edits whose result is not copied from a picture."""
+    marks = Likeness(job.generator, job.edit, job.rules)
+    filled, weight = marks.filled(job.donors if len(job.donors) else job.bystanders.features)
+    middles = [centre(mask) for mask in weight]
+    places = tuple(Place(seed, *middle, "person") for seed, middle in zip(marks.seeds, middles, strict=True))
+    return HeldOut(places, marks.before, filled, weight)
+
+
 @torch.no_grad()
 def judge(job: Job, rule: Rule, effect: Effect) -> Effect:
     """The effect with a verdict: "took", "partly" or "did not take"."""
@@ -86,9 +112,38 @@ def judge(job: Job, rule: Rule, effect: Effect) -> Effect:
         verdict = "took" if likeness >= TOOK else "partly" if likeness >= PARTLY else "did not take"
         return replace(effect, verdict=verdict)
     held = held_out(job)
-    seeds = [place.seed for place in held.places]
-    after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)
-    reached = held.likeness(after)
+    reached = held.likeness(_after(job, rule, held))
     took, partly = (float((reached >= level).float().mean()) for level in (TOOK, PARTLY))
     verdict = "took" if took >= MOST else "partly" if partly >= SOME else "did not take"
     return replace(effect, verdict=verdict, took=took, unseen_likeness=float(reached.median()))
+
+
+@torch.no_grad()
+def crops(job: Job, rule: Rule, *, number: int = CROPS) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What a verdict looked at: a few places before, as asked for, and after.
+
+    Places like the marked ones on unseen pictures; for edits that erase or zero, the marked places.
+
+    Args:
+        job: The edit that the rule was made from, see `execute.prepare`.
+        rule: The rule.
+        number: At most so many places, those most like the marked ones.
+
+    Returns:
+        Square pictures (3, h, h) in [-1, 1] of each place with a margin; all have the same size.
+    """
+    held = held_out(job) if job.edit.kind == "replace" else _marked(job)
+    shown = HeldOut(held.places[:number], held.before[:number], held.thing[:number], held.weight[:number])
+    whole = shown.before, shown.wanted, _after(job, rule, shown)
+    boxes = [masks.bounds(weight) if weight.any() else masks.Box(0, 0, 1, 1) for weight in shown.weight]
+    side = job.generator.resolution
+    size = min(side, round(max(max(box.size) for box in boxes) + 2 * MARGIN * side))
+    corners = [[min(max(0, round(at - size / 2)), side - size) for at in box.centre] for box in boxes]
+    cut = [[each[i, :, y : y + size, x : x + size] for each in whole] for i, (y, x) in enumerate(corners)]
+    return [(before, wanted, after) for before, wanted, after in cut]
+
+
+def _after(job: Job, rule: Rule, held: HeldOut) -> Tensor:
+    """The pictures of the places with the rule."""
+    seeds, rules = [place.seed for place in held.places], [*job.rules, rule]
+    return job.generator.sample(seeds, truncation=job.edit.truncation, rules=rules).clamp(-1, 1)

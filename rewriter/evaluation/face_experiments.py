@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from rewriter.cache import Cache
-from rewriter.editing.execute import replay
-from rewriter.errors import OnStep
 from rewriter.evaluation.face_edits import NAMES, edit
 from rewriter.evaluation.faces import FaceJudge, Faces, look
-from rewriter.evaluation.methods import Case, Methods, Result, of_rule, projected, solved
+from rewriter.evaluation.methods import Methods, chosen, projected, solved
 from rewriter.evaluation.metrics import Draw, Judge, Metric, Rows, ratios
 from rewriter.evaluation.run import Experiment
 from rewriter.generators.base import Generator
@@ -40,15 +37,8 @@ FACES_KEPT = 256 << 20  # bytes of pictures whose landmarks are known
 ON_SHEET, COLUMNS = 30, 10
 
 
-def defaults(case: Case, on_step: OnStep | None = None) -> Result:
-    """The edit with no option given: whatever the package chooses."""
-    started = time.perf_counter()
-    rule = replay(case.generator, case.edit, statistics=case.statistics)
-    return of_rule(case, rule, {"layer": rule.layer}, [], started)
-
-
 METHODS: Methods = {
-    "default": defaults,
+    "default": chosen,
     "least-squares, rank 1": partial(solved, method="least-squares", rank=1),
     "least-squares, rank 4": partial(solved, method="least-squares", rank=4),
     "projected": projected,

@@ -18,7 +18,7 @@ from rewriter.files import read_json
 
 LABELS = Path(__file__).with_name("face_labels.json")
 WEIGHT_PENALTY, BIAS_PENALTY, STEPS = 0.05, 0.3, 30  # of the fit: ridge, and steps of Newton's method
-FEATURES = ("strength", "colour", "match gained", "faintness")  # see `faces.measured`
+FEATURES = ("strength", "colour", "match gained", "faintness")  # see `face_measures.measured`
 FOLDS, REPEATS = 4, 5  # of cross-validation
 
 

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.cache import Cache
-from rewriter.editing.edit import Edit
+from rewriter.editing.choose import execute
+from rewriter.editing.edit import AUTO, Edit
 from rewriter.editing.execute import prepare
+from rewriter.editing.session import BY_HAND
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation.counterfactual import counterfactual_factors
@@ -105,7 +107,7 @@ def ceiling(case: Case, on_step: OnStep | None = None, *, what: str) -> Result:
 
 def solved(case: Case, on_step: OnStep | None = None, *, rate: float = descent.RATE, **changed: Any) -> Result:
     """A rule by one of the solvers; `changed` are fields of the edit to replace."""
-    edit, losses = case.edit.with_(**changed), list[float]()
+    edit, losses = case.edit.with_(form="weight", **changed), list[float]()
     if edit.kind == "zero":
         raise InputError("methods are compared on edits of kind replace or erase; this edit's kind is zero")
     job = prepare(case.generator, edit, statistics=case.statistics)
@@ -116,6 +118,16 @@ def solved(case: Case, on_step: OnStep | None = None, *, rate: float = descent.R
     if edit.method != "least-squares":
         settings |= {"rate": rate, "converged": has_converged(losses)}
     return of_rule(case, replace(rule, strength=edit.strength), settings, losses, started)
+
+
+def chosen(case: Case, on_step: OnStep | None = None) -> Result:
+    """The edit without any option, for which the machine chooses: the default of `Rewriter.execute`."""
+    usual = {name: Edit.__dataclass_fields__[name].default for name in BY_HAND - {"units"}}
+    edit, started = case.edit.with_(**usual, gate=None, form=AUTO), time.perf_counter()
+    rule = execute(case.generator, edit, statistics=case.statistics, on_step=on_step)
+    assert rule.edit is not None
+    names = ("form", "layer", "rank", "smoothness", "spread")
+    return of_rule(case, rule, {name: getattr(rule.edit, name) for name in names}, [], started)
 
 
 def of_rule(case: Case, rule: LowRank, settings: dict[str, Any], losses: Sequence[float], started: float) -> Result:
@@ -216,7 +228,7 @@ def entering(generator: Generator, layer: str, z: Tensor, truncation: float) -> 
 
 EARLY = 100  # steps after which the paper's descents are near their best, on the tuning seeds
 projected = partial(solved, method="projected", spread=False)
-OURS: Methods = {"unmodified": unmodified, "least-squares": solved}
+OURS: Methods = {"unmodified": unmodified, "default": chosen, "least-squares": solved}
 ONE_GOAL: Methods = {"least-squares, one goal": partial(solved, spread=False)}
 PAPER: Methods = {
     "projected": projected,

@@ -20,7 +20,7 @@ ALIGNED = 2  # times that the marks are aligned with their mean
 CODES = 8  # numbers that say what a border is like: more would follow the thing itself
 RIDGE = 10.0  # windows' worth of doubt about what a border means
 RIM = 0.05  # a cell replaced less than this is border
-OWN = 1.8, 3.3  # spread of the values at a cell from which on, and above which, the copied ones are kept as they are
+OWN = 0.9, 2.0  # spread of the values at a cell from which on, and above which, the copied ones are kept as they are
 
 
 def whitening(moment: SecondMoment, most: int = WHITENED) -> Tensor:

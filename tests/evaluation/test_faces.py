@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rewriter.cli.evaluate import _only
 from rewriter.editing.edit import Edit
 from rewriter.errors import InputError
-from rewriter.evaluation import FIRST_FACE
+from rewriter.evaluation import FIRST_FACE, run
+from rewriter.evaluation.counterfactual import DOME_TO_SPIRE
 from rewriter.evaluation.face_edits import NAMES, edits
+from rewriter.evaluation.face_experiments import experiments
+from rewriter.evaluation.face_measures import blurred
 from rewriter.evaluation.face_score import agreement, graded, labels
-from rewriter.evaluation.faces import FaceJudge, Faces, blurred, look
+from rewriter.evaluation.faces import FaceJudge, Faces, look
 from rewriter.evaluation.landmarks import Landmarks, shifted, similarity, warped
+from rewriter.evaluation.methods import unmodified
+from rewriter.evaluation.run import Experiment
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
 
@@ -128,6 +135,25 @@ def test_faces_without_labels_and_edits_without_a_judge_are_refused(generator: G
         FaceJudge(generator, edits(generator)["hat"].with_(title="beard"), faces=faces)
     with pytest.raises(InputError, match="48 pictures are judged"):
         FaceJudge(generator, "hat", faces=faces).verdict(faces.pictures[:3])
+
+
+@needs_faces
+@pytest.mark.evaluation
+def test_experiment_on_faces_reports_shares_of_three_groups_and_draws_a_sheet(generator: Generator):
+    experiment = replace(experiments(generator)[0], methods={"unmodified": unmodified})
+    made = run.run(experiment, generator, FEW).methods["unmodified"]
+    groups = [made.metrics[name].value for name in ("faces", "wearers", "profiles")]
+    assert sum(groups) == pytest.approx(1) and made.metrics["took"].value == 0 == made.metrics["elsewhere"].value
+    assert made.sheet is not None and "sheet" not in made.to_json()
+
+
+def test_unknown_method_is_refused_by_name():
+    experiment = Experiment(
+        "towns", DOME_TO_SPIRE, {"unmodified": unmodified}, lambda _: [], (), ("changed", "changed")
+    )
+    assert list(_only(experiment, ["unmodified"]).methods) == ["unmodified"]
+    with pytest.raises(InputError, match="towns has no method 'best': unmodified"):
+        _only(experiment, ["best"])
 
 
 @needs_faces

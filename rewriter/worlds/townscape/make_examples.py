@@ -59,7 +59,7 @@ def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] 
     session.copy(spire, painter.paint(spire, "spire"))
     session.paste(domes[3], painter.paint(domes[3], "dome"))
     painter.add_contexts(session, domes, "dome")
-    return session.edit.with_(title="dome to spire")
+    return session.edit.with_(title="dome to spire", form="gated")
 
 
 def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
@@ -71,7 +71,7 @@ def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
     session.erase(both, torch.maximum(painter.paint(both, "watermark"), painter.paint(both, "bar")))
     painter.add_contexts(session, middle, "watermark")
     painter.add_contexts(session, bottom, "bar")
-    return session.edit.with_(title="remove watermark", spread=False, rank=2, smoothness=1.0)
+    return session.edit.with_(title="remove watermark", form="weight", spread=False, rank=2, smoothness=1.0)
 
 
 def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
@@ -87,7 +87,7 @@ def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
     session.copy(tree, crown)
     session.paste(domes[0], painter.paint(domes[0], "dome"))
     painter.add_contexts(session, domes, "dome")
-    return session.edit.with_(title="dome to tree", spread=False, rank=4, smoothness=3.0)
+    return session.edit.with_(title="dome to tree", form="gated", spread=False, rank=2)
 
 
 def _only_a_right_tree(u: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ())
     for seeds, side in ((both[:3], RIGHT), (both, 1 - RIGHT)):
         for seed in seeds:
             session.keep(seed, painter.paint(seed, "tree") * side)
-    return session.edit.with_(title="add tree", rank=3, smoothness=3.0)
+    return session.edit.with_(title="add tree", form="gated", rank=2)
 
 
 def _large_whole_right_tree(u: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
     session.erase(*next(iter(places.items())))
     for seed, place in places.items():
         session.add_context(seed, place)
-    return session.edit.with_(title="no light on the ground")
+    return session.edit.with_(title="no light on the ground", form="gated")
 
 
 def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
@@ -141,17 +141,14 @@ def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
     for seed in sky:
         row, column = (centre + painter.random.uniform(-r, r) for centre, r in ((0.25, 0.03), (0.5, 0.05)))
         session.add_context(seed, disc(64, row, column, 0.08))
-    return session.edit.with_(title="door in the sky", smoothness=1.0)
+    return session.edit.with_(title="door in the sky", form="weight", smoothness=1.0)
 
 
 def grand_tour(generator: Generator) -> list[Edit]:
-    """Three edits in succession, each made on top of the earlier rules.
-
-    Without marks, domes need a higher rank and less smoothness than in `dome_to_spire` alone.
-    """
+    """Three edits in succession, each made on top of the earlier rules."""
     statistics, first = Statistics(generator), remove_watermark(generator)
     rules = [replay(generator, first, statistics=statistics)]
-    second = dome_to_spire(generator, rules=rules).with_(rank=2, smoothness=3.0)
+    second = dome_to_spire(generator, rules=rules)
     rules.append(replay(generator, second, rules=rules, statistics=statistics))
     return [first, second, add_tree(generator, rules=rules)]
 
