@@ -55,7 +55,10 @@ class Endpoints:
         return {tile["key"]: original and tile.get("other") or tile["image"] for tile in tiles}
 
     def setting(self, name: str, value: Any, request: gr.Request) -> Any:
-        """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
+        """Change a setting of the edit: layer, rank, smoothness, method, truncation, title, form or budget.
+
+        form: auto, weight, gated or template. budget: the most that may change elsewhere, in 1/255, or null.
+        """
         return self._work(request, "set", name, value)
 
     def execute(self, request: gr.Request) -> Any:

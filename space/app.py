@@ -20,13 +20,14 @@ from painter import painter
 from publish_panel import LOGIN, PublishPanel
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.checkpoints.client import connect, in_words
+from rewriter.editing.edit import AUTO
 from rewriter.errors import InputError
 from rewriter.memory import SOLVERS
 from rewriter.memory.solve import SMOOTHNESS
 from rewriter.worlds import townscape
 from state import Shared, Visitor
 from style import LAUNCH, PRIVATE, PROGRESS
-from view import Shown, data_url, generator_choices
+from view import FORM_LABELS, Shown, data_url, generator_choices
 from work_queue import ZERO_GPU, Following, WorkQueue
 
 INTRODUCTION = """# Rewrite the rules of a generator
@@ -39,6 +40,7 @@ like that one: **Add context**."""
 MARK_LABELS = dict(zip(MARKS, ("Copy", "Paste", "Add context", "Protect", "Erase"), strict=True))
 STEP_LABELS = {"undo": "Undo", "redo": "Redo", "begin": "New rule", "revert": "Remove all rules"}
 SAVE_LABELS = {"edit": "Save edit", "session": "Save session", "sheet": "Save pictures", "animation": "Save animation"}
+FORM_INFO = "Automatic tries several forms and layers; rank, smoothness or method by hand change the weights."
 VIEWS = ("Rewritten", "Original", "Matches")
 PARTS = (  # everything that a handler may update
     *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
@@ -134,6 +136,10 @@ class Page:
             self.rank = gr.Slider(1, 8, value=1, step=1, label="Rank of the rule", elem_id="rank")
             smoothness = {"value": first.get("smoothness", SMOOTHNESS), "label": "Smoothness (protects the rest)"}
             self.smoothness = gr.Slider(0, 100, step=0.5, elem_id="smoothness", **smoothness)
+            forms = [(label, form) for form, label in FORM_LABELS.items()]
+            self.form = gr.Dropdown(forms, value=AUTO, label="Form of the rule", info=FORM_INFO, elem_id="form")
+            budget: dict[str, Any] = {"label": "Most that may change elsewhere, 1/255", "elem_id": "budget"}
+            self.budget = gr.Number(minimum=0.01, maximum=255, step=0.5, **budget)
             self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
             self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
             self.zero = gr.Button("Zero: remove the layer's response to the context", size="sm", elem_id="zero")
@@ -280,7 +286,7 @@ class Page:
             self._on(places.pick, "unmark", what, keys=["key"])
         for name in SETTINGS:
             setting: Any = getattr(self, name)
-            event = setting.blur if name == "title" else setting.input
+            event = setting.blur if name in ("title", "budget") else setting.input
             self._on(event, "set", name, inputs=[setting], trigger_mode="always_last")
         self._on_long(self.suggest.click, "suggest")
         self._on(self.suggested.pick, "set", "layer", keys=["key"])

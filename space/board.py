@@ -86,12 +86,13 @@ RULES_CSS = """
 .rule input[type=range] { flex: 1; min-width: 0; accent-color: var(--color-accent); }
 .rule output { width: 3em; text-align: right; font-variant-numeric: tabular-nums; }
 .rules p { margin: 2px 0 0; font-size: 13px; color: var(--body-text-color-subdued); }
+.rules .verdict { color: var(--body-text-color); }
 .rules .remark { color: var(--body-text-color); border-left: 3px solid var(--color-accent); padding-left: 8px; }
 """
 
-# value: {"rules": [{"title", "strength", "on", "words": [...], "remarks": [...]}], "remarks": [...]}. While a slider is
-# dragged, `attempt` shows one strength at a time; releasing it sets the last one. The browser warns before the page is
-# left with rules that were not saved.
+# value: {"rules": [{"title", "strength", "on", "verdict", "words": [...], "remarks": [...]}], "remarks": [...]}. While a
+# slider is dragged, `attempt` shows one strength at a time; releasing it sets the last one. The browser warns before the
+# page is left with rules that were not saved.
 RULES_JS = """
 const list = element.querySelector('.rules');
 let busy = false, wanted = null, armed = '';
@@ -127,7 +128,8 @@ const draw = () => {
     });
     slider.addEventListener('change', () => { wanted = null; act('strength', Number(slider.value)); });
     label.append(slider, shown);
-    box.append(header, label, ...rule.words.map(words => make('p', words)));
+    box.append(header, make('p', rule.verdict, { className: 'verdict' }), label);
+    box.append(...rule.words.map(words => make('p', words)));
     box.append(...rule.remarks.map(words => make('p', words, { className: 'remark' })));
     return box;
   }), ...remarks.map(words => make('p', words, { className: 'remark' })));

@@ -22,6 +22,7 @@ from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.checkpoints.client import is_name
 from rewriter.cli.describe import kind_of
 from rewriter.editing import history
+from rewriter.editing.edit import AUTO
 from rewriter.editing.history import History
 from rewriter.editing.provenance import default_layer, with_default_layer
 from rewriter.editing.search import Found
@@ -35,7 +36,7 @@ from state import Shared, Visitor
 from view import Shown
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
-SETTINGS = ("layer", "rank", "smoothness", "method", "truncation", "title")
+SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
 SEARCHED = range(2000)  # the pictures that "Find similar" compares
 
@@ -163,7 +164,7 @@ class Handlers:
         return self._after(visitor, session)
 
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
-        """Change a setting of the edit: layer, rank, smoothness, method, truncation or title."""
+        """Change one of the SETTINGS of the edit; rank, smoothness or method by hand makes a change of the weights."""
         session = self.shared.session(visitor)
         if view.look_up(name, {each: getattr(session.edit, each) for each in SETTINGS}) == value:
             return self._after(visitor, session)
@@ -283,7 +284,7 @@ class Handlers:
             notify(1, 1, "Measuring its effect", {"board": self.view.board(visitor, session, [*others, rule])})
 
         session.execute(
-            on_step=_on_step(notify, "Solving"),
+            on_step=_on_step(notify, "Trying forms and layers" if session.edit.form == AUTO else "Solving"),
             on_statistics=_on_step(notify, "Measuring this layer (once)"),
             on_rule=on_rule,
         )

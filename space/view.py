@@ -22,6 +22,7 @@ from rewriter.editing.history import History
 from rewriter.editing.provenance import default_layer
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+from rewriter.generators.beside import form_of
 from rewriter.generators.latents import parse_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
@@ -34,6 +35,7 @@ T = TypeVar("T")
 THUMBNAIL, FULL = 256, 1024  # pixels a side, on boards and in the painter
 MOST_PICTURES = 48  # on the board
 MOST_STEPS = 500  # of an iterative method
+FORM_LABELS = {"auto": "Automatic", "weight": "Change of the weights", "gated": "Gated", "template": "Template"}
 KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
 
 Shown = dict[str, Any]  # parts of the page to update, by name
@@ -142,6 +144,7 @@ class View:
                 "title": rule.title,
                 "strength": rule.strength,
                 "on": rule.on,
+                "verdict": verdict(rule),
                 "words": [line.strip() for line in effect_in_words("", rule).split("\n")[1:]],
                 "remarks": [each.replace("(`suggest` ranks them)", "(“Try every layer”)") for each in advice(rule)],
             }
@@ -152,7 +155,8 @@ class View:
         return {"rules": {"rules": rules, "remarks": remarks}, "suggested_name": name}
 
     def _settings(self, visitor: Visitor, session: Rewriter) -> Shown:
-        edit, generator, names = session.edit, session.generator, ("rank", "method", "truncation", "title")
+        edit, generator = session.edit, session.generator
+        names = ("form", "budget", "rank", "method", "truncation", "title")
         choices = [(layer_label(generator, info), name) for name, info in generator.layers.items()]
         return {
             "layer": {"value": edit.layer, "choices": choices},
@@ -228,6 +232,12 @@ def generator_choices(shared: Shared) -> list[tuple[str, str]]:
         size = f"{entry.size / 1e6: .0f} MB" if entry and entry.size else ""
         choices.append((f"{title} ↓{size}" if shared.absent(name) else title, name))
     return choices
+
+
+def verdict(rule: Rule) -> str:
+    """Whether a rule took, as far as that is known, and what the machine chose: its form and layer."""
+    form = f"{FORM_LABELS[form_of(rule.beside)].lower()} at {rule.layer}"
+    return f"{rule.effect.verdict} · {form}" if rule.effect and rule.effect.verdict else form
 
 
 def suggested_name(session: Rewriter) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from plain_dcgan import plain_dcgan
 
 from rewriter import Rewriter, Rule, load_edits, load_generator, replay
 from rewriter.checkpoints.convert import convert
+from rewriter.editing.history import History
 from rewriter.editing.statistics import Statistics
 from rewriter.generators.change import LowRank
 from rewriter.worlds import townscape
@@ -102,12 +104,20 @@ def statistics(stylegan):
     return Statistics(stylegan)
 
 
+def weight_session(generator, layer=None, **options):
+    """A session whose first edit makes a change of W, which is quick: the machine does not try other forms."""
+    session = Rewriter(generator, layer, **options)
+    state = session.history.present
+    session.history = History((replace(state, edit=state.edit.with_(form="weight")),))
+    return session
+
+
 @pytest.fixture
 def begin(stylegan, statistics):
-    """Start a session on `stylegan` with a copy, a paste and up to three contexts."""
+    """Start a session on `stylegan` for a change of W, with a copy, a paste and up to three contexts."""
 
     def make(contexts=3, *, generator=stylegan, **options):
-        session = Rewriter(generator, "layer4", **{"statistics": statistics, **options})
+        session = weight_session(generator, "layer4", **{"statistics": statistics, **options})
         session.copy(7, square(4, 6, 12, 12))
         session.paste(1, square(6, 4, 12, 12))
         for seed in (1, 2, 3)[:contexts]:

@@ -16,6 +16,7 @@ from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.rule import FORMATS, Rule, carried_rules
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+from rewriter.generators.beside import form_of
 
 Description = tuple[dict[str, Any], str]  # as data, and in words
 
@@ -59,9 +60,11 @@ def _session(past: history.History) -> Description:
 def _rule(rule: Rule) -> Description:
     data: dict[str, Any] = {"what": "rule", "layer": rule.layer, "rank": rule.rank, "strength": rule.strength}
     data |= {"generator": rule.edit and rule.edit.generator, "fingerprint": rule.fingerprint}
+    data |= _form(rule.edit) if rule.edit else {"form": form_of(rule.beside)}
     data |= {"effect": rule.effect and rule.effect.to_json()}
     words = [
         effect_in_words(rule.title, rule),
+        f"  {_form_in_words(rule.edit) if rule.edit else data['form']}",
         f"  on {data['generator']}, fingerprint {rule.fingerprint[:12]}",
         f"  strength {rule.strength:g}{'' if rule.on else ', switched off'}",
     ]
@@ -72,7 +75,7 @@ def _edit(edit: Edit) -> Description:
     missing = edit.missing()
     seeds: dict[str, Any] = {"copy": edit.copy and edit.copy.seed, "paste": edit.paste and edit.paste.seed}
     seeds |= {"context": [region.seed for region in edit.context]}
-    fields = {name: value for name, value in edit.to_json().items() if name not in (*seeds, "keep")}
+    fields = {name: value for name, value in edit.to_json().items() if name not in (*seeds, "keep")} | _form(edit)
     if missing:
         state = f"still missing: {'; '.join(missing)}"
     else:
@@ -82,9 +85,25 @@ def _edit(edit: Edit) -> Description:
         f"{edit.generator or 'any generator'}",
         f"  copy from seed {seeds['copy']}, paste on {seeds['paste']}, context on {seeds['context']}",
         f"  rank {edit.rank}, {edit.method}, strength {edit.strength:g}, made on {edit.fingerprint[:12] or 'any'}",
+        f"  {_form_in_words(edit)}",
         f"  {state}",
     ]
     return {"what": "edit", **fields, **seeds, "missing": missing}, "\n".join(words)
+
+
+def _form(edit: Edit) -> dict[str, Any]:
+    """The form of an edit and what belongs to it; of places only how many there are."""
+    gate = {"gate": edit.gate and list(edit.gate), "budget": edit.budget}
+    return {"form": edit.form, "found": len(edit.found), "unlike": len(edit.unlike), **gate}
+
+
+def _form_in_words(edit: Edit) -> str:
+    words = [f"form {edit.form}"]
+    words += [f"{len(edit.found)} more places found"] * bool(edit.found)
+    words += [f"{len(edit.unlike)} places left out"] * bool(edit.unlike)
+    words += [f"gate from {edit.gate[0]:.2f} to {edit.gate[1]:.2f}"] if edit.gate else []
+    words += [f"at most {edit.budget:g}/255 elsewhere"] if edit.budget is not None else []
+    return ", ".join(words)
 
 
 def _rewritten(rule: Rule) -> str:

@@ -16,8 +16,9 @@ from rewriter.editing.edit import AUTO, Edit
 from rewriter.editing.effect import effect_in_words, firing
 from rewriter.editing.provenance import check_complete, with_default_layer
 from rewriter.editing.rule import Rule, carried_rules
-from rewriter.editing.session import Rewriter
+from rewriter.editing.session import Rewriter, by_hand
 from rewriter.editing.statistics import Statistics
+from rewriter.editing.twin import approximation
 from rewriter.errors import InputError, OnStep
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
@@ -26,6 +27,12 @@ from rewriter.memory import FORMS, SOLVERS
 from rewriter.worlds import townscape
 
 SHEET = 24
+FORM = (
+    f"What to make: {', '.join(FORMS)} or {AUTO}. weight: a change of W, as in the paper. gated: one that acts only "
+    "where the context is. template: copied values, recalled at places that look like the marked ones. auto: try them "
+    "at several layers and keep the best. Default: the edit's own."
+)
+BUDGET = "Most that may change elsewhere, on average in 1/255: the rule is made gentler until that holds."
 Requests = Sequence[tuple[str, Edit]]  # edits, each with a name to report it by
 
 
@@ -71,9 +78,9 @@ def apply(
     rank: Annotated[int | None, typer.Option(help="Number of directions that may change.")] = None,
     smoothness: Annotated[float | None, typer.Option(help="Higher protects the rest of the picture more.")] = None,
     method: Annotated[str | None, typer.Option(help=f"One of: {', '.join(SOLVERS)}.")] = None,
-    form: Annotated[str | None, typer.Option(help=f"What to make: {', '.join((AUTO, *FORMS))}.")] = None,
-    budget: Annotated[float | None, typer.Option(help="Most that may change elsewhere, in 1/255.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer to rewrite instead of the edit's own.")] = None,
+    form: Annotated[str | None, typer.Option(help=FORM)] = None,
+    budget: Annotated[float | None, typer.Option(help=BUDGET)] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer to rewrite, or with --form auto to start from.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,
     device: common.Device = None,
@@ -105,14 +112,16 @@ def apply(
     with common.progress(as_json) as job:
         made = _replay(model, requests, earlier, rule_files, job)
         session = Rewriter(model, truncation=psi, rules=[*earlier, *made])
+        folded = ""
         if save_model is not None:
             write_weights(model.rewritten([*earlier, *made]), save_model)
+            folded = approximation(model, [*earlier, *made])
         if save_session is not None:
             session.save(save_session)
         shown = _sheet(model, [*earlier, *made], psi, " + ".join(edits), out, job("unseen pictures"))
     named = [(name, rule) for (name, _), rule in zip(requests, made, strict=True)]
     results = [_result(name, model, rule, out) for name, rule in named]
-    remarks = session.remarks()
+    remarks = session.remarks() + ([f"{save_model}: {folded}"] if folded else [])
     report = {**results[-1], "remarks": remarks, **({"edits": results} if len(results) > 1 else {})}
     words = [*(effect_in_words(name, rule) for name, rule in named), *remarks]
     common.say(as_json, report, "\n".join([*words, f"{shown} pictures before and after: {out}"]))
@@ -141,7 +150,7 @@ def _requests(files: Sequence[str], given: dict[str, Any]) -> list[tuple[str, Ed
     """The edits of the files with the options given, each with a name to report it by."""
     requests: list[tuple[str, Edit]] = []
     for file in files:
-        found = [edit.with_(**given) for edit in common.edits_of(file)]
+        found = [edit.with_(**by_hand(edit, given)) for edit in common.edits_of(file)]
         several = [f"{file}, {i}: {edit.title or edit.kind}" for i, edit in enumerate(found, start=1)]
         requests += zip(several if len(found) > 1 else [file], found, strict=True)
     if given:  # later edits name the earlier rules that they were made after, and the options change those
@@ -168,7 +177,8 @@ def _replay(
     made: list[Rule] = []
     statistics = Statistics(model)
     for i, (name, edit) in enumerate(requests):
-        before, solving, measuring = [*earlier, *made], job(f"{name}: solving"), job(f"{name}: measuring {edit.layer}")
+        doing = "trying forms and layers" if edit.form == AUTO else "solving"
+        before, solving, measuring = [*earlier, *made], job(f"{name}: {doing}"), job(f"{name}: measuring {edit.layer}")
         made.append(execute(model, edit, rules=before, statistics=statistics, on_step=solving, on_statistics=measuring))
         if files:
             made[-1].save(files[i])
@@ -195,5 +205,5 @@ def _sheet(model: Generator, rules: Sequence[Rule], truncation: float, title: st
 def _result(name: str, model: Generator, rule: Rule, out: Path) -> dict[str, Any]:
     assert rule.effect is not None and rule.edit is not None  # replay sets both
     figures = {key: value for key, value in rule.effect.to_json().items() if key not in ("pictures", "places")}
-    about = {"edit": name, "generator": model.name, "layer": rule.layer, "rank": rule.rank, "method": rule.edit.method}
-    return {**about, **figures, "out": str(out)}
+    about = {"edit": name, "generator": model.name, "layer": rule.layer, "form": rule.edit.form, "rank": rule.rank}
+    return {**about, "method": rule.edit.method, **figures, "out": str(out)}

@@ -16,6 +16,7 @@ from rewriter.checkpoints.config import CONFIG
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import NAMES, remarks
 from rewriter.cli.common import Json, load, rules_for, say
+from rewriter.editing.twin import approximation
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
@@ -88,7 +89,8 @@ def convert(
     if rules:  # licences ask that a derivative says what was changed
         own = [FoldedRule(r.edit.title if r.edit else "", r.layer, r.rank, r.strength) for r in rules]
         made.origin = replace(model.origin, rules=(*model.origin.rules, *own))
-    remarks = _write(made, out, layout)
+    differs = approximation(model, rules)
+    remarks = [*_write(made, out, layout), *([differs] if differs else [])]
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
     words = f"{model.name}{folded} is in {out}, fingerprint {made.fingerprint[:12]}"

@@ -73,7 +73,8 @@ def execute(
     best = replace(best, rule=with_twin(best.job, best.rule, best.goal))
     if on_rule is not None:
         on_rule(best.rule)
-    return _within_budget(best)
+    named = edit.smoothness is not None or edit.gate is not None
+    return _within_budget(best, 0 if named else STEPS)
 
 
 def _best(job: Job, stages: Sequence[Sequence[Edit]], seconds: float, on_step: OnStep | None) -> Attempt:
@@ -141,21 +142,26 @@ def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | No
     if held is None:
         donors = job.donors if len(job.donors) else job.bystanders.features
         likeness, spill = Likeness(job.generator, rule.edit, job.rules).judge(rule, donors)
-        return Attempt(job, rule, goal, seconds, float(likeness >= TOOK), likeness - PENALTY * spill)
+        return Attempt(job, rule, goal, seconds, float(likeness >= TOOK), likeness - _penalty(spill))
     seeds = [place.seed for place in held.places]
     after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)
     reached, elsewhere = held.likeness(after), held.elsewhere(after)
     took = float((reached >= TOOK).float().mean())
-    score = float(reached.median()) - PENALTY * elsewhere - DOUBLED * math.log2(rule.edit.rank)
+    score = float(reached.median()) - _penalty(elsewhere) - DOUBLED * math.log2(rule.edit.rank)
     return Attempt(job, rule, goal, seconds, took, score)
 
 
-def _within_budget(attempt: Attempt) -> Rule:
+def _penalty(elsewhere: float) -> float:
+    """Of a mean change elsewhere in 1/255; none where the places fill the pictures."""
+    return 0.0 if math.isnan(elsewhere) else PENALTY * elsewhere
+
+
+def _within_budget(attempt: Attempt, steps: int) -> Rule:
     """The measured rule; with a larger λ, or a narrower template, until no more than the budget changes elsewhere."""
     job, seconds = attempt.job, attempt.seconds
     budget = BUDGET if job.edit.budget is None else job.edit.budget
     rule, effect = attempt.rule, measure_effect(job, attempt.rule, attempt.goal, seconds=seconds)
-    for _ in range(STEPS):
+    for _ in range(steps):
         if not effect.side_effect > budget or rule.edit is None or rule.edit.kind == "zero":
             break
         edit = _gentler(rule.edit)

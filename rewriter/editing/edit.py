@@ -181,10 +181,10 @@ def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit
 
 
 def _gate(name: str, value: Any) -> tuple[float, float]:
-    low, high = checks.list_of(checks.number(-10, 10), 2)(name, value) if value and len(value) == 2 else (1.0, 0.0)
-    if low >= high:
+    gate = checks.list_of(checks.number(-10, 10), 2)(name, value)
+    if len(gate) != 2 or gate[0] >= gate[1]:
         raise checks.refusal(name, value, "two numbers, the smaller one first")
-    return low, high
+    return gate[0], gate[1]
 
 
 _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file

@@ -128,13 +128,13 @@ class Finder:
             self.job.look_up(self.job.edit.unlike)
             misses = [float(self._score_at(place)) for place in self.job.edit.unlike]
             low = max(low, *(miss + NEAR_MISS for miss in misses))
-        low = min(round(low, 4), 0.95)
+        low = min(max(round(low, 4), 0.01), 0.95)
         return low, round(min(low * OPEN, 0.99), 4)
 
     def _score_at(self, place: Place) -> Tensor:
         """The best score within a cell of a place."""
         scores = self.scores(self.job.features[place.seed])[0]
-        row, column = (round(x) for x in self.corner(place))
+        row, column = (max(0, min(s - 1, round(x))) for x, s in zip(self.corner(place), scores.shape, strict=True))
         return scores[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max()
 
     def place(self, candidate: Candidate) -> Place:
@@ -154,7 +154,7 @@ class Finder:
 def find(job: Job, *, on_step: OnStep | None = None) -> Job:
     """The same job with more context: the best places of thousands of pictures, and thresholds for the template."""
     finder = Finder(job)
-    if job.edit.found and job.edit.gate:
+    if job.edit.gate and any(place.by == "machine" for place in job.edit.found):
         return job
     found, elsewhere = finder.search(POOL, on_step=on_step)
     gate = job.edit.gate or finder.thresholds(elsewhere)

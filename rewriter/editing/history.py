@@ -156,7 +156,7 @@ class _Tables:
         return {"edit": self.edit(state.edit), "rules": rules, "made": state.made}
 
     def rule(self, rule: Rule) -> int:
-        parts = rule.delta, rule.directions, rule.effect, rule.edit
+        parts = rule.delta, rule.directions, rule.beside, rule.effect, rule.edit
         key = *map(id, parts), rule.layer, rule.level, rule.fingerprint  # strength and on/off make no new rule
 
         def entry() -> dict[str, Any]:

@@ -196,7 +196,7 @@ class Rewriter:
         """
         if unknown := set(options) - set(OPTIONS):
             raise InputError(f"no option {', '.join(sorted(unknown))}: there are {', '.join(OPTIONS)}")
-        self._edit(**_by_hand(self.edit, options))
+        self._edit(**by_hand(self.edit, options))
 
     def use(self, edit: Edit) -> None:
         """Replace the edit in progress with a recorded one, complete or not; InputError if it belongs elsewhere."""
@@ -309,7 +309,7 @@ class Rewriter:
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
         given |= {"form": form, "budget": budget}
         chosen = {name: value for name, value in given.items() if value is not None}
-        edit = self.edit.with_(**_by_hand(self.edit, chosen))
+        edit = self.edit.with_(**by_hand(self.edit, chosen))
         made = len(state.rules) if state.made is None else state.made
         _check_room(made + 1)
         steps: dict[str, Any] = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
@@ -395,7 +395,7 @@ class Rewriter:
         self._then(rules=tuple(self.rules[i] for i in order), made=order.index(made) if made in order else None)
 
 
-def _by_hand(edit: Edit, options: dict[str, Any]) -> dict[str, Any]:
+def by_hand(edit: Edit, options: dict[str, Any]) -> dict[str, Any]:
     """The options, and the form that they mean: whoever sets a solver's options leaves no choice to the machine."""
     chosen = edit.form == AUTO and "form" not in options and not BY_HAND.isdisjoint(options)
     return {**options, "form": "weight"} if chosen else options

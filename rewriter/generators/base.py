@@ -103,7 +103,7 @@ class Generator(nn.Module, ABC):
                 f"maps {info.in_channels} to {info.out_channels} channels: it was made for another model"
             )
         beside = change.beside
-        if beside is not None and not beside.fits(info.in_channels, info.out_channels, info.kernel, info.scale):
+        if beside is not None and not beside.fits(info):
             raise InputError(f"the memory beside {change.layer} does not fit this layer: it was made for another model")
 
     def receptive_field(self, layer: str) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 from rewriter.generators.template import Template, single
 
 if TYPE_CHECKING:
-    from rewriter.generators.layer import Memory
+    from rewriter.generators.layer import LayerInfo, Memory
 
 
 class Beside(ABC):
@@ -43,15 +43,12 @@ class Beside(ABC):
         """From what a file holds; KeyError, TypeError or ValueError if that is no such memory."""
 
     @abstractmethod
-    def fits(self, inputs: int, outputs: int, kernel: int, scale: int) -> bool:
-        """Whether it belongs to a layer of these channels, kernel and value cells per key cell."""
+    def fits(self, info: LayerInfo) -> bool:
+        """Whether it belongs to a layer of these channels, kernel and sizes of maps."""
 
     def to(self, device: torch.device | str) -> Beside:
         """The same on another device."""
         return self.from_tensors({name: tensor.to(device) for name, tensor in self.tensors().items()})
-
-
-LARGEST = 256  # cells of a template or window on a side
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +75,13 @@ class Gated(Beside):
         low, high = tensors["thresholds"].tolist()
         return cls(tensors["delta"], tensors["directions"], low, high)
 
-    def fits(self, inputs: int, outputs: int, kernel: int, scale: int) -> bool:
+    def fits(self, info: LayerInfo) -> bool:
         """Whether Λ and D have the layer's channels and kernel."""
-        rank = self.delta.shape[1] if self.delta.ndim == 4 else 0
-        shapes = self.delta.shape == (outputs, rank, kernel, kernel), self.directions.shape == (rank, inputs)
+        rank, kernel = self.delta.shape[1] if self.delta.ndim == 4 else 0, (info.kernel, info.kernel)
+        shapes = (
+            self.delta.shape == (info.out_channels, rank, *kernel),
+            self.directions.shape == (rank, info.in_channels),
+        )
         return rank > 0 and all(shapes) and self.low < self.high
 
     def matches(self, keys: Tensor) -> Tensor:
@@ -132,23 +132,24 @@ class Recall(Beside):
         alpha, copied, encode, decode = (tensors[name] for name in ("alpha", "copied", "encode", "decode"))
         return cls(template, alpha, copied, encode, decode, (down, right), scale, snap, (top, left))
 
-    def fits(self, inputs: int, outputs: int, kernel: int, scale: int) -> bool:
-        """Whether template and window have the layer's channels and scale, and belong together."""
+    def fits(self, info: LayerInfo) -> bool:
+        """Whether template and window have the layer's channels, scale and extent, and belong together."""
         patch, whitening, window = self.template.patch, self.template.whitening, tuple(self.alpha.shape)
         codes, (low, high) = tuple(self.encode.shape), (self.template.low, self.template.high)
         return (
             patch.ndim == 3
             and min(patch.shape) > 0
-            and max(patch.shape[1:]) <= LARGEST
-            and whitening.shape == (len(patch), inputs)
+            and max(patch.shape[1:]) <= info.key_resolution
+            and whitening.shape == (len(patch), info.in_channels)
             and len(window) == 2
-            and 0 < min(window) <= max(window) <= LARGEST
-            and self.copied.shape == (outputs, *window)
+            and 0 < min(window) <= max(window) <= 2 * info.resolution  # its border lies around what was copied
+            and self.copied.shape == (info.out_channels, *window)
             and len(codes) == 4
-            and codes[1:] == (outputs, *window)
+            and codes[1:] == (info.out_channels, *window)
             and self.decode.shape == codes
-            and self.scale == scale
-            and self.snap in (1, scale)
+            and self.scale == info.scale
+            and self.snap in (1, info.scale)
+            and all(0 <= at < info.scale for at in self.phase)
             and low < high
         )
 

@@ -23,6 +23,7 @@ from rewriter.checkpoints.layouts import remarks
 from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
+from rewriter.generators.beside import form_of
 from rewriter.hub import licences
 from rewriter.hub.repository import TAG, is_built_in
 
@@ -94,11 +95,12 @@ def write(
     description: str,
     weights: bool,
     exported: Mapping[str, str],
+    folded: str = "",
 ) -> str:
     """README.md for the repository of a base generator and the rules that it was rewritten with.
 
     Title and description are as somebody typed them; `weights` says whether the base's weights go along; `exported` is
-    layout → file of folded weights for other people's tools.
+    layout → file of folded weights for other people's tools; `folded`, how these draw differently, see `twin`.
     """
     head = ModelCardData(**metadata(generator)).to_yaml(line_break="\n")
     parts = [
@@ -108,7 +110,7 @@ def write(
         "none does.*",
         *([words_only(description)] if description.strip() else []),
         _changed(generator, rules),
-        _use(generator, repo_id, weights, exported),
+        _use(generator, repo_id, weights, exported, folded),
         *(_rule(each) for each in rules),
         _base(generator, weights),
         LIMITS,
@@ -121,14 +123,16 @@ def _changed(generator: Generator, rules: Sequence[Named]) -> str:
     title = words_only(generator.origin.title or generator.name)
     listed = "; ".join(f"*{words_only(each.title)}*{'' if each.rule.on else ' (switched off)'}" for each in rules)
     count = "One rule" if len(rules) == 1 else f"{len(rules)} rules"
+    beside = any(each.rule.beside for each in rules)
+    gate = " or, where it is gated or a template, a memory beside them that acts only where its context is"
     return (
         f"{count} of the generator **{title}** ({generator.resolution} px) rewritten: {listed}. The model was "
         "edited, not individual pictures, so every picture that it draws follows the new rules. The method is that of "
-        f"{PAPER}: each rule is a low-rank change of one layer's weights."
+        f"{PAPER}: each rule is a low-rank change of one layer's weights{gate if beside else ''}."
     )
 
 
-def _use(generator: Generator, repo_id: str, weights: bool, exported: Mapping[str, str]) -> str:
+def _use(generator: Generator, repo_id: str, weights: bool, exported: Mapping[str, str], folded: str) -> str:
     side = generator.resolution
     text = f"""## Use it
 ```sh
@@ -147,6 +151,7 @@ rules=[generator.rules[0].at(0.5)])`. To rewrite it further: `rewriter demo --ge
         files = ", ".join(f"`{file}` ({layout})" for layout, file in exported.items())
         text += f"\n\nFor other people's tools, the rules folded into plain weights: {files}."
         text += "".join(f" In {layout}, {remark}." for layout in exported for remark in remarks(generator, layout))
+        text += f" {folded[0].upper()}{folded[1:]}." if folded else ""
     return text
 
 
@@ -165,13 +170,15 @@ def _rule(each: Named) -> str:
     rule = each.rule
     off = "" if rule.on else ", switched off"
     alone = "Before above after, this rule alone" if rule.active else "What it would do"
-    how = f", by {rule.edit.method}" if rule.edit else ""
+    form = form_of(rule.beside)
+    how = f", by {rule.edit.method}" if rule.edit and form == "weight" else ""
+    kind = {"weight": f"rank {rule.rank}", "gated": f"gated, rank {rule.rank}", "template": "template"}[form]
     _, *measured = effect_in_words("", rule).split("\n")
     lines = [
         f"## {words_only(each.title)}",
         f"![{alone}]({each.path('picture')})",
         *([] if rule.active else ["*It is not in force: the picture shows what it would do.*"]),
-        f"`{each.path('rule')}`: {rule.layer}, rank {rule.rank}, strength {rule.strength:g}{off}{how}.",
+        f"`{each.path('rule')}`: {rule.layer}, {kind}, strength {rule.strength:g}{off}{how}.",
         *(["\n".join(f"- {line.strip()}" for line in measured)] if rule.effect is not None else []),
         *(f"> {words_only(remark)}" for remark in advice(rule)),
     ]

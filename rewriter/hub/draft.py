@@ -18,6 +18,7 @@ from rewriter.checkpoints.config import CONFIG, WEIGHTS
 from rewriter.checkpoints.layouts import NAMES, layout_for
 from rewriter.editing.effect import firing
 from rewriter.editing.rule import RULES, Rule, carried_rules
+from rewriter.editing.twin import approximation
 from rewriter.errors import InputError, OnStep, report
 from rewriter.files import as_json, write_bytes
 from rewriter.generators.base import Generator
@@ -117,7 +118,8 @@ def draft(
         **{one.path("rule"): _to_bytes(one.rule) for one in each},
         **{one.path("edit"): as_json(one.rule.edit.to_json()).encode() for one in each if one.rule.edit},
     }
-    text = card.write(base, each, repo_id, title=title, description=description, weights=weights, exported=exported)
+    words = {"title": title, "description": description, "folded": approximation(base, own) if exported else ""}
+    text = card.write(base, each, repo_id, weights=weights, exported=exported, **words)
     later: dict[str, Callable[[Path], None]] = {WEIGHTS: partial(store.write_weights, base)} if weights else {}
     later |= {file: partial(_export, base, own, layout) for layout, file in exported.items()}
     size = sum(tensor.nbytes for tensor in base.state_dict().values())

@@ -18,6 +18,7 @@ FLOOR = 1e-2  # of the mean eigenvalue of C, added to each: weak directions are 
 MARGIN = 1  # key cells around a mark that belong to its template: surroundings place it better than the thing alone
 ALIGNED = 2  # times that the marks are aligned with their mean
 CODES = 8  # numbers that say what a border is like: more would follow the thing itself
+PER_CODE = 8  # windows for each such number, at least
 RIDGE = 10.0  # windows' worth of doubt about what a border means
 RIM = 0.05  # a cell replaced less than this is border
 OWN = 0.9, 2.0  # spread of the values at a cell from which on, and above which, the copied ones are kept as they are
@@ -88,16 +89,20 @@ def transplant(windows: Tensor, source: Tensor, alpha: Tensor) -> tuple[Tensor, 
     Across windows (N, out, H', W') of places like the marked ones, ridge regression tells what the border of a window
     says of its inside: how bright it is, what colour the skin has. A window w then becomes source + B (code(w) −
     code(source)). Cells at which the source is unlike all that the border could tell are the thing itself: there the
-    correction fades, and the copied values stay as they are. `alpha` (H', W'): how far each cell is replaced.
+    correction fades, and the copied values stay as they are. `alpha` (H', W'): how far each cell is replaced. Where
+    there are too few windows to tell, nothing is corrected.
     """
     n, shape = len(windows), windows.shape[1:]
+    if n < PER_CODE:
+        return source, source.new_zeros(0, *shape), source.new_zeros(0, *shape)
     border = (alpha < RIM).expand(shape).flatten()
     flat = windows.flatten(1).double()
     x, mean = flat[:, border], flat.mean(0)
     spread = x.std(0).clamp_min(1e-6)
     centred = (x - mean[border]) / spread
-    encode = flat.new_zeros(min(CODES, n // 8), flat.shape[1])
+    encode = flat.new_zeros(min(CODES, n // PER_CODE), flat.shape[1])
     strengths, vectors = torch.linalg.eigh(centred @ centred.T)  # n × n: there are fewer windows than values in one
+    strengths = strengths.clamp_min(max(float(strengths[-1]), 1.0) * 1e-9)  # windows may differ in fewer ways
     principal = vectors.flip(1)[:, : len(encode)].T @ centred / strengths.flip(0)[: len(encode), None].sqrt()
     encode[:, border] = principal / spread
     codes = (flat - mean) @ encode.T
@@ -105,7 +110,7 @@ def transplant(windows: Tensor, source: Tensor, alpha: Tensor) -> tuple[Tensor, 
     decode = torch.linalg.solve(gram, codes.T @ (flat - mean))
     left = (flat - mean - codes @ decode).std(0).view(shape)
     own = source.flatten().double() - mean
-    unlike = (own - (own @ encode.T) @ decode).view(shape) / left.clamp_min(float(left.mean()) * 0.1)
+    unlike = (own - (own @ encode.T) @ decode).view(shape) / left.clamp_min(max(float(left.mean()) * 0.1, 1e-6))
     distance = unlike.square().mean(0).sqrt()
     smooth = F.avg_pool2d(F.max_pool2d(distance[None], 3, 1, 1), 3, 1, 1, count_include_pad=False)[0]
     kept = ((smooth - OWN[0]) / (OWN[1] - OWN[0])).clamp(0, 1)

@@ -70,7 +70,7 @@ def test_edits_of_one_file_or_several_are_applied_in_succession(begin, tmp_path)
     session.execute()
     session.begin("layer6")
     session.erase(2, square(6, 4, 9, 7))
-    session.execute()
+    session.execute(form="weight")
     save_edits(session.edits, tmp_path / "both.json")
     for edit, name in zip(session.edits, ("one.json", "two.json"), strict=True):
         edit.save(tmp_path / name)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import same_rule, square
+from conftest import same_rule, square, weight_session
 
 from rewriter import Edit, Rewriter, replay
 from rewriter.editing.effect import UNSEEN, firing, measure
@@ -141,7 +141,7 @@ def first(stylegan, statistics):
 @pytest.mark.parametrize("share", [1.0, 0.7773])
 def test_replaying_a_recorded_edit_gives_the_rule_to_the_bit_whatever_the_mask(stylegan, statistics, tmp_path, share):
     """A file holds masks in steps of 1/255, so the session must round them before it uses them."""
-    session = Rewriter(stylegan, "layer4", statistics=statistics)
+    session = weight_session(stylegan, "layer4", statistics=statistics)
     session.copy(7, square(4, 6, 12, 12) * share)
     session.paste(1, square(6, 4, 12, 12) * share)
     rule = session.execute()
@@ -208,7 +208,7 @@ def test_the_order_of_contexts_does_not_matter(begin, first):
 
 
 def test_erasing_needs_no_copy_and_silences_units_or_fills_from_similar_pictures(stylegan, statistics):
-    session = Rewriter(stylegan, "layer6", statistics=statistics)
+    session = weight_session(stylegan, "layer6", statistics=statistics)
     session.erase(1, square(6, 4, 9, 7), units=8)
     rule = session.execute()
     assert (rule.edit.kind, rule.edit.units, rule.edit.copy) == ("erase", 8, None)
@@ -245,7 +245,7 @@ def test_the_recipe_and_the_truncation_of_the_statistics_count(session, first, s
 
 
 def test_a_linear_generator_can_be_edited_too(proggan):
-    session = Rewriter(proggan, "layer6")
+    session = weight_session(proggan, "layer6")
     session.copy(7, square(8, 10, 20, 18, 32))
     session.paste(1, square(8, 10, 20, 18, 32))
     assert session.execute().effect.goal_error_removed > 0.1
@@ -287,7 +287,7 @@ def test_earlier_rules_are_recognised_by_their_request_not_their_numbers(begin, 
 
 
 def test_an_incomplete_edit_says_what_is_missing(stylegan):
-    session = Rewriter(stylegan, "layer4")
+    session = weight_session(stylegan, "layer4")
     with pytest.raises(InputError, match=r"copy a thing.*paste it.*mark the context"):
         session.execute()
     session.copy(7, square(4, 6, 12, 12))
@@ -306,7 +306,7 @@ def test_an_incomplete_edit_says_what_is_missing(stylegan):
     ],
 )
 def test_a_mask_that_covers_no_cell_names_the_picture_and_a_finer_layer(stylegan, statistics, layer, mask, words):
-    session = Rewriter(stylegan, layer, statistics=statistics)
+    session = weight_session(stylegan, layer, statistics=statistics)
     session.copy(7, mask)
     session.paste(1, mask)
     with pytest.raises(InputError, match=words):
@@ -327,7 +327,7 @@ def test_rules_edits_and_layers_of_another_generator_are_refused(session, begin,
 
 
 def test_pasting_a_thing_onto_itself_is_refused_unless_it_belongs_at_contexts_elsewhere(stylegan, statistics):
-    session = Rewriter(stylegan, "layer4", statistics=statistics)
+    session = weight_session(stylegan, "layer4", statistics=statistics)
     session.copy(1, square(4, 6, 12, 12))
     session.paste(1, square(4, 6, 12, 12))
     with pytest.raises(InputError, match="already there: paste it onto another picture"):

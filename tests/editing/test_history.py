@@ -73,7 +73,7 @@ OPERATIONS = {
     "remove_keep": (1, lambda s, d: s.remove_keep(d.randrange(2))),
     "set": (4, lambda s, d: s.set(rank=d.randrange(4), layer=d.choice([*LAYERS, "layer99"]))),
     "set more": (2, lambda s, d: s.set(smoothness=d.choice([None, 3.0, -1]), spread=d.random() < 0.5, title="?")),
-    "execute": (3, lambda s, d: s.execute()),
+    "execute": (3, lambda s, d: s.execute(form=d.choice(["weight", "gated"]))),
     "cancel": (2, lambda s, d: s.execute(on_step=lambda *_: False)),
     "ask too much": (2, lambda s, d: s.execute(rank=500)),
     "use and execute": (6, complete),

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import same_rule, square
+from conftest import same_rule, square, weight_session
 
 from rewriter import Edit, Effect, Region, Rewriter, load_edits, replay, save_edits
 from rewriter.editing import history
@@ -31,7 +31,7 @@ def made(stylegan, random_rule):
 @pytest.mark.parametrize("rank", [1, 3])
 def test_zeroing_removes_the_response_to_the_directions_and_no_other(request, model, layer, rank):
     generator = request.getfixturevalue(model)
-    session = Rewriter(generator, layer)
+    session = weight_session(generator, layer)
     session.add_context(1, square(6, 4, 14, 14))
     session.add_context(2, square(6, 4, 14, 14))
     session.zero()
@@ -57,7 +57,7 @@ def test_after_zeroing_keys_that_differ_only_along_the_directions_answer_alike(s
 
 
 def test_zeroing_needs_a_context_and_nothing_else(stylegan, statistics, session):
-    empty = Rewriter(stylegan, "layer4", statistics=statistics)
+    empty = weight_session(stylegan, "layer4", statistics=statistics)
     empty.zero()
     before = empty.history
     with pytest.raises(InputError, match="incomplete: mark the context"):
@@ -101,7 +101,7 @@ def test_the_copy_is_shown_whole_cut_out_and_alone(session, stylegan):
 
 @pytest.mark.parametrize(("model", "layer"), [("stylegan", "layer6"), ("stylegan", "layer3"), ("proggan", "layer6")])
 def test_a_copy_of_the_whole_picture_is_shown_unchanged(request, model, layer):
-    session = Rewriter(request.getfixturevalue(model), layer)
+    session = weight_session(request.getfixturevalue(model), layer)
     session.copy(7, torch.ones(5, 5))
     shown = session.copied()
     assert torch.equal(shown.picture, shown.cut_out)
@@ -139,7 +139,7 @@ def test_copy_and_preview_see_the_rules_before_the_edit_and_not_its_own(session,
 
 @pytest.mark.parametrize("units", [None, 6])
 def test_the_preview_of_an_erasure_changes_the_place_and_nothing_far_away(stylegan, statistics, units):
-    session = Rewriter(stylegan, "layer6", statistics=statistics)
+    session = weight_session(stylegan, "layer6", statistics=statistics)
     session.erase(1, square(6, 4, 9, 7), units=units)
     shown = session.preview()
     assert torch.equal(shown.before, stylegan.sample([1])[0])
@@ -152,7 +152,7 @@ def test_the_preview_of_an_erasure_changes_the_place_and_nothing_far_away(styleg
 
 
 def test_looking_is_no_step_and_needs_something_to_look_at(stylegan, statistics, session):
-    empty = Rewriter(stylegan, "layer4", statistics=statistics)
+    empty = weight_session(stylegan, "layer4", statistics=statistics)
     for look, words in ((empty.copied, "copy a thing"), (empty.preview, "copy a thing"), (empty.direction, "mark")):
         before = empty.history
         with pytest.raises(InputError, match=words):
@@ -227,7 +227,7 @@ def test_the_next_edit_names_the_rules_before_it_that_are_on_and_their_strengths
     assert session.edit.after == (f"{named}@0.5",)
     session.set_strength(0, 1)
     session.erase(2, square(6, 4, 9, 7))
-    second = session.execute()
+    second = session.execute(form="weight")
     assert same_rule(session.rules[0], first) and session.rules[1] is second and second.edit.after == (named,)
     for nothing in (lambda: session.switch(0, False), lambda: session.set_strength(0, 0)):
         nothing()
@@ -242,7 +242,7 @@ def test_saved_edits_lead_to_the_same_rules_again(session, stylegan, tmp_path):
     session.set_strength(0, 0.5)
     session.begin(layer="layer6")
     session.erase(2, square(6, 4, 9, 7))
-    session.execute()
+    session.execute(form="weight")
     save_edits(session.edits, tmp_path / "both.json")
     rules = []
     for edit in load_edits(tmp_path / "both.json"):
@@ -287,7 +287,7 @@ def test_an_edit_that_failed_or_was_cancelled_changes_nothing(session, stylegan)
         assert session.history is before
     twin = stylegan.rewritten([])
     twin.memory("layer4").weight = torch.nn.Parameter(stylegan.memory("layer4").weight * torch.nan, requires_grad=False)
-    damaged = Rewriter(twin, "layer4")
+    damaged = weight_session(twin, "layer4")
     damaged.add_context(1, square(6, 4, 12, 12))
     damaged.zero()
     before = damaged.history
@@ -421,7 +421,7 @@ def test_every_layer_is_tried_once_and_ranked_by_score(session, stylegan):
 
 
 def test_layers_where_the_edit_is_impossible_come_last_and_say_why(stylegan, statistics):
-    session = Rewriter(stylegan, "layer6", statistics=statistics)
+    session = weight_session(stylegan, "layer6", statistics=statistics)
     session.copy(7, square(5, 6, 7, 8))
     session.paste(1, square(5, 6, 7, 8))
     found = session.suggest()
@@ -531,7 +531,7 @@ def test_bad_input_is_refused_in_words_and_changes_nothing(session, made, calls)
 
 
 def test_a_session_holds_a_limited_number_of_rules(stylegan, session, made):
-    full = Rewriter(stylegan, "layer4", rules=[made("layer4")] * RULES, statistics=session.statistics)
+    full = weight_session(stylegan, "layer4", rules=[made("layer4")] * RULES, statistics=session.statistics)
     full.zero()
     full.add_context(1, square(6, 4, 12, 12))
     before = full.history
