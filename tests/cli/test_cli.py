@@ -75,10 +75,8 @@ def test_weights_that_only_approximate_a_rule_say_by_how_much(begin, tmp_path):
     assert re.search(words, " ".join(converted["remarks"]))
     applied = report_of("apply", "gated.json", "--generator", small, "--save-model", "m.safetensors", cwd=tmp_path)
     assert applied["form"] == "gated" and re.search(words, " ".join(applied["remarks"]))
-    plain = report_of(
-        *("apply", "gated.json", "--generator", small, "--form", "weight", "--save-model", "m.safetensors"),
-        cwd=tmp_path,
-    )
+    weight = "--form", "weight", "--save-model", "m.safetensors"
+    plain = report_of("apply", "gated.json", "--generator", small, *weight, cwd=tmp_path)
     assert plain["form"] == "weight" and not re.search(words, " ".join(plain["remarks"]))
 
 

@@ -141,7 +141,7 @@ def test_strength_zero_switched_off_removed_and_tried_give_the_original(do, exec
 
 
 def test_edits_of_a_file_are_executed_in_order_and_undone_in_one_step(do, executed, tmp_path):
-    edit = executed.history.present.edit
+    edit = executed.history.present.edit.with_(form="weight")
     save_edits([edit.with_(title="one"), edit.with_(title="two")], tmp_path / "two.json")
     loaded = do.load(new(), str(tmp_path / "two.json"))
     assert [rule["title"] for rule in loaded["rules"]["rules"]] == ["one", "two"]
