@@ -230,12 +230,12 @@ def test_settings_belong_to_the_edit_and_iterative_methods_are_limited(do, marke
 
 def test_form_and_budget_are_settings_and_a_setting_by_hand_leaves_the_automatic_form(do, marked):
     shown = show(do, marked, "settings")
-    assert (shown["form"], shown["budget"]) == ("auto", None)
+    assert (shown["form"], shown["budget"]) == ("auto", 0)
     by_hand = do.set(marked, "rank", 2)
     assert (by_hand["form"], by_hand["rank"]) == ("weight", 2)
     gated = do.set(do.set(by_hand["visitor"], "form", "gated")["visitor"], "budget", 20.0)["visitor"]
     assert gated.history.present.edit.budget == 20.0
-    assert do.set(gated, "budget", None)["visitor"].history.present.edit.budget is None
+    assert do.set(gated, "budget", 0)["visitor"].history.present.edit.budget is None
     (rule,) = do.execute(gated)["rules"]["rules"]
     assert rule["verdict"].endswith("gated at layer4") and rule["verdict"].startswith(("took", "partly", "did not"))
     for name, value in (("form", "other"), ("budget", -1)):
