@@ -14,9 +14,9 @@ if TYPE_CHECKING:  # `as` says that a name is public
     from rewriter.editing.edit import Edit as Edit
     from rewriter.editing.edit import load_edits as load_edits
     from rewriter.editing.edit import save_edits as save_edits
+    from rewriter.editing.effect import Effect as Effect
     from rewriter.editing.execute import replay as replay
     from rewriter.editing.region import Region as Region
-    from rewriter.editing.rule import Effect as Effect
     from rewriter.editing.rule import Rule as Rule
     from rewriter.editing.session import Rewriter as Rewriter
     from rewriter.editing.statistics import Statistics as Statistics
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # `as` says that a name is public
 __version__ = "0.2.0.dev0"
 _HOMES = {  # public name → module; imported when first used, so that `rewriter --help` need not wait for torch
     "Edit": "editing.edit",
-    "Effect": "editing.rule",
+    "Effect": "editing.effect",
     "Generator": "generators.base",
     "LowRank": "generators.change",
     "Region": "editing.region",

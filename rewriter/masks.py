@@ -150,3 +150,8 @@ def disc(side: int, row: float, column: float, radius: float) -> Tensor:
     centres = (torch.arange(side) + 0.5) / side
     distance = ((centres[:, None] - row) ** 2 + (centres[None] - column) ** 2).sqrt()
     return ((radius - distance) * side + 0.5).clamp(0, 1)
+
+
+def centre(mask: Tensor) -> tuple[float, float]:
+    """Row and column of the middle of a mask (H, W): of the box around what exceeds half its maximum."""
+    return bounds(mask, above=float(mask.max()) / 2).centre

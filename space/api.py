@@ -57,7 +57,7 @@ class Endpoints:
     def setting(self, name: str, value: Any, request: gr.Request) -> Any:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation, title, form or budget.
 
-        form: auto, weight, gated or template. budget: the most that may change elsewhere, in 1/255, or null.
+        form: auto, weight, gated or template. budget: the most that may change elsewhere, in 1/255; 0: the usual limit.
         """
         return self._work(request, "set", name, value)
 

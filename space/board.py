@@ -90,9 +90,9 @@ RULES_CSS = """
 .rules .remark { color: var(--body-text-color); border-left: 3px solid var(--color-accent); padding-left: 8px; }
 """
 
-# value: {"rules": [{"title", "strength", "on", "verdict", "words": [...], "remarks": [...]}], "remarks": [...]}. While a
-# slider is dragged, `attempt` shows one strength at a time; releasing it sets the last one. The browser warns before the
-# page is left with rules that were not saved.
+# value: {"rules": [{"title", "strength", "on", "verdict", "words": [...], "remarks": [...]}], "remarks": [...]}.
+# While a slider is dragged, `attempt` shows one strength at a time; releasing it sets the last one. The browser warns
+# before the page is left with rules that were not saved.
 RULES_JS = """
 const list = element.querySelector('.rules');
 let busy = false, wanted = null, armed = '';

@@ -166,6 +166,7 @@ class Handlers:
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
         """Change one of the SETTINGS of the edit; rank, smoothness or method by hand makes a change of the weights."""
         session = self.shared.session(visitor)
+        value = None if name == "budget" and value == 0 else value
         if view.look_up(name, {each: getattr(session.edit, each) for each in SETTINGS}) == value:
             return self._after(visitor, session)
         new = {name: round(value, 1) if name == "truncation" and isinstance(value, float) else value}

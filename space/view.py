@@ -156,10 +156,11 @@ class View:
 
     def _settings(self, visitor: Visitor, session: Rewriter) -> Shown:
         edit, generator = session.edit, session.generator
-        names = ("form", "budget", "rank", "method", "truncation", "title")
+        names = ("form", "rank", "method", "truncation", "title")
         choices = [(layer_label(generator, info), name) for name, info in generator.layers.items()]
         return {
             "layer": {"value": edit.layer, "choices": choices},
+            "budget": edit.budget or 0,
             "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
             **{name: getattr(edit, name) for name in names},
         }

@@ -26,6 +26,16 @@ VERSION = 1
 MOST = 64  # edits in one file
 KINDS = ("replace", "erase", "zero")
 AUTO = "auto"  # in place of a form: the machine chooses layer, form and numbers, and the rule's edit names them
+BY_HAND = {
+    "rank",
+    "smoothness",
+    "method",
+    "steps",
+    "directions",
+    "spread",
+    "units",
+    "statistics",
+}  # options of a solver
 LABELS = ("strength", "generator", "title")  # fields that do not change which rule is solved
 
 

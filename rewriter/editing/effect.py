@@ -4,27 +4,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.editing.rule import Effect, Rule
-from rewriter.errors import OnStep, report
+from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import UNSEEN
 from rewriter.masks import grow
-from rewriter.memory.goal import Goal
 from rewriter.pictures import difference
 
-UNSEEN = 10_000  # the first seed to measure on; statistics, bystanders and most edits use lower ones
+if TYPE_CHECKING:
+    from rewriter.editing.rule import Rule
+    from rewriter.memory.goal import Goal
+
 BATCH = 16
 POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect
 PROTECTING = ("least-squares", "closed-form")  # methods that know protected places
 HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
+LATER = "took", "unseen_likeness", "verdict"  # fields of an effect that files of version 0.1 lack
+VERDICTS = "", "took", "partly", "did not take"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a rule did, measured when it was made."""
+
+    goal_error_removed: float  # share of ‖V* − V‖ that is gone, 1 at best, negative if it grew; see `effect.measure`
+    reach: float  # share of matching places whose value moved at least halfway along the goal's mean change
+    side_effect: float  # mean change away from matching places, in 1/255; nan where everything is near a match
+    left_out: float  # share of the pictures that is too near to a match to count in `side_effect`
+    pictures: int  # how many unseen pictures, and matching places on them, were measured
+    places: int
+    seconds: float  # from cached features and statistics to the rule
+    likeness: float = math.nan  # of the marked places to what was asked for; see `likeness.Likeness.judge`
+    spill: float = math.nan  # mean change away from the marks, in 1/255
+    took: float = math.nan  # share of places like the marked ones, on unseen pictures, that became what was asked for
+    unseen_likeness: float = math.nan  # their median likeness; see `verdict.HeldOut.likeness`
+    verdict: str = ""  # "took", "partly" or "did not take"; "" in files of earlier versions
+
+    def to_json(self) -> dict[str, float | int | str | None]:
+        """Plain numbers and the verdict; None for what could not be measured."""
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+        return {k: v for k, v in plain.items() if k not in LATER or v not in (None, "")}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Effect:
+        """Inverse of `to_json`."""
+        try:
+            values: dict[str, Any] = {
+                k: math.nan if data[k] is None else float(data[k])
+                for k, field in Effect.__dataclass_fields__.items()
+                if k != "verdict" and (k in data or field.default is MISSING)
+            }
+            whole = {k: int(values[k]) for k in ("pictures", "places")}
+            if (verdict := data.get("verdict", "")) not in VERDICTS:
+                raise ValueError(f"verdict {str(verdict)[:40]!r}")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"the rule's effect is damaged ({error})") from error
+        return Effect(**{**values, **whole}, verdict=verdict)
 
 
 @dataclass(frozen=True)

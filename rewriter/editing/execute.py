@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from rewriter.editing import forms
 from rewriter.editing.edit import AUTO, Edit
-from rewriter.editing.effect import measure
+from rewriter.editing.effect import Effect, measure
 from rewriter.editing.job import Job
 from rewriter.editing.likeness import Likeness
-from rewriter.editing.provenance import check_complete, check_rules
-from rewriter.editing.rule import Effect, Rule, requests
+from rewriter.editing.provenance import check_complete, check_rules, requests
+from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
 from rewriter.editing.verdict import judge
 from rewriter.errors import InputError, OnStep

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.job import Job, centre_on
 from rewriter.editing.region import Place, Region
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.beside import Gated, Recall, cut
@@ -21,9 +20,14 @@ from rewriter.generators.layer import Features
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.recall import MARGIN, Marked, template_of, transplant, whitening
 
+if TYPE_CHECKING:
+    from rewriter.editing.job import Job
+
 GATE = 0.25, 0.45  # of the context's mean response: where a gate on one direction starts to open, and is open
 SMOOTHNESS = 30.0  # of a gated change: what λ protects is mostly behind the gate
 POOL = range(1400, 5400)  # pictures to find more context on; effects are measured on others
+OPERATIONS, FEWEST = 1e12, 256  # a large generator looks through fewer pictures: so much work on a CPU, but so many
+VALUES = 1 << 25  # numbers in all the windows from which a recall learns; 256 MB
 FITTED = 400  # of the best places, from which the recall learns what borders mean
 SCORED = 0.3  # of the marks' own median score: a lower one is no match
 FALSE_ALARM = 0.99  # quantile of scores elsewhere in the pictures, which is no match either
@@ -46,8 +50,10 @@ def gated(job: Job, goal: Goal, *, on_step: OnStep | None = None) -> Gated:
     """A low-rank change behind a gate on its first direction, solved for that gate."""
     directions, (low, high) = job.directions, job.edit.gate or GATE
     gate = Gated(directions.matrix[:, :0], directions.matrix, low * directions.level, high * directions.level)
-    smoothness = SMOOTHNESS if job.edit.smoothness is None else job.edit.smoothness
-    change = job.solve(goal, on_step=on_step, method="least-squares", smoothness=smoothness, gate=gate.matches)
+    closed = job.edit.method == "closed-form"  # with a λ of its own; every other method is for changes of W
+    method, usual = ("closed-form", None) if closed else ("least-squares", SMOOTHNESS)
+    smoothness = usual if job.edit.smoothness is None else job.edit.smoothness
+    change = job.solve(goal, on_step=on_step, method=method, smoothness=smoothness, gate=gate.matches)
     return replace(gate, delta=change.delta)
 
 
@@ -79,7 +85,7 @@ class Finder:
             for b, r in zip(boxes, self.regions, strict=True)
         ]
         height, width = (min(side, max(1, round(median(axis))) + 2 * MARGIN) for axis in zip(*cells, strict=True))
-        centres = [centre_on(region, side) for region in self.regions]
+        centres = [region.centre_on(side) for region in self.regions]
         centres += [(place.row / self.pixels, place.column / self.pixels) for place in taken]
         seeds = [*(region.seed for region in self.regions), *(place.seed for place in taken)]
         keys = torch.cat([job.features[seed].keys for seed in seeds])
@@ -95,7 +101,7 @@ class Finder:
             others = marked.patches[[j for j in range(len(marked.patches)) if j != i]].mean(0)
             template = replace(marked.template, patch=others)
             found = template.best(template.scores(self.job.features[region.seed].keys)).place[0].tolist()
-            off = [a + m - c for a, m, c in zip(found, marked.middle, centre_on(region, side), strict=True)]
+            off = [a + m - c for a, m, c in zip(found, marked.middle, region.centre_on(side), strict=True)]
             hits += max(map(abs, off)) <= NEAR
         return hits >= FOUND_AGAIN * len(self.regions)
 
@@ -156,11 +162,19 @@ def find(job: Job, *, on_step: OnStep | None = None) -> Job:
     finder = Finder(job)
     if job.edit.gate and any(place.by == "machine" for place in job.edit.found):
         return job
-    found, elsewhere = finder.search(POOL, on_step=on_step)
+    found, elsewhere = finder.search(_pool(job), on_step=on_step)
     gate = job.edit.gate or finder.thresholds(elsewhere)
     taken = [place for place in job.edit.found if place.by == "person"]
     best = [finder.place(one) for one in found[:FITTED] if one.score > gate[0]]
     return job.with_(found=(*taken, *best), gate=gate)
+
+
+def _pool(job: Job) -> range:
+    """The pictures to find context on."""
+    if job.generator.device.type == "cuda":
+        return POOL
+    affordable = int(OPERATIONS / max(1, job.generator.operations_before(job.info.name)))
+    return POOL[: max(FEWEST, affordable)]
 
 
 def recall(job: Job) -> Recall:
@@ -192,7 +206,8 @@ def recall(job: Job) -> Recall:
 
 def _windows(finder: Finder, made: Recall, size: tuple[int, int]) -> Iterator[Tensor]:
     """The windows of responses at the found places, a batch at a time."""
-    found = finder.job.edit.found
+    channels = finder.job.info.out_channels
+    found = finder.job.edit.found[: max(FEWEST // 4, VALUES // (channels * size[0] * size[1]))]
     for i in range(0, len(found), BATCH):
         batch = found[i : i + BATCH]
         response = finder.job.responses(finder.job.keys([place.seed for place in batch]))

@@ -17,8 +17,9 @@ from safetensors import torch as tensors_as
 from torch import Tensor
 
 from rewriter.editing.edit import Edit
+from rewriter.editing.provenance import requests
 from rewriter.editing.region import Region
-from rewriter.editing.rule import CELLS, RULES, Rule, assemble, requests
+from rewriter.editing.rule import CELLS, RULES, Rule, assemble
 from rewriter.errors import InputError
 from rewriter.files import write_bytes
 from rewriter.masks import decode

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,11 +12,8 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.editing.context import cells_of, context_keys
 from rewriter.editing.edit import Edit
-from rewriter.editing.likeness import centre
-from rewriter.editing.provenance import statistics_for
 from rewriter.editing.region import Place, Region
-from rewriter.editing.rule import Rule
-from rewriter.editing.statistics import Statistics
+from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
@@ -28,6 +25,9 @@ from rewriter.memory.second_moment import SecondMoment
 from rewriter.memory.sites import Gate
 from rewriter.memory.solve import solve
 
+if TYPE_CHECKING:
+    from rewriter.editing.rule import Rule
+
 BATCH = 16
 CLOSED = "closed-form"
 EARLIER = 16  # marks of earlier rules that are protected
@@ -36,12 +36,6 @@ NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's 
     "should appear on other pictures too, mark the context there and leave spread on",
     "erase": "the marked places already look as they would without the thing: mark it where it is",
 }
-
-
-def centre_on(region: Region, side: int) -> tuple[float, float]:
-    """Centre of the box around a region's mask, as (row, column) in cells of a map of the given side."""
-    (height, width), (row, column) = region.mask.shape, centre(region.mask)
-    return row * side / height, column * side / width
 
 
 class Job:
@@ -80,16 +74,21 @@ class Job:
 
     def responses(self, features: Features) -> Tensor:
         """The layer's demodulated responses (n, out, H, W) under the rules that are on."""
-        beside = [rule for rule in self.generator.rules_at(self.rules, self.info.name) if rule.beside is not None]
         with exact(self.generator.device):
-            return self.memory.respond(features.keys, features.style, beside)
+            return self.memory.respond(features.keys, features.style, self._beside())
+
+    def _beside(self) -> list[LowRank]:
+        """The rules at this layer that are on and have a memory beside W."""
+        return [rule for rule in self.generator.rules_at(self.rules, self.info.name) if rule.beside is not None]
 
     def measure(self, on_step: OnStep | None = None) -> None:
-        """Measure the layer's second moment, unless it is known; `on_step` gets (pictures, of)."""
+        """Measure what the edit needs of the layer, unless it is known; `on_step` gets (pictures, of)."""
         edit = self.edit
         self.moment = self.statistics.moment(
             edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, on_step=on_step
         )
+        if edit.method == CLOSED:
+            self._neighbourhoods(on_step=on_step)
 
     @cached_property
     def moment(self) -> SecondMoment:
@@ -169,13 +168,13 @@ class Job:
         """Where the middle of the copy mask's box goes on the pasted picture, (row, column) in value cells."""
         assert self.edit.copy is not None
         side, middle = self.info.resolution, masks.bounds(mask, above=RIM).centre
-        (top, left), (row, column) = centre_on(self.edit.copy, side), centre_on(self.target, side)
+        (top, left), (row, column) = self.edit.copy.centre_on(side), self.target.centre_on(side)
         return middle[0] + row - top, middle[1] + column - left
 
     def pasted_off_mark(self) -> tuple[float, float]:
         """How far the pasted thing's middle lies from the middle of the context's mark there, in value cells."""
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        (row, column), (top, left) = self._pasted_at(self.copied()[1]), centre_on(drawn, self.info.resolution)
+        (row, column), (top, left) = self._pasted_at(self.copied()[1]), drawn.centre_on(self.info.resolution)
         return row - top, column - left
 
     def goal(self) -> Goal:
@@ -215,7 +214,7 @@ class Job:
         scale, side = self.info.scale, self.info.key_resolution
         box = first.boxes[0].coarser(scale)
         drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        centres = [centre_on(region, side) for region in (drawn, *spread)]
+        centres = [region.centre_on(side) for region in (drawn, *spread)]
         off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
         guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
@@ -230,21 +229,22 @@ class Job:
         if not goal.asks_for_change:
             raise InputError(NO_CHANGE[edit.kind])
         options: dict[str, Any] = {"method": edit.method, "smoothness": edit.smoothness, "steps": edit.steps, **changed}
-        bystanders = [*map(self._kept, edit.keep)]
+        bystanders, earlier = [*map(self._kept, edit.keep)], self._beside()
+        options |= {"earlier": earlier}
         if options["method"] == CLOSED:
-            options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": self._neighbourhoods(**changed)}
+            around = self._neighbourhoods(gate=changed.get("gate"))
+            options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": around}
         else:
             bystanders.insert(0, self.bystanders.sparing(self.directions, scale=self.info.scale))
         if edit.form != "weight":
             bystanders += map(self._kept, self._earlier())
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
 
-    def _neighbourhoods(self, gate: Gate | None = None, **_: Any) -> NeighbourhoodMoment:
-        """The second moment of neighbourhoods in random pictures."""
-        edit = self.edit
-        return self.statistics.neighbourhoods(
-            edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, gate=gate
-        )
+    def _neighbourhoods(self, *, gate: Gate | None = None, on_step: OnStep | None = None) -> NeighbourhoodMoment:
+        """The second moment of neighbourhoods in random pictures; behind a gate it is measured anew."""
+        edit, rules = self.edit, self.rules
+        how: dict[str, Any] = {"recipe": edit.statistics, "gate": gate, "on_step": on_step}
+        return self.statistics.neighbourhoods(edit.layer, truncation=edit.truncation, rules=rules, **how)
 
     def _on_found(self) -> Iterator[Goal]:
         """The goal at the places that a search found, some pictures at a time."""

@@ -8,18 +8,21 @@ it should change nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.edit import Edit
-from rewriter.editing.region import Region
-from rewriter.editing.rule import Rule
-from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features
 from rewriter.memory.goal import fill
 from rewriter.pictures import difference
+
+if TYPE_CHECKING:
+    from rewriter.editing.edit import Edit
+    from rewriter.editing.region import Region
+    from rewriter.editing.rule import Rule
+    from rewriter.generators.base import Generator
+    from rewriter.generators.layer import Features
 
 JUDGED = 24  # at most so many marks are compared
 
@@ -77,14 +80,9 @@ class Likeness:
         return fill(donors, self.before, self.marks, self.before, pictures, pictures).values, self.marks
 
 
-def centre(mask: Tensor) -> tuple[float, float]:
-    """Row and column of the middle of a mask (H, W): of the box around what exceeds half its maximum."""
-    return masks.bounds(mask, above=float(mask.max()) / 2).centre
-
-
 def moved(picture: Tensor, alpha: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     """A picture (3, H, W) and its mask (H, W), moved until the mask's centre lies on the centre of another mask."""
-    (top, left), (row, column) = centre(alpha), centre(place)
+    (top, left), (row, column) = masks.centre(alpha), masks.centre(place)
     shift = round(row - top), round(column - left)
     return shifted(picture, *shift), shifted(alpha, *shift)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rewriter.editing.edit import Edit
-from rewriter.editing.rule import Rule, requests
-from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+
+if TYPE_CHECKING:
+    from rewriter.editing.rule import Rule
 
 
 def check_complete(generator: Generator, edit: Edit) -> None:
@@ -40,13 +42,6 @@ def check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None
         )
 
 
-def statistics_for(generator: Generator, given: Statistics | None) -> Statistics:
-    """The given statistics, or new ones; InputError for those of another generator."""
-    if given is not None and given.generator.fingerprint != generator.fingerprint:
-        raise InputError(f"the statistics are of {given.generator.name}, not of {generator.name}")
-    return given or Statistics(generator)
-
-
 def made_on_others(rules: Sequence[Rule]) -> Rule | None:
     """The first rule that was made after rules that are not among these; None if there is none."""
     given = {rule.request for rule in rules}
@@ -67,3 +62,10 @@ def with_default_layer(generator: Generator, edit: Edit) -> Edit:
     """A recording, which names no layer, with the generator's default layer where it lacks the usual one."""
     recorded = not edit.generator and edit.layer not in generator.layers
     return edit.with_(layer=default_layer(generator)) if recorded else edit
+
+
+def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
+    """What the active rules were asked for, in order, with strengths other than 1: what an `Edit.after` records."""
+    return tuple(
+        f"{rule.request}{'' if rule.strength == 1 else f'@{rule.strength:g}'}" for rule in rules if rule.active
+    )

@@ -37,6 +37,11 @@ class Region:
         """SHA-256 of the mask's values."""
         return masks.digest(self.mask)
 
+    def centre_on(self, side: int) -> tuple[float, float]:
+        """Middle of the mask, as (row, column) in cells of a map of the given side."""
+        (height, width), (row, column) = self.mask.shape, masks.centre(self.mask)
+        return row * side / height, column * side / width
+
     def to_json(self) -> dict[str, Any]:
         """The seed and the mask as a PNG data URL."""
         return {"seed": self.seed, "mask": self.png}

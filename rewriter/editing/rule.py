@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from rewriter.checks import number
 from rewriter.editing.edit import Edit
+from rewriter.editing.effect import Effect
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
@@ -26,48 +27,7 @@ BESIDE = "beside."  # before the names of its tensors
 _LIMIT, MOST_TENSORS = 512 << 20, 16
 OPEN = 0.5  # from here on a gate counts as open
 RULES = 64  # rules in one session
-LATER = "took", "unseen_likeness", "verdict"  # fields of an effect that files of version 0.1 lack
-VERDICTS = "", "took", "partly", "did not take"
 CELLS = 1 << 25  # cells of all masks together, 128 MB; small PNG files can decode to huge masks
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a rule did, measured when it was made."""
-
-    goal_error_removed: float  # share of ‖V* − V‖ that is gone, 1 at best, negative if it grew; see `effect.measure`
-    reach: float  # share of matching places whose value moved at least halfway along the goal's mean change
-    side_effect: float  # mean change away from matching places, in 1/255; nan where everything is near a match
-    left_out: float  # share of the pictures that is too near to a match to count in `side_effect`
-    pictures: int  # how many unseen pictures, and matching places on them, were measured
-    places: int
-    seconds: float  # from cached features and statistics to the rule
-    likeness: float = math.nan  # of the marked places to what was asked for; see `likeness.Likeness.judge`
-    spill: float = math.nan  # mean change away from the marks, in 1/255
-    took: float = math.nan  # share of places like the marked ones, on unseen pictures, that became what was asked for
-    unseen_likeness: float = math.nan  # their median likeness; see `verdict.HeldOut.likeness`
-    verdict: str = ""  # "took", "partly" or "did not take"; "" in files of earlier versions
-
-    def to_json(self) -> dict[str, float | int | str | None]:
-        """Plain numbers and the verdict; None for what could not be measured."""
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
-        return {k: v for k, v in plain.items() if k not in LATER or v not in (None, "")}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Effect:
-        """Inverse of `to_json`."""
-        try:
-            values: dict[str, Any] = {
-                k: math.nan if data[k] is None else float(data[k])
-                for k, field in Effect.__dataclass_fields__.items()
-                if k != "verdict" and (k in data or field.default is MISSING)
-            }
-            whole = {k: int(values[k]) for k in ("pictures", "places")}
-            if (verdict := data.get("verdict", "")) not in VERDICTS:
-                raise ValueError(f"verdict {str(verdict)[:40]!r}")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"the rule's effect is damaged ({error})") from error
-        return Effect(**{**values, **whole}, verdict=verdict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,7 +101,7 @@ class Rule(LowRank):
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, exact to the bit."""
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors().items()}
+        tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in self.tensors().items()}  # none shared
         write_tensors(tensors, path, {"format": FORMATS[self.beside is not None], "rule": json.dumps(self.about())})
 
     @staticmethod
@@ -195,13 +155,6 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit
         beside=MEMORIES[about["form"]].from_tensors(beside) if beside else None,
     )
     return rule.at(float(about["strength"]))
-
-
-def requests(rules: Sequence[Rule]) -> tuple[str, ...]:
-    """What the active rules were asked for, in order, with strengths other than 1: what an `Edit.after` records."""
-    return tuple(
-        f"{rule.request}{'' if rule.strength == 1 else f'@{rule.strength:g}'}" for rule in rules if rule.active
-    )
 
 
 def carried_rules(generator: Generator) -> tuple[Rule, ...]:

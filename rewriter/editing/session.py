@@ -16,17 +16,17 @@ from rewriter import masks
 from rewriter.cache import Cache
 from rewriter.editing import preview, search
 from rewriter.editing.choose import execute
-from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.edit import AUTO, BY_HAND, Edit
 from rewriter.editing.effect import advice
 from rewriter.editing.forms import Finder
 from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
-from rewriter.editing.provenance import check_generator, default_layer, statistics_for
+from rewriter.editing.provenance import check_generator, default_layer, requests
 from rewriter.editing.region import Place, Region
-from rewriter.editing.rule import RULES, Rule, assemble, carried_rules, requests
+from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
-from rewriter.editing.statistics import Statistics
+from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
@@ -39,16 +39,6 @@ OVERLAP = 45.0  # degrees; below it places that match one rule match the other a
 OPTIONS = tuple(
     "layer truncation form budget gate rank smoothness method steps directions spread units title statistics".split()
 )
-BY_HAND = {
-    "rank",
-    "smoothness",
-    "method",
-    "steps",
-    "directions",
-    "spread",
-    "units",
-    "statistics",
-}  # set them: no "auto"
 
 
 class Rewriter:
@@ -255,6 +245,8 @@ class Rewriter:
         Unlike `search`, this compares whole patches, so that places are exact. `on_step` gets (pictures done, of).
         """
         job = self._job()
+        if not job.context:
+            raise InputError("no context yet: mark a place on a picture")
         job.measure()
         finder = Finder(job)
         known = {(place.seed, place.by) for place in (*self.edit.found, *self.edit.unlike)}
@@ -264,7 +256,8 @@ class Rewriter:
 
     def accept(self, place: Place) -> None:
         """Take a place for context: "this too". It counts like a mark, and the edit records that a person took it."""
-        self._edit(found=(*self.edit.found, replace(place, by="person")))
+        kept = tuple(one for one in self.edit.unlike if one.seed != place.seed)
+        self._edit(found=(*self.edit.found, replace(place, by="person")), unlike=kept)
 
     def reject(self, place: Place) -> None:
         """Say that a place is not meant, however much it looks like the marks: "not this"."""

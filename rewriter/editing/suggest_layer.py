@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from rewriter.editing.edit import AUTO, Edit
-from rewriter.editing.effect import UNSEEN
 from rewriter.editing.execute import replay
-from rewriter.editing.provenance import check_complete, statistics_for
+from rewriter.editing.provenance import check_complete
 from rewriter.editing.rule import Rule
-from rewriter.editing.statistics import Statistics
+from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import Generator
+from rewriter.generators.latents import UNSEEN
 
 MEASURED = range(UNSEEN, UNSEEN + 16)
 PENALTY = 0.1  # a mean change of 1/255 outside the marks lowers the score by so much

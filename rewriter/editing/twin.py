@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from rewriter.editing.effect import UNSEEN, firing
+from rewriter.editing.effect import firing
 from rewriter.editing.rule import Rule
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
+from rewriter.generators.latents import UNSEEN
 from rewriter.pictures import difference as changed
 
 PICTURES = 16  # to compare, on which the rules apply

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.effect import UNSEEN
 from rewriter.editing.forms import Finder
-from rewriter.editing.job import Job
-from rewriter.editing.likeness import Likeness, centre, shifted
+from rewriter.editing.likeness import Likeness, shifted
 from rewriter.editing.region import Place
-from rewriter.editing.rule import Effect, Rule
+from rewriter.generators.latents import UNSEEN
 from rewriter.pictures import difference
+
+if TYPE_CHECKING:
+    from rewriter.editing.effect import Effect
+    from rewriter.editing.job import Job
+    from rewriter.editing.rule import Rule
 
 SEARCHED = range(UNSEEN, UNSEEN + 128)  # pictures to find places on
 JUDGED = 12  # of the places most like the marked ones
@@ -93,7 +97,7 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED) -> HeldOut:
     thing, *before = generator.sample(seeds, truncation=psi, rules=rules).clamp(-1, 1)
     alpha = masks.resize(edit.copy.mask, (side, side)).to(thing)
     down, right = (off * side / job.info.resolution for off in job.pasted_off_mark())
-    top, left = centre(alpha)
+    top, left = masks.centre(alpha)
     moves = [(round(place.row + down - top), round(place.column + right - left)) for place in places]
     moved = torch.stack([shifted(thing, *move) for move in moves])
     return HeldOut(places, torch.stack(before), moved, torch.stack([shifted(alpha, *move) for move in moves]))
@@ -103,7 +107,7 @@ def _marked(job: Job) -> HeldOut:
     """The marked places, for edits whose result is not copied from a picture."""
     marks = Likeness(job.generator, job.edit, job.rules)
     filled, weight = marks.filled(job.donors if len(job.donors) else job.bystanders.features)
-    middles = [centre(mask) for mask in weight]
+    middles = [masks.centre(mask) for mask in weight]
     places = tuple(Place(seed, *middle, "person") for seed, middle in zip(marks.seeds, middles, strict=True))
     return HeldOut(places, marks.before, filled, weight)
 

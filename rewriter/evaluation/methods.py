@@ -22,9 +22,8 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.cache import Cache
 from rewriter.editing.choose import execute
-from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.edit import AUTO, BY_HAND, Edit
 from rewriter.editing.execute import prepare
-from rewriter.editing.session import BY_HAND
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation.counterfactual import counterfactual_factors

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rewriter.generators.beside import Beside
+if TYPE_CHECKING:
+    from rewriter.generators.beside import Beside
 
 STRENGTHS = (-1.0, 2.0)  # the range that people may set
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from rewriter.errors import InputError
 
 SEEDS = 100_000
+UNSEEN = 10_000  # the first seed to measure effects on; statistics and most edits use lower ones
 _BLOCK = 1000  # rows between two saved states of the random stream
 
 

@@ -14,17 +14,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rewriter.errors import ComputationError, OnStep, report
 from rewriter.generators.change import LowRank
-from rewriter.generators.layer import Memory
-from rewriter.memory.directions import Directions
-from rewriter.memory.goal import Bystanders, Goal
 from rewriter.memory.neighbourhoods import Neighbourhood, NeighbourhoodMoment, of_keys, through
 from rewriter.memory.sites import Gate, LowRankDemodulation, Sites, goal_sites
+
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Memory
+    from rewriter.memory.directions import Directions
+    from rewriter.memory.goal import Bystanders, Goal
 
 LINEAR, DEMODULATED = 1.0, 30.0  # default λ; the scale that follows demodulation undoes part of a larger λ
 BATCH = 16  # pictures whose neighbourhoods are looked up together

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rewriter.generators.layer import Memory
 from rewriter.memory.sites import Sites
+
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Memory
 
 STEPS = 2001
 RATE = 0.05

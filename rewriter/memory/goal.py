@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from torch import Tensor
 from rewriter.errors import InputError
 from rewriter.generators.layer import Features
 from rewriter.masks import Box, bounds, grow, resize
-from rewriter.memory.directions import Directions
+
+if TYPE_CHECKING:
+    from rewriter.memory.directions import Directions
 
 DONORS = 4  # pictures whose values an erased place is filled with
 NEGLIGIBLE = 0.01  # a goal that asks for less change than this share of the values asks for none

@@ -9,12 +9,15 @@ with residual slopes α (through φ) and β (through σ, one vector u per pictur
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rewriter.generators.layer import Memory
 from rewriter.memory.sites import LowRankDemodulation, Sites
+
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Memory
 
 STEPS = 30
 TOLERANCE = 1e-3  # stop when a step lowers the cost by less than this share

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter.errors import ComputationError, InputError
-from rewriter.generators.layer import Memory
+
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Memory
 
 RIDGE = 1e-4  # added to the diagonal of C, times its mean: what random pictures hardly show is not free to change
 

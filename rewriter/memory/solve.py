@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,13 +11,15 @@ from torch import Tensor
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import exact
 from rewriter.generators.change import LowRank
-from rewriter.generators.layer import Memory
 from rewriter.memory import SOLVERS, descent, least_squares
 from rewriter.memory.closed_form import closed_form
-from rewriter.memory.directions import Directions
-from rewriter.memory.goal import Bystanders, Goal
 from rewriter.memory.neighbourhoods import NeighbourhoodMoment
 from rewriter.memory.sites import Gate, Sites, goal_sites
+
+if TYPE_CHECKING:
+    from rewriter.generators.layer import Memory
+    from rewriter.memory.directions import Directions
+    from rewriter.memory.goal import Bystanders, Goal
 
 ON_DIRECTIONS = ("least-squares", "direct")  # solve for Λ; the other methods solve for the whole weight
 ON_CROP = ("projected", "direct", "unconstrained")  # the original's, on what its code cuts out
@@ -40,6 +42,7 @@ def solve(
     steps: int | None = None,
     rate: float = descent.RATE,
     gate: Gate | None = None,
+    earlier: Sequence[LowRank] = (),
     on_step: OnStep | None = None,
     on_loss: Callable[[float], object] | None = None,
 ) -> LowRank:
@@ -65,6 +68,7 @@ def solve(
         rate: learning rate of the methods by descent.
         gate: how far a memory beside W is open at keys (n, in, h, w), as (n, h, w): Λ is solved for that memory. None:
             for W itself.
+        earlier: rules with memories beside W that answer already; "closed-form" and methods on a crop leave them out.
         on_step: called with (step, of).
         on_loss: called with the loss after each step.
 
@@ -97,10 +101,12 @@ def solve(
         report(on_step, step, steps)
 
     with exact(memory.weight.device):
-        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d, gate)
+        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d, gate, earlier)
         if method == "least-squares":
             if smoothness:
-                sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness, gate) for b in bystanders)])
+                sites = Sites.cat(
+                    [sites, *(_bystander_sites(memory, b, d, smoothness, gate, earlier) for b in bystanders)]
+                )
             a = least_squares.least_squares(memory, sites, steps=steps, after=after)
         else:
             onto = directions.matrix if method in FIRST else None
@@ -118,10 +124,16 @@ def forget(layer: str, memory: Memory, directions: Directions) -> LowRank:
 
 
 def _bystander_sites(
-    memory: Memory, others: Bystanders, directions: Tensor | None, smoothness: float, gate: Gate | None
+    memory: Memory,
+    others: Bystanders,
+    directions: Tensor | None,
+    smoothness: float,
+    gate: Gate | None,
+    earlier: Sequence[LowRank],
 ) -> Sites:
     weight = others.weight * (smoothness / others.weight.sum().clamp_min(1e-12))
-    return Sites.gather(memory, directions, others.features, others.places, weight=weight, base=others.base, gate=gate)
+    at: dict[str, Any] = {"weight": weight, "base": others.base, "gate": gate, "earlier": earlier}
+    return Sites.gather(memory, directions, others.features, others.places, **at)
 
 
 def _as_low_rank(layer: str, memory: Memory, a: Tensor, directions: Tensor, method: str) -> LowRank:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,16 +43,16 @@ def report_of(*arguments, cwd):
 
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory):
-    """dome-to-spire applied once; the folder with what it wrote, and its JSON report."""
+    """dome-to-spire applied once, as a change of W; the folder with what it wrote, and its JSON report."""
     folder = tmp_path_factory.mktemp("applied")
     files = ("--out", "town.png", "--save-rule", "rule.safetensors", "--save-model", "model.safetensors")
-    return folder, report_of("apply", "dome-to-spire", *files, cwd=folder)
+    return folder, report_of("apply", "dome-to-spire", "--form", "weight", *files, cwd=folder)
 
 
 def test_apply_reports_what_it_did(applied):
     folder, report = applied
     wanted = {"edit", "generator", "layer", "rank", "method", "seconds", "goal_error_removed", "reach", "side_effect"}
-    assert wanted | {"out"} <= set(report)
+    assert wanted | {"form", "verdict", "out"} <= set(report) and report["form"] == "weight"
     assert report["generator"] == "townscape" and 0 < report["goal_error_removed"] <= 1
     with Image.open(folder / "town.png") as sheet:
         assert sheet.width > 24 * 64 / 3
@@ -62,6 +63,32 @@ def test_saved_rule_and_saved_model_draw_the_same(applied, town):
     with_rule = town.sample(range(8), rules=[Rule.load(folder / "rule.safetensors")])
     rewritten = load_generator(str(folder / "model.safetensors"), device="cpu")
     assert (rewritten.sample(range(8)) - with_rule).abs().max() < 1e-4
+
+
+def test_weights_that_only_approximate_a_rule_say_by_how_much(begin, tmp_path):
+    rule = begin().execute(form="gated")
+    rule.save(tmp_path / "gated.safetensors")
+    rule.edit.save(tmp_path / "gated.json")
+    small = DATA / "nvidia_stylegan2_16px_plain.pt"
+    words = r"cannot hold the form gated: .*16 unseen pictures .*differ by \d+\.\d\d/255"
+    converted = report_of("convert", small, "folder", "--rule", "gated.safetensors", cwd=tmp_path)
+    assert re.search(words, " ".join(converted["remarks"]))
+    applied = report_of("apply", "gated.json", "--generator", small, "--save-model", "m.safetensors", cwd=tmp_path)
+    assert applied["form"] == "gated" and re.search(words, " ".join(applied["remarks"]))
+    weight = "--form", "weight", "--save-model", "m.safetensors"
+    plain = report_of("apply", "gated.json", "--generator", small, *weight, cwd=tmp_path)
+    assert plain["form"] == "weight" and not re.search(words, " ".join(plain["remarks"]))
+
+
+def test_inspect_names_form_places_gate_and_budget(begin, tmp_path):
+    session = begin()
+    session.set(form="gated", budget=20.0)
+    session.execute().save(tmp_path / "rule.safetensors")
+    report = report_of("inspect", "rule.safetensors", cwd=tmp_path)
+    assert (report["form"], report["budget"], report["found"]) == ("gated", 20.0, 0)
+    assert (
+        "form gated" in (words := rewriter("inspect", "rule.safetensors", cwd=tmp_path)) and "at most 20/255" in words
+    )
 
 
 def test_edits_of_one_file_or_several_are_applied_in_succession(begin, tmp_path):

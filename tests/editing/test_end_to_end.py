@@ -10,14 +10,14 @@ import torch
 from conftest import same_rule, square, weight_session
 
 from rewriter import Edit, Rewriter, replay
-from rewriter.editing.effect import UNSEEN, firing, measure
+from rewriter.editing.effect import firing, measure
 from rewriter.editing.execute import prepare
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.recipe import Recipe
 from rewriter.editing.region import Place, Region
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
-from rewriter.generators.latents import latents
+from rewriter.generators.latents import UNSEEN, latents
 from rewriter.masks import resize
 from rewriter.memory import SOLVERS
 from rewriter.worlds.townscape import factors, scenes

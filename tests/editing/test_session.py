@@ -12,7 +12,7 @@ from conftest import same_rule, square, weight_session
 from rewriter import Edit, Effect, Region, Rewriter, load_edits, replay, save_edits
 from rewriter.editing import history
 from rewriter.editing.history import RULES
-from rewriter.editing.rule import requests
+from rewriter.editing.provenance import requests
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, ComputationError, InputError
 from rewriter.masks import resize

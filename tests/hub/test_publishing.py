@@ -22,7 +22,7 @@ from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import connect
 from rewriter.checkpoints.config import CONFIG_LIMIT
 from rewriter.checkpoints.convert import convert
-from rewriter.editing.rule import Effect
+from rewriter.editing.effect import Effect
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.origin import FoldedRule, Licence, Origin
 from rewriter.hub import browse, card, licences, publish, repository

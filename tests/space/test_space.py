@@ -141,7 +141,7 @@ def test_strength_zero_switched_off_removed_and_tried_give_the_original(do, exec
 
 
 def test_edits_of_a_file_are_executed_in_order_and_undone_in_one_step(do, executed, tmp_path):
-    edit = executed.history.present.edit
+    edit = executed.history.present.edit.with_(form="weight")
     save_edits([edit.with_(title="one"), edit.with_(title="two")], tmp_path / "two.json")
     loaded = do.load(new(), str(tmp_path / "two.json"))
     assert [rule["title"] for rule in loaded["rules"]["rules"]] == ["one", "two"]
@@ -226,6 +226,21 @@ def test_settings_belong_to_the_edit_and_iterative_methods_are_limited(do, marke
     for name in ("generator", "statistics", "units"):
         with pytest.raises(InputError, match="choose one of"):
             do.set(visitor, name, 1)
+
+
+def test_form_and_budget_are_settings_and_a_setting_by_hand_leaves_the_automatic_form(do, marked):
+    shown = show(do, marked, "settings")
+    assert (shown["form"], shown["budget"]) == ("auto", 0)
+    by_hand = do.set(marked, "rank", 2)
+    assert (by_hand["form"], by_hand["rank"]) == ("weight", 2)
+    gated = do.set(do.set(by_hand["visitor"], "form", "gated")["visitor"], "budget", 20.0)["visitor"]
+    assert gated.history.present.edit.budget == 20.0
+    assert do.set(gated, "budget", 0)["visitor"].history.present.edit.budget is None
+    (rule,) = do.execute(gated)["rules"]["rules"]
+    assert rule["verdict"].endswith("gated at layer4") and rule["verdict"].startswith(("took", "partly", "did not"))
+    for name, value in (("form", "other"), ("budget", -1)):
+        with pytest.raises(InputError, match=name):
+            do.set(marked, name, value)
 
 
 def test_every_layer_is_tried_and_one_is_chosen(do, marked):
@@ -450,7 +465,7 @@ def test_work_is_done_one_at_a_time_in_one_thread():
 def test_progress_comes_before_the_result_and_errors_are_messages(do, marked):
     *progress, shown = WorkQueue(do).follow("execute", marked)
     assert len(shown["rules"]["rules"]) == 1
-    assert any(isinstance(one, tuple) and one[1] == "Solving" for one in progress)
+    assert any(isinstance(one, tuple) and one[1] == "Trying forms and layers" for one in progress)
     with pytest.raises(gr.Error, match="copy a thing") as caught:
         list(WorkQueue(do).follow("execute", new()))
     assert caught.value.print_exception is False
