@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import torch
 
 from rewriter.editing.edit import Edit
+from rewriter.editing.effect import Effect
 from rewriter.editing.execute import judged, prepare, solved
-from rewriter.editing.rule import Effect
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import OnStep, RewriterError, report
 from rewriter.evaluation.counterfactual import ADD_TREE, DOME_TO_SPIRE, DOME_TO_TREE, DOOR_IN_THE_SKY
