@@ -48,8 +48,10 @@ def gated(job: Job, goal: Goal, *, on_step: OnStep | None = None) -> Gated:
     """A low-rank change behind a gate on its first direction, solved for that gate."""
     directions, (low, high) = job.directions, job.edit.gate or GATE
     gate = Gated(directions.matrix[:, :0], directions.matrix, low * directions.level, high * directions.level)
-    smoothness = SMOOTHNESS if job.edit.smoothness is None else job.edit.smoothness
-    change = job.solve(goal, on_step=on_step, method="least-squares", smoothness=smoothness, gate=gate.matches)
+    closed = job.edit.method == "closed-form"  # with a λ of its own; every other method is for changes of W
+    method, usual = ("closed-form", None) if closed else ("least-squares", SMOOTHNESS)
+    smoothness = usual if job.edit.smoothness is None else job.edit.smoothness
+    change = job.solve(goal, on_step=on_step, method=method, smoothness=smoothness, gate=gate.matches)
     return replace(gate, delta=change.delta)
 
 

@@ -79,11 +79,13 @@ class Job:
             return self.memory.respond(features.keys, features.style, beside)
 
     def measure(self, on_step: OnStep | None = None) -> None:
-        """Measure the layer's second moment, unless it is known; `on_step` gets (pictures, of)."""
+        """Measure what the edit needs of the layer, unless it is known; `on_step` gets (pictures, of)."""
         edit = self.edit
         self.moment = self.statistics.moment(
             edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, on_step=on_step
         )
+        if edit.method == CLOSED:
+            self._neighbourhoods(on_step=on_step)
 
     @cached_property
     def moment(self) -> SecondMoment:
@@ -226,19 +228,19 @@ class Job:
         options: dict[str, Any] = {"method": edit.method, "smoothness": edit.smoothness, "steps": edit.steps, **changed}
         bystanders = [*map(self._kept, edit.keep)]
         if options["method"] == CLOSED:
-            options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": self._neighbourhoods(**changed)}
+            around = self._neighbourhoods(gate=changed.get("gate"))
+            options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": around}
         else:
             bystanders.insert(0, self.bystanders.sparing(self.directions, scale=self.info.scale))
         if edit.form != "weight":
             bystanders += map(self._kept, self._earlier())
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
 
-    def _neighbourhoods(self, gate: Gate | None = None, **_: Any) -> NeighbourhoodMoment:
-        """The second moment of neighbourhoods in random pictures."""
-        edit = self.edit
-        return self.statistics.neighbourhoods(
-            edit.layer, truncation=edit.truncation, rules=self.rules, recipe=edit.statistics, gate=gate
-        )
+    def _neighbourhoods(self, *, gate: Gate | None = None, on_step: OnStep | None = None) -> NeighbourhoodMoment:
+        """The second moment of neighbourhoods in random pictures; behind a gate it is measured anew."""
+        edit, rules = self.edit, self.rules
+        how: dict[str, Any] = {"recipe": edit.statistics, "gate": gate, "on_step": on_step}
+        return self.statistics.neighbourhoods(edit.layer, truncation=edit.truncation, rules=rules, **how)
 
     def _on_found(self) -> Iterator[Goal]:
         """The goal at the places that a search found, some pictures at a time."""

@@ -245,6 +245,8 @@ class Rewriter:
         Unlike `search`, this compares whole patches, so that places are exact. `on_step` gets (pictures done, of).
         """
         job = self._job()
+        if not job.context:
+            raise InputError("no context yet: mark a place on a picture")
         job.measure()
         finder = Finder(job)
         known = {(place.seed, place.by) for place in (*self.edit.found, *self.edit.unlike)}
@@ -254,7 +256,8 @@ class Rewriter:
 
     def accept(self, place: Place) -> None:
         """Take a place for context: "this too". It counts like a mark, and the edit records that a person took it."""
-        self._edit(found=(*self.edit.found, replace(place, by="person")))
+        kept = tuple(one for one in self.edit.unlike if one.seed != place.seed)
+        self._edit(found=(*self.edit.found, replace(place, by="person")), unlike=kept)
 
     def reject(self, place: Place) -> None:
         """Say that a place is not meant, however much it looks like the marks: "not this"."""

@@ -208,27 +208,28 @@ class Statistics:
         info = self.generator.layer(layer)
         recipe = recipe or replace(Recipe.for_channels(info.in_channels), places=NEIGHBOURHOOD_PLACES)
         sampling = replace(self.sampling(layer, truncation, rules=rules, recipe=recipe), of="neighbourhoods")
-        known: NeighbourhoodMoment | None = None
-        if gate is None:
-            known = self._known.peek(sampling) or self._fill(sampling, self._empty_neighbourhoods(layer))
-        found = known or self._measure_neighbourhoods(sampling, rules, gate, on_step)
-        if gate is None:
-            self._known.put(sampling, found)
+        if gate is not None:
+            return self._measure_neighbourhoods(sampling, rules, gate, on_step)
+        known: NeighbourhoodMoment | None = self._known.peek(sampling)
+        found = known or self._fill(sampling, self._around(layer).moment(info.in_channels))
+        if found is None:
+            found = self._measure_neighbourhoods(sampling, rules, gate, on_step)
             with contextlib.suppress(InputError):  # a cache that cannot be written is no reason to fail
-                if known is None and not sampling.rules:
+                if not sampling.rules:
                     self.keep(sampling, found)
+        self._known.put(sampling, found)
         return found
 
-    def _empty_neighbourhoods(self, layer: str) -> NeighbourhoodMoment:
-        info = self.generator.layer(layer)
-        return Neighbourhood.of(self.generator.memory(layer), (info.key_resolution,) * 2).moment(info.in_channels)
+    def _around(self, layer: str) -> Neighbourhood:
+        side = self.generator.layer(layer).key_resolution
+        return Neighbourhood.of(self.generator.memory(layer), (side, side))
 
     def _measure_neighbourhoods(
         self, sampling: Sampling, rules: Sequence[LowRank], gate: Gate | None, on_step: OnStep | None
     ) -> NeighbourhoodMoment:
         layer, recipe, psi = sampling.layer, sampling.recipe, sampling.truncation
-        info, moment = self.generator.layer(layer), self._empty_neighbourhoods(layer)
-        around = Neighbourhood.of(self.generator.memory(layer), (info.key_resolution,) * 2)
+        info, around = self.generator.layer(layer), self._around(layer)
+        moment = around.moment(info.in_channels)
         earlier = self.generator.rules_at(rules, layer, before=True)
         for start in range(0, recipe.pictures, BATCH):
             seeds = [recipe.first_seed + i for i in range(start, min(start + BATCH, recipe.pictures))]

@@ -92,7 +92,8 @@ def measured(generator: Generator, edit: Edit) -> Iterator[tuple[str, Row]]:
         around = _seconds(lambda: _factorised(known, edit), generator)
         row = {"pictures": recipe.pictures, "seconds": moment, "bystanders_seconds": bystanders}
         yield "statistics", {**about, **row, "neighbourhoods_seconds": around}
-        variants = {method: edit.with_(method=method) for method in SOLVERS} | {GATED: edit.with_(form="gated")}
+        variants = {method: edit.with_(form="weight", method=method) for method in SOLVERS}
+        variants[GATED] = edit.with_(form="gated")
         for method, own in variants.items():
             unseen = range(UNSEEN, UNSEEN + (48 if fast else 4))
             repeats = ROUNDS if method in OURS else 1
@@ -101,10 +102,8 @@ def measured(generator: Generator, edit: Edit) -> Iterator[tuple[str, Row]]:
             shown = {name: effects[0].to_json()[name] for name in ("goal_error_removed", "reach", "side_effect")}
             seconds = median(effect.seconds for effect in effects)
             alone = median(_solving(generator, own, known) for _ in range(ROUNDS)) if method in OURS else seconds
-            yield (
-                "edits",
-                {"edit": edit.title, **about, "method": method, "seconds": seconds, "solving": alone, **shown},
-            )
+            took = {"method": method, "seconds": seconds, "solving": alone}
+            yield "edits", {"edit": edit.title, **about, **took, **shown}
     for row in _pictures(generator, 16 if fast else 4):
         yield "pictures", row
 
