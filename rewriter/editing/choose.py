@@ -114,7 +114,7 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
     yield [edit.with_(form="template")]
     layers = list(generator.layers)
     at = layers.index(edit.layer)
-    near = [layers[at + step] for step in NEIGHBOURS if 0 < at + step < len(layers)]
+    near = [layers[at + step] for step in NEIGHBOURS if 0 <= at + step < len(layers)]
     yield [edit.with_(form="gated", layer=layer) for layer in near]
     yield [edit.with_(form="template", layer=layer) for layer in near]
     yield [edit.with_(form="weight")]

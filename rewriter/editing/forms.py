@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 GATE = 0.25, 0.45  # of the context's mean response: where a gate on one direction starts to open, and is open
 SMOOTHNESS = 30.0  # of a gated change: what λ protects is mostly behind the gate
 POOL = range(1400, 5400)  # pictures to find more context on; effects are measured on others
+OPERATIONS, FEWEST = 1e12, 256  # a large generator looks through fewer pictures: so much work on a CPU, but so many
+VALUES = 1 << 25  # numbers in all the windows from which a recall learns; 256 MB
 FITTED = 400  # of the best places, from which the recall learns what borders mean
 SCORED = 0.3  # of the marks' own median score: a lower one is no match
 FALSE_ALARM = 0.99  # quantile of scores elsewhere in the pictures, which is no match either
@@ -160,11 +162,19 @@ def find(job: Job, *, on_step: OnStep | None = None) -> Job:
     finder = Finder(job)
     if job.edit.gate and any(place.by == "machine" for place in job.edit.found):
         return job
-    found, elsewhere = finder.search(POOL, on_step=on_step)
+    found, elsewhere = finder.search(_pool(job), on_step=on_step)
     gate = job.edit.gate or finder.thresholds(elsewhere)
     taken = [place for place in job.edit.found if place.by == "person"]
     best = [finder.place(one) for one in found[:FITTED] if one.score > gate[0]]
     return job.with_(found=(*taken, *best), gate=gate)
+
+
+def _pool(job: Job) -> range:
+    """The pictures to find context on."""
+    if job.generator.device.type == "cuda":
+        return POOL
+    affordable = int(OPERATIONS / max(1, job.generator.operations_before(job.info.name)))
+    return POOL[: max(FEWEST, affordable)]
 
 
 def recall(job: Job) -> Recall:
@@ -196,7 +206,8 @@ def recall(job: Job) -> Recall:
 
 def _windows(finder: Finder, made: Recall, size: tuple[int, int]) -> Iterator[Tensor]:
     """The windows of responses at the found places, a batch at a time."""
-    found = finder.job.edit.found
+    channels = finder.job.info.out_channels
+    found = finder.job.edit.found[: max(FEWEST // 4, VALUES // (channels * size[0] * size[1]))]
     for i in range(0, len(found), BATCH):
         batch = found[i : i + BATCH]
         response = finder.job.responses(finder.job.keys([place.seed for place in batch]))

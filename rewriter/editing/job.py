@@ -74,9 +74,12 @@ class Job:
 
     def responses(self, features: Features) -> Tensor:
         """The layer's demodulated responses (n, out, H, W) under the rules that are on."""
-        beside = [rule for rule in self.generator.rules_at(self.rules, self.info.name) if rule.beside is not None]
         with exact(self.generator.device):
-            return self.memory.respond(features.keys, features.style, beside)
+            return self.memory.respond(features.keys, features.style, self._beside())
+
+    def _beside(self) -> list[LowRank]:
+        """The rules at this layer that are on and have a memory beside W."""
+        return [rule for rule in self.generator.rules_at(self.rules, self.info.name) if rule.beside is not None]
 
     def measure(self, on_step: OnStep | None = None) -> None:
         """Measure what the edit needs of the layer, unless it is known; `on_step` gets (pictures, of)."""
@@ -226,7 +229,8 @@ class Job:
         if not goal.asks_for_change:
             raise InputError(NO_CHANGE[edit.kind])
         options: dict[str, Any] = {"method": edit.method, "smoothness": edit.smoothness, "steps": edit.steps, **changed}
-        bystanders = [*map(self._kept, edit.keep)]
+        bystanders, earlier = [*map(self._kept, edit.keep)], self._beside()
+        options |= {"earlier": earlier}
         if options["method"] == CLOSED:
             around = self._neighbourhoods(gate=changed.get("gate"))
             options |= {"rank": edit.rank, "more": self._on_found(), "neighbourhoods": around}

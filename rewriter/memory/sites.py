@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from rewriter.generators.change import LowRank
     from rewriter.generators.layer import Features, Memory
     from rewriter.memory.goal import Goal
 
@@ -143,12 +144,14 @@ class Sites:
         wanted: Tensor | None = None,
         base: Tensor | None = None,
         gate: Callable[[Tensor], Tensor] | None = None,
+        earlier: Sequence[LowRank] = (),
     ) -> Sites:
         """Collect places (I, n), indices into the flattened value map, with their weight (I, n), of I pictures.
 
         `directions`: D (r, in); None: every channel of the key. `wanted`: the values aimed at, (I, out, H, W); None:
         the present ones. `base`: W ∗ k at the places if it is known already, (I·n, out). `gate`: keys (n, in, h, w) →
-        how far a memory beside W is open there, (n, h, w); None: the change is one of W itself.
+        how far a memory beside W is open there, (n, h, w); None: the change is one of W itself. `earlier`: rules whose
+        memories beside W answer already.
         """
         keys = features.keys
         seen = keys if directions is None else torch.einsum("ri,nihw->nrhw", directions, keys)
@@ -160,6 +163,9 @@ class Sites:
         through = through.view(len(keys), -1, *through.shape[2:])
         base = at_places(memory.response(keys, memory.weight), places) if base is None else base
         offset = _offset(memory, through.shape[2:]).expand(len(keys), -1, -1, -1)
+        if earlier:
+            plain = memory.respond(keys, features.style)
+            offset = offset + memory.respond(keys, features.style, earlier) - plain
         demodulation: Demodulation | None = None
         if features.style is not None and gate is not None:
             demodulation = FixedDemodulation(memory.scale(features.style, memory.energy()))
@@ -232,7 +238,13 @@ def at_places(maps: Tensor, places: Tensor) -> Tensor:
     return maps.flatten(2).gather(2, index).transpose(1, 2).flatten(0, 1)
 
 
-def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None, gate: Gate | None = None) -> Sites:
+def goal_sites(
+    memory: Memory,
+    goal: Goal,
+    directions: Tensor | None,
+    gate: Gate | None = None,
+    earlier: Sequence[LowRank] = (),
+) -> Sites:
     """The goal's places, picture by picture, each picture with the same total weight; 1 in all.
 
     `directions`: D (r, in); None: every channel of the key.
@@ -243,5 +255,6 @@ def goal_sites(memory: Memory, goal: Goal, directions: Tensor | None, gate: Gate
         weight = one.weight.flatten()
         places = weight.nonzero().T  # (1, n)
         share = weight[places] / (weight.sum() * len(goal.weight))
-        parts.append(Sites.gather(memory, directions, one.features, places, weight=share, wanted=one.values, gate=gate))
+        at: dict[str, Any] = {"weight": share, "wanted": one.values, "gate": gate, "earlier": earlier}
+        parts.append(Sites.gather(memory, directions, one.features, places, **at))
     return Sites.cat(parts)

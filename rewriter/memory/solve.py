@@ -42,6 +42,7 @@ def solve(
     steps: int | None = None,
     rate: float = descent.RATE,
     gate: Gate | None = None,
+    earlier: Sequence[LowRank] = (),
     on_step: OnStep | None = None,
     on_loss: Callable[[float], object] | None = None,
 ) -> LowRank:
@@ -67,6 +68,7 @@ def solve(
         rate: learning rate of the methods by descent.
         gate: how far a memory beside W is open at keys (n, in, h, w), as (n, h, w): Λ is solved for that memory. None:
             for W itself.
+        earlier: rules with memories beside W that answer already; "closed-form" and methods on a crop leave them out.
         on_step: called with (step, of).
         on_loss: called with the loss after each step.
 
@@ -99,10 +101,12 @@ def solve(
         report(on_step, step, steps)
 
     with exact(memory.weight.device):
-        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d, gate)
+        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d, gate, earlier)
         if method == "least-squares":
             if smoothness:
-                sites = Sites.cat([sites, *(_bystander_sites(memory, b, d, smoothness, gate) for b in bystanders)])
+                sites = Sites.cat(
+                    [sites, *(_bystander_sites(memory, b, d, smoothness, gate, earlier) for b in bystanders)]
+                )
             a = least_squares.least_squares(memory, sites, steps=steps, after=after)
         else:
             onto = directions.matrix if method in FIRST else None
@@ -120,10 +124,16 @@ def forget(layer: str, memory: Memory, directions: Directions) -> LowRank:
 
 
 def _bystander_sites(
-    memory: Memory, others: Bystanders, directions: Tensor | None, smoothness: float, gate: Gate | None
+    memory: Memory,
+    others: Bystanders,
+    directions: Tensor | None,
+    smoothness: float,
+    gate: Gate | None,
+    earlier: Sequence[LowRank],
 ) -> Sites:
     weight = others.weight * (smoothness / others.weight.sum().clamp_min(1e-12))
-    return Sites.gather(memory, directions, others.features, others.places, weight=weight, base=others.base, gate=gate)
+    at: dict[str, Any] = {"weight": weight, "base": others.base, "gate": gate, "earlier": earlier}
+    return Sites.gather(memory, directions, others.features, others.places, **at)
 
 
 def _as_low_rank(layer: str, memory: Memory, a: Tensor, directions: Tensor, method: str) -> LowRank:
