@@ -138,15 +138,8 @@ class Page:
             self.smoothness = gr.Slider(0, 100, step=0.5, elem_id="smoothness", **smoothness)
             forms = [(label, form) for form, label in FORM_LABELS.items()]
             self.form = gr.Dropdown(forms, value=AUTO, label="Form of the rule", info=FORM_INFO, elem_id="form")
-            self.budget = gr.Number(
-                0,
-                minimum=0,
-                maximum=255,
-                step=0.5,
-                label="Most that may change elsewhere, 1/255",
-                info="0: the usual limit.",
-                elem_id="budget",
-            )
+            budget: dict[str, Any] = {"label": "Most that may change elsewhere, 1/255", "info": "0: the usual limit."}
+            self.budget = gr.Number(0, minimum=0, maximum=255, step=0.5, elem_id="budget", **budget)
             self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
             self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
             self.zero = gr.Button("Zero: remove the layer's response to the context", size="sm", elem_id="zero")

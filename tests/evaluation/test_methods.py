@@ -83,8 +83,8 @@ def test_every_method_makes_a_result_that_draws(name, case_of, town):
     assert drawn.shape == (3, 3, 64, 64) and drawn.isfinite().all() and made.seconds >= 0
     assert torch.equal(drawn, town(z)) == (name == "unmodified")
     assert all(torch.equal(value, before[key]) for key, value in town.state_dict().items())
-    assert len(done) == len(made.losses)
-    assert bool(made.losses) == (name not in ("unmodified", "ceiling", "copy", "laplace"))
+    assert len(done) == len(made.losses) or name == "default"  # which reports the candidates that it tries
+    assert bool(made.losses) == (name not in ("unmodified", "default", "ceiling", "copy", "laplace"))
     json.dumps(made.settings)
 
 

@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from rewriter import Rule, files, load_generator
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import VARIABLE
+from rewriter.editing import twin
 from rewriter.errors import InputError
 from rewriter.generators.origin import FoldedRule, Origin
 from rewriter.hub import sources
 from rewriter.hub.draft import draft
 from rewriter.hub.resolve import resolve
+from rewriter.pictures import difference
 
 ROSINALITY, CLAMPED = DATA / "rosinality_stylegan2_16px.pt", DATA / "nvidia_stylegan2_16px_clamped.pt"
 PLAIN, GENFORCE = DATA / "nvidia_stylegan2_16px_plain.pt", DATA / "genforce_stylegan2_16px.bin"
@@ -152,6 +154,19 @@ def test_a_source_is_not_local_any_more_when_a_file_is_deleted(hub, stylegan, ra
     assert not fetched.is_local
     with pytest.raises(InputError, match="ada/own is not on this machine any more: fetch it again"):
         fetched.read()
+
+
+def test_the_card_of_a_gated_rule_says_how_exported_weights_differ_from_it(begin, stylegan, random_rule):
+    gated, plain = begin().execute(form="gated"), random_rule(stylegan, "layer4")
+    card = draft(stylegan, [gated], "ada/hats", export=["rosinality"], pictures=False).card
+    assert "Plain weights cannot hold the form gated" in card and "/255 on average from those with the rules" in card
+    assert "gated, rank 1" in card and "a memory beside them" in card
+    plain_card = draft(stylegan, [plain], "ada/hats", export=["rosinality"], pictures=False).card
+    assert "cannot hold" not in plain_card and "beside them" not in plain_card
+    seeds, folded = range(4), stylegan.rewritten([gated])
+    expected = float(difference(stylegan.sample(seeds, rules=[gated]), folded.sample(seeds)).mean())
+    assert expected > 0 and twin.difference(stylegan, [gated], seeds) == pytest.approx(expected)
+    assert twin.difference(stylegan, [plain], seeds) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["church!", "", "x" * 5000, "a\0b", "none.pt", "./none", "a\\b", "no-such-folder/"])
