@@ -31,7 +31,8 @@ NEIGHBOURS = (1, -1, 2, -2)  # layers to try if the edit takes at none of its ow
 BUDGET = 3.0  # in 1/255: more than this elsewhere is too much, whatever the edit says
 STEPS, FACTOR = 6, 3.0  # times that λ grows until the budget is met, and by how much
 PENALTY = 0.05  # of a mean change of 1/255 elsewhere, against how far the places came
-DOUBLED = 0.025  # penalty of twice the rank: more directions match more places
+ALONE = 0.08  # penalty of a goal at the pasted place alone: marks say more, unless it is clearly better
+DOUBLED = 0.002  # penalty of twice the rank: of two that do the same, the lower rank
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | No
     reached, elsewhere = held.likeness(after), held.elsewhere(after)
     took = float((reached >= TOOK).float().mean())
     score = float(reached.median()) - _penalty(elsewhere) - DOUBLED * math.log2(rule.edit.rank)
+    score -= 0.0 if rule.edit.spread else ALONE
     return Attempt(job, rule, goal, seconds, took, score)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rewriter.editing.job import Job
 
 GATE = 0.25, 0.45  # of the context's mean response: where a gate on one direction starts to open, and is open
-SMOOTHNESS = 30.0  # of a gated change: what λ protects is mostly behind the gate
+SMOOTHNESS = 40.0  # of a gated change: what λ protects is mostly behind the gate
 POOL = range(1400, 5400)  # pictures to find more context on; effects are measured on others
 OPERATIONS, FEWEST = 1e12, 256  # a large generator looks through fewer pictures: so much work on a CPU, but so many
 VALUES = 1 << 25  # numbers in all the windows from which a recall learns; 256 MB

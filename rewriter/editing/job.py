@@ -237,7 +237,8 @@ class Job:
         else:
             bystanders.insert(0, self.bystanders.sparing(self.directions, scale=self.info.scale))
         if edit.form != "weight":
-            bystanders += map(self._kept, self._earlier())
+            scale = self.info.scale
+            bystanders += [self._kept(mark).sparing(self.directions, scale=scale) for mark in self._earlier()]
         return solve(self.memory, goal, self.directions, bystanders=bystanders, on_step=on_step, **options)
 
     def _neighbourhoods(self, *, gate: Gate | None = None, on_step: OnStep | None = None) -> NeighbourhoodMoment:
