@@ -31,6 +31,7 @@ EPILOG = (
     "  EDIT.json                any edit, on --generator: LPIPS, and CLIPSeg's labels --was and --becomes\n"
     "  dissect                  the units of layer6 (or --layer) that agree with marks (or --thing)\n"
     "  judges                   the errors of our own judges: the segmenter, the detectors of marks\n"
+    "  verdicts                 do verdicts agree with the exact counterfactual, over many edits?\n"
     "\n\b\nOver several GPUs: accelerate launch --num_processes 2 -m rewriter evaluate all\n"
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter evaluate all --device cpu\n"
     "Launchers take --n for an option of their own: write -n."
@@ -74,7 +75,7 @@ def evaluate(
     """
     together = processes(device)
     try:
-        builtin = name in TITLES or name in ("all", "dissect", "judges")
+        builtin = name in TITLES or name in ("all", "dissect", "judges", "verdicts")
         silent = as_json or not together.is_main_process
         known = "townscape" if builtin else "faces" if name == "faces" else None
         model = load(known, device, silent) if known else generator_of(edits_of(name), generator, device, silent)
@@ -85,7 +86,9 @@ def evaluate(
             _dissect(asked, layer, thing or ["watermark", "bar"])
         elif name == "judges" and asked.main:
             _judges(asked)
-        elif name not in ("dissect", "judges"):
+        elif name == "verdicts" and asked.main:
+            _verdicts(asked, quick)
+        elif name not in ("dissect", "judges", "verdicts"):
             from rewriter.evaluation.experiments import quicker  # late: it is at the end of a long chain of imports
 
             if name == "faces":
@@ -213,3 +216,16 @@ def _judges(asked: Request) -> None:
     data = tables.finite({"n": len(asked.seeds), "segmenter": right, "detectors": errors})
     write_json(data, asked.out / "judges.json")
     say(asked.as_json, data, "\n".join(words))
+
+
+def _verdicts(asked: Request, quick: bool) -> None:
+    """How often the verdicts on many edits agree with the exact counterfactual."""
+    from rewriter.evaluation import verdicts  # late, like the experiments
+
+    number, seeds = verdicts.QUICK_EDITS if quick else verdicts.EDITS, asked.seeds[: verdicts.PICTURES]
+    with progress(asked.as_json or not asked.main) as job:
+        made = verdicts.examples(asked.generator, seeds, number=number, on_step=job("verdicts"))
+    found = verdicts.agreement(made)
+    write_json({**found, "examples": [each._asdict() for each in made]}, asked.out / "verdicts.json")
+    pairs = "\n".join(f"{pair:32} {count}" for pair, count in sorted(found["pairs"].items()))
+    say(asked.as_json, found, f"{found['edits']} edits: {found['same']:.0%} the same; truth → verdict:\n{pairs}")

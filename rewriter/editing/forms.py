@@ -54,7 +54,7 @@ def gated(job: Job, goal: Goal, *, on_step: OnStep | None = None) -> Gated:
     method, usual = ("closed-form", None) if closed else ("least-squares", SMOOTHNESS)
     smoothness = usual if job.edit.smoothness is None else job.edit.smoothness
     change = job.solve(goal, on_step=on_step, method=method, smoothness=smoothness, gate=gate.matches)
-    return replace(gate, delta=change.delta)
+    return replace(gate, delta=change.delta, directions=change.directions)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ JUDGED = 12  # of the places most like the marked ones
 SIDE = 64  # pictures are compared at this size, so that a verdict means the same for all generators
 SAME, DIFFERENT = 0.1, 0.35  # distances of colours in [-1, 1]: up to which a person sees one, from which on two
 BESIDE = (-2, 0, 2)  # px of that size by which a thing may be drawn beside its place: hands are not exact
-TOOK, PARTLY = 0.3, 0.15  # likeness from which on a place took, and took partly
-MOST, SOME = 0.6, 0.25  # share of the places that must have taken for "took", and partly for "partly"
+TOOK, PARTLY = 0.27, 0.15  # likeness from which on a place took, and took partly
+MOST, SOME = 0.7, 0.5  # share of the places that must have taken for "took", and partly for "partly"
 CROPS, MARGIN = 3, 0.1  # pictures of a verdict; what they show around the place, as a share of the picture's side
 
 
