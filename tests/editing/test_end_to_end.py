@@ -20,6 +20,7 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import UNSEEN, latents
 from rewriter.masks import resize
 from rewriter.memory import SOLVERS
+from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors, scenes
 
 LAYER = "layer8"
@@ -31,8 +32,10 @@ UNMARKED = [22, 30, 31, 37, 40, 42, 43, 47, 50, 53, 58, 61]  # towns with a dome
 
 
 @pytest.fixture(scope="module")
-def rule(shipped):
-    return shipped("dome-to-spire")[0]
+def rule(town):
+    """A change of W: measures of places and of the goal are about its directions."""
+    edit = Edit.load(townscape.examples()["dome-to-spire"])
+    return replay(town, edit.with_(form="weight", gate=None))
 
 
 @pytest.fixture(scope="module")
