@@ -26,7 +26,7 @@ from rewriter.memory.goal import Goal
 
 SECONDS = 10.0  # after which no further candidate is tried
 SEARCHED = range(8000, 8064)  # pictures on which candidates are compared; verdicts are given on others
-RANKS = (1, 2)
+RANKS = (2, 1)  # the second is for edits that do not take with the first
 NEIGHBOURS = (1, -1, 2, -2)  # layers to try if the edit takes at none of its own layer's forms
 BUDGET = 3.0  # in 1/255: more than this elsewhere is too much, whatever the edit says
 STEPS, FACTOR = 6, 3.0  # times that λ grows until the budget is met, and by how much
@@ -110,8 +110,9 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
     if edit.kind == "erase":
         yield [edit.with_(form=form) for form in ("gated", "weight")]
         return
-    ranks = sorted({edit.rank, *RANKS})
-    yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False) for rank in ranks]
+    ranks = RANKS if edit.rank in RANKS else (edit.rank, *RANKS)
+    for rank in ranks:
+        yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False)]
     yield [edit.with_(form="template")]
     layers = list(generator.layers)
     at = layers.index(edit.layer)
