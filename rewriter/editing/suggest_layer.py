@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rewriter.editing.edit import AUTO, Edit
-from rewriter.editing.execute import replay
+from rewriter.editing.execute import measure_effect, prepare, solved, with_twin
+from rewriter.editing.job import Job
 from rewriter.editing.provenance import check_complete
 from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics, statistics_for
@@ -57,13 +58,20 @@ def suggest(
     found = []
     for i, layer in enumerate(names):
         try:
-            rule = replay(generator, edit.with_(layer=layer), rules=rules, statistics=statistics, unseen=MEASURED)
+            rule = _made(prepare(generator, edit.with_(layer=layer), rules=rules, statistics=statistics))
             picture = generator.sample([first], truncation=edit.truncation, rules=[*rules, rule])[0]
             found.append(Suggestion(layer, _score(rule), rule, picture))
         except (InputError, ComputationError) as error:
             found.append(Suggestion(layer, why=str(error)))
         report(on_step, i + 1, len(names))
     return sorted(found, key=lambda one: one.score, reverse=True)
+
+
+def _made(job: Job) -> Rule:
+    """The rule with its effect, but no verdict, which takes longer."""
+    rule, goal, seconds = solved(job)
+    effect = measure_effect(job, rule, goal, unseen=MEASURED, seconds=seconds)
+    return replace(with_twin(job, rule, goal), effect=effect)
 
 
 def _score(rule: Rule) -> float:
