@@ -14,6 +14,7 @@ from functools import partial
 
 from rewriter.editing import forms
 from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.effect import PROTECTING
 from rewriter.editing.execute import judged, measure_effect, prepare, replay, solved, with_twin
 from rewriter.editing.job import Job
 from rewriter.editing.likeness import Likeness
@@ -75,7 +76,7 @@ def execute(
     if on_rule is not None:
         on_rule(best.rule)
     named = edit.smoothness is not None or edit.gate is not None
-    return _within_budget(best, 0 if named else STEPS)
+    return _within_budget(best, 0 if named else STEPS, on_step)
 
 
 def _best(job: Job, stages: Sequence[Sequence[Edit]], seconds: float, on_step: OnStep | None) -> Attempt:
@@ -129,11 +130,12 @@ def _still(on_step: OnStep | None, done: int, total: int, step: int, of: int) ->
 
 def _attempt(job: Job, edit: Edit, held: HeldOut | None, on_step: OnStep) -> Attempt:
     """Make a candidate's rule and look at what it does."""
+    asked = job.edit.form
     if edit.layer == job.edit.layer:
         job = job.with_(form=edit.form, rank=edit.rank, spread=edit.spread)
     else:
         job = prepare(job.generator, edit, rules=job.rules, statistics=job.statistics)
-    if edit.form == "template" and not forms.Finder(job).is_selective():
+    if edit.form == "template" != asked and not forms.Finder(job).is_selective():
         raise InputError("a template of the marked places matches other places as well: mark larger or other places")
     return _judged(job, *solved(job, on_step=on_step), held)
 
@@ -159,20 +161,25 @@ def _penalty(elsewhere: float) -> float:
     return 0.0 if math.isnan(elsewhere) else PENALTY * elsewhere
 
 
-def _within_budget(attempt: Attempt, steps: int) -> Rule:
+def _within_budget(attempt: Attempt, steps: int, on_step: OnStep | None) -> Rule:
     """The measured rule; with a larger λ, or a narrower template, until no more than the budget changes elsewhere."""
     job, seconds = attempt.job, attempt.seconds
     budget = BUDGET if job.edit.budget is None else job.edit.budget
     rule, effect = attempt.rule, measure_effect(job, attempt.rule, attempt.goal, seconds=seconds)
     for _ in range(steps):
-        if not effect.side_effect > budget or rule.edit is None or rule.edit.kind == "zero":
+        if not effect.side_effect > budget or rule.edit is None or not _can_be_gentler(rule.edit):
             break
+        report(on_step, 1, 1)  # so that it can be cancelled
         edit = _gentler(rule.edit)
         job = job.with_(smoothness=edit.smoothness, gate=edit.gate)
         rule, goal, more = solved(job)
         seconds += more
         rule, effect = with_twin(job, rule, goal), measure_effect(job, rule, goal, seconds=seconds)
     return judged(job, rule, effect)
+
+
+def _can_be_gentler(edit: Edit) -> bool:
+    return edit.kind != "zero" and (edit.form != "weight" or edit.method in PROTECTING)
 
 
 def _gentler(edit: Edit) -> Edit:

@@ -260,9 +260,14 @@ class Rewriter:
         self._edit(found=(*self.edit.found, replace(place, by="person")), unlike=kept)
 
     def reject(self, place: Place) -> None:
-        """Say that a place is not meant, however much it looks like the marks: "not this"."""
-        kept = tuple(one for one in self.edit.found if one.seed != place.seed)
-        self._edit(found=kept, unlike=(*self.edit.unlike, replace(place, by="person")))
+        """Say that a place is not meant, however much it looks like the marks: "not this".
+
+        What a search found before, and the thresholds that followed from it, is found anew.
+        """
+        kept = tuple(one for one in self.edit.found if one.seed != place.seed and one.by == "person")
+        searched = any(one.by == "machine" for one in self.edit.found)
+        gate = None if searched else self.edit.gate
+        self._edit(found=kept, gate=gate, unlike=(*self.edit.unlike, replace(place, by="person")))
 
     def matches(self, seed: int) -> Matches:
         """Where the context matches in a picture."""
