@@ -31,6 +31,7 @@ RANKS = (2, 1)  # the second is for edits that do not take with the first
 NEIGHBOURS = (1, -1, 2, -2)  # layers to try if the edit takes at none of its own layer's forms
 BUDGET = 3.0  # in 1/255: more than this elsewhere is too much, whatever the edit says
 STEPS, FACTOR = 6, 3.0  # times that λ grows until the budget is met, and by how much
+ENOUGH = 0.35  # score at which a candidate that took ends the search; a lower one may be beaten
 PENALTY = 0.05  # of a mean change of 1/255 elsewhere, against how far the places came
 ALONE = 0.08  # penalty of a goal at the pasted place alone: marks say more, unless it is clearly better
 DOUBLED = 0.002  # penalty of twice the rank: of two that do the same, the lower rank
@@ -95,7 +96,7 @@ def _best(job: Job, stages: Sequence[Sequence[Edit]], seconds: float, on_step: O
                 tried.append(_attempt(job, edit, held, partial(_still, on_step, done, total)))
             except (InputError, ComputationError) as error:
                 refused.append(error)
-        if tried and max(attempt.took for attempt in tried) >= MOST:
+        if any(attempt.took >= MOST and attempt.score >= ENOUGH for attempt in tried):
             break
     if not tried:
         raise refused[0]
