@@ -83,7 +83,8 @@ def test_later_stages_are_for_edits_that_took_in_no_earlier_one(session, statist
 
     def judged(job, rule, *rest):
         tried.append(rule.edit.form)
-        return replace(original(job, rule, *rest), took=float(rule.edit.form == "template"))
+        took = float(rule.edit.form == "template")
+        return replace(original(job, rule, *rest), took=took, score=took)
 
     monkeypatch.setattr(choose, "_judged", judged)
     monkeypatch.setattr(Finder, "is_selective", lambda finder: True)
