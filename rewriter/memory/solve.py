@@ -101,7 +101,8 @@ def solve(
         report(on_step, step, steps)
 
     with exact(memory.weight.device):
-        sites = goal_sites(memory, goal.cropped() if method in ON_CROP else goal, d, gate, earlier)
+        on_crop = method in ON_CROP
+        sites = goal_sites(memory, goal.cropped() if on_crop else goal, d, gate, () if on_crop else earlier)
         if method == "least-squares":
             if smoothness:
                 sites = Sites.cat(
