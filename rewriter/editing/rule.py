@@ -18,7 +18,7 @@ from rewriter.editing.effect import Effect
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.beside import MEMORIES, form_of
+from rewriter.generators.beside import MEMORIES, Recall, form_of
 from rewriter.generators.change import STRENGTHS, LowRank, digest
 from rewriter.memory.directions import Directions
 
@@ -88,9 +88,9 @@ class Rule(LowRank):
     def matches(self, keys: torch.Tensor) -> torch.Tensor:
         """Places (n, h, w) that the rule applies to, bool, for keys (n, in, h, w).
 
-        Where a memory beside W is open by half; or where the response is at least half the context's mean.
+        Where the response is at least half the context's mean; for a template, the cells that it replaces by half.
         """
-        if self.beside is not None:
+        if isinstance(self.beside, Recall):
             return self.beside.matches(keys) >= OPEN
         return Directions(self.directions.to(keys), self.level).match(keys)
 
