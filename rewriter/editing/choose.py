@@ -109,10 +109,10 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
     if edit.kind == "zero":
         yield [edit.with_(form="weight")]
         return
-    if edit.kind == "erase":
-        yield [edit.with_(form=form) for form in ("gated", "weight")]
-        return
     ranks = RANKS if edit.rank in RANKS else (edit.rank, *RANKS)
+    if edit.kind == "erase":
+        yield [edit.with_(form=form, rank=rank) for form in ("gated", "weight") for rank in ranks]
+        return
     for rank in ranks:
         yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False)]
     yield [edit.with_(form="template")]
