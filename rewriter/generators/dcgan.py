@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
+from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
 from rewriter.generators.shapes import Shapes, largest
 
 KERNEL, OUTPUT, DEEPEST = 4, "output", 8  # a DCGAN of eight layers draws 1024 px
@@ -40,7 +40,7 @@ class DCGANConfig:
         return int(2 ** (len(self.channels) + 2))
 
 
-class TransposedConv(Memory):
+class TransposedConv(LinearMemory):
     """A transposed convolution: values = W ∗ k, plus a bias in some files."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool):
@@ -57,18 +57,6 @@ class TransposedConv(Memory):
     def offset(self) -> Tensor:
         """The bias, or nothing."""
         return self.weight.new_zeros(1, 1, 1) if self.bias is None else self.bias[:, None, None]
-
-    def activate(self, x: Tensor) -> Tensor:
-        """The identity: this memory is linear."""
-        return x
-
-    def inverse(self, values: Tensor) -> Tensor:
-        """The identity."""
-        return values
-
-    def slope(self, x: Tensor) -> Tensor:
-        """One everywhere."""
-        return torch.ones_like(x)
 
 
 class BatchNorm(nn.Module):

@@ -174,6 +174,22 @@ class Memory(nn.Module, ABC):
         return delta, directions
 
 
+class LinearMemory(Memory):
+    """A memory without a non-linearity: its values are the responses plus the offset."""
+
+    def activate(self, x: Tensor) -> Tensor:
+        """The identity: this memory is linear."""
+        return x
+
+    def inverse(self, values: Tensor) -> Tensor:
+        """The identity."""
+        return values
+
+    def slope(self, x: Tensor) -> Tensor:
+        """One everywhere."""
+        return torch.ones_like(x)
+
+
 def random_weight(*shape: int) -> Tensor:
     """Normal random numbers; on the meta device, where their drawing would import half of torch, only the shape."""
     weight = torch.empty(shape)

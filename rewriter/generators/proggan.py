@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
+from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
 from rewriter.generators.shapes import Shapes, largest
 
 
@@ -55,7 +55,7 @@ class Scale(nn.Module):
         return x * self.gain + self.b[:, None, None]
 
 
-class PlainConv(Memory):
+class PlainConv(LinearMemory):
     """A convolution without bias: values = W ∗ k."""
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int, padding: int):
@@ -70,18 +70,6 @@ class PlainConv(Memory):
     def offset(self) -> Tensor:
         """Nothing: scale and bias come after the memory."""
         return self.weight.new_zeros(1, 1, 1)
-
-    def activate(self, x: Tensor) -> Tensor:
-        """The identity: this memory is linear."""
-        return x
-
-    def inverse(self, values: Tensor) -> Tensor:
-        """The identity."""
-        return values
-
-    def slope(self, x: Tensor) -> Tensor:
-        """One everywhere."""
-        return torch.ones_like(x)
 
 
 class ProgressiveGAN(Generator):
