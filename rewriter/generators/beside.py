@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.generators.template import Template, single
+from rewriter.generators.template import Peaks, Template, single
 
 if TYPE_CHECKING:
     from rewriter.generators.layer import LayerInfo, Memory
@@ -153,12 +153,16 @@ class Recall(Beside):
             and low < high
         )
 
-    def touched(self, keys: Tensor) -> Tensor:
-        """How far each value is replaced, (n, H, W) in 0 … 1, for keys (n, in, h, w)."""
+    def _found(self, keys: Tensor) -> tuple[Peaks, Tensor]:
+        """Where the template matches, and how far each cell of the window there is replaced, (P, H', W')."""
         template = self.template.to(keys)
         peaks = template.peaks(template.scores(keys))
+        return peaks, template.opened(peaks.score)[:, None, None] * self.alpha.to(keys)
+
+    def touched(self, keys: Tensor) -> Tensor:
+        """How far each value is replaced, (n, H, W) in 0 … 1, for keys (n, in, h, w)."""
+        peaks, weight = self._found(keys)
         maps = keys.new_zeros(len(keys), 1, keys.shape[2] * self.scale, keys.shape[3] * self.scale)
-        weight = template.opened(peaks.score)[:, None, None] * self.alpha.to(keys)
         return _put(maps, peaks.picture, self.corners(peaks.place), weight[:, None])[:, 0].clamp(0, 1)
 
     def matches(self, keys: Tensor) -> Tensor:
@@ -174,15 +178,13 @@ class Recall(Beside):
 
     def change(self, memory: Memory, keys: Tensor, sigma: Tensor | None, response: Tensor) -> Tensor:
         """The weighted difference from the windows' wanted values; where windows overlap, their mean."""
-        template = self.template.to(keys)
-        peaks = template.peaks(template.scores(keys))
+        peaks, weight = self._found(keys)
         change = torch.zeros_like(response)
         if not len(peaks.score):
             return change
         corners = self.corners(peaks.place)
         windows = cut(response, peaks.picture, corners, (self.alpha.shape[0], self.alpha.shape[1]))
         wanted = self.wanted(windows)
-        weight = template.opened(peaks.score)[:, None, None] * self.alpha.to(keys)
         total = _put(response[:, :1] * 0, peaks.picture, corners, weight[:, None])
         change = _put(change, peaks.picture, corners, (wanted - windows) * weight[:, None])
         return change / total.clamp_min(1)
