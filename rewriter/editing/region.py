@@ -92,7 +92,7 @@ def regions(name: str, value: Any) -> tuple[Region, ...]:
     """Check a list of places. Their masks are bounded together, because a small PNG can decode to a huge mask."""
     cells = 0
 
-    def place(part: str, entry: Any) -> Region:
+    def bounded(part: str, entry: Any) -> Region:
         nonlocal cells
         found = region(part, entry)
         cells += found.mask.numel() if found else 0
@@ -100,5 +100,5 @@ def regions(name: str, value: Any) -> tuple[Region, ...]:
             raise refusal(part, entry, f"a place; all masks in {name} together have at most {MAX_CELLS >> 20}M cells")
         return found
 
-    places: tuple[Region, ...] = list_of(place, MAX_CONTEXT)(name, value)
+    places: tuple[Region, ...] = list_of(bounded, MAX_CONTEXT)(name, value)
     return places

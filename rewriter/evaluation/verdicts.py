@@ -26,7 +26,7 @@ from rewriter.generators.base import Generator
 EDITS, QUICK_EDITS, PICTURES = 120, 24, 48
 JUDGES = (DOME_TO_SPIRE, DOME_TO_TREE, ADD_TREE, DOOR_IN_THE_SKY)
 CHANGED, LITTLE = 0.65, 0.25  # share of the pixels whose colour changed as it should: took, and did not take below it
-SEEN, UNSEEN = 0.25, 0.03  # the same for the share that the segmenter takes for the new thing, where it was asked
+SEEN, HARDLY_SEEN = 0.25, 0.03  # the same for the share that the segmenter takes for the new thing, where it was asked
 NEARER = 0.5  # share of the colours' distance that is gone, where the segmenter was not asked
 NOT_MEASURED = Effect(goal_error_removed=0, reach=0, side_effect=0, left_out=0, pictures=0, places=0, seconds=0)
 
@@ -95,7 +95,7 @@ def truth(judge: Judge, seeds: Sequence[int], before: torch.Tensor, after: torch
     }
     seen, nearer = found["segmented"], 1 - found["distance"] / found["distance before"]
     took = nearer >= NEARER if seen != seen else seen >= SEEN
-    if found["changed"] < LITTLE or seen < UNSEEN:
+    if found["changed"] < LITTLE or seen < HARDLY_SEEN:
         return "did not take"
     return "took" if took and found["changed"] >= CHANGED else "partly"
 
