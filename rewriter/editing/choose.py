@@ -24,6 +24,7 @@ from rewriter.editing.verdict import MOST, TOOK, HeldOut, held_out
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.memory.goal import Goal
+from rewriter.memory.solve import SMOOTHNESS
 
 SECONDS = 10.0  # after which no further candidate is tried
 SEARCHED = range(8000, 8064)  # pictures on which candidates are compared; verdicts are given on others
@@ -145,8 +146,7 @@ def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | No
     assert rule.edit is not None
     job = job.with_(**{name: getattr(rule.edit, name) for name in ("found", "gate")})
     if held is None:
-        donors = job.donors if len(job.donors) else job.bystanders.features
-        likeness, spill = Likeness(job.generator, rule.edit, job.rules).judge(rule, donors)
+        likeness, spill = Likeness(job.generator, rule.edit, job.rules).judge(rule, job.references)
         return Attempt(job, rule, goal, seconds, float(likeness >= TOOK), likeness - _penalty(spill))
     seeds = [place.seed for place in held.places]
     after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)
@@ -166,7 +166,8 @@ def _within_budget(attempt: Attempt, steps: int, on_step: OnStep | None) -> Rule
     """The measured rule; with a larger λ, or a narrower template, until no more than the budget changes elsewhere."""
     job, seconds = attempt.job, attempt.seconds
     budget = BUDGET if job.edit.budget is None else job.edit.budget
-    rule, effect = attempt.rule, measure_effect(job, attempt.rule, attempt.goal, seconds=seconds)
+    rule, goal = attempt.rule, attempt.goal
+    effect = measure_effect(job, rule, goal, seconds=seconds)
     for _ in range(steps):
         if not effect.side_effect > budget or rule.edit is None or not _can_be_gentler(rule.edit):
             break
@@ -175,7 +176,9 @@ def _within_budget(attempt: Attempt, steps: int, on_step: OnStep | None) -> Rule
         job = job.with_(smoothness=edit.smoothness, gate=edit.gate)
         rule, goal, more = solved(job)
         seconds += more
-        rule, effect = with_twin(job, rule, goal), measure_effect(job, rule, goal, seconds=seconds)
+        effect = measure_effect(job, rule, goal, seconds=seconds)
+    if rule is not attempt.rule:
+        rule = with_twin(job, rule, goal)
     return judged(job, rule, effect)
 
 
@@ -187,5 +190,5 @@ def _gentler(edit: Edit) -> Edit:
     if edit.form == "template" and edit.gate is not None:
         low, high = (min(bound * 1.15, limit) for bound, limit in zip(edit.gate, (0.98, 0.99), strict=True))
         return edit.with_(gate=(round(low, 4), round(high, 4)))
-    usual = forms.SMOOTHNESS if edit.form == "gated" else 10.0
+    usual = forms.SMOOTHNESS if edit.form == "gated" else SMOOTHNESS
     return edit.with_(smoothness=(usual if edit.smoothness is None else edit.smoothness) * FACTOR)

@@ -136,8 +136,7 @@ def measure_effect(
     assert rule.edit is not None
     generator, edit, rules = job.generator, rule.edit, job.rules
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
-    donors = job.donors if len(job.donors) else job.bystanders.features
-    likeness, spill = Likeness(generator, edit, rules).judge(rule, donors)
+    likeness, spill = Likeness(generator, edit, rules).judge(rule, job.references)
     return replace(effect, likeness=likeness, spill=spill)
 
 

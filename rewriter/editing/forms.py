@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.editing.region import Place, Region
+from rewriter.editing.region import Place
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.beside import Gated, Recall, cut
 from rewriter.generators.layer import Features
@@ -63,11 +63,6 @@ class Finder:
 
     job: Job
 
-    @cached_property
-    def regions(self) -> tuple[Region, ...]:
-        """The marks."""
-        return self.job.context
-
     @property
     def pixels(self) -> float:
         """The side of a key cell in pixels."""
@@ -78,16 +73,16 @@ class Finder:
         """The template; places that a person has taken for context count as marks."""
         job, side = self.job, self.job.info.key_resolution
         taken = [place for place in job.edit.found if place.by == "person"]
-        job.look_up([*self.regions, *taken])
-        boxes = [masks.bounds(region.mask, above=float(region.mask.max()) / 2) for region in self.regions]
+        job.look_up([*self.job.context, *taken])
+        boxes = [masks.bounds(region.mask, above=float(region.mask.max()) / 2) for region in self.job.context]
         cells = [
             [s * side / m for s, m in zip(b.size, r.mask.shape, strict=True)]
-            for b, r in zip(boxes, self.regions, strict=True)
+            for b, r in zip(boxes, self.job.context, strict=True)
         ]
         height, width = (min(side, max(1, round(median(axis))) + 2 * MARGIN) for axis in zip(*cells, strict=True))
-        centres = [region.centre_on(side) for region in self.regions]
+        centres = [region.centre_on(side) for region in self.job.context]
         centres += [(place.row / self.pixels, place.column / self.pixels) for place in taken]
-        seeds = [*(region.seed for region in self.regions), *(place.seed for place in taken)]
+        seeds = [*(region.seed for region in self.job.context), *(place.seed for place in taken)]
         keys = torch.cat([job.features[seed].keys for seed in seeds])
         return template_of(keys, centres, (height, width), whitening(job.moment).to(keys))
 
@@ -97,13 +92,13 @@ class Finder:
         if len(marked.patches) < 3:
             return False
         hits = 0
-        for i, region in enumerate(self.regions):
+        for i, region in enumerate(self.job.context):
             others = marked.patches[[j for j in range(len(marked.patches)) if j != i]].mean(0)
             template = replace(marked.template, patch=others)
             found = template.best(template.scores(self.job.features[region.seed].keys)).place[0].tolist()
             off = [a + m - c for a, m, c in zip(found, marked.middle, region.centre_on(side), strict=True)]
             hits += max(map(abs, off)) <= NEAR
-        return hits >= FOUND_AGAIN * len(self.regions)
+        return hits >= FOUND_AGAIN * len(self.job.context)
 
     def scores(self, features: Features) -> Tensor:
         """The template's score at each place of its corner, (n, h', w')."""

@@ -111,21 +111,30 @@ class Job:
         return self.bystanders.unmatched(self.directions)
 
     @property
+    def references(self) -> Features:
+        """The donors; where the context matches every picture, all the bystanders."""
+        return self.donors if len(self.donors) else self.bystanders.features
+
+    @property
     def target(self) -> Region:
         """The place that is pasted on or erased, or else the first context; InputError if there is none."""
         if not self.context:
             raise InputError("no place is marked yet: paste onto a picture, or mark a context")
         return self.edit.paste or self.context[0]
 
+    @property
+    def _drawn(self) -> Region:
+        """The context's mark on the picture that is pasted on, or else the pasted place."""
+        return next((region for region in self.context if region.seed == self.target.seed), self.target)
+
     def look_up(self, regions: Iterable[Region | Place | None] | None = None) -> None:
         """Compute the features of every picture that the edit points at, or of the given places, in batches."""
         if regions is None:
             regions = [self.edit.paste, *self.context, *self.edit.keep, self.edit.copy]
         seeds = sorted({region.seed for region in regions if region} - self.features.keys())
-        layer, psi = self.edit.layer, self.edit.truncation
         for i in range(0, len(seeds), BATCH):
             batch = seeds[i : i + BATCH]
-            found = self.generator.keys(batch, layer, truncation=psi, rules=self.rules)
+            found = self.keys(batch)
             self.features |= {seed: found[[j]] for j, seed in enumerate(batch)}
 
     def _on(self, region: Region, side: int, what: str) -> Tensor:
@@ -173,8 +182,7 @@ class Job:
 
     def pasted_off_mark(self) -> tuple[float, float]:
         """How far the pasted thing's middle lies from the middle of the context's mark there, in value cells."""
-        drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        (row, column), (top, left) = self._pasted_at(self.copied()[1]), drawn.centre_on(self.info.resolution)
+        (row, column), (top, left) = self._pasted_at(self.copied()[1]), self._drawn.centre_on(self.info.resolution)
         return row - top, column - left
 
     def goal(self) -> Goal:
@@ -213,8 +221,7 @@ class Job:
         """Where the goal's box belongs on the other contexts' pictures: near their masks, aligned by their keys."""
         scale, side = self.info.scale, self.info.key_resolution
         box = first.boxes[0].coarser(scale)
-        drawn = next((region for region in self.context if region.seed == self.target.seed), self.target)
-        centres = [region.centre_on(side) for region in (drawn, *spread)]
+        centres = [region.centre_on(side) for region in (self._drawn, *spread)]
         off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
         guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)

@@ -27,7 +27,7 @@ SEARCHED = range(UNSEEN, UNSEEN + 128)  # pictures to find places on
 JUDGED = 12  # of the places most like the marked ones
 SIDE = 64  # pictures are compared at this size, so that a verdict means the same for all generators
 SAME, DIFFERENT = 0.1, 0.35  # distances of colours in [-1, 1]: up to which a person sees one, from which on two
-BESIDE = (-2, 0, 2)  # px of that size by which a thing may be drawn beside its place: hands are not exact
+NUDGES = (-2, 0, 2)  # px of that size by which a thing may be drawn beside its place: hands are not exact
 TOOK, PARTLY = 0.27, 0.25  # likeness from which on a place took, and took partly
 MOST, SOME = 0.7, 0.5  # share of the places that must have taken for "took", and partly for "partly"
 CROPS, MARGIN = 3, 0.1  # pictures of a verdict; what they show around the place, as a share of the picture's side
@@ -56,7 +56,7 @@ class HeldOut:
         """
         weight = _small(self.weight[:, None])[:, 0]
         before, thing, after = (_small(pictures) for pictures in (self.before, self.thing, after))
-        return torch.stack([_likeness(before, thing, weight, after, *move) for move in product(BESIDE, BESIDE)]).amax(0)
+        return torch.stack([_likeness(before, thing, weight, after, *move) for move in product(NUDGES, NUDGES)]).amax(0)
 
     def elsewhere(self, after: Tensor) -> float:
         """Mean change of the pictures away from the places, in 1/255; nan if nothing is away."""
@@ -106,7 +106,7 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED) -> HeldOut:
 def _marked(job: Job) -> HeldOut:
     """The marked places, for edits whose result is not copied from a picture."""
     marks = Likeness(job.generator, job.edit, job.rules)
-    filled, weight = marks.filled(job.donors if len(job.donors) else job.bystanders.features)
+    filled, weight = marks.filled(job.references)
     middles = [masks.centre(mask) for mask in weight]
     places = tuple(Place(seed, *middle, "person") for seed, middle in zip(marks.seeds, middles, strict=True))
     return HeldOut(places, marks.before, filled, weight)
