@@ -104,11 +104,8 @@ def solve(
         on_crop = method in ON_CROP
         sites = goal_sites(memory, goal.cropped() if on_crop else goal, d, gate, () if on_crop else earlier)
         if method == "least-squares":
-            if smoothness:
-                sites = Sites.cat(
-                    [sites, *(_bystander_sites(memory, b, d, smoothness, gate, earlier) for b in bystanders)]
-                )
-            a = least_squares.least_squares(memory, sites, steps=steps, after=after)
+            still = [_bystander_sites(memory, b, d, smoothness, gate, earlier) for b in bystanders if smoothness]
+            a = least_squares.least_squares(memory, Sites.cat([sites, *still]), steps=steps, after=after)
         else:
             onto = directions.matrix if method in FIRST else None
             first = FIRST.get(method, descent.EVERY)
