@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -28,12 +29,14 @@ from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.editing.suggest_layer import Suggestion, suggest
-from rewriter.errors import InputError, OnStep
+from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
+from rewriter.generators.change import digest
 from rewriter.memory.directions import Directions
 
 T = TypeVar("T")
 
+MADE = 256 << 20  # bytes of rules that are remembered
 FIRST = range(1000)  # pictures to find places on
 OVERLAP = 45.0  # degrees; below it places that match one rule match the other at half strength or more
 OPTIONS = tuple(
@@ -54,6 +57,7 @@ class Rewriter:
         truncation: of the pictures.
         rules: rules to start with; None: those that a published generator brings along.
         statistics, keys: of the generator; one of each may be shared by the sessions of many people.
+        made: rules that were made before; executing the same request again takes the same rule. May be shared too.
         history: the state of an earlier session, which replaces layer, truncation and rules. The attribute of this
             name is the session's whole state, without the generator: a few kilobytes, picklable.
     """
@@ -67,11 +71,13 @@ class Rewriter:
         rules: Sequence[Rule] | None = None,
         statistics: Statistics | None = None,
         keys: Cache | None = None,
+        made: Cache | None = None,
         history: History | None = None,
     ):
         self.generator = generator
         self.statistics = statistics_for(generator, statistics)
         self._keys = keys or Cache(KEPT)
+        self._made = made or Cache(MADE)
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), generator.fingerprint, form=AUTO)
             given = carried_rules(generator) if rules is None else rules
@@ -113,6 +119,12 @@ class Rewriter:
                     f"execute rule {number} again"
                 )
         return edits
+
+    @property
+    def prepared(self) -> Rule | None:
+        """The rule that is remembered for the edit in progress, which `execute` would take; None if there is none."""
+        found: Rule | None = self._made.peek(self._request(self.edit))
+        return found
 
     @property
     def marked(self) -> int:
@@ -301,7 +313,8 @@ class Rewriter:
 
         Options left at None are the edit's own. Without any, the machine tries layers, forms and ranks on pictures that
         the edit does not point at, and takes the best; the rule's edit names what it chose. For the others and the
-        errors see `choose.execute`; after an error nothing has changed.
+        errors see `choose.execute`; after an error nothing has changed. A request that was executed before, here or in
+        a session that shares `made`, is not solved again.
         """
         state = self.history.present
         given = {"rank": rank, "smoothness": smoothness, "method": method, "spread": spread}
@@ -311,8 +324,8 @@ class Rewriter:
         made = len(state.rules) if state.made is None else state.made
         _check_room(made + 1)
         steps: dict[str, Any] = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
-        rule = execute(self.generator, edit, rules=state.before, statistics=self.statistics, **steps).to("cpu")
-        if state.made is not None:
+        rule = self._rule(edit, **steps)
+        if state.made is not None and rule.strength != state.rules[made].strength:
             rule = rule.at(state.rules[made].strength)  # its effect stays that of the strength asked for
         self._then(edit=edit, rules=(*state.rules[:made], rule, *state.rules[made + 1 :]), made=made)
         return rule
@@ -362,10 +375,15 @@ class Rewriter:
 
     @staticmethod
     def load(
-        generator: Generator, path: str | Path, *, statistics: Statistics | None = None, keys: Cache | None = None
+        generator: Generator,
+        path: str | Path,
+        *,
+        statistics: Statistics | None = None,
+        keys: Cache | None = None,
+        made: Cache | None = None,
     ) -> Rewriter:
         """Continue a saved session; InputError if the file is damaged, or belongs to another generator."""
-        return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys)
+        return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys, made=made)
 
     # --- inside ---
 
@@ -375,6 +393,26 @@ class Rewriter:
     def _places(self) -> Places:
         edit = self.edit
         return Places(self.generator, edit.layer, edit.truncation, self.history.present.before, self._keys)
+
+    def _rule(self, edit: Edit, **steps: Any) -> Rule:
+        """The rule of an edit, remembered or made; only a whole one is remembered."""
+        wanted = self._request(edit)
+        found: Rule | None = self._made.peek(wanted)
+        if found is None:
+            before = self.history.present.before
+            found = execute(self.generator, edit, rules=before, statistics=self.statistics, **steps).to("cpu")
+            self._made.put(wanted, found)
+            return found
+        report(steps["on_step"], 1, 1)
+        if steps["on_rule"] is not None:
+            steps["on_rule"](found)
+        return found
+
+    def _request(self, edit: Edit) -> Hashable:
+        """Identity of everything that an edit's rule depends on: the request, the generator, the rules before it."""
+        asked = json.dumps(edit.plain(lambda place: {"seed": place.seed, "mask": place.digest}))
+        before = digest([rule for rule in self.history.present.before if rule.active])
+        return "rule", self.generator.fingerprint, str(self.generator.device), before, asked
 
     def _then(self, **changes: Any) -> None:
         self.history = self.history.then(replace(self.history.present, **changes))

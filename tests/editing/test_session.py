@@ -10,7 +10,9 @@ import torch
 from conftest import same_rule, square, weight_session
 
 from rewriter import Edit, Effect, Region, Rewriter, load_edits, replay, save_edits
+from rewriter.cache import Cache
 from rewriter.editing import history
+from rewriter.editing import session as session_module
 from rewriter.editing.history import RULES
 from rewriter.editing.provenance import requests
 from rewriter.editing.statistics import Statistics
@@ -294,6 +296,90 @@ def test_an_edit_that_failed_or_was_cancelled_changes_nothing(session, stylegan)
     with pytest.raises(ComputationError):
         damaged.execute()
     assert damaged.history is before
+
+
+# --- rules that were made before ---
+
+
+@pytest.fixture
+def solved(monkeypatch):
+    """Count the edits that sessions solve."""
+    solve, edits = session_module.execute, []
+
+    def counted(generator, edit, **options):
+        edits.append(edit)
+        return solve(generator, edit, **options)
+
+    monkeypatch.setattr(session_module, "execute", counted)
+    return edits
+
+
+def test_the_same_request_is_not_solved_again_whoever_asks(begin, solved):
+    made, seen = Cache(1 << 24), []
+    first = begin(made=made)
+    assert first.prepared is None
+    rule = first.execute(on_rule=seen.append)
+    assert first.prepared is rule
+    other = begin(made=made)
+    assert other.prepared is rule and other.execute(on_rule=seen.append) is rule
+    assert first.execute() is rule and len(solved) == 1
+    assert len(seen) == 2 and same_rule(*seen)
+    assert same_rule(rule, begin().execute()) and len(solved) == 2
+
+
+def test_another_request_is_solved(begin, made, solved):
+    rules = Cache(1 << 24)
+    begin(made=rules).execute()
+    changes = (
+        lambda session: session.add_context(4, square(6, 4, 12, 12)),
+        lambda session: session.use(session.edit.with_(strength=0.5)),
+        lambda session: session.use(session.edit.with_(paste=Region(1, square(6, 4, 12, 11)))),
+        lambda session: session.add(made("layer3")),
+        lambda session: session.set(layer="layer5"),
+    )
+    for i, change in enumerate(changes):
+        session = begin(made=rules)
+        change(session)
+        assert session.prepared is None
+        session.execute()
+        assert len(solved) == 2 + i
+    session.execute(rank=2)
+    assert len(solved) == 2 + len(changes)
+
+
+def test_earlier_rules_count_as_they_act(begin, made, solved):
+    rules, earlier = Cache(1 << 24), made("layer3")
+    session = begin(made=rules)
+    session.add(earlier)
+    session.execute()
+    session.set_strength(0, 0.5)
+    assert session.prepared is None
+    session.switch(0, False)
+    assert session.prepared is None
+    session.switch(0, True)
+    session.set_strength(0, 1.0)
+    assert session.prepared is not None and session.execute() is session.prepared and len(solved) == 1
+
+
+def test_a_rule_of_a_cancelled_or_failed_execution_is_not_remembered(session):
+    for options, error in (({"on_step": lambda *_: False}, CancelledError), ({"rank": 500}, InputError)):
+        with pytest.raises(error):
+            session.execute(**options)
+    assert session.prepared is None
+    session.execute()
+    before = session.history
+    with pytest.raises(CancelledError):
+        session.execute(on_step=lambda *_: False)
+    assert session.history is before
+
+
+def test_a_session_that_was_saved_finds_the_rules_that_were_made_before(begin, stylegan, statistics, solved, tmp_path):
+    rules = Cache(1 << 24)
+    session = begin(made=rules)
+    session.save(tmp_path / "session")
+    rule = session.execute()
+    again = Rewriter.load(stylegan, tmp_path / "session", statistics=statistics, made=rules)
+    assert again.execute() is rule and len(solved) == 1
 
 
 # --- the list of rules ---
