@@ -242,20 +242,23 @@ def _operations(layers: Iterable[LayerInfo]) -> int:
 class _Exact:
     """Counts who is in `exact`, because the settings are the process's and several threads may be in it at once."""
 
-    lock, inside, settings = Lock(), 0, (False, False)
+    lock, inside, settings = Lock(), 0, (False, False, False)
 
 
 @contextlib.contextmanager
 def exact(device: torch.device) -> Iterator[None]:
-    """Keep convolutions and products in full float32 on this device; the caller's settings come back afterwards."""
+    """Full float32 and repeatable convolutions on this device; the caller's settings come back afterwards.
+
+    Without `deterministic`, cuDNN may take another algorithm for the same picture, which rounds differently.
+    """
     if device.type != "cuda":
         yield
         return
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     with _Exact.lock:
         if not _Exact.inside:
-            _Exact.settings = matmul.allow_tf32, cudnn.allow_tf32
-            matmul.allow_tf32 = cudnn.allow_tf32 = False
+            _Exact.settings = matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = False, False, True
         _Exact.inside += 1
     try:
         yield
@@ -263,4 +266,4 @@ def exact(device: torch.device) -> Iterator[None]:
         with _Exact.lock:
             _Exact.inside -= 1
             if not _Exact.inside:
-                matmul.allow_tf32, cudnn.allow_tf32 = _Exact.settings
+                matmul.allow_tf32, cudnn.allow_tf32, cudnn.deterministic = _Exact.settings
