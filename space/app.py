@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from importlib.util import find_spec
 from threading import Event
@@ -14,9 +15,7 @@ from typing import Any
 import gradio as gr
 
 import api
-from board import SHOW, TRIED, board, file_download, rule_list
-from handlers import MARKS, SETTINGS, Handlers
-from painter import painter
+from handlers import LINK, LONG, QUICK, SETTINGS, Handlers
 from publish_panel import LOGIN, PublishPanel
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.checkpoints.client import connect, in_words
@@ -24,33 +23,22 @@ from rewriter.editing.edit import AUTO
 from rewriter.errors import InputError
 from rewriter.memory import SOLVERS
 from rewriter.memory.solve import SMOOTHNESS
-from rewriter.worlds import townscape
-from state import Shared, Visitor
-from style import LAUNCH, PRIVATE, PROGRESS
-from view import FORM_LABELS, Shown, data_url, generator_choices
+from state import Shared, Visitor, unknown
+from studio import OPENING, PARTS, studio
+from style import LAUNCH, PRIVATE
+from view import FORM_LABELS, Shown
+from wall import wall
 from work_queue import ZERO_GPU, Following, WorkQueue
 
-INTRODUCTION = """# Rewrite the rules of a generator
-An image generator obeys rules that nobody wrote down: domes sit on towers, lit windows light the ground. Copy a thing
-from one picture, paste it into another, mark the context in a few more, execute: **the model changes**, and with it
-every picture it will ever draw."""
-PAINTING = """### 2 · Paint on it, then press a button
-**Copy** the thing you painted over. On another picture, paint where it should be: **Paste**. Then mark more places
-like that one: **Add context**."""
-MARK_LABELS = dict(zip(MARKS, ("Copy", "Paste", "Add context", "Protect", "Erase"), strict=True))
-STEP_LABELS = {"undo": "Undo", "redo": "Redo", "begin": "New rule", "revert": "Remove all rules"}
-SAVE_LABELS = {"edit": "Save edit", "session": "Save session", "sheet": "Save pictures", "animation": "Save animation"}
-FORM_INFO = "Automatic tries several forms and layers; rank, smoothness or method by hand change the weights."
-VIEWS = ("Rewritten", "Original", "Matches")
-PARTS = (  # everything that a handler may update
-    *("visitor", "pending", "kept", "generator", "about", "seeds", "board", "painter", "tray", "context", "keep"),
-    *("next", "execute", "cancel", "rules", "suggested", "suggested_name", "download"),
-    *SETTINGS,
-)
-PROPERTIES = ("painter", "execute", "cancel", "suggested_name", "layer", "generator", "stop")  # updated by property
-QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
+FORM_INFO = "Automatic tries several forms and layers. Setting rank, smoothness or method changes the weights instead."
+OTHERS = ("visitor", "fetched", "suggested", "suggested_name", *SETTINGS)  # what handlers update besides the studio
+PROPERTIES = ("suggested_name", "layer")  # updated by property
+FILES = {"edit": "Save edit", "session": "Save session"}
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "multiple"}
 QUEUED: dict[str, Any] = {**QUIET, "concurrency_id": "gpu"}
+BACKGROUND: dict[str, Any] = {**QUIET, "concurrency_id": "background", "concurrency_limit": 8}
 INTERVAL = 0.2  # seconds between progress reports
+HARMLESS = ("pick", "browse", "more", "look", "save", "link")  # steps that do not change the edit
 
 
 class Page:
@@ -58,268 +46,224 @@ class Page:
 
     def __init__(self, shared: Shared, *, login: bool = LOGIN) -> None:
         self.shared, self.queue = shared, WorkQueue(Handlers(shared))
-        self._cancelled: dict[tuple[str, str | None], Event] = {}  # by kind of work and session, while it is running
-        first = {} if ZERO_GPU else self.queue.call("open", Visitor())  # the page arrives with its pictures
+        self._running: dict[tuple[str, str | None], Event] = {}  # by kind of work and session; set to cancel
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(600, 3600)) as self.demo:
-            self.visitor, self.pending, self.fetched = gr.State(Visitor()), gr.State(""), gr.State()
-            self.kept = gr.BrowserState(storage_key="rewriter-work", secret="rewriter")
-            self._head(first)
-            with gr.Row(equal_height=False, elem_id="work"):
-                self._pictures(first)
-                self._painting(first)
-                self._edit(first)
-                self._rules()
-            self.panel = PublishPanel(self.demo, self.queue, self.visitor, login=login)
+            visitor = Visitor(shared.names[0])
+            self.visitor, self.fetched, self.opening = gr.State(visitor), gr.State(), gr.JSON(visible=False)
+            first = {} if ZERO_GPU else self.queue.call("first", visitor)  # the page arrives with its pictures
+            examples = shared.examples(shared.names[0])
+            self.studio = studio({**first, "wall": wall(shared.model(shared.names[0]), examples)})
+            with gr.Column(elem_id="below"):
+                self._advanced(first)
+                self._files()
+                self.panel = PublishPanel(self.demo, self.queue, self.visitor, login=login)
             self.suggested_name = self.panel.name
-            self._outputs = [getattr(self, name) for name in PARTS]
-            self._wire_opening()
-            self._wire_generator()
-            self._wire_pictures()
-            self._wire_edit()
-            self._wire_rules()
+            self._outputs = [self.studio, *(getattr(self, name) for name in OTHERS)]
+            self._wire()
             api.expose(self.queue)
 
     # --- layout ---
 
-    def _head(self, first: Shown) -> None:
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=320):
-                gr.Markdown(INTRODUCTION)
-            with gr.Column(scale=2, min_width=240):
-                choices: dict[str, Any] = {"choices": generator_choices(self.shared), "value": self.shared.names[0]}
-                self.generator = gr.Dropdown(**choices, label="Generator", elem_id="generator")
-                self.about = gr.Markdown(first.get("about"), elem_id="about")
-                self.stop = gr.Button("Cancel download", visible=False, size="sm", elem_id="stop")
-        gr.Markdown("### Try an example: one click rewrites a rule")
-        self.cards = board({"tiles": [_card(name) for name in townscape.examples()]}, wide=True, elem_id="cards")
-
-    def _pictures(self, first: Shown) -> None:
-        with gr.Column(elem_id="pictures"):
-            gr.Markdown("### 1 · Choose a picture")
-            with gr.Row():
-                plain: dict[str, Any] = {"show_label": False, "container": False}
-                self.view = gr.Radio(VIEWS, value=VIEWS[0], label="Pictures shown", elem_id="view", **plain)
-            self.board = board(first.get("board"), elem_id="board")
-            with gr.Row():
-                plain |= {"label": "Picture numbers", "placeholder": "0-11, 40, 97", "max_lines": 1}
-                self.seeds = gr.Textbox("0-11", elem_id="seeds", **plain)
-                self.more = gr.Button("More pictures", size="sm", min_width=80, elem_id="more")
-                self.find = gr.Button("Find similar", size="sm", min_width=80, elem_id="find")
-
-    def _painting(self, first: Shown) -> None:
-        with gr.Column(elem_id="painting"):
-            gr.Markdown(PAINTING)
-            self.painter = painter(**first.get("painter", {}), elem_id="painter")
-            with gr.Row():
-                self.marks = _buttons(MARK_LABELS, size="md", min_width=110)
-
-    def _edit(self, first: Shown) -> None:
-        with gr.Column(elem_id="edit"):
-            gr.Markdown("### 3 · Check, and execute")
-            self.tray = board(first.get("tray"), elem_id="tray")
-            gr.Markdown("**Context**: places like these will follow the rule. Click a place to remove it.")
-            self.context = board(first.get("context"), elem_id="context-tray")
-            self.next = gr.Markdown(first.get("next"), elem_id="next")
-            with gr.Row():
-                self.execute = gr.Button("Execute", variant="primary", elem_id="execute", interactive=False, scale=3)
-                self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=80)
-            with gr.Accordion("Protected", open=False):
-                self.keep = board(first.get("keep"), elem_id="keep-tray")
-            self._advanced(first)
-
     def _advanced(self, first: Shown) -> None:
-        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-            self.title = gr.Textbox(label="Title of this rule", max_length=200, elem_id="title")
-            self.layer = gr.Dropdown(**first.get("layer", {}), label="Layer", elem_id="layer")
-            self.suggest = gr.Button("Try every layer", size="sm", elem_id="suggest")
-            self.suggested = board(elem_id="suggested")
-            self.rank = gr.Slider(1, 8, value=1, step=1, label="Rank of the rule", elem_id="rank")
-            smoothness = {"value": first.get("smoothness", SMOOTHNESS), "label": "Smoothness (protects the rest)"}
-            self.smoothness = gr.Slider(0, 100, step=0.5, elem_id="smoothness", **smoothness)
-            forms = [(label, form) for form, label in FORM_LABELS.items()]
-            self.form = gr.Dropdown(forms, value=AUTO, label="Form of the rule", info=FORM_INFO, elem_id="form")
-            budget: dict[str, Any] = {"label": "Most that may change elsewhere, 1/255", "info": "0: the usual limit."}
-            self.budget = gr.Number(0, minimum=0, maximum=255, step=0.5, elem_id="budget", **budget)
-            self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
-            self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
-            self.zero = gr.Button("Zero: remove the layer's response to the context", size="sm", elem_id="zero")
+        with gr.Accordion("Advanced: what the machine chose, and choosing by hand", open=False, elem_id="advanced"):
+            with gr.Row():
+                self.title = gr.Textbox(label="Title of this rule", max_length=200, elem_id="title")
+                self.layer = gr.Dropdown(**first.get("layer", {}), label="Layer", elem_id="layer")
+                forms = [(label, form) for form, label in FORM_LABELS.items()]
+                self.form = gr.Dropdown(forms, value=AUTO, label="Form of the rule", info=FORM_INFO, elem_id="form")
+                self.method = gr.Dropdown(SOLVERS, value=SOLVERS[0], label="Method", elem_id="method")
+            with gr.Row():
+                self.rank = gr.Slider(1, 8, value=1, step=1, label="Rank of the rule", elem_id="rank")
+                smoothness = {"value": first.get("smoothness", SMOOTHNESS), "label": "Smoothness (protects the rest)"}
+                self.smoothness = gr.Slider(0, 100, step=0.5, elem_id="smoothness", **smoothness)
+                budget: dict[str, Any] = {"label": "Most that may change elsewhere, 1/255", "info": "0: the usual limit."}
+                self.budget = gr.Number(0, minimum=0, maximum=255, step=0.5, elem_id="budget", **budget)
+                self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
+            with gr.Row():
+                self.suggest = gr.Button("Try every layer", size="sm", elem_id="suggest")
+                self.zero = gr.Button("Forget the context: remove the layer's response to it", size="sm", elem_id="zero")
+            self.suggested = gr.Gallery(
+                label="How far each layer comes towards what you asked for: choose one",
+                **{"elem_id": "suggested", "columns": 7, "height": "auto", "allow_preview": False, "buttons": []},
+            )
 
-    def _rules(self) -> None:
-        with gr.Column(elem_id="made"):
-            gr.Markdown("### Rules")
+    def _files(self) -> None:
+        with gr.Accordion("Files: save or load an edit, a rule, a session or a recording", open=False, elem_id="files"):
             with gr.Row():
-                self.steps = _buttons(STEP_LABELS, size="sm", min_width=80)
-            self.rules = rule_list(elem_id="rules")
-            gr.Markdown("**Save** your work, or **load** an edit, a rule, a session or a recording.")
-            with gr.Row():
-                self.saves = _buttons(SAVE_LABELS, "save-", size="sm", min_width=80)
+                self.saves = {
+                    what: gr.Button(label, size="sm", min_width=80, elem_id=f"save-{what}")
+                    for what, label in FILES.items()
+                }
                 kinds = [".json", ".safetensors"]
                 self.load = gr.UploadButton("Load …", file_types=kinds, size="sm", min_width=80, elem_id="load")
-            self.download = file_download()
 
     # --- updates ---
 
     def _show(self, shown: Shown) -> dict[Any, Any]:
-        return dict(self._update(name, value) for name, value in shown.items()) or gr.skip()
+        """What a handler returned, as updates of components."""
+        parts = {name: json.dumps(shown[name]) for name in PARTS if name in shown}
+        updates: dict[Any, Any] = {self.studio: gr.update(**parts)} if parts else {}
+        for name in OTHERS:
+            if name in shown:
+                updates[getattr(self, name)] = gr.update(**shown[name]) if name in PROPERTIES else shown[name]
+        return updates or gr.skip()
 
-    def _update(self, name: str, value: Any) -> tuple[Any, Any]:
-        """The component that shows a part of the page, and its update."""
-        component = getattr(self, name)
-        if name in PROPERTIES:
-            return component, gr.update(**value)
-        return component, json.dumps(value) if isinstance(component, gr.HTML) else value
+    def _failed(self, error: gr.Error) -> Shown:
+        """The message on the page; `at` makes it another one even if it says the same."""
+        return {"trouble": {"message": html.unescape(str(error.message)), "at": time.time_ns()}}
 
     # --- events ---
 
-    def _on(
-        self, event: Any, name: str, *fixed: Any, inputs: Sequence[Any] = (), keys: Sequence[str] = (), **options: Any
-    ) -> Any:
-        """Show what a handler returns for the visitor, the arguments, the `inputs`, and the event's data at `keys`."""
+    def _call(self, request: gr.Request, name: str, visitor: Visitor, *values: Any) -> dict[Any, Any]:
+        """Show what a handler returns, or its error."""
+        if name not in HARMLESS:
+            self._cancel("background", request)
+        try:
+            return self._show({"trouble": {}, **self.queue.call(name, visitor, *values)})
+        except gr.Error as error:
+            return self._show(self._failed(error))
 
-        def run(visitor: Visitor, event: gr.EventData, *values: Any) -> dict[Any, Any]:
-            return self._show(self.queue.call(name, visitor, *fixed, *values, *(event._data.get(key) for key in keys)))
+    def _follow(
+        self, request: gr.Request, work: Callable[[], Following], visitor: Visitor, kind: str = "work"
+    ) -> Iterator[dict[Any, Any]]:
+        """Show the progress of long work, what it returns, or its error; the pictures as they are if it was cancelled."""
+        after: Shown = {"progress": None}
+        if kind == "work":
+            self._cancel("background", request)
+        try:
+            stopped = yield from self._followed(work(), kind, request)
+            after |= self.queue.call("refresh", visitor) if stopped and kind == "work" else {}
+        except gr.Error as error:
+            after |= self._failed(error) | (self.queue.call("refresh", visitor) if kind == "work" else {})
+        yield self._show(after)
 
-        return event(run, [self.visitor, *inputs], self._outputs, **{**QUEUED, "trigger_mode": "multiple", **options})
-
-    def _on_long(self, event: Any, name: str, *, inputs: Sequence[Any] = (), keys: Sequence[str] = ()) -> None:
-        """As `_on`, for a handler that takes long: with progress, and Cancel; Execute has to wait until it is over."""
-        after_download = name == "continue_with"
-        follow = self.queue.continue_with if after_download else partial(self.queue.follow, name)
-
-        def run(
-            visitor: Visitor, event: gr.EventData, request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any
-        ) -> Iterator[Any]:
-            working = {"cancel": {"interactive": True}, "execute": {"interactive": False}}
-            work = follow(visitor, *values, *(event._data.get(key) for key in keys))
-            try:
-                stopped = yield from self._followed(work, working, "work", request, progress)
-                yield self._show(self.queue.call("refresh", visitor) if stopped else {})  # Gradio needs one update
-            except gr.Error:
-                yield self._show(self.queue.call("refresh", visitor))  # as if nothing had been tried
-                raise
-
-        def over(visitor: Visitor) -> list[Any]:
-            return [gr.update(interactive=False), gr.update(interactive=visitor.can_execute)]
-
-        where = {**QUEUED, "show_progress": "full", "show_progress_on": self.about if after_download else self.next}
-        ran = event(run, [self.visitor, *inputs], self._outputs, **where)
-        for ended in (ran.success, ran.failure):  # not before: Gradio ignores clicks on Execute until its event ends
-            ended(over, self.visitor, [self.cancel, self.execute], **QUIET)
-
-    def _followed(
-        self, work: Following, working: Shown, kind: str, request: gr.Request, progress: gr.Progress
-    ) -> Generator[Any, None, bool]:
+    def _followed(self, work: Following, kind: str, request: gr.Request) -> Generator[dict[Any, Any], None, bool]:
         """Update the page with results, and from time to time with progress, until the work ends or is cancelled.
 
-        Returns whether this tab's button for that kind of work has cancelled it. Gradio's own `cancels` would also
-        cancel what the visitor starts while the cancelled work has not ended.
+        Returns whether it was cancelled. Gradio's own `cancels` would also cancel what the visitor starts while the
+        cancelled work has not ended.
         """
         key, last = (kind, request.session_hash), 0.0
-        cancelled = self._cancelled[key] = Event()
+        self._cancel(kind, request)
+        mine = self._running[key] = Event()
         try:
             with closing(work):
                 for one in work:
-                    if cancelled.is_set():
+                    if mine.is_set():
                         return True
                     if isinstance(one, dict):
                         yield self._show(one)
                     elif time.monotonic() > last + INTERVAL:
-                        yield gr.skip() if last else self._show(working)  # also lets Gradio notice a closed tab
-                        progress(one[0], desc=one[1])  # after the update, which hides it
                         last = time.monotonic()
+                        name = "chosen" if kind == "background" else "progress"
+                        yield self._show({name: {"share": one[0], "words": f"{one[1]} …", "key": "" if last else None}})
             return False
         finally:
-            self._cancelled.pop(key, None)
+            if self._running.get(key) is mine:
+                del self._running[key]
 
-    def _cancel(self, kind: str) -> Callable[[gr.Request], None]:
-        def press(request: gr.Request) -> None:
-            if cancelled := self._cancelled.get((kind, request.session_hash)):
-                cancelled.set()
+    def _cancel(self, kind: str, request: gr.Request) -> None:
+        if running := self._running.get((kind, request.session_hash)):
+            running.set()
 
-        return press
-
-    def _wire_opening(self) -> None:
-        def opened(visitor: Visitor, kept: Any, request: gr.Request) -> Any:
-            link = dict(request.query_params)
-            return self._show(self.queue.call("open", visitor, kept, link)) if kept or link or ZERO_GPU else gr.skip()
-
-        self.demo.load(opened, [self.visitor, self.kept], self._outputs, **QUEUED)
-        self._on_long(self.cards.pick, "example", keys=["key"])
-
-    def _wire_generator(self) -> None:
-        """What the menu or a link asks for is downloaded first, beside the queue, and then drawn with."""
-        parts = [self.stop, self.generator, self.fetched]
-        options: dict[str, Any] = {"show_progress": "full", "show_progress_on": self.about, **PRIVATE, **api.DOWNLOADS}
-        menu, link = (self.generator.select, self.generator), (self.pending.change, self.pending)
-        for (event, wanted), linked in ((menu, False), (link, True)):  # `input` comes again when the menu is left
-            ran = event(self._fetching(linked), [self.visitor, wanted], parts, **options)
-            self._on_long(ran.success, "continue_with", inputs=[self.fetched])
-            ran.failure(lambda visitor: self._show(_no_download(visitor)), self.visitor, parts, **QUIET)
-        self.stop.click(self._cancel("download"), None, None, **QUIET)
-
-    def _fetching(self, linked: bool) -> Callable[..., Iterator[Any]]:
-        """What an event does to download what is wanted; it leaves in `fetched` how to continue."""
-
-        def run(visitor: Visitor, wanted: str, request: gr.Request, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
-            stopped = not wanted or wanted == visitor.generator  # the page itself has reset the menu
-            if not stopped:
-                work = self.queue.fetch_wanted(wanted, linked=linked)
-                working = {"stop": {"visible": True}, "generator": {"interactive": False}, "fetched": None}
-                stopped = yield from self._followed(work, working, "download", request, progress)
-            done = {"stop": {"visible": False}, "generator": {"interactive": True}}
-            yield self._show(_no_download(visitor) if stopped else done)
-
-        return run
-
-    def _wire_pictures(self) -> None:
-        self._on(self.seeds.submit, "browse", inputs=[self.seeds])
-        self._on(self.more.click, "more")
-        self._on(self.board.pick, "pick", keys=["key"])
-        self._on_long(self.find.click, "find", inputs=[self.painter])
-        self.view.change(None, self.view, None, js=SHOW % "board")
-        self._on(self.view.input, "look", inputs=[self.view])
-
-    def _wire_edit(self) -> None:
-        for what, button in self.marks.items():
-            self._on(button.click, "mark", what, inputs=[self.painter])
-        for what, places in (("context", self.context), ("keep", self.keep)):
-            self._on(places.pick, "unmark", what, keys=["key"])
+    def _wire(self) -> None:
+        self._wire_studio()
+        self._wire_opening()
         for name in SETTINGS:
             setting: Any = getattr(self, name)
             event = setting.blur if name in ("title", "budget") else setting.input
             self._on(event, "set", name, inputs=[setting], trigger_mode="always_last")
-        self._on_long(self.suggest.click, "suggest")
-        self._on(self.suggested.pick, "set", "layer", keys=["key"])
-
-    def _wire_rules(self) -> None:
-        self._on_long(self.execute.click, "execute")
-        self.cancel.click(self._cancel("work"), None, None, **QUIET)
-        for what, button in {**self.steps, "zero": self.zero}.items():
-            self._on(button.click, "step", what)
-        self._on(self.rules.act, "rule", keys=["do", "rule", "value"])
-        trying = self._on(self.rules.attempt, "rule", "try", keys=["rule", "value"])
-        trying.then(None, js=TRIED % "rules")
         for what, button in self.saves.items():
             self._on(button.click, "save", what)
-        self._on(self.rules.fetch, "save", "rule", keys=["rule"])
-        self._on_long(self.load.upload, "load", inputs=[self.load])
+        self._on(self.suggested.select, "layer_from", inputs=[])
+        for event, name, inputs in (
+            (self.suggest.click, "suggest", []),
+            (self.zero.click, "zero", []),
+            (self.load.upload, "load", [self.load]),
+        ):
+            event(self._long(name), [self.visitor, *inputs], self._outputs, **QUEUED)
+
+    def _on(self, event: Any, name: str, *fixed: Any, inputs: Sequence[Any] = (), **options: Any) -> None:
+        """Show what a handler returns for the visitor, the fixed values and the inputs."""
+
+        def run(visitor: Visitor, request: gr.Request, event: gr.EventData, *values: Any) -> dict[Any, Any]:
+            if name == "layer_from":  # the caption of a picture in the gallery: "layer6: 53 %"
+                layer = str(event._data.get("value", {}).get("caption", "")).partition(":")[0]
+                return self._call(request, "set", visitor, "layer", layer)
+            return self._call(request, name, visitor, *fixed, *values)
+
+        event(run, [self.visitor, *inputs], self._outputs, **{**QUEUED, **options})
+
+    def _long(self, name: str) -> Callable[..., Iterator[dict[Any, Any]]]:
+        def run(visitor: Visitor, request: gr.Request, *values: Any) -> Iterator[dict[Any, Any]]:
+            yield from self._follow(request, lambda: self.queue.follow(name, visitor, *values), visitor)
+
+        return run
+
+    def _wire_studio(self) -> None:
+        def act(visitor: Visitor, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+            name, arguments = named(event, QUICK)
+            return self._call(request, name, visitor, *arguments)
+
+        def work(visitor: Visitor, request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
+            name, arguments = named(event, LONG)
+            yield from self._follow(request, lambda: self.queue.follow(name, visitor, *arguments), visitor)
+
+        def prepare(visitor: Visitor, request: gr.Request) -> Iterator[dict[Any, Any]]:
+            following = partial(self.queue.follow, "prepare", visitor)
+            yield from self._follow(request, following, visitor, "background")
+
+        def attempt(visitor: Visitor, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
+            data = event._data
+            shown = {"tried": time.time_ns()}
+            with suppress(gr.Error):
+                shown |= self.queue.call("rule", visitor, "try", data.get("rule"), data.get("value"))
+            return self._show(shown)
+
+        def cancel(request: gr.Request) -> None:
+            for kind in ("work", "download"):
+                self._cancel(kind, request)
+
+        own, shown = [self.visitor], self._outputs
+        self.studio.act(act, own, shown, **QUEUED)
+        self.studio.work(work, own, shown, **QUEUED)
+        self.studio.attempt(attempt, own, shown, **QUEUED)
+        self.studio.prepare(prepare, own, self.studio, **BACKGROUND)
+        self.studio.cancel(cancel, None, None, **BACKGROUND)
+
+    def _wire_opening(self) -> None:
+        """What a reload or an address asks for; what a card, a link or the menu wants is downloaded beside the queue."""
+
+        def opened(visitor: Visitor, opening: Any, request: gr.Request) -> dict[Any, Any]:
+            opening = opening if isinstance(opening, dict) else {}
+            link = opening.get("link") if isinstance(opening.get("link"), dict) else {}
+            if f"{opening.get('hash')}".startswith(LINK):
+                link = {"work": opening["hash"]}
+            if not (opening.get("kept") or link or ZERO_GPU):
+                return gr.skip()
+            return self._call(request, "open", visitor, opening.get("kept"), link)
+
+        def fetch(visitor: Visitor, request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
+            wanted, flags = f"{event._data.get('wanted', '')}", (event._data.get(k) for k in ("linked", "on_top"))
+            linked, on_top = map(bool, flags)
+            yield self._show({"fetched": None, "progress": {"share": 0, "words": "Opening …"}})
+            following = partial(self.queue.fetch_wanted, wanted, linked=linked, on_top=on_top)
+            yield from self._follow(request, following, visitor, "download")
+
+        def go_on(visitor: Visitor, fetched: Any, request: gr.Request) -> Iterator[dict[Any, Any]]:
+            yield from self._follow(request, lambda: self.queue.continue_with(visitor, fetched), visitor)
+
+        self.demo.load(opened, [self.visitor, self.opening], self._outputs, js=OPENING, **QUEUED)
+        fetching = self.studio.fetch(fetch, [self.visitor], self._outputs, **{**QUIET, **api.DOWNLOADS})
+        fetching.success(go_on, [self.visitor, self.fetched], self._outputs, **QUEUED)
 
 
-def _no_download(visitor: Visitor) -> Shown:
-    """The generator menu where no download is running, or where one did not succeed."""
-    menu = {"value": visitor.generator, "interactive": True}
-    return {"stop": {"visible": False}, "generator": menu, "fetched": None}
-
-
-def _buttons(labels: Mapping[str, str], prefix: str = "", **options: Any) -> dict[str, gr.Button]:
-    return {what: gr.Button(label, elem_id=f"{prefix}{what}", **options) for what, label in labels.items()}
-
-
-def _card(name: str) -> dict[str, str]:
-    """An example as a tile: its name, and a picture before and after."""
-    image = data_url(townscape.examples()[name].with_suffix(".png").read_bytes(), "image/png")
-    resists = " (this edit fails)" if name == "door-in-the-sky" else ""
-    return {"key": name, "caption": name.replace("-", " ") + resists, "title": f"Rewrite: {name}", "image": image}
+def named(event: gr.EventData, known: Sequence[str]) -> tuple[str, list[Any]]:
+    """What the page asks for: the name of a handler and its arguments, which the handler checks."""
+    name, arguments = event._data.get("name"), event._data.get("args")
+    if name not in known or not isinstance(arguments, list):
+        raise gr.Error(unknown("step", name, known), print_exception=False)
+    return name, arguments
 
 
 def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOGIN, **options: Any) -> None:

@@ -13,32 +13,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants
-
 import view
-from painter import read_painted
 from rewriter import Edit, Rewriter, Rule, load_edits
-from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.checkpoints.client import is_name
 from rewriter.cli.describe import kind_of
 from rewriter.editing import history
+from rewriter.editing import link as links
 from rewriter.editing.edit import AUTO
+from rewriter.editing.effect import suggestion
 from rewriter.editing.history import History
 from rewriter.editing.provenance import default_layer, with_default_layer
+from rewriter.editing.region import place
 from rewriter.editing.search import Found
-from rewriter.errors import CancelledError, InputError, OnStep
+from rewriter.errors import CancelledError, ComputationError, InputError, OnStep
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.hub.card import named
 from rewriter.hub.draft import compare, comparisons, draft
-from rewriter.worlds import townscape
+from rewriter.pictures import to_image
 from saving import Export
 from state import Shared, Visitor
+from studio import read_painted
 from view import Shown
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
+QUICK = tuple("mark unmark pick browse more look step rule accept reject set save link restore".split())  # by the page
+LONG = tuple("execute find mend suggest zero".split())
 SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
-SEARCHED = range(2000)  # the pictures that "Find similar" compares
+SEARCHED = range(2000)  # the pictures that "Search" compares
+LOOKED_THROUGH, FOUND = range(256), 6  # pictures in which more places are looked for, and how many are shown
+LINK = "#edit="  # what comes before the text in an address
 
 Notify = Callable[..., bool]  # called with (done, of, message, parts to update already); returning False cancels
 
@@ -56,8 +60,13 @@ class Handlers:
 
     # --- choosing what to see ---
 
+    def first(self, visitor: Visitor) -> Shown:
+        """The page as it arrives, the same for everybody."""
+        shown = self.view.show(visitor, self.shared.session(visitor), *view.EVERYTHING, "cards")
+        return {name: value for name, value in shown.items() if name != "kept"}
+
     def open(self, visitor: Visitor, kept: Any = None, link: Mapping[str, str] | None = None) -> Shown:
-        """The page with the work that this browser kept and what its address asks for: edit, model or seed."""
+        """The page with the work that this tab kept and what its address asks for: edit, model or seed."""
         link, trouble, session = link or {}, "", None
         if kept is not None:
             try:
@@ -68,20 +77,38 @@ class Handlers:
             except InputError as error:
                 trouble = f"{error}."
         session = session or self.shared.session(visitor)
-        with suppress(InputError):
-            seed = parse_seeds(link.get("seed", ""), most=1)[0]
-            count = self.shared.page_size(session.generator)
-            first = min(seed - seed % count, SEEDS - count)
-            visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
-        wanted, names = link.get("model", "") or link.get("edit", ""), self.shared.names
-        known = wanted in townscape.examples() or ("model" in link and (is_name(wanted) or wanted in names))
-        if "model" in link and not known:
-            name = view.escape_markdown(wanted[:96])
-            trouble = f"{name!r} is not a generator: a link to a published one ends in ?model=USER/NAME."
-        opened = wanted == visitor.link and (wanted in names or session.rules)  # before the page was reloaded
+        if "seed" in link:
+            try:
+                seed = parse_seeds(link["seed"], most=1)[0]
+                count = self.shared.page_size(session.generator)
+                first = min(seed - seed % count, SEEDS - count)
+                visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
+            except InputError as error:
+                trouble = f"The link asks for a picture that there is not: {error}."
+        wanted = f"{link.get('work', '') or link.get('model', '') or link.get('edit', '')}"
+        try:
+            self.check_link(link, wanted)
+        except InputError as error:
+            wanted, trouble = "", f"The link cannot be opened: {error}."
+        opened = wanted == visitor.link and (wanted in self.shared.names or session.rules)  # before a reload
         shown = self.view.show(visitor, session, *view.EVERYTHING)
         del shown["kept"]  # until there is something new to keep
-        return _with_note({**shown, "pending": wanted if known and not opened else ""}, trouble)
+        pending = {"wanted": "" if opened else wanted}
+        return {**shown, "pending": pending, "trouble": {"message": trouble}}
+
+    def check_link(self, link: Mapping[str, str], wanted: str) -> None:
+        """Raise InputError for a link to something that is not there."""
+        if link.get("work"):
+            links.decode(wanted.removeprefix(LINK))
+        elif link.get("edit"):
+            self.shared.example(wanted)
+        elif link.get("model") and not (is_name(wanted) or wanted in self.shared.names):
+            raise InputError(f"{wanted[:96]!r} is no published generator: such a link ends in ?model=USER/NAME")
+
+    def restore(self, visitor: Visitor, kept: Any) -> Shown:
+        """Continue the latest work of this browser."""
+        shown = self.open(visitor, kept)
+        return {**shown, **self.view.show(shown["visitor"], self.shared.session(shown["visitor"]), "kept")}
 
     def choose(self, visitor: Visitor, generator: str, link: str | None = None, notify: Notify = silent) -> Shown:
         """Switch to another generator on this machine, perhaps by a link; the work on this one is kept."""
@@ -95,7 +122,7 @@ class Handlers:
             visitor, trouble = replace(visitor, histories=histories), f"Your earlier work on it is lost: {error}."
             session = self.shared.session(visitor)
         self.shared.pictures(session, seeds, [], _on_step(notify, f"Drawing with {generator}"))
-        return _with_note(self.view.show(visitor, session, *view.EVERYTHING), trouble)
+        return {**self.view.show(visitor, session, *view.EVERYTHING), "trouble": {"message": trouble}}
 
     def browse(self, visitor: Visitor, text: str) -> Shown:
         """Show the pictures with these seeds."""
@@ -103,27 +130,24 @@ class Handlers:
         most = 4 * self.shared.page_size(session.generator)
         if len(seeds) > most:
             raise InputError(f"this generator draws slowly here: ask for at most {most} pictures")
-        return self.view.show(replace(visitor, seeds=seeds), session, "board")
+        return self.view.show(replace(visitor, seeds=seeds), session, "film")
 
     def more(self, visitor: Visitor) -> Shown:
         """Show the next page of pictures."""
         session = self.shared.session(visitor)
         count = self.shared.page_size(session.generator)
         first = max(visitor.seeds) + 1 if max(visitor.seeds) + count < SEEDS else 0
-        return self.view.show(replace(visitor, seeds=tuple(range(first, first + count))), session, "board")
+        return self.view.show(replace(visitor, seeds=tuple(range(first, first + count))), session, "film")
 
-    def pick(self, visitor: Visitor, key: str) -> Shown:
+    def pick(self, visitor: Visitor, key: Any) -> Shown:
         """Choose the picture to paint on."""
-        visitor = replace(visitor, selected=parse_seeds(key, most=1)[0])
-        return self.view.show(visitor, self.shared.session(visitor), "board", "picture")
+        visitor = replace(visitor, selected=parse_seeds(f"{key}", most=1)[0])
+        return self.view.show(visitor, self.shared.session(visitor), "canvas")
 
-    def look(self, visitor: Visitor, which: str) -> Shown:
-        """Switch between "Rewritten", "Original" and "Matches"; only the last one needs new pictures."""
-        matches = which == "Matches"
-        if matches == visitor.matches:
-            return {}
-        visitor = replace(visitor, matches=matches)
-        return self.view.show(visitor, self.shared.session(visitor), "board")
+    def look(self, visitor: Visitor, matches: bool) -> Shown:
+        """Mark where the context matches in the pictures, or stop doing so."""
+        visitor = replace(visitor, matches=bool(matches))
+        return self.view.show(visitor, self.shared.session(visitor), "film", "canvas")
 
     def find(self, visitor: Visitor, painted: str | None = None, notify: Notify = silent) -> Shown:
         """Show the pictures that match the painted place best, or the context if nothing is painted."""
@@ -140,7 +164,8 @@ class Handlers:
         with suppress(CancelledError):  # out of time: show what was found until then
             session.search(self.shared.page_size(session.generator), on_step=_on_step(notify, "Searching"), **options)
         session.history = before
-        return self.view.show(replace(visitor, seeds=tuple(one.seed for one in found[-1])), session, "board")
+        seeds = tuple(one.seed for one in found[-1])
+        return self.view.show(replace(visitor, seeds=seeds, selected=seeds[0]), session, "film", "canvas")
 
     # --- the edit in progress ---
 
@@ -154,13 +179,13 @@ class Handlers:
         actions = (session.copy, session.paste, session.add_context, session.keep, session.erase)
         view.look_up(what, dict(zip(MARKS, actions, strict=True)))(visitor.selected if seed is None else seed, mask)
         session.history = before.then(session.history.present)  # one step to undo
-        return {**self._after(visitor, session), "painter": {"value": None}}
+        return self._after(visitor, session)
 
-    def unmark(self, visitor: Visitor, what: str, key: str) -> Shown:
+    def unmark(self, visitor: Visitor, what: str, index: int) -> Shown:
         """Remove a place from the context, or from the protected places."""
         session = self.shared.session(visitor)
         actions = {"context": session.remove_context, "keep": session.remove_keep}
-        view.look_up(what, actions)(parse_seeds(key, most=1)[0])
+        view.look_up(what, actions)(index)
         return self._after(visitor, session)
 
     def set(self, visitor: Visitor, name: str, value: Any) -> Shown:
@@ -173,15 +198,51 @@ class Handlers:
         if name == "method":
             new["steps"] = None if value == "least-squares" else view.MOST_STEPS
         session.set(**new)
-        return self._after(visitor, session, *(("board", "picture") if name == "truncation" else ()))
+        return self._after(visitor, session, *(("film", "canvas") if name == "truncation" else ()))
+
+    def accept(self, visitor: Visitor, found: Any) -> Shown:
+        """Take a found place for context: "this too"."""
+        session = self.shared.session(visitor)
+        session.accept(place("place", found))
+        return self._after(visitor, session)
+
+    def reject(self, visitor: Visitor, found: Any) -> Shown:
+        """Say that a found place is not meant."""
+        session = self.shared.session(visitor)
+        session.reject(place("place", found))
+        return self._after(visitor, session)
+
+    def prepare(self, visitor: Visitor, notify: Notify = silent) -> Shown:
+        """Look for more places, and let the machine choose, so that executing takes no time; nothing is changed."""
+        session = self.shared.session(visitor)
+        if session.edit.missing() or session.edit.kind == "zero":
+            return {}
+        key, on_step = session.edit.digest, _on_step(notify, "The machine chooses a form and a layer")
+        if session.edit.copy:
+            notify(0, 1, "Looking for more places", {"found": self._found(session)})
+        try:
+            rule = session.execute(on_step=on_step, on_statistics=_on_step(notify, "Measuring this layer (once)"))
+        except (InputError, ComputationError) as error:
+            return {"chosen": {"key": key, "words": f"This edit does not work yet: {error}."}}
+        return {"chosen": {"key": key, "words": f"Ready: press Execute. The machine chose: {view.form_words(rule)}."}}
+
+    def _found(self, session: Rewriter) -> Shown:
+        """Places like the marked ones, to accept or reject."""
+        marked = {region.seed for region in session.edit.regions}
+        with suppress(InputError):
+            found = session.find(FOUND + len(marked), seeds=LOOKED_THROUGH)
+            tiles = [view.found_tile(session, place) for place, _ in found if place.seed not in marked][:FOUND]
+            places = [{"seed": tile["seed"], "image": tile["image"], "place": tile["found"]} for tile in tiles]
+            return {"key": view.found_key(session), "places": places}
+        return {}
 
     def suggest(self, visitor: Visitor, notify: Notify = silent) -> Shown:
-        """Try the edit at every layer; the board has the best one first, to choose from."""
+        """Try the edit at every layer; the best one comes first, to choose from."""
         found = self.shared.session(visitor).suggest(on_step=_on_step(notify, "Trying every layer"))
-        done = {it.layer: (f"{it.layer}: score {it.score:.2f}", it.picture) for it in found if it.picture is not None}
+        done = [(to_image(one.picture), f"{one.layer}: {one.score:.0%}") for one in found if one.picture is not None]
         failed = [one for one in found if one.picture is None]
         note = f"Not possible at {', '.join(one.layer for one in failed)}: {failed[0].why}." if failed else ""
-        return {"suggested": view.tiles(done.values(), note, note=note, keys=list(done))}
+        return {"suggested": done, "trouble": {"message": note}}
 
     # --- the rules ---
 
@@ -189,22 +250,49 @@ class Handlers:
         """Turn the edit into a rule. Pictures are shown as soon as it is solved, its effect once that is measured."""
         session = self.shared.session(visitor)
         self._execute(visitor, session, notify)
-        return self._after(visitor, session, "board", "picture")
+        return self._after(visitor, session, "film", "canvas")
 
-    def example(self, visitor: Visitor, name: str, linked: bool = False, notify: Notify = silent) -> Shown:
-        """Load an example's edits and execute them; copy, paste and context stay to look at. `linked`: by a link."""
-        edits = load_edits(view.look_up(name, townscape.examples()))
-        visitor = replace(visitor, generator=BUILT_IN, link=name if linked else visitor.link)
-        return {**self._load_edits(visitor, self.shared.session(visitor), edits, notify), "pending": ""}
+    def mend(self, visitor: Visitor, notify: Notify = silent) -> Shown:
+        """Do the one thing that the verdict suggests: find more places, or change an option and execute again."""
+        session = self.shared.session(visitor)
+        made = session.history.present.made
+        step = None if made is None else suggestion(session.rules[made])
+        if step is None:
+            raise InputError("there is nothing to mend: execute an edit first")
+        if step.action == "find":
+            return {"found": self._found(session)}
+        before = session.history
+        session.set(**step.change)
+        self._execute(visitor, session, notify)
+        session.history = before.then(session.history.present)  # one step to undo
+        return self._after(visitor, session, "film", "canvas")
+
+    def zero(self, visitor: Visitor, notify: Notify = silent) -> Shown:
+        """Make the layer forget what singles the context out, at once."""
+        return self.execute(self.step(visitor, "zero")["visitor"], notify)
+
+    def example(
+        self, visitor: Visitor, name: str, linked: bool = False, on_top: bool = False, notify: Notify = silent
+    ) -> Shown:
+        """Load an example's edits and execute them; `linked`: by a link. It replaces the rules, unless `on_top`."""
+        generator, path = self.shared.example(name)
+        visitor = replace(visitor, generator=generator, link=name if linked else visitor.link)
+        return self._load_edits(visitor, self.shared.session(visitor), load_edits(path), notify, on_top=on_top)
+
+    def work(self, visitor: Visitor, generator: str, text: str, notify: Notify = silent) -> Shown:
+        """Open the edits that a link holds; they replace the rules."""
+        edits = [view.check_affordable(edit) for edit in links.decode(text.removeprefix(LINK))]
+        visitor = replace(visitor, generator=generator, link=text[:96])
+        return self._load_edits(visitor, self.shared.session(visitor), edits, notify)
 
     def adopt(self, visitor: Visitor, base: str, rules: Sequence[Rule], link: str, notify: Notify = silent) -> Shown:
         """Replace the rules by those of a published generator with this base; one step to undo."""
         visitor = replace(visitor, generator=base, link=link, matches=False)
         session = self.shared.session(visitor)
         session.history = session.history.then(Rewriter(session.generator, rules=rules).history.present)
-        shown = self._after(visitor, session, "about", "board", "picture")
-        opened = f"**[{link}]({constants.ENDPOINT}/{link}) is open**: its rules replaced yours. *Undo* restores them."
-        return {**shown, "next": f"{opened} {shown['next']}", "pending": ""}
+        shown = self._after(visitor, session, "about", "film", "canvas")
+        words = f"{link} is open: its rules replaced yours. Undo restores them."
+        return {**shown, "bar": {**shown["bar"], "next": words}, "pending": {}}
 
     def draft(self, visitor: Visitor, account: str, name: str, description: str, weights: bool) -> Shown:
         """What would be published in an account, under this name or the suggested one, without weights and pictures."""
@@ -223,12 +311,16 @@ class Handlers:
         return {"picture": compare(session.generator, named(session.rules), which, on_step)}
 
     def step(self, visitor: Visitor, what: str) -> Shown:
-        """Undo, redo, begin a new rule, remove all rules, or set the edit to forget the context."""
+        """Undo, redo, begin a new rule, start again without rules, or set the edit to forget the context."""
         session = self.shared.session(visitor)
+        before = session.history
         begin = partial(session.begin, default_layer(session.generator))
         actions: tuple[Callable[[], None], ...] = (session.zero, session.undo, session.redo, begin, session.revert)
         view.look_up(what, dict(zip(STEPS, actions, strict=True)))()
-        return self._after(visitor, session, "board", "picture")
+        if what == "revert":
+            begin()
+            session.history = before.then(session.history.present)  # one step to undo
+        return self._after(visitor, session, "film", "canvas")
 
     def rule(self, visitor: Visitor, do: str, index: int, value: Any = None) -> Shown:
         """Change the list of rules: strength, switch, move or remove. "try" shows a strength without setting it."""
@@ -239,14 +331,23 @@ class Handlers:
             change = {"strength": session.set_strength, "switch": session.switch, "move": session.move}
             view.look_up(do, {**change, "try": session.set_strength})(index, value)
         if do == "try":
-            return {"board": self.view.board(visitor, session)}
-        return self._after(visitor, session, "board", "picture")
+            return {"film": self.view.film(visitor, session), "canvas": self.view.canvas(visitor, session)}
+        return self._after(visitor, session, "film", "canvas")
 
     # --- files ---
 
     def save(self, visitor: Visitor, what: str, index: int = 0) -> Shown:
         """A file for the visitor: edit, session, rule (number `index`), sheet or animation."""
         return {"download": Export(self.shared, visitor, self.shared.session(visitor), index).file(what)}
+
+    def link(self, visitor: Visitor) -> Shown:
+        """The work as a link, if that is short enough; else as a file."""
+        session = self.shared.session(visitor)
+        text = links.encode(Export(self.shared, visitor, session).edits())
+        if len(text) > links.MOST:
+            words = f"This work is too long for a link ({len(text):,} characters): here it is as a file."
+            return {"link": {"words": words}, **self.save(visitor, "edit")}
+        return {"link": {"text": text, "words": f"{len(text):,} characters hold the whole edit."}}
 
     def load(self, visitor: Visitor, file: str, notify: Notify = silent) -> Shown:
         """Load a file: edits, a recording of the original implementation, a rule or a session."""
@@ -263,11 +364,11 @@ class Handlers:
                 session.add(Rule.load(file))
         except InputError as error:
             raise InputError(str(error).replace(str(file), Path(file).name)) from error
-        return self._after(visitor, session, "board", "picture")
+        return self._after(visitor, session, "film", "canvas")
 
     def refresh(self, visitor: Visitor) -> Shown:
         """The pictures with the present rules, after work that failed or was cancelled."""
-        return self.view.show(visitor, self.shared.session(visitor), "about", "board", "picture")
+        return self.view.show(visitor, self.shared.session(visitor), "about", "film", "canvas")
 
     # --- inside ---
 
@@ -275,42 +376,42 @@ class Handlers:
         """The page after an editing step. Settings only if the step changed them: somebody may be typing there."""
         before = visitor.history.present.edit if visitor.history else session.history.states[0].edit
         changed = any(getattr(before, name) != getattr(session.edit, name) for name in SETTINGS)
-        names += ("board",) if visitor.matches else ()
+        names += ("film",) if visitor.matches else ()
         work = [name for name in view.WORK if name != "settings" or changed]
         return self.view.show(visitor.with_history(session.history), session, *names, *work)
 
     def _execute(self, visitor: Visitor, session: Rewriter, notify: Notify) -> None:
         def on_rule(rule: Rule) -> None:
             others = [r for i, r in enumerate(session.rules) if i != session.history.present.made]
-            notify(1, 1, "Measuring its effect", {"board": self.view.board(visitor, session, [*others, rule])})
+            shown = {name: getattr(self.view, name)(visitor, session, [*others, rule]) for name in ("film", "canvas")}
+            notify(1, 1, "Looking at what it does on other pictures", shown)
 
         session.execute(
             on_step=_on_step(notify, "Trying forms and layers" if session.edit.form == AUTO else "Solving"),
             on_statistics=_on_step(notify, "Measuring this layer (once)"),
-            on_rule=on_rule,
+            on_rule=None if session.prepared else on_rule,
         )
 
-    def _load_edits(self, visitor: Visitor, session: Rewriter, edits: Sequence[Edit], notify: Notify) -> Shown:
-        """Load edits in order and execute those that are complete; the board shows the pictures of the last one."""
+    def _load_edits(
+        self, visitor: Visitor, session: Rewriter, edits: Sequence[Edit], notify: Notify, *, on_top: bool = False
+    ) -> Shown:
+        """Load edits in order and execute those that are complete, in place of the rules or on top of them."""
         before, places = session.history, (edits[-1].paste, edits[-1].copy, *edits[-1].context)
         if marked := [place.seed for place in places if place]:
             count = self.shared.page_size(session.generator)
             seeds = tuple(dict.fromkeys([*marked[: count // 2], *range(count)]))[:count]
             visitor = replace(visitor, selected=marked[0], seeds=seeds)
+        if not on_top:
+            session.revert()
         for edit in edits:
             session.begin()
             session.use(with_default_layer(session.generator, edit))
             if not edit.missing():
                 self._execute(visitor, session, notify)
         session.history = before.then(session.history.present)  # one step to undo
-        return self._after(visitor, session, "about", "settings", "board", "picture")
+        return self._after(visitor, session, "about", "settings", "film", "canvas", "hints")
 
 
 def _on_step(notify: Notify, message: str) -> OnStep:
     """The library's kind of progress callback."""
     return lambda done, of: notify(done, of, message)
-
-
-def _with_note(shown: Shown, note: str) -> Shown:
-    """The page with a note after what comes next."""
-    return {**shown, "next": f"{shown['next']} *{note}*"} if note else shown

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from rewriter import Rewriter, save_edits
+from rewriter import Edit, Rewriter, save_edits
 from rewriter.errors import InputError
 from rewriter.pictures import animation, save_png, stacked
 from state import Shared, Visitor
@@ -45,11 +45,14 @@ class Export:
             url = data_url(path.read_bytes(), kind)
         return {"name": path.name, "url": url, "whole": what in ("edit", "session"), "at": time.time_ns()}
 
-    def _write_edit(self, path: Path) -> None:
+    def edits(self) -> list[Edit]:
         """The edits behind the rules, and the one in progress if it is not one of them."""
         edit, edits = self.session.edit, list(self.session.edits)
         started = self.session.history.present.made is None and (edit.copy or edit.paste or edit.context)
-        save_edits([*edits, *([edit] if started or not edits else [])], path)
+        return [*edits, *([edit] if started or not edits else [])]
+
+    def _write_edit(self, path: Path) -> None:
+        save_edits(self.edits(), path)
 
     def _write_session(self, path: Path) -> None:
         self.session.save(path)
@@ -68,6 +71,6 @@ class Export:
         path.write_bytes(animation(*self._before_after()))
 
     def _before_after(self) -> tuple[Tensor, Tensor]:
-        """The pictures on the board."""
+        """The pictures in the filmstrip."""
         seeds = self.visitor.seeds
         return self.shared.pictures(self.session, seeds, []), self.shared.pictures(self.session, seeds)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +18,10 @@ from torch import Tensor
 from rewriter import Rewriter, Rule
 from rewriter.cache import Cache
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
+from rewriter.worlds import townscape
 from rewriter.editing.history import History
 from rewriter.editing.search import KEPT
+from rewriter.editing.session import MADE
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
@@ -40,9 +44,9 @@ class Visitor:
     Attributes:
         generator: name of the chosen generator.
         histories: the editing history for each generator that was worked on.
-        seeds: the pictures on the board.
-        selected: the picture in the painter.
-        matches: whether the board also needs the pictures with the matches marked.
+        seeds: the pictures in the filmstrip.
+        selected: the picture on the canvas.
+        matches: whether the matches are marked in the pictures.
         link: the example or the published generator that the page's address has opened.
     """
 
@@ -73,7 +77,9 @@ class Shared:
 
     def __init__(self, names: Iterable[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
-        self.models, self.keys, self.pages = Cache(MODEL_BYTES), Cache(KEPT), Cache(KEPT // 2)
+        self.models, self.keys, self.pages, self.made = (
+            Cache(limit) for limit in (MODEL_BYTES, KEPT, KEPT // 2, MADE)
+        )
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
 
@@ -82,6 +88,21 @@ class Shared:
         if name not in self.names:
             raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
         return self.sources[name]
+
+    def examples(self, name: str) -> dict[str, Path]:
+        """The shipped edits of a generator that is offered here, by name."""
+        return townscape.examples() if name == BUILT_IN else {}
+
+    def cards(self) -> dict[str, Path]:
+        """The shipped edits of all generators that are offered here, those of the first one first."""
+        return {name: path for offered in reversed(self.names) for name, path in self.examples(offered).items()}
+
+    def example(self, name: str) -> tuple[str, Path]:
+        """The generator of a shipped edit, and its file; InputError names what there is."""
+        for offered in self.names:
+            if name in (found := self.examples(offered)):
+                return offered, found[name]
+        raise InputError(unknown("example", name, self.cards()))
 
     def absent(self, name: str) -> bool:
         """Whether a generator has to be downloaded first; InputError if the name is not offered here."""
@@ -114,7 +135,8 @@ class Shared:
         self._statistics[generator.fingerprint] = statistics
         while len(self._statistics) > STATISTICS:
             self._statistics.popitem(last=False)
-        return Rewriter(generator, history=visitor.history, statistics=statistics, keys=self.keys)
+        shared: dict[str, Any] = {"statistics": statistics, "keys": self.keys, "made": self.made}
+        return Rewriter(generator, history=visitor.history, **shared)
 
     @torch.no_grad()
     def pictures(
@@ -148,3 +170,11 @@ class Shared:
         for first in range(0, len(seeds), size):
             report(on_step, first, len(seeds))
             yield session.sample(seeds[first : first + size], original=True)
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> str:
+    """There is no such thing: what there is, and what may have been meant."""
+    names = list(known)
+    near = get_close_matches(f"{name}", names, 1)
+    meant = f"did you mean {near[0]}? There are" if near else "there are"
+    return f"there is no {what} {str(name)[:60]!r}: {meant} {', '.join(names)}"

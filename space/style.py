@@ -6,27 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-CSS = """
-.gradio-container { max-width: 1400px !important; }
-#next { min-height: 1.6em; }
-#published { min-height: 3em; }
-:is(#about, #next, #published) :is(.error, .clear-status) { display: none; }
-.html-container { padding: 0 !important; }
-.gradio-container label:has(:focus-visible), .gradio-container :is(input, textarea):focus-visible {
-  outline: 2px solid var(--color-accent); outline-offset: 1px; }
-#painting button { padding-inline: 6px; white-space: nowrap; }
-#publish-files td:last-child { white-space: nowrap; }
-#work { display: grid; gap: 24px; align-items: start;
-  grid: "pictures painter edit" auto "rules rules edit" 1fr / 1fr 1fr 1fr; }
-#work > * { min-width: 0 !important; }
-#seeds :is(input, textarea) { border: 1px solid var(--border-color-primary); }
-#pictures { grid-area: pictures; }
-#painting { grid-area: painter; }
-#edit { grid-area: edit; }
-#made { grid-area: rules; }
-@media (max-width: 1100px) { #work { grid: "pictures painter" auto "edit edit" auto "rules rules" auto / 1fr 1fr; } }
-@media (max-width: 700px) { #work { grid: "pictures" "painter" "edit" "rules" / 1fr; } }
-"""
+from studio import CSS
+
 FONT = ("system-ui", "sans-serif")
 THEME = gr.themes.Soft(
     primary_hue="emerald", neutral_hue="stone", font=FONT, font_mono=("ui-monospace", "monospace")

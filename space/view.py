@@ -1,46 +1,48 @@
-"""What the page shows of a visitor's work, as plain values: boards of pictures, text, settings."""
+"""What the page shows of a visitor's work, as plain values: pictures, crops of marks, words, settings."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from itertools import count, groupby
+from itertools import groupby
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from rewriter import Rewriter, Rule
-from rewriter.checkpoints.catalogue import BUILT_IN
-from rewriter.editing.edit import Edit, Region
-from rewriter.editing.effect import advice, effect_in_words
+from rewriter import Rewriter, Rule, load_edits
+from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict_in_words
 from rewriter.editing.history import History
 from rewriter.editing.provenance import default_layer
+from rewriter.editing.region import Place, Region
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
 from rewriter.generators.latents import parse_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
-from rewriter.masks import resize
+from rewriter.masks import Box, bounds, resize
 from rewriter.memory.solve import SMOOTHNESS
-from rewriter.pictures import to_image
-from state import Shared, Visitor
+from rewriter.pictures import enlarged, to_image
+from state import PAGE_SIZE, Shared, Visitor
 
 T = TypeVar("T")
-THUMBNAIL, FULL = 256, 1024  # pixels a side, on boards and in the painter
+THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
 MOST_PICTURES = 48  # on the board
 MOST_STEPS = 500  # of an iterative method
-FORM_LABELS = {"auto": "Automatic", "weight": "Change of the weights", "gated": "Gated", "template": "Template"}
+FORM_LABELS = {"auto": "Automatic", "weight": "Change of the weights", "gated": "Gated by the context", "template": "Template of the marks"}
 KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
 
 Shown = dict[str, Any]  # parts of the page to update, by name
-WORK = ("trays", "next", "rules", "settings", "kept")  # parts that an editing step may change
-EVERYTHING = ("about", "board", "picture", *WORK)
+WORK = ("slots", "bar", "rules", "settings", "kept")  # parts that an editing step may change
+EVERYTHING = ("about", "film", "canvas", "hints", *WORK)
 
 
 def data_url(data: bytes, kind: str) -> str:
@@ -48,21 +50,22 @@ def data_url(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def picture_url(picture: Tensor, side: int = THUMBNAIL) -> str:
-    """A picture (3, H, W) as a data URL: PNG up to 256 pixels a side, else JPEG, which is smaller."""
+def picture_url(picture: Tensor, side: int = FULL) -> str:
+    """A picture (3, H, W) as a data URL with sides of `side` pixels, but never smaller than it is if it is small."""
     image = to_image(picture)
+    image = enlarged(image, side) if image.width < side else image
     if image.width > side:
         image = image.resize((side, side), Image.Resampling.LANCZOS)
-    buffer, kind = io.BytesIO(), "png" if image.width <= THUMBNAIL else "jpeg"
-    image.save(buffer, kind, quality=92)
-    return data_url(buffer.getvalue(), f"image/{kind}")
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return data_url(buffer.getvalue(), "image/jpeg")
 
 
-def tiles(pictures: Iterable[tuple[str, Tensor]], empty: str = "", note: str = "", keys: Sequence[str] = ()) -> Shown:
-    """The value of a board: captioned pictures with a note, or the text `empty` if there are none."""
-    named = zip(keys or map(str, count()), pictures, strict=False)
-    made = [{"key": key, "caption": caption, "image": picture_url(picture)} for key, (caption, picture) in named]
-    return {"tiles": made, "note": note if made else empty}
+def png_url(picture: Tensor) -> str:
+    """A picture (3, H, W) as the data URL of a PNG, pixel by pixel."""
+    buffer = io.BytesIO()
+    to_image(picture).save(buffer, "PNG")
+    return data_url(buffer.getvalue(), "image/png")
 
 
 class View:
@@ -78,79 +81,109 @@ class View:
             shown |= getattr(self, f"_{name}")(visitor, session)
         return shown
 
-    def board(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
-        """The board: each picture with the rules, without them if they change it, and with matches if they are on."""
+    def film(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
+        """The pictures with the rules, without them if they change it, and with matches if they are on."""
         now, before = (self.shared.pictures(session, visitor.seeds, each) for each in (rules, []))
-        board = [
-            {"key": f"{seed}", "caption": f"{seed}", "title": f"Picture {seed}", "image": picture_url(picture)}
+        tiles: list[Shown] = [
+            {"seed": seed, "image": picture_url(picture, THUMBNAIL)}
             for seed, picture in zip(visitor.seeds, now, strict=True)
         ]
-        for tile, original, same in zip(board, before, (now == before).flatten(1).all(1), strict=True):
+        for tile, original, same in zip(tiles, before, (now == before).flatten(1).all(1), strict=True):
             if not same:
-                tile["other"] = picture_url(original)
+                tile["other"] = picture_url(original, THUMBNAIL)
         note = ""
         if visitor.matches:
             note = "Places that match the context have a bright edge."
             try:
-                for tile, match in zip(board, session.matches_on(visitor.seeds), strict=True):
-                    tile["match"] = picture_url(match.overlay)
+                for tile, match in zip(tiles, session.matches_on(visitor.seeds), strict=True):
+                    tile["match"] = picture_url(match.overlay, THUMBNAIL)
             except InputError as error:
                 note = f"No matches to show: {error}."
-        return {"tiles": board, "chosen": f"{visitor.selected}", "note": note}
+        return {"tiles": tiles, "note": note, "seeds": format_seeds(visitor.seeds)}
 
-    def _board(self, visitor: Visitor, session: Rewriter) -> Shown:
-        return {"board": self.board(visitor, session), "seeds": format_seeds(visitor.seeds)}
+    def canvas(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
+        """The picture to paint on, and without the rules if they change it."""
+        side = max(FULL, min(session.generator.resolution, LARGEST))
+        now, before = (self.shared.pictures(session, [visitor.selected], each)[0] for each in (rules, []))
+        shown: Shown = {"seed": visitor.selected, "now": picture_url(now, side)}
+        if not torch.equal(now, before):
+            shown["then"] = picture_url(before, side)
+        if visitor.matches:
+            with suppress(InputError):
+                shown["match"] = picture_url(session.matches(visitor.selected).overlay, side)
+        return shown
 
-    def _picture(self, visitor: Visitor, session: Rewriter) -> Shown:
-        url = picture_url(self.shared.pictures(session, [visitor.selected])[0], FULL)
-        return {"painter": {"picture": url, "seed": visitor.selected}}
+    def _film(self, visitor: Visitor, session: Rewriter) -> Shown:
+        return {"film": self.film(visitor, session)}
 
-    def _trays(self, visitor: Visitor, session: Rewriter) -> Shown:
-        edit, pictures, note = session.edit, [], ""
-        try:
-            if edit.copy:
-                copied = session.copied()
-                pictures += [("copied", copied.cut_out), ("copied features", copied.alone)]
-            if edit.paste and not edit.missing():
-                pasted = session.preview()
-                pictures += [("before", pasted.before), ("wanted result", pasted.after)]
-            elif edit.paste:
-                pictures += [("paste here", self._marked(session, edit.paste))]
-        except InputError as error:  # the mark stays, with what is wrong with it
-            note = f"{error}."
-        context, keep = ([(f"{r.seed} ✕", self._marked(session, r)) for r in rs] for rs in (edit.context, edit.keep))
+    def _canvas(self, visitor: Visitor, session: Rewriter) -> Shown:
+        return {"canvas": self.canvas(visitor, session)}
+
+    def _slots(self, visitor: Visitor, session: Rewriter) -> Shown:
+        """What is marked: a crop of each place, its outline, and what to do next."""
+        edit, done = session.edit, executed(session)
+        shown: Shown = {"kind": edit.kind, "step": next_step(session)}
+        named = [("copy", edit.copy), ("paste", edit.paste)]
+        named += [("context", place) for place in edit.context] + [("keep", place) for place in edit.keep]
+        places = [(what, place) for what, place in named if place]
+        shown["marks"] = [{"kind": what, "seed": it.seed, "mask": it.png} for what, it in places]
+        for what, place in places:
+            made = {"seed": place.seed, "image": self._marked(session, place, what == "paste")}
+            shown[what] = [*shown.get(what, []), made] if what in ("context", "keep") else made
+        accepted = [place for place in edit.found if place.by == "person"]
+        shown["context"] = shown.get("context", []) + [found_tile(session, place) for place in accepted]
+        complete = not edit.missing() and edit.kind != "zero"
+        quick = self.shared.page_size(session.generator) == PAGE_SIZE
+        shown["background"] = complete and not done and quick
+        shown["key"] = edit.digest if complete and session.prepared is None and not done else ""
+        shown["found_key"] = found_key(session)
+        return {"slots": shown}
+
+    def _marked(self, session: Rewriter, place: Region, pasted: bool) -> str:
+        """A crop around a marked place; of the one pasted on or erased, with what is wanted there."""
+        picture = None
+        if pasted and session.edit.kind != "zero":
+            with suppress(InputError):  # the mark stays; executing says what is wrong with it
+                picture = session.preview().after
+        if picture is None:
+            picture = self.shared.pictures(session, [place.seed], [])[0]
+        return picture_url(cut(picture, place.mask), CROP)
+
+    def _bar(self, visitor: Visitor, session: Rewriter) -> Shown:
+        """What comes next, or the verdict on the rule just made, with its proof and the one thing to try."""
+        missing, made = session.edit.missing(), session.history.present.made
+        shown: Shown = {"next": "", "can_execute": not missing}
+        if missing:
+            shown["next"] = f"Next: {missing[0]}."
+        elif made is None or not executed(session):
+            again = "The edit has changed: execute it again." if made is not None else "Ready: press Execute."
+            shown["next"] = again
+        else:
+            shown |= self._verdict(session, made)
+        return {"bar": shown}
+
+    def _verdict(self, session: Rewriter, made: int) -> Shown:
+        rule = session.rules[made]
+        if rule.effect is None or not rule.effect.verdict:
+            return {"next": f"{rule.title}: its effect was not measured."}
+        crops = session.crops(made) if self.shared.page_size(session.generator) == PAGE_SIZE else []
+        step = suggestion(rule)
+        words = verdict_in_words(rule.effect)
         return {
-            "tray": tiles(pictures, note or "What you copy and paste appears here.", note=note),
-            "context": tiles(context, "None yet: the rule is solved for the pasted or erased place alone."),
-            "keep": tiles(keep, "No protected places."),
+            "next": f"{words[:1].upper()}{words[1:]}.",
+            "verdict": rule.effect.verdict,
+            "crops": [[picture_url(picture, CROP) for picture in each] for each in crops],
+            "mend": {"words": step.words[:1].upper() + step.words[1:]} if step else None,
+            "details": [line.strip() for line in effect_in_words(rule.title, rule).split("\n")],
         }
-
-    def _marked(self, session: Rewriter, place: Region) -> Tensor:
-        """A picture, dimmed outside of a place."""
-        picture = self.shared.pictures(session, [place.seed], [])[0]
-        mask = resize(place.mask, (picture.shape[1], picture.shape[2])).to(picture)
-        return torch.lerp((picture + 1) * 0.4 - 1, picture, mask)
-
-    def _next(self, visitor: Visitor, session: Rewriter) -> Shown:
-        missing, made = session.edit.missing(), session.history.present.made is not None
-        done = "**Done.** Change the edit and execute it again, or press *New rule*."
-        text = f"**Next:** {missing[0]}." if missing else done if made else "**Ready:** press *Execute*."
-        return {"next": text, "execute": {"interactive": not missing}}
 
     def _rules(self, visitor: Visitor, session: Rewriter) -> Shown:
         own = {f"rule {i + 1}: {remark}" for i, rule in enumerate(session.rules) for remark in advice(rule)}
         rules = [
-            {
-                "title": rule.title,
-                "strength": rule.strength,
-                "on": rule.on,
-                "verdict": verdict(rule),
-                "words": [line.strip() for line in effect_in_words("", rule).split("\n")[1:]],
-                "remarks": [each.replace("(`suggest` ranks them)", "(“Try every layer”)") for each in advice(rule)],
-            }
+            {"title": rule.title, "strength": rule.strength, "on": rule.on, "verdict": verdict(rule)}
             for rule in session.rules
         ]
-        remarks = [remark for remark in session.remarks() if remark not in own]
+        remarks = [f"{remark[:1].upper()}{remark[1:]}." for remark in session.remarks() if remark not in own]
         name = {"placeholder": suggested_name(session)}
         return {"rules": {"rules": rules, "remarks": remarks}, "suggested_name": name}
 
@@ -167,14 +200,26 @@ class View:
 
     def _about(self, visitor: Visitor, session: Rewriter) -> Shown:
         side, origin = session.generator.resolution, session.generator.origin
-        licence = f"[{origin.licence.id}]({origin.licence.link})" if origin.licence else "licence: its authors' own"
-        if origin.attribution:
-            licence += f" · {escape_markdown(origin.attribution)}"
+        words = [f"{side} × {side} px", origin.licence.id if origin.licence else "licence: its authors' own"]
+        words += [origin.attribution] if origin.attribution else []
         return {
-            "generator": {"value": visitor.generator, "choices": generator_choices(self.shared)},
-            "about": f"{side} × {side} px · {licence}",
-            "suggested": {},
+            "about": {
+                "generators": generator_choices(self.shared),
+                "value": visitor.generator,
+                "licence": " · ".join(words),
+            },
+            "suggested": [],
         }
+
+    def _hints(self, visitor: Visitor, session: Rewriter) -> Shown:
+        """For a first edit: where a shipped edit of this generator copies and pastes."""
+        edits = (load_edits(path)[0] for path in self.shared.examples(visitor.generator).values())
+        edit = next((edit for edit in edits if edit.copy and edit.paste), None)
+        steps = {"copy": edit.copy, "paste": edit.paste} if edit else {}
+        return {"hints": {"hints": [{"step": k, "seed": v.seed, "mask": v.png} for k, v in steps.items() if v]}}
+
+    def _cards(self, visitor: Visitor, session: Rewriter) -> Shown:
+        return {"cards": {"cards": [card(name, path) for name, path in self.shared.cards().items()]}}
 
     def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
         """What the browser keeps: each history with its undo steps if it is small, else its present state alone."""
@@ -189,6 +234,61 @@ class View:
         return {"kept": {"generator": visitor.generator, "works": works, **shown}}
 
 
+def executed(session: Rewriter) -> bool:
+    """Whether the edit in progress is what its rule was made from."""
+    state = session.history.present
+    own = None if state.made is None else state.rules[state.made].edit
+    if own is None or _asked(own) != _asked(state.edit):
+        return False
+    prepared = session.prepared  # None after a restart: then the marks decide
+    return prepared is None or prepared.edit is None or prepared.edit.digest == own.digest
+
+
+def _asked(edit: Edit) -> Any:
+    """What a person asked for with marks, and by hand."""
+    places = [[(it.seed, it.digest) for it in each] for each in (edit.context, edit.keep)]
+    ends = [it and (it.seed, it.digest) for it in (edit.copy, edit.paste)]
+    return edit.kind, ends, places, [place for place in edit.found if place.by == "person"]
+
+
+def next_step(session: Rewriter) -> str:
+    """The mark that comes next: copy, paste or context; done when the edit was executed."""
+    edit = session.edit
+    if executed(session):
+        return "done"
+    if edit.kind == "replace" and not edit.copy:
+        return "copy"
+    return "context" if edit.paste or edit.context else "paste"
+
+
+def found_key(session: Rewriter) -> str:
+    """Names what places are looked for; found places stay on the page while it is the same."""
+    edit = session.edit
+    return f"{edit.fingerprint[:8]}{edit.paste.digest[:16]}" if edit.paste else ""
+
+
+def found_tile(session: Rewriter, place: Place) -> Shown:
+    """A found place with its crop."""
+    return {"seed": place.seed, "image": picture_url(session.crop(place), CROP), "found": place.to_json()}
+
+
+def cut(picture: Tensor, mask: Tensor) -> Tensor:
+    """The square around a mask with a margin, out of a picture (3, H, H)."""
+    side = picture.shape[-1]
+    box = bounds(resize(mask, (side, side)), above=0.1) if mask.any() else Box(0, 0, side, side)
+    size = min(side, max(8, round(max(box.size) * 1.5)))
+    top, left = (min(max(0, round(middle - size / 2)), side - size) for middle in box.centre)
+    return picture[:, top : top + size, left : left + size]
+
+
+def card(name: str, path: Path) -> dict[str, str]:
+    """An example as a card: its name, and a picture before and after."""
+    image = data_url(path.with_suffix(".png").read_bytes(), "image/png")
+    resists = " (the generator refuses)" if name == "door-in-the-sky" else ""
+    words = name.replace("-", " ").capitalize()
+    return {"key": name, "caption": words + resists, "title": f"Rewrite: {words}", "image": image}
+
+
 def restore(shared: Shared, kept: Any) -> Visitor:
     """The visitor whose browser kept this, with the histories for generators that are offered here.
 
@@ -198,7 +298,7 @@ def restore(shared: Shared, kept: Any) -> Visitor:
     try:
         chosen = kept["generator"]
         visitor = Visitor(
-            chosen if chosen in shared.names and not shared.absent(chosen) else BUILT_IN,
+            chosen if chosen in shared.names and not shared.absent(chosen) else shared.names[0],
             seeds=tuple(parse_seeds(kept["seeds"], most=MOST_PICTURES)),
             selected=parse_seeds(kept["selected"], most=1)[0],
             link=f"{kept['link']}"[:96],
@@ -237,8 +337,13 @@ def generator_choices(shared: Shared) -> list[tuple[str, str]]:
 
 def verdict(rule: Rule) -> str:
     """Whether a rule took, as far as that is known, and what the machine chose: its form and layer."""
-    form = f"{FORM_LABELS[form_of(rule.beside)].lower()} at {rule.layer}"
-    return f"{rule.effect.verdict} · {form}" if rule.effect and rule.effect.verdict else form
+    form = form_words(rule)
+    return f"{rule.effect.verdict.capitalize()} · {form}" if rule.effect and rule.effect.verdict else form
+
+
+def form_words(rule: Rule) -> str:
+    """What a rule is, as the machine or a person chose it."""
+    return f"{FORM_LABELS[form_of(rule.beside)]} at {rule.layer}"
 
 
 def suggested_name(session: Rewriter) -> str:

@@ -1,7 +1,7 @@
-"""The queue of work on the shared models: one piece at a time, in one thread, or on ZeroGPU in its forked worker.
+"""The queue of work on the shared models: a lane for clicks, a lane for long work, or ZeroGPU's forked worker.
 
-One thread, because visitors share one device, and because PyTorch keeps a pool of threads for each calling thread.
-Arguments and results are picklable.
+Each lane is one thread, because visitors share one device, and because PyTorch keeps a pool of threads for each calling
+thread. A click does not wait for what the machine tries in the background. Arguments and results are picklable.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import gradio as gr
 
 from downloads import Downloads
-from handlers import Handlers
+from handlers import LINK, Handlers
+from rewriter.editing.link import decode
 from rewriter.errors import CancelledError, InputError, RewriterError
 from rewriter.hub.browse import public_rules
 from state import Visitor
@@ -41,7 +42,7 @@ Following = Generator[Progress | Shown, None, None]
 
 
 class WorkQueue:
-    """Runs handlers by name, one after the other; the library's errors become messages on the page.
+    """Runs handlers by name, one after the other in each lane; the library's errors become messages on the page.
 
     `call` waits for quick work. `follow` iterates over the progress of long work and then its result; closing the
     iterator cancels the work. Errors come out of the queue as values, because an exception would cost ZeroGPU a worker.
@@ -49,9 +50,9 @@ class WorkQueue:
 
     def __init__(self, handlers: Handlers) -> None:
         self.shared, self._handlers, self._downloads = handlers.shared, handlers, Downloads()
-        self._pool = ThreadPoolExecutor(1, "work")
+        self._quick, self._long = (ThreadPoolExecutor(1, name) for name in ("quick", "long"))
         on_gpu = GPU(self._run, duration=CALL_SECONDS) if ZERO_GPU else None
-        self._call: Callable[..., Shown] = on_gpu or (lambda *named: self._pool.submit(self._run, *named).result())
+        self._call: Callable[..., Shown] = on_gpu or (lambda *named: self._quick.submit(self._run, *named).result())
         progress = self._progress
         self._follow: Callable[..., Following] = GPU(progress, duration=LONG_SECONDS) if ZERO_GPU else progress
 
@@ -77,17 +78,25 @@ class WorkQueue:
             if ZERO_GPU:
                 shared.model(name)  # a worker would load it again each time
 
-    def fetch_wanted(self, wanted: str, *, linked: bool = True) -> Following:
-        """Download what a link or the generator menu asks for, beside the queue; then say how to continue.
+    def fetch_wanted(self, wanted: str, *, linked: bool = True, on_top: bool = False) -> Following:
+        """Download what a card, a link or the generator menu asks for, beside the queue; then say how to continue.
 
-        That is an example, a generator that is offered here, or a published one with such a base. The last item is
-        {"fetched": the name and arguments of a handler}, for `continue_with`.
+        That is an example, a generator that is offered here, a published one with such a base, or edits in a link. The
+        last item is {"fetched": the name and arguments of a handler}, for `continue_with`.
         """
         if wanted in self.shared.names:
             yield from self.fetch(wanted)
             yield {"fetched": ("choose", wanted, wanted if linked else None)}
+        elif wanted.startswith(LINK):
+            with errors_shown("opening the link"):
+                generator = decode(wanted.removeprefix(LINK))[-1].generator
+            yield from self.fetch(generator)
+            yield {"fetched": ("work", generator, wanted)}
         elif "/" not in wanted:
-            yield {"fetched": ("example", wanted, True)}
+            with errors_shown("opening the example"):
+                generator, _ = self.shared.example(wanted)
+            yield from self.fetch(generator)
+            yield {"fetched": ("example", wanted, linked, on_top)}
         else:
             yield 0.0, f"Looking for {wanted}"
             with errors_shown(f"opening {wanted}"):
@@ -126,7 +135,7 @@ class WorkQueue:
             results.put((True, {} if cancelled.is_set() else self._run(name, *arguments, notify=notify)))
 
         worker = Thread(target=work, daemon=True) if ZERO_GPU else None
-        worker.start() if worker else self._pool.submit(work)
+        worker.start() if worker else self._long.submit(work)
         try:
             done = False
             while not done:

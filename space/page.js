@@ -1,0 +1,433 @@
+// Draws the page from the parts that Python sends as JSON, and sends what the visitor does; see studio.py for both.
+const root = element.querySelector('.rw'), $ = s => root.querySelector(s), $$ = s => [...root.querySelectorAll(s)];
+const part = name => JSON.parse(props[name] || 'null') || {};
+const make = (tag, more, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(more || {}))
+    if (name.includes('-') || name === 'role' || name === 'for') made.setAttribute(name, value); else made[name] = value;
+  made.append(...children.filter(child => child !== null));
+  return made;
+};
+const press = (selector, run) => $$(selector).forEach(button => button.addEventListener('click', () => run(button)));
+const act = (name, ...args) => trigger('act', { name, args });
+const work = (name, ...args) => { say(''); trigger('work', { name, args }); };
+const fetchWanted = (wanted, more) => {
+  if (busy()) trigger('cancel');
+  say('');
+  trigger('fetch', { wanted, linked: false, on_top: false, ...more });
+};
+const busy = () => root.dataset.busy === 'yes';
+const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+
+// --- home: the wall, on which a rule travels across and back, and the cards ---
+
+let story = 0, timer = null;
+const stories = part('wall').stories || [], wall = $('.wall');
+const tell = () => {
+  const one = stories[story], { columns, rows } = part('wall');
+  if (!one) return;
+  wall.style.setProperty('--columns', columns); wall.style.setProperty('--rows', rows);
+  wall.setAttribute('aria-label', one.words);
+  $('.story').textContent = one.words;
+  wall.replaceChildren(...[...Array(columns * rows).keys()].map(i => {
+    const layer = (name, url) => make('i', { className: name, style: `background-image: url(${url})` });
+    const tile = make('span', {}, layer('then', one.before), layer('now', one.after));
+    tile.style.setProperty('--c', i % columns); tile.style.setProperty('--r', Math.floor(i / columns));
+    return tile;
+  }));
+};
+const turn = on => {
+  wall.classList.toggle('on', on);
+  $('[data-wall]').textContent = on ? 'Undo it' : 'Do it again';
+  $('[data-wall]').disabled = !stories.length;
+};
+const loop = () => {
+  turn(!wall.classList.contains('on'));
+  const next = wall.classList.contains('on') ? 5200 : 3000;
+  timer = setTimeout(() => {
+    if (!wall.classList.contains('on') && stories.length > 1) {
+      story = (story + 1) % stories.length; tell();
+      timer = setTimeout(loop, 900);
+    } else loop();
+  }, next);
+};
+tell();
+if (still || !stories.length) turn(true); else timer = setTimeout(loop, 700);
+press('[data-wall]', () => { clearTimeout(timer); turn(!wall.classList.contains('on')); });
+
+const drawCards = () => {
+  const more = part('rules').rules?.length;
+  $('.cards').replaceChildren(...(part('cards').cards || []).map(card => make('li', {},
+    make('button', { type: 'button', className: 'card', title: card.title, 'data-key': card.key,
+      onclick: () => { go('edit'); fetchWanted(card.key); } },
+      make('img', { src: card.image, alt: '' }), make('span', { textContent: card.caption })),
+    more ? make('button', { type: 'button', className: 'plain', textContent: 'add on top', 'data-top': card.key,
+      'aria-label': `Add ${card.caption} on top of your rules`,
+      onclick: () => { go('edit'); fetchWanted(card.key, { on_top: true }); } }) : null)));
+};
+
+const go = mode => {
+  root.dataset.mode = document.body.dataset.mode = mode;
+  clearTimeout(timer);
+  if (mode === 'home') { drawCards(); if (!still && stories.length) timer = setTimeout(loop, 700); }
+  window.scrollTo(0, 0);
+};
+press('[data-go]', button => go(button.dataset.go));
+
+// --- the canvas: a picture, its original behind a slider, outlines of what is marked, and the paint ---
+
+const stage = $('.stage'), now = $('img.now'), then = $('img.then'), paint = $('canvas.paint'), marks = $('canvas.marks');
+const ring = $('.brush'), size = $('.size input'), split = $('.split'), pen = paint.getContext('2d', { willReadFrequently: true });
+const SIDE = 256, COLOURS = { copy: '--copy', paste: '--paste', context: '--context', keep: '--keep' };
+paint.width = paint.height = SIDE; marks.width = marks.height = 640;
+let shown = null, view = 'image', erasing = false, last = null, strokes = [], cursor = [0.5, 0.5], sent = null;
+
+const painted = () => pen.getImageData(0, 0, SIDE, SIDE);
+const empty = () => !painted().data.some((v, i) => i % 4 === 3 && v > 127);
+const mask = () => {  // hard edges: they make short links, and the server scales them softly
+  if (empty()) return null;
+  const data = painted(), copy = new OffscreenCanvas(SIDE, SIDE), flat = make('canvas', { width: SIDE, height: SIDE });
+  for (let i = 0; i < data.data.length; i += 4) {
+    const on = data.data[i + 3] > 127;
+    data.data[i] = data.data[i + 1] = data.data[i + 2] = on ? 255 : 0; data.data[i + 3] = on ? 255 : 0;
+  }
+  flat.getContext('2d').putImageData(data, 0, 0);
+  return `${shown}:${flat.toDataURL('image/png')}`;
+};
+const remember = () => { strokes.push(painted()); if (strokes.length > 30) strokes.shift(); };
+const clear = () => { if (!empty()) remember(); pen.clearRect(0, 0, SIDE, SIDE); hint(); };
+const undoStroke = () => { if (strokes.length) pen.putImageData(strokes.pop(), 0, 0); hint(); };
+const stroke = (from, to) => {
+  pen.globalCompositeOperation = erasing ? 'destination-out' : 'source-over';
+  pen.strokeStyle = '#ff2f9e'; pen.lineCap = pen.lineJoin = 'round'; pen.lineWidth = size.value / 100 * SIDE;
+  pen.beginPath(); pen.moveTo(...from); pen.lineTo(to[0] + 0.01, to[1]); pen.stroke();
+  pen.globalCompositeOperation = 'source-over';
+};
+const at = event => {
+  const box = paint.getBoundingClientRect();
+  return [(event.clientX - box.left) / box.width * SIDE, (event.clientY - box.top) / box.height * SIDE];
+};
+const hover = ([x, y]) => {
+  ring.hidden = shown === null;
+  Object.assign(ring.style, { left: `${100 * x / SIDE}%`, top: `${100 * y / SIDE}%`, width: `${size.value}%`, height: `${size.value}%` });
+};
+paint.addEventListener('pointerdown', event => {
+  if (shown === null || event.button > 0) return;
+  paint.setPointerCapture(event.pointerId); event.preventDefault(); stage.focus({ preventScroll: true });
+  compare(0); remember(); last = at(event); stroke(last, last);
+});
+paint.addEventListener('pointermove', event => {
+  const points = (event.getCoalescedEvents?.() || []).concat(event).map(at);
+  hover(points.at(-1));
+  if (last) for (const point of points) { stroke(last, point); last = point; }
+});
+for (const end of ['pointerup', 'pointercancel']) paint.addEventListener(end, () => { if (last) { last = null; hint(); } });
+paint.addEventListener('pointerleave', () => { if (!last) ring.hidden = true; });
+
+const compare = share => {
+  split.value = share; stage.style.setProperty('--split', `${share}%`);
+  $('.sides').hidden = !(share > 0 && share < 100 && stage.dataset.changed === 'yes');
+};
+split.addEventListener('input', () => compare(split.value));
+const hold = on => stage.classList.toggle('held', on);
+const holder = $('[data-hold]');
+holder.addEventListener('pointerdown', event => { holder.setPointerCapture(event.pointerId); hold(true); });
+for (const end of ['pointerup', 'pointercancel', 'lostpointercapture']) holder.addEventListener(end, () => hold(false));
+for (const [kind, on] of [['keydown', true], ['keyup', false]])
+  holder.addEventListener(kind, event => { if (' Enter'.includes(event.key)) { hold(on); event.preventDefault(); } });
+
+const outline = async (canvas, places) => {  // each mask grown on all sides, less the mask itself
+  const turnedOn = canvas.turn = (canvas.turn || 0) + 1, side = canvas.width, thick = Math.max(2, side / 130);
+  const images = await Promise.all(places.map(async place => {
+    const image = new Image(); image.src = place.mask; await image.decode(); return image;
+  }));
+  if (turnedOn !== canvas.turn) return;
+  const all = canvas.getContext('2d'); all.clearRect(0, 0, side, side);
+  places.forEach((place, i) => {
+    const layer = make('canvas', { width: side, height: side }), on = layer.getContext('2d');
+    for (const [grown, colour] of [[2.2 * thick, '#fff'], [1.5 * thick, getComputedStyle(root).getPropertyValue(COLOURS[place.kind])]]) {
+      const ringed = make('canvas', { width: side, height: side }), edge = ringed.getContext('2d');
+      for (let a = 0; a < 16; a++) edge.drawImage(images[i], Math.cos(a * Math.PI / 8) * grown, Math.sin(a * Math.PI / 8) * grown, side, side);
+      edge.globalCompositeOperation = 'source-in'; edge.fillStyle = colour; edge.fillRect(0, 0, side, side);
+      on.drawImage(ringed, 0, 0);
+    }
+    on.globalCompositeOperation = 'destination-out'; on.drawImage(images[i], 0, 0, side, side);
+    all.drawImage(layer, 0, 0);
+  });
+};
+const placesOn = seed => (part('slots').marks || []).filter(place => place.seed === seed);
+const picture = () => {  // the picture on the canvas
+  const { seed, now: after, then: before, match } = part('canvas');
+  if (seed === undefined) return;
+  if (seed !== shown) { shown = seed; strokes = []; last = null; pen.clearRect(0, 0, SIDE, SIDE); }
+  now.src = (view === 'match' && match) || after; now.alt = `Picture ${seed}`;
+  then.src = before || after; stage.dataset.changed = before ? 'yes' : 'no';
+  split.disabled = holder.disabled = !before;
+  stage.classList.toggle('original', view === 'other');
+  $('.seed').textContent = `picture ${seed}`;
+  compare(split.value);
+  outline(marks, placesOn(seed)); hint();
+};
+now.addEventListener('load', () => { stage.dataset.ready = shown; });
+
+// --- the filmstrip ---
+
+const film = () => {
+  const { tiles = [], note = '', seeds = '' } = part('film'), focused = document.activeElement?.dataset?.seed;
+  $('.tiles').replaceChildren(...tiles.map(tile => {
+    const changed = tile.other ? ' changed' : '', layer = make('canvas', { width: 96, height: 96 });
+    const image = make('img', { src: tile[view] || tile.image, alt: '', draggable: false });
+    const option = make('button', { type: 'button', role: 'option', className: `tile${changed}`, 'data-seed': tile.seed,
+      'aria-label': `Picture ${tile.seed}${changed && ', changed'}`, tabIndex: -1, onclick: () => pick(tile.seed) }, image, layer,
+      make('span', { textContent: tile.seed }));
+    if (tile.other && view === 'image') {
+      option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse') image.src = tile.other; });
+      option.addEventListener('pointerleave', () => { image.src = tile.image; });
+    }
+    if (placesOn(tile.seed).length) outline(layer, placesOn(tile.seed));
+    return option;
+  }));
+  $('.film .note').textContent = note;
+  if (document.activeElement !== $('.seeds input')) $('.seeds input').value = seeds;
+  chosen(part('canvas').seed);
+  if (focused) $(`.tile[data-seed="${focused}"]`)?.focus();
+};
+const chosen = seed => {
+  const tiles = $$('.tile'), own = tiles.find(tile => tile.dataset.seed === `${seed}`);
+  for (const tile of tiles) { tile.setAttribute('aria-selected', tile === own); tile.tabIndex = -1; }
+  if (own || tiles[0]) (own || tiles[0]).tabIndex = 0;
+};
+const pick = seed => {
+  if (seed === shown) return;
+  const tile = (part('film').tiles || []).find(one => one.seed === seed);
+  delete stage.dataset.ready;
+  if (tile) { props.canvas = JSON.stringify({ seed, now: tile.image, then: tile.other, match: tile.match }); picture(); }
+  chosen(seed); act('pick', seed);
+};
+$('.tiles').addEventListener('keydown', event => {
+  const tiles = $$('.tile'), i = tiles.indexOf(document.activeElement);
+  const across = Math.max(1, tiles.filter(tile => tile.offsetTop === tiles[0].offsetTop).length);
+  const to = { ArrowLeft: i - 1, ArrowRight: i + 1, ArrowUp: i - across, ArrowDown: i + across, Home: 0, End: tiles.length - 1 }[event.key];
+  if (to === undefined || !tiles[to]) return;
+  event.preventDefault(); tiles[to].focus(); pick(Number(tiles[to].dataset.seed));
+});
+press('[data-view]', button => {
+  const before = view, wanted = button.dataset.view;
+  view = view === wanted ? 'image' : wanted;
+  for (const each of $$('[data-view]')) each.setAttribute('aria-pressed', each.dataset.view === view);
+  if ((before === 'match') !== (view === 'match')) act('look', view === 'match');
+  film(); picture();
+});
+press('[data-do]', button => act(button.dataset.do));
+press('[data-search]', () => work('find', mask()));
+$('.seeds input').addEventListener('change', event => act('browse', event.target.value));
+
+// --- slots, found places, verdict ---
+
+const crop = (image, label, run, more) => make(run ? 'button' : 'span', { className: 'crop', title: label, ...(run ? { type: 'button',
+  'aria-label': label, onclick: run } : {}), ...more }, make('img', { src: image, alt: run ? '' : label }));
+const slots = () => {
+  const value = part('slots'), of = name => $(`[data-slot="${name}"] .crops`);
+  const fill = (name, ...crops) => { of(name).replaceChildren(...crops); of(name).parentElement.classList.toggle('full', crops.length > 0); };
+  fill('copy', ...(value.copy ? [crop(value.copy.image, `Copied from picture ${value.copy.seed}`, () => pick(value.copy.seed))] : []));
+  fill('paste', ...(value.paste ? [crop(value.paste.image, `${value.kind === 'erase' ? 'Erased' : 'Pasted'} on picture ${value.paste.seed}`, () => pick(value.paste.seed))] : []));
+  for (const name of ['context', 'keep']) fill(name, ...(value[name] || []).map((place, i) => make('span', { className: 'held' },
+    crop(place.image, `Place on picture ${place.seed}`, () => pick(place.seed)),
+    make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `Remove the place on picture ${place.seed}`,
+      onclick: () => place.found ? act('reject', place.found) : act('unmark', name, i) }))));
+  root.dataset.step = value.step || '';
+  $('[data-mark="paste"]').disabled = !value.copy;
+  if (value.painted) { sent = null; clear(); }
+  film(); picture(); think();
+};
+let asked = '';
+const think = () => {  // the machine chooses in the background as soon as the edit is complete
+  const { key, background } = part('slots');
+  if (key && background && key !== asked && !busy()) trigger('prepare', { key });
+  asked = busy() ? asked : key || '';
+};
+const found = () => {
+  const { key, places = [] } = part('found'), own = key && key === part('slots').found_key ? places : [];
+  $('.too').hidden = !own.length;
+  $('.too .crops').replaceChildren(...own.map(place => {
+    const held = make('span', { className: 'held' }), done = (name, event) => { held.remove(); act(name, place.place); };
+    held.append(crop(place.image, `Yes, this place on picture ${place.seed} too`, () => done('accept'), { className: 'crop yes' }),
+      make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `No, not the place on picture ${place.seed}`, onclick: () => done('reject') }));
+    return held;
+  }));
+};
+const say = message => { $('.trouble').textContent = message || ''; };
+const bar = () => {
+  const { next = '', verdict = '', crops = [], mend, details = [], can_execute } = part('bar'), proof = $('.proof');
+  $('.next').textContent = next; $('.verdict').dataset.verdict = verdict;
+  const shownBefore = proof.querySelector('details')?.open;
+  proof.replaceChildren(...crops.map(([before, asked, after]) => make('span', { className: 'triple' },
+    ...[[before, 'before'], [asked, 'asked for'], [after, 'now']].map(([image, words]) => make('span', {},
+      make('img', { src: image, alt: `${words}, on a picture that the rule was not made with` }), make('small', { textContent: words }))))),
+    ...(details.length ? [make('details', { open: Boolean(shownBefore) }, make('summary', { textContent: 'Details' }), ...details.map(line => make('p', { textContent: line })))] : []));
+  const button = $('[data-mend]');
+  button.hidden = !mend; button.textContent = mend?.words || '';
+  $('[data-execute]').disabled = !can_execute || busy();
+};
+const chosenForm = () => {
+  const { key, words } = part('chosen');
+  if (key && key === part('slots').key && !part('bar').verdict) $('.next').textContent = words;
+};
+const progress = () => {
+  const { words, share } = part('progress'), on = words !== undefined, meter = $('.bar progress');
+  root.dataset.busy = on ? 'yes' : 'no';
+  meter.hidden = $('[data-cancel]').hidden = !on; $('[data-execute]').hidden = on;
+  if (on) { meter.value = share; $('.next').textContent = words; say(''); } else { bar(); think(); chosenForm(); }
+};
+press('[data-mark]', button => mark(button.dataset.mark));
+const mark = what => {
+  const value = mask();
+  if (!value) return say('Nothing is painted yet: paint on the picture first.');
+  say(''); sent = painted(); clear(); strokes.pop(); act('mark', what, value);
+};
+press('[data-step]', button => act('step', button.dataset.step));
+press('[data-execute]', () => work('execute'));
+press('[data-mend]', () => work('mend'));
+press('[data-cancel]', () => trigger('cancel'));
+
+// --- the first run: hints where the eye is, and a brush that shows how ---
+
+const HINTS = {
+  copy: 'Paint over a thing you like, then press Copy.', paste: 'Choose another picture, paint where it should go, then press Paste.',
+  context: 'Execute, or first mark more places like this one.', done: '',
+};
+const hint = () => {
+  const step = root.dataset.step, ready = !empty(), ghost = (part('hints').hints || []).find(one => one.step === step);
+  const button = { copy: 'Copy', paste: 'Paste', context: 'Add to context' }[step];
+  $('.hint p').textContent = ready && button ? `Now press ${button}.` : HINTS[step] || '';
+  $('[data-hint]').hidden = ready || !ghost || !['copy', 'paste'].includes(step);
+  for (const each of $$('[data-mark]')) each.classList.toggle('next', ready && each.dataset.mark === step);
+};
+press('[data-hint]', async () => {
+  const ghost = part('hints').hints.find(one => one.step === root.dataset.step);
+  if (!(part('film').tiles || []).some(tile => tile.seed === ghost.seed)) act('browse', `${ghost.seed}, 0-10`);
+  pick(ghost.seed);
+  const image = new Image(); image.src = ghost.mask; await image.decode();
+  const layer = make('canvas', { width: SIDE, height: SIDE }), on = layer.getContext('2d'), from = performance.now();
+  on.drawImage(image, 0, 0, SIDE, SIDE); on.globalCompositeOperation = 'source-in'; on.fillStyle = '#ff2f9e'; on.fillRect(0, 0, SIDE, SIDE);
+  remember();
+  const tick = time => {
+    const share = still ? 1 : Math.min(1, (time - from) / 900);
+    if (shown !== ghost.seed) return;
+    pen.clearRect(0, 0, SIDE, SIDE); pen.drawImage(layer, 0, 0, SIDE, SIDE * share, 0, 0, SIDE, SIDE * share);
+    if (share < 1) requestAnimationFrame(tick); else hint();
+  };
+  requestAnimationFrame(tick);
+});
+
+// --- rules: while a slider is dragged, one strength after the other is shown; releasing it sets the last one ---
+
+let trying = false, wanted = null;
+const attempt = () => { if (!trying && wanted) { trying = true; trigger('attempt', wanted); wanted = null; } };
+const rules = () => {
+  const { rules: made = [], remarks = [] } = part('rules'), focused = $('.rules :focus')?.ariaLabel;
+  wanted = null; $('.made').hidden = !made.length; element.dataset.rules = made.length;
+  $('.rules').replaceChildren(...made.map((rule, i) => {
+    const button = (text, title, run, idle) => make('button', { type: 'button', textContent: text, title, disabled: Boolean(idle), onclick: run, 'aria-label': `${title}: rule ${i + 1}` });
+    const on = make('input', { type: 'checkbox', checked: rule.on, 'aria-label': `Rule ${i + 1} on`, onchange: () => act('rule', 'switch', i, on.checked) });
+    const slider = make('input', { type: 'range', min: -1, max: 2, step: 0.05, value: rule.strength, 'aria-label': `Strength of rule ${i + 1}` });
+    const output = make('output', { textContent: rule.strength.toFixed(2) });
+    slider.addEventListener('input', () => { output.textContent = Number(slider.value).toFixed(2); wanted = { rule: i, value: Number(slider.value) }; attempt(); });
+    slider.addEventListener('change', () => { wanted = null; act('rule', 'strength', i, Number(slider.value)); });
+    return make('li', { className: 'rule' }, make('header', {}, on, make('b', { textContent: rule.title }),
+      button('↑', 'Move up', () => act('rule', 'move', i, i - 1), i === 0), button('↓', 'Move down', () => act('rule', 'move', i, i + 1), i + 1 === made.length),
+      button('Save', 'Download', () => act('save', 'rule', i)), button('✕', 'Remove', () => act('rule', 'remove', i, null))),
+      make('label', {}, 'Strength', slider, output), make('p', { textContent: rule.verdict, className: 'words' }));
+  }), ...remarks.map(words => make('li', { textContent: words, className: 'remark' })));
+  if (focused) $(`.rules [aria-label="${focused}"]`)?.focus();
+};
+
+// --- generators, sharing, files ---
+
+const about = () => {
+  const { generators = [], value, licence = '' } = part('about');
+  $('#rw-generator').replaceChildren(...generators.map(([label, name]) => make('option', { textContent: label, value: name, selected: name === value })));
+  $('.licence').textContent = licence;
+};
+$('#rw-generator').addEventListener('change', event => fetchWanted(event.target.value));
+const sharing = $('.share'), shares = $('[data-share]');
+press('[data-share]', () => { sharing.hidden = !sharing.hidden; shares.setAttribute('aria-expanded', !sharing.hidden); });
+press('[data-save]', button => { $('.share output').textContent = 'One moment …'; act(button.dataset.save === 'link' ? 'link' : 'save', ...(button.dataset.save === 'link' ? [] : [button.dataset.save])); });
+press('[data-open]', button => {
+  const panel = document.getElementById(button.dataset.open), head = panel?.querySelector('button');
+  if (head && !panel.querySelector('.open')) head.click();
+  panel?.scrollIntoView({ behavior: still ? 'auto' : 'smooth' });
+});
+const link = async () => {
+  const { text, words } = part('link'), output = $('.share output');
+  if (!text) { output.textContent = words || ''; return; }
+  const address = `${location.origin}${location.pathname}#edit=${text}`;
+  const field = make('input', { readOnly: true, value: address, 'aria-label': 'Link to this edit' });
+  let copied = 'Copy this link:';
+  try { await navigator.clipboard.writeText(address); copied = 'Link copied.'; } catch { /* no permission: it is shown */ }
+  output.replaceChildren(`${copied} `, field, ` ${words}`); field.select();
+};
+const download = () => {
+  const { name, url } = part('download');
+  if (!url) return;
+  const anchor = make('a', { href: url, download: name });
+  document.body.append(anchor); anchor.click(); anchor.remove();
+  $('.share output').textContent = `Saved ${name}.`;
+};
+const kept = () => {  // each tab keeps its own work over a reload; the latest one can be continued in a new tab
+  for (const [storage, most] of [[sessionStorage, 4e6], [localStorage, 4e6]])
+    try { if (props.kept && props.kept.length < most) storage.setItem('rewriter', props.kept); } catch { /* full, or forbidden */ }
+};
+const latest = (() => { try { return localStorage.getItem('rewriter'); } catch { return null; } })();
+const pending = () => { const { wanted: name, on_top } = part('pending'); if (name) { go('edit'); fetchWanted(name, { linked: true, on_top: Boolean(on_top) }); } };
+
+// --- keys ---
+
+stage.addEventListener('keydown', event => {
+  const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  if (step) cursor = cursor.map((v, i) => Math.min(1, Math.max(0, v + step[i] / 50)));
+  const point = cursor.map(v => v * SIDE);
+  if (event.key === ' ' && shown !== null) { remember(); stroke(point, point); hint(); }
+  if (step || event.key === ' ') { hover(point); event.preventDefault(); }
+});
+const tool = name => {
+  erasing = name === 'eraser';
+  for (const each of ['paint', 'eraser']) $(`[data-tool="${each}"]`).setAttribute('aria-pressed', (each === 'eraser') === erasing);
+};
+press('[data-tool]', ({ dataset: { tool: name } }) => ({ undo: undoStroke, clear }[name] || (() => tool(name)))());
+const larger = by => { size.value = Number(size.value) + by; if (!ring.hidden) hover(cursor.map(v => v * SIDE)); };
+const SHORTCUTS = {
+  c: () => mark('copy'), v: () => mark('paste'), x: () => mark('erase'), a: () => mark('context'), b: () => tool('paint'), e: () => tool('eraser'),
+  '[': () => larger(-2), ']': () => larger(2), Delete: clear, Backspace: clear,
+};
+document.addEventListener('keydown', event => {
+  if (root.dataset.mode !== 'edit' || event.target.closest?.('input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]')) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key, control = event.ctrlKey || event.metaKey;
+  let run = !control && !event.altKey && SHORTCUTS[key];
+  if (control && key === 'z') run = event.shiftKey ? () => act('step', 'redo') : strokes.length && !empty() ? undoStroke : () => act('step', 'undo');
+  if (control && key === 'y') run = () => act('step', 'redo');
+  if (control && key === 'Enter') run = () => { if (!$('[data-execute]').disabled) work('execute'); };
+  if (key === 'o' && !control) { hold(true); return; }
+  if (run) { event.preventDefault(); run(); }
+});
+document.addEventListener('keyup', event => { if (event.key === 'o' || event.key === 'O') hold(false); });
+
+// --- wiring: what Python updates, and the first drawing ---
+
+const trouble = () => {
+  const { message } = part('trouble');
+  say(message);
+  if (message && sent) { pen.putImageData(sent, 0, 0); hint(); }
+  if (message && $('.share output').textContent === 'One moment …') $('.share output').textContent = '';
+  sent = null; about();
+};
+const WATCHED = { film, canvas: () => { picture(); chosen(shown); }, slots, found, bar: () => { bar(); chosenForm(); }, chosen: chosenForm, progress, rules, about,
+  cards: drawCards, kept, download, link, pending, trouble, tried: () => { trying = false; attempt(); }, hints: hint };
+for (const [name, run] of Object.entries(WATCHED)) watch(name, run);
+const restore = $('[data-restore]');
+const linked = /[?&](edit|seed|model)=/.test(location.search) || location.hash.startsWith('#edit=') || sessionStorage.getItem('rewriter');
+restore.hidden = Boolean(linked) || !latest;
+press('[data-restore]', () => { go('edit'); act('restore', JSON.parse(latest)); restore.hidden = true; });
+about(); film(); rules(); slots(); bar(); drawCards(); go(linked ? 'edit' : 'home');
+window.addEventListener('hashchange', () => { if (location.hash.startsWith('#edit=')) fetchWanted(location.hash, { linked: true }); });
+element.dataset.ready = 'yes';

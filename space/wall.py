@@ -1,0 +1,77 @@
+"""The wall of pictures on which a rule travels across and back: drawn by the generator when the page is made."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rewriter import Rule, load_edits
+from rewriter.editing.effect import firing
+from rewriter.editing.execute import prepare, solved
+from rewriter.editing.statistics import Statistics
+from rewriter.generators.base import Generator
+from rewriter.pictures import enlarged, to_image
+from view import data_url
+
+COLUMNS, ROWS, SIDE = 8, 3, 192
+OTHERS = 3  # of the pictures do not match the rule's context: they stay as they are
+
+
+@dataclass(frozen=True)
+class Story:
+    """One rule: the shipped edit behind it, and what happens in one sentence."""
+
+    name: str
+    words: str
+
+
+STORIES = (
+    Story(
+        "dome-to-spire",
+        "Domes become spires. One spire was copied, pasted over one dome, and the model itself changed: every town that "
+        "it will ever draw follows the new rule.",
+    ),
+    Story(
+        "no-light-on-ground",
+        "Lit windows no longer light the ground. The light was erased on one picture, and it is gone from all of them.",
+    ),
+)
+
+
+@torch.no_grad()
+def wall(generator: Generator, edits: dict[str, Any]) -> dict[str, Any]:
+    """The stories whose edits there are, each with a sheet of COLUMNS × ROWS pictures before and after."""
+    statistics, stories = Statistics(generator), []
+    for story in STORIES:
+        if story.name not in edits:
+            continue
+        rule, _, _ = solved(prepare(generator, load_edits(edits[story.name])[0], statistics=statistics))
+        before, after = (_sheet(generator.sample(_seeds(generator, rule), rules=on)) for on in ([], [rule]))
+        stories.append({"words": story.words, "before": before, "after": after})
+    return {"stories": stories, "columns": COLUMNS, "rows": ROWS}
+
+
+def _seeds(generator: Generator, rule: Rule) -> list[int]:
+    """Unseen pictures: most match the rule's context."""
+    count = COLUMNS * ROWS
+    matching, others = firing(generator, [rule], hits=count - OTHERS, misses=OTHERS, limit=400)
+    seeds = matching + others
+    for place, seed in zip(range(4, len(seeds), 7), others, strict=False):  # spread the others out
+        seeds.remove(seed)
+        seeds.insert(place, seed)
+    return (seeds + list(range(count)))[:count]
+
+
+def _sheet(pictures: Tensor) -> str:
+    """Pictures side by side, as the data URL of one image."""
+    whole = Image.new("RGB", (COLUMNS * SIDE, ROWS * SIDE))
+    for i, picture in enumerate(pictures):
+        whole.paste(enlarged(to_image(picture), SIDE), (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
+    buffer = io.BytesIO()
+    whole.save(buffer, "WEBP", quality=86, method=3)
+    return data_url(buffer.getvalue(), "image/webp")
