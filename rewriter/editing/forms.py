@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +16,6 @@ from rewriter import masks
 from rewriter.editing.region import Place
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.beside import Gated, Recall, cut
-from rewriter.generators.layer import Features
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.recall import MARGIN, Marked, template_of, transplant, whitening
 
@@ -100,27 +99,33 @@ class Finder:
             hits += max(map(abs, off)) <= NEAR
         return hits >= FOUND_AGAIN * len(self.job.context)
 
-    def scores(self, features: Features) -> Tensor:
-        """The template's score at each place of its corner, (n, h', w')."""
-        return self.marked.template.scores(features.keys)
+    def search(
+        self, seeds: Sequence[int], *, again: bool = False, on_step: OnStep | None = None
+    ) -> tuple[list[Candidate], float]:
+        """The best place of each picture, best first; and the score that few places elsewhere in them exceed.
 
-    def search(self, seeds: Sequence[int], *, on_step: OnStep | None = None) -> tuple[list[Candidate], float]:
-        """The best place of each picture, best first; and the score that few places elsewhere in them exceed."""
+        Pictures that the edit points at are left out. `again`: the same pictures will be searched again, see
+        `Job.searched`.
+        """
         own = {region.seed for region in self.job.edit.regions}
         template, found, elsewhere = self.marked.template, list[Candidate](), list[float]()
-        wanted = [seed for seed in seeds if seed not in own]
-        for i in range(0, len(wanted), BATCH):
-            batch = wanted[i : i + BATCH]
-            features = self.job.keys(batch)
-            scores = self.scores(features)
+        for i in range(0, len(seeds), BATCH):
+            batch = list(seeds[i : i + BATCH])
+            look_up = partial(self._whitened, batch)
+            whitened = self.job.searched(batch, look_up) if again else look_up()
+            others = [j for j, seed in enumerate(batch) if seed not in own]
+            scores = template.cosine(whitened)[others]
             best = template.best(scores)
             corners = [(float(row), float(column)) for row, column in best.place]
-            found += map(Candidate, best.score.tolist(), batch, corners)
+            found += map(Candidate, best.score.tolist(), [batch[j] for j in others], corners)
             elsewhere += _second(scores, best.place, template.size)
-            report(on_step, i + len(batch), len(wanted))
+            report(on_step, i + len(batch), len(seeds))
         elsewhere.sort()
         level = elsewhere[int(FALSE_ALARM * (len(elsewhere) - 1))] if elsewhere else -1.0
         return sorted(found, key=lambda one: (-one.score, one.seed)), level
+
+    def _whitened(self, seeds: Sequence[int]) -> Tensor:
+        return self.marked.template.whitened(self.job.keys(seeds).keys)
 
     def thresholds(self, elsewhere: float) -> tuple[float, float]:
         """From which score on the template matches a little, and fully."""
@@ -134,7 +139,7 @@ class Finder:
 
     def _score_at(self, place: Place) -> Tensor:
         """The best score within a cell of a place."""
-        scores = self.scores(self.job.features[place.seed])[0]
+        scores = self.marked.template.scores(self.job.features[place.seed].keys)[0]
         row, column = (max(0, min(s - 1, round(x))) for x, s in zip(self.corner(place), scores.shape, strict=True))
         return scores[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max()
 

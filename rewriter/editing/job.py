@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,12 @@ class Job:
     def keys(self, seeds: Sequence[int]) -> Features:
         """The features that enter the layer, for other pictures."""
         return self.generator.keys(seeds, self.info.name, truncation=self.edit.truncation, rules=self.rules)
+
+    def searched(self, seeds: Sequence[int], make: Callable[[], Tensor]) -> Tensor:
+        """The whitened keys of other pictures, which are made once and kept for the next search."""
+        psi, recipe = self.edit.truncation, self.edit.statistics
+        sampling = self.statistics.sampling(self.info.name, psi, rules=self.rules, recipe=recipe)
+        return self.statistics.searched.get((sampling, *seeds), make)
 
     def responses(self, features: Features) -> Tensor:
         """The layer's demodulated responses (n, out, H, W) under the rules that are on."""

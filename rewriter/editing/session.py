@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.cache import Cache
-from rewriter.editing import preview, search
+from rewriter.editing import preview, search, verdict
 from rewriter.editing.choose import execute
 from rewriter.editing.edit import AUTO, BY_HAND, Edit
 from rewriter.editing.effect import advice
+from rewriter.editing.execute import prepare
 from rewriter.editing.forms import Finder
 from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
@@ -38,6 +39,7 @@ T = TypeVar("T")
 
 MADE = 256 << 20  # bytes of rules that are remembered
 FIRST = range(1000)  # pictures to find places on
+SEARCHED_AGAIN = 256  # pictures; the keys of so few are kept for the next search
 OVERLAP = 45.0  # degrees; below it places that match one rule match the other at half strength or more
 OPTIONS = tuple(
     "layer truncation form budget gate rank smoothness method steps directions spread units title statistics".split()
@@ -262,9 +264,13 @@ class Rewriter:
         job.measure()
         finder = Finder(job)
         known = {(place.seed, place.by) for place in (*self.edit.found, *self.edit.unlike)}
-        found, _ = finder.search(seeds, on_step=on_step)
+        found, _ = finder.search(seeds, again=len(seeds) <= SEARCHED_AGAIN, on_step=on_step)
         new = [one for one in found if (one.seed, "person") not in known]
         return [(finder.place(one), one.score) for one in new[:k]]
+
+    def crop(self, place: Place) -> Tensor:
+        """The square (3, h, h) around a place that `find` found, as large as the marks and a margin."""
+        return verdict.crop(self._job(), place)
 
     def accept(self, place: Place) -> None:
         """Take a place for context: "this too". It counts like a mark, and the edit records that a person took it."""
@@ -329,6 +335,24 @@ class Rewriter:
             rule = rule.at(state.rules[made].strength)  # its effect stays that of the strength asked for
         self._then(edit=edit, rules=(*state.rules[:made], rule, *state.rules[made + 1 :]), made=made)
         return rule
+
+    def crops(self, index: int = -1, number: int = verdict.CROPS) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What a rule did: a few places like the marked ones before, as asked for, and now; see `verdict.crops`.
+
+        `index`: which rule, −1 for the last. InputError if there is none, or it does not know what was asked for.
+        """
+        at = _at(range(len(self.rules)), len(self.rules) - 1 if index == -1 else index)
+        rule, before = self.rules[at], [rule for rule in self.rules[:at] if rule.active]
+        if rule.edit is None or not 1 <= number <= verdict.JUDGED:
+            raise InputError(f"no {number} crops of {rule.title!r}: it needs an edit, and 1 to {verdict.JUDGED} crops")
+        generator, edit = self.generator, rule.edit.with_(after=())
+        wanted = ("crops", *self._model(before), digest([rule]), edit.digest, number)
+
+        def cut() -> list[tuple[Tensor, Tensor, Tensor]]:
+            job = prepare(generator, edit, rules=before, statistics=self.statistics)
+            return verdict.crops(job, replace(rule, on=True), number=number)
+
+        return self._made.get(wanted, cut)
 
     def add(self, rule: Rule) -> None:
         """Add a rule made elsewhere on top of the others; InputError if it is damaged or of another generator."""
@@ -411,8 +435,12 @@ class Rewriter:
     def _request(self, edit: Edit) -> Hashable:
         """Identity of everything that an edit's rule depends on: the request, the generator, the rules before it."""
         asked = json.dumps(edit.plain(lambda place: {"seed": place.seed, "mask": place.digest}))
-        before = digest([rule for rule in self.history.present.before if rule.active])
-        return "rule", self.generator.fingerprint, str(self.generator.device), before, asked
+        return "rule", *self._model(self.history.present.before), asked
+
+    def _model(self, rules: Sequence[Rule]) -> tuple[Hashable, ...]:
+        """Identity of the generator with some rules."""
+        active = [rule for rule in rules if rule.active]
+        return self.generator.fingerprint, str(self.generator.device), digest(active)
 
     def _then(self, **changes: Any) -> None:
         self.history = self.history.then(replace(self.history.present, **changes))

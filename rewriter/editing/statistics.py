@@ -30,6 +30,7 @@ from rewriter.memory.second_moment import SecondMoment, random_places
 from rewriter.memory.sites import Gate, at_places
 
 KEPT = 512 << 20  # bytes of moments and features kept in memory
+SEARCHED = 256 << 20  # bytes of whitened keys kept for the next search of the same pictures
 BYSTANDERS = range(5000, 5024)
 BYSTANDER_PLACES = 96
 
@@ -140,7 +141,7 @@ class Statistics:
     def __init__(self, generator: Generator, *, cache: Path | None = None):
         self.generator = generator
         self.cache = default_folder() if cache is None else cache
-        self._known = Cache(KEPT)
+        self._known, self.searched = Cache(KEPT), Cache(SEARCHED)
 
     def moment(
         self,

@@ -86,12 +86,12 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def held_out(job: Job, seeds: Sequence[int] = SEARCHED) -> HeldOut:
+def held_out(job: Job, seeds: Sequence[int] = SEARCHED, *, most: int = JUDGED) -> HeldOut:
     """The places on unseen pictures that are most like the marked ones; for edits of kind "replace"."""
     finder, generator, edit = Finder(job), job.generator, job.edit
     assert edit.copy is not None
-    found, _ = finder.search(seeds)
-    places = tuple(finder.place(one) for one in found[:JUDGED])
+    found, _ = finder.search(seeds, again=True)
+    places = tuple(finder.place(one) for one in found[:most])
     side, psi, rules = generator.resolution, edit.truncation, job.rules
     seeds = [edit.copy.seed, *(place.seed for place in places)]
     thing, *before = generator.sample(seeds, truncation=psi, rules=rules).clamp(-1, 1)
@@ -140,15 +140,29 @@ def crops(job: Job, rule: Rule, *, number: int = CROPS) -> list[tuple[Tensor, Te
     Returns:
         Square pictures (3, h, h) in [-1, 1] of each place with a margin; all have the same size.
     """
-    held = held_out(job) if job.edit.kind == "replace" else _marked(job)
+    held = held_out(job, most=number) if job.edit.kind == "replace" else _marked(job)
     shown = HeldOut(held.places[:number], held.before[:number], held.thing[:number], held.weight[:number])
     whole = shown.before, shown.wanted, _after(job, rule, shown)
     boxes = [masks.bounds(weight) if weight.any() else masks.Box(0, 0, 1, 1) for weight in shown.weight]
-    side = job.generator.resolution
-    size = min(side, round(max(max(box.size) for box in boxes) + 2 * MARGIN * side))
-    corners = [[min(max(0, round(at - size / 2)), side - size) for at in box.centre] for box in boxes]
-    cut = [[each[i, :, y : y + size, x : x + size] for each in whole] for i, (y, x) in enumerate(corners)]
+    size, side = max(max(box.size) for box in boxes), job.generator.resolution
+    cut = [[_around(each[i], box.centre, size / side) for each in whole] for i, box in enumerate(boxes)]
     return [(before, wanted, after) for before, wanted, after in cut]
+
+
+@torch.no_grad()
+def crop(job: Job, place: Place) -> Tensor:
+    """The square (3, h, h) around a place that an edit's context was found at; as large as the marks, and a margin."""
+    picture = job.generator.sample([place.seed], truncation=job.edit.truncation, rules=job.rules).clamp(-1, 1)[0]
+    marks = (max(masks.bounds(mark.mask).size) / max(mark.mask.shape) for mark in job.context)
+    return _around(picture, (place.row, place.column), max(marks, default=MARGIN))
+
+
+def _around(picture: Tensor, middle: tuple[float, float], size: float) -> Tensor:
+    """A square of a picture around a middle in pixels; of a size in shares of the side, and a margin."""
+    side = picture.shape[-1]
+    wide = min(side, round((size + 2 * MARGIN) * side))
+    y, x = (min(max(0, round(at - wide / 2)), side - wide) for at in middle)
+    return picture[:, y : y + wide, x : x + wide]
 
 
 def _after(job: Job, rule: Rule, held: HeldOut) -> Tensor:

@@ -5,11 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rewriter import Edit, Effect, Region, load_edits
+from rewriter import Edit, Effect, Region, Rewriter, load_edits
+from rewriter.editing import verdict
 from rewriter.editing.effect import advice, effect_in_words, suggestion
 from rewriter.editing.execute import prepare
+from rewriter.editing.job import Job
+from rewriter.editing.region import Place
 from rewriter.editing.statistics import Statistics
 from rewriter.editing.verdict import TOOK, HeldOut, crops, held_out, judge
+from rewriter.errors import InputError
 from rewriter.worlds import townscape
 
 SIDE = 64
@@ -92,6 +96,46 @@ def test_places_are_found_on_pictures_that_the_edit_does_not_point_at(job):
     own = {region.seed for region in job.edit.regions}
     places = held_out(job).places
     assert places and own.isdisjoint(place.seed for place in places)
+
+
+def test_a_session_shows_crops_of_any_of_its_rules_and_cuts_them_once(town, shipped, job, monkeypatch):
+    (rule,) = shipped("dome-to-spire")
+    session = Rewriter(town, rules=[rule], statistics=job.statistics)
+    shown = session.crops()
+    for three, same in zip(shown, crops(job, rule), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(three, same, strict=True))
+    session.switch(0, False)
+    monkeypatch.setattr(verdict, "crops", None)
+    assert all(a is b for a, b in zip(session.crops(0)[0], shown[0], strict=True))
+    for index in (1, -2):
+        with pytest.raises(InputError, match="there is no rule"):
+            session.crops(index)
+
+
+def test_a_rule_without_an_edit_and_a_number_out_of_range_have_no_crops(town, shipped, random_rule):
+    session = Rewriter(town, rules=[random_rule(town, "layer4"), *shipped("dome-to-spire")])
+    for index, number in ((0, 3), (1, 0), (1, 99)):
+        with pytest.raises(InputError, match="it needs an edit"):
+            session.crops(index, number)
+
+
+def test_a_crop_of_a_found_place_is_a_square_of_its_picture_with_the_place_in_it(town, job):
+    session = Rewriter(town, statistics=job.statistics)
+    session.use(job.edit)
+    place = Place(12, 30.0, 40.0)
+    cut, picture = session.crop(place), town.sample([12], rules=[]).clamp(-1, 1)[0]
+    side = cut.shape[1]
+    assert cut.shape == (3, side, side) and side < SIDE
+    assert torch.equal(cut, picture[:, 30 - side // 2 :, 40 - side // 2 :][:, :side, :side])
+    assert session.crop(Place(12, 0.0, SIDE)).shape == cut.shape
+
+
+def test_a_second_search_of_the_same_pictures_draws_none_of_them(town, job, monkeypatch):
+    session = Rewriter(town, statistics=Statistics(town))
+    session.use(job.edit)
+    first = session.find(4, seeds=range(100, 130))
+    monkeypatch.setattr(Job, "keys", lambda job, seeds: town.keys(seeds, "layer8") if len(seeds) < 16 else None)
+    assert session.find(4, seeds=range(100, 130)) == first
 
 
 # --- what to try next ---
