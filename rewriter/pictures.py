@@ -33,7 +33,7 @@ def enlarged(image: Image.Image, side: int) -> Image.Image:
     """
     while image.width * 2 <= side:
         size = (image.width * 2, image.height * 2)
-        image = image.resize(size, Image.Resampling.LANCZOS).filter(ImageFilter.UnsharpMask(1.2, 90, 0))
+        image = image.resize(size, Image.Resampling.LANCZOS).filter(ImageFilter.UnsharpMask(1.2, 60, 0))
         image = image.filter(ImageFilter.MedianFilter(3))
     return image if image.width == side else image.resize((side, side), Image.Resampling.LANCZOS)
 

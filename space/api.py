@@ -1,8 +1,8 @@
 """The page's steps as endpoints for scripts and as tools for MCP.
 
 Each client has a visitor of its own, by its session hash; all MCP clients together have one. Pictures, files and masks
-are data URLs; a mask is a PNG whose opaque part is painted. A step that changes the work returns what comes next and
-the rules.
+are data URLs; a mask is a PNG whose opaque part is painted. A step that changes the work returns what comes next or
+the verdict, and the rules.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from handlers import MARKS, STEPS
+from rewriter.masks import disc, encode
 from state import Visitor
 from view import Shown
 from work_queue import WorkQueue
@@ -28,12 +29,13 @@ DESCRIPTIONS = {
     "context": "Add the place under the mask on picture `seed` to the context: places like it will follow the rule.",
     "keep": "Protect the place under the mask on picture `seed`.",
     "erase": "Erase what is under the mask on picture `seed`; nothing has to be copied.",
-    "zero": "Make the layer forget what singles the context out; only a context is needed.",
+    "forget_context": "Make the layer forget what singles the context out; only a context is needed.",
     "undo": "Undo the last step.",
     "redo": "Redo the step that was undone last.",
-    "begin": "Begin a new rule on top of the present ones.",
-    "revert": "Remove every rule: the original generator.",
+    "new_rule": "Begin a new rule on top of the present ones.",
+    "remove_all_rules": "Remove every rule: the original generator.",
 }
+NAMES = {"zero": "forget_context", "begin": "new_rule", "revert": "remove_all_rules"}  # of steps, where they differ
 
 
 class Endpoints:
@@ -51,8 +53,15 @@ class Endpoints:
 
     def pictures(self, seeds: str, original: bool, request: gr.Request) -> dict[str, str]:
         """Draw pictures such as 0-11, 40, 97: with the rules that are on, or by the original generator."""
-        tiles = self._result(request, "browse", seeds)["board"]["tiles"]
-        return {tile["key"]: original and tile.get("other") or tile["image"] for tile in tiles}
+        return self._result(request, "drawn", seeds, "original" if original else "now")["pictures"]
+
+    def matches(self, seeds: str, request: gr.Request) -> dict[str, str]:
+        """Draw pictures with everything dimmed that does not match the context."""
+        return self._result(request, "drawn", seeds, "matches")["pictures"]
+
+    def preview(self, request: gr.Request) -> dict[str, str]:
+        """Draw the picture that is pasted on or erased: before, and as it is wanted."""
+        return self._result(request, "preview")["pictures"]
 
     def setting(self, name: str, value: Any, request: gr.Request) -> Any:
         """Change a setting of the edit: layer, rank, smoothness, method, truncation, title, form or budget.
@@ -69,17 +78,17 @@ class Endpoints:
         """Load an example's edits and execute them."""
         return self._work(request, "example", name)
 
-    def rule(self, rule: int, do: str, value: Any, request: gr.Request) -> Any:
-        """Change a rule. do: strength (-1 to 2), switch (true or false), move (to a position) or remove."""
-        return self._work(request, "rule", do, rule, value)
+    def change_rule(self, rule: int, action: str, value: Any, request: gr.Request) -> Any:
+        """Change a rule. action: strength (-1 to 2), switch (true or false), move (to a position) or remove."""
+        return self._work(request, "rule", action, rule, value)
 
     def find(self, request: gr.Request) -> list[int]:
         """The twelve pictures of 2,000 that match the context best, best first."""
-        return [int(tile["key"]) for tile in self._result(request, "find")["board"]["tiles"]]
+        return [tile["seed"] for tile in self._result(request, "find")["film"]["tiles"]]
 
     def layers(self, request: gr.Request) -> list[str]:
-        """The layers, best first, with the score of the edit at each."""
-        return [tile["caption"] for tile in self._result(request, "suggest")["suggested"]["tiles"]]
+        """The layers, best first, and how far the edit comes towards what was asked for at each."""
+        return [caption for _, caption in self._result(request, "suggest")["suggested"]]
 
     def save(self, what: str, rule: int, request: gr.Request) -> dict[str, str]:
         """Your work as a file: edit, session, rule (by its number), sheet or animation."""
@@ -90,9 +99,10 @@ class Endpoints:
         return self._work(request, "load", file)
 
     def _work(self, request: gr.Request, name: str, *arguments: Any) -> Any:
-        """What comes next, and the rules."""
+        """What comes next or the verdict, and the rules."""
         shown = self._result(request, name, *arguments)
-        return {"next": shown["next"], **shown["rules"]}
+        words = {key: shown["bar"][key] for key in ("next", "verdict") if key in shown["bar"]}
+        return {**words, "details": shown["bar"].get("details", []), **shown["rules"]}
 
     def _result(self, request: gr.Request, name: str, *arguments: Any) -> Shown:
         key = request.session_hash or ""
@@ -119,7 +129,8 @@ class Endpoints:
             return self._work(request, handler, what)
 
         run = mark if handler == "mark" else step
-        run.__name__, run.__doc__ = what, DESCRIPTIONS[what]
+        run.__name__ = NAMES.get(what, what)
+        run.__doc__ = DESCRIPTIONS[run.__name__]
         return run
 
 
@@ -129,17 +140,26 @@ def expose(queue: WorkQueue) -> None:
     outcome = gr.JSON(visible=False, label="outcome")
     inputs = {
         "seed": gr.Number(0, precision=0, visible=False, label="seed of a picture, 0 to 99,999"),
-        "mask": gr.Textbox(visible=False, label="mask: a PNG data URL whose opaque part is painted"),
+        "mask": _mask(),
         "rule": gr.Number(0, precision=0, visible=False, label="number of a rule in the list, from 0"),
         "value": gr.JSON(visible=False, label="the new value"),
         "seeds": gr.Textbox("0-11", visible=False, label="seeds"),
         "original": gr.Checkbox(visible=False, label="original"),
         "file": gr.File(visible=False, label="file", file_types=[".json", ".safetensors"]),
-        **{name: gr.Textbox(visible=False, label=name) for name in ("name", "do", "what")},
+        **{name: gr.Textbox(visible=False, label=name) for name in ("name", "action", "what")},
     }
     runs = {what: endpoints._step("mark" if what in MARKS else "step", what) for what in (*MARKS, *STEPS)}
     runs |= {name: getattr(endpoints, name) for name in vars(Endpoints) if not name.startswith("_")}
-    for name, run in runs.items():
+    for run in runs.values():
+        name = run.__name__
         options = DOWNLOADS if name == "generator" else {"concurrency_id": "gpu"}
         given = [inputs[each] for each in signature(run).parameters if each in inputs]
         button.click(run, given, outcome, api_name=name, **options)
+
+
+def _mask() -> gr.Textbox:
+    """The mask of a step; the generated documentation shows a small one as its sample."""
+    box = gr.Textbox(visible=False, label="mask: a PNG data URL whose opaque part is painted")
+    sample = encode(disc(16, 0.3, 0.3, 0.2))
+    vars(box)["example_payload"] = lambda: sample
+    return box

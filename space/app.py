@@ -76,16 +76,18 @@ class Page:
                 self.rank = gr.Slider(1, 8, value=1, step=1, label="Rank of the rule", elem_id="rank")
                 smoothness = {"value": first.get("smoothness", SMOOTHNESS), "label": "Smoothness (protects the rest)"}
                 self.smoothness = gr.Slider(0, 100, step=0.5, elem_id="smoothness", **smoothness)
-                budget: dict[str, Any] = {"label": "Most that may change elsewhere, 1/255", "info": "0: the usual limit."}
+                budget: dict[str, Any] = {
+                    "label": "Most change elsewhere, in 1/255",
+                    "info": "0: the usual limit.",
+                }
                 self.budget = gr.Number(0, minimum=0, maximum=255, step=0.5, elem_id="budget", **budget)
                 self.truncation = gr.Slider(0.3, 1.2, value=1, step=0.1, label="Truncation", elem_id="truncation")
             with gr.Row():
                 self.suggest = gr.Button("Try every layer", size="sm", elem_id="suggest")
-                self.zero = gr.Button("Forget the context: remove the layer's response to it", size="sm", elem_id="zero")
-            self.suggested = gr.Gallery(
-                label="How far each layer comes towards what you asked for: choose one",
-                **{"elem_id": "suggested", "columns": 7, "height": "auto", "allow_preview": False, "buttons": []},
-            )
+                self.zero = gr.Button("Forget the context (remove its response)", size="sm", elem_id="zero")
+            words = "How far each layer comes towards what you asked for: choose one"
+            plain: dict[str, Any] = {"columns": 7, "height": "auto", "allow_preview": False, "buttons": []}
+            self.suggested = gr.Gallery(label=words, elem_id="suggested", **plain)
 
     def _files(self) -> None:
         with gr.Accordion("Files: save or load an edit, a rule, a session or a recording", open=False, elem_id="files"):
@@ -101,7 +103,7 @@ class Page:
 
     def _show(self, shown: Shown) -> dict[Any, Any]:
         """What a handler returned, as updates of components."""
-        parts = {name: json.dumps(shown[name]) for name in PARTS if name in shown}
+        parts: dict[str, Any] = {name: json.dumps(shown[name]) for name in PARTS if name in shown}
         updates: dict[Any, Any] = {self.studio: gr.update(**parts)} if parts else {}
         for name in OTHERS:
             if name in shown:
@@ -126,7 +128,7 @@ class Page:
     def _follow(
         self, request: gr.Request, work: Callable[[], Following], visitor: Visitor, kind: str = "work"
     ) -> Iterator[dict[Any, Any]]:
-        """Show the progress of long work, what it returns, or its error; the pictures as they are if it was cancelled."""
+        """Show the progress of long work, then what it returns, its error, or the pictures as before if it is cancelled."""
         after: Shown = {"progress": None}
         if kind == "work":
             self._cancel("background", request)
@@ -232,7 +234,7 @@ class Page:
         self.studio.cancel(cancel, None, None, **BACKGROUND)
 
     def _wire_opening(self) -> None:
-        """What a reload or an address asks for; what a card, a link or the menu wants is downloaded beside the queue."""
+        """What a reload or an address asks for. What a card, a link or the menu wants is downloaded beside the queue."""
 
         def opened(visitor: Visitor, opening: Any, request: gr.Request) -> dict[Any, Any]:
             opening = opening if isinstance(opening, dict) else {}

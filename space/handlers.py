@@ -126,11 +126,30 @@ class Handlers:
 
     def browse(self, visitor: Visitor, text: str) -> Shown:
         """Show the pictures with these seeds."""
-        seeds, session = tuple(dict.fromkeys(parse_seeds(text, most=view.MOST_PICTURES))), self.shared.session(visitor)
+        session = self.shared.session(visitor)
+        return self.view.show(replace(visitor, seeds=self._seeds(session, text)), session, "film")
+
+    def _seeds(self, session: Rewriter, text: str) -> tuple[int, ...]:
+        seeds = tuple(dict.fromkeys(parse_seeds(text, most=view.MOST_PICTURES)))
         most = 4 * self.shared.page_size(session.generator)
         if len(seeds) > most:
             raise InputError(f"this generator draws slowly here: ask for at most {most} pictures")
-        return self.view.show(replace(visitor, seeds=seeds), session, "film")
+        return seeds
+
+    def drawn(self, visitor: Visitor, text: str, which: str) -> Shown:
+        """Pictures for scripts, pixel by pixel: now, original, or with the matches marked."""
+        session = self.shared.session(visitor)
+        seeds = self._seeds(session, text)
+        if which == "matches":
+            pictures = [match.overlay for match in session.matches_on(seeds)]
+        else:
+            pictures = list(self.shared.pictures(session, seeds, [] if which == "original" else None))
+        return {"pictures": {f"{seed}": view.png_url(one) for seed, one in zip(seeds, pictures, strict=True)}}
+
+    def preview(self, visitor: Visitor) -> Shown:
+        """The picture that is pasted on or erased, for scripts."""
+        pasted = self.shared.session(visitor).preview()
+        return {"pictures": {"before": view.png_url(pasted.before), "wanted": view.png_url(pasted.after)}}
 
     def more(self, visitor: Visitor) -> Shown:
         """Show the next page of pictures."""

@@ -18,7 +18,6 @@ from torch import Tensor
 from rewriter import Rewriter, Rule
 from rewriter.cache import Cache
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
-from rewriter.worlds import townscape
 from rewriter.editing.history import History
 from rewriter.editing.search import KEPT
 from rewriter.editing.session import MADE
@@ -30,6 +29,7 @@ from rewriter.generators.origin import Origin
 from rewriter.generators.threads import choose_threads
 from rewriter.hub.resolve import resolve
 from rewriter.hub.sources import Source
+from rewriter.worlds import townscape
 
 PAGE_SIZE = 12  # pictures on the board
 MODEL_BYTES = 4 << 30  # generators that stay in memory
@@ -77,9 +77,7 @@ class Shared:
 
     def __init__(self, names: Iterable[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
-        self.models, self.keys, self.pages, self.made = (
-            Cache(limit) for limit in (MODEL_BYTES, KEPT, KEPT // 2, MADE)
-        )
+        self.models, self.keys, self.pages, self.made = (Cache(limit) for limit in (MODEL_BYTES, KEPT, KEPT // 2, MADE))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
 

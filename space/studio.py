@@ -24,7 +24,21 @@ from rewriter.generators.latents import parse_seeds
 HERE = Path(__file__).parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
 PARTS = (  # what handlers update; see `view`, and `app` for the last ones
-    *("wall", "cards", "about", "film", "canvas", "slots", "bar", "rules", "hints", "kept", "pending", "found", "chosen"),
+    *(
+        "wall",
+        "cards",
+        "about",
+        "film",
+        "canvas",
+        "slots",
+        "bar",
+        "rules",
+        "hints",
+        "kept",
+        "pending",
+        "found",
+        "chosen",
+    ),
     *("link", "download", "progress", "trouble", "tried"),
 )
 EVENTS = (

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from rewriter import Rewriter, Rule, load_edits
-from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict_in_words
 from rewriter.editing.history import History
 from rewriter.editing.provenance import default_layer
@@ -37,7 +37,12 @@ T = TypeVar("T")
 THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
 MOST_PICTURES = 48  # on the board
 MOST_STEPS = 500  # of an iterative method
-FORM_LABELS = {"auto": "Automatic", "weight": "Change of the weights", "gated": "Gated by the context", "template": "Template of the marks"}
+FORM_LABELS = {
+    "auto": "Automatic",
+    "weight": "Change of the weights",
+    "gated": "Gated by the context",
+    "template": "Template of the marks",
+}
 KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
 
 Shown = dict[str, Any]  # parts of the page to update, by name
