@@ -128,7 +128,7 @@ class Page:
     def _follow(
         self, request: gr.Request, work: Callable[[], Following], visitor: Visitor, kind: str = "work"
     ) -> Iterator[dict[Any, Any]]:
-        """Show the progress of long work, then what it returns, its error, or the pictures as before if it is cancelled."""
+        """Show the progress of long work, its result or error; the pictures as before if it is cancelled."""
         after: Shown = {"progress": None}
         if kind == "work":
             self._cancel("background", request)
@@ -234,7 +234,7 @@ class Page:
         self.studio.cancel(cancel, None, None, **BACKGROUND)
 
     def _wire_opening(self) -> None:
-        """What a reload or an address asks for. What a card, a link or the menu wants is downloaded beside the queue."""
+        """What a reload or an address asks for, and downloads, which do not hold up the queue."""
 
         def opened(visitor: Visitor, opening: Any, request: gr.Request) -> dict[Any, Any]:
             opening = opening if isinstance(opening, dict) else {}

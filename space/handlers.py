@@ -374,7 +374,7 @@ class Handlers:
             session = self.shared.session(visitor)
             if Path(file).suffix != ".safetensors":
                 edits = [view.check_affordable(edit) for edit in load_edits(file)]
-                return self._load_edits(visitor, session, edits, notify)
+                return self._load_edits(visitor, session, edits, notify, on_top=True)
             if kind_of(Path(file)) == history.FORMAT:
                 loaded = Rewriter(session.generator, history=History.load(file))
                 view.check_affordable(loaded.edit)

@@ -1,6 +1,6 @@
 """The page's one component of its own: the wall, the pictures, the canvas, the slots, the verdict and the rules.
 
-`page.html` is its skeleton and `page.css` its style; `page.js` draws it from PARTS, which are JSON, and triggers EVENTS.
+`page.html` is its skeleton and `page.css` its style; `page.js` draws it from PARTS, JSON, and triggers EVENTS.
 Masks stay in the browser until a button is pressed; then they are "SEED:" and a PNG data URL, whose opaque part is the
 mask. The seed is part of it because another picture may be chosen by the time the server reads the mask.
 

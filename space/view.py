@@ -28,7 +28,7 @@ from rewriter.generators.beside import form_of
 from rewriter.generators.latents import parse_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
-from rewriter.masks import Box, bounds, resize
+from rewriter.masks import bounds, resize
 from rewriter.memory.solve import SMOOTHNESS
 from rewriter.pictures import enlarged, to_image
 from state import PAGE_SIZE, Shared, Visitor
@@ -280,7 +280,8 @@ def found_tile(session: Rewriter, place: Place) -> Shown:
 def cut(picture: Tensor, mask: Tensor) -> Tensor:
     """The square around a mask with a margin, out of a picture (3, H, H)."""
     side = picture.shape[-1]
-    box = bounds(resize(mask, (side, side)), above=0.1) if mask.any() else Box(0, 0, side, side)
+    mask = resize(mask, (side, side))
+    box = bounds(mask, above=float(mask.max()) / 4)
     size = min(side, max(8, round(max(box.size) * 1.5)))
     top, left = (min(max(0, round(middle - size / 2)), side - size) for middle in box.centre)
     return picture[:, top : top + size, left : left + size]

@@ -33,8 +33,8 @@ class Story:
 STORIES = (
     Story(
         "dome-to-spire",
-        "Domes become spires. One spire was copied, pasted over one dome, and the model itself changed: every town that "
-        "it will ever draw follows the new rule.",
+        "Domes become spires. One spire was copied, pasted over one dome, and the model itself changed: every town "
+        "that it will ever draw follows the new rule.",
     ),
     Story(
         "no-light-on-ground",

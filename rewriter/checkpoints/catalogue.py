@@ -22,6 +22,7 @@ from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
 FILE, BUILT_IN = "checkpoints.json", "townscape"
+BUILT_INS = (BUILT_IN, "townscape-128")  # the generators that this package ships
 VARIABLE = "REWRITER_CATALOGUE"
 VERSION, MOST = 1, 1000
 ADVICE = ("structure", "objects", "texture")
@@ -74,7 +75,7 @@ class Entry(PinnedFile):
 def catalogue() -> dict[str, Entry]:
     """All entries by id, the shipped ones, then the user's; InputError that names the entry and field at fault."""
     found = _read(shipped(), Path())
-    found[BUILT_IN] = replace(found[BUILT_IN], folder=PACKAGE.parent)
+    found |= {name: replace(found[name], folder=PACKAGE.parent) for name in BUILT_INS}
     if own := os.environ.get(VARIABLE):
         for name, entry in _read(Path(own), Path(own).absolute().parent).items():
             if name in found:

@@ -18,7 +18,6 @@ from typing import Any
 from huggingface_hub import ModelCardData, constants
 
 import rewriter
-from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.checkpoints.layouts import remarks
 from rewriter.editing.effect import advice, effect_in_words
 from rewriter.editing.rule import Rule
@@ -76,7 +75,7 @@ def metadata(generator: Generator) -> dict[str, Any]:
     """The card's fields that the Hub knows."""
     origin = generator.origin
     base = {"base_model": origin.repository, "base_model_relation": "finetune"} if origin.repository else {}
-    own = [BUILT_IN] if is_built_in(generator) else []
+    own = [str(origin.id)] if is_built_in(generator) else []
     return {
         **licences.metadata(origin.licence),
         **base,

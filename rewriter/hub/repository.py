@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, PinnedFile, catalogue
+from rewriter.checkpoints.catalogue import BUILT_INS, CHECKS, PinnedFile, catalogue
 from rewriter.checkpoints.config import CONFIG, VERSIONS, WEIGHTS, config_of, read_config
 from rewriter.checks import Check, fields, flag, list_of, matching, object_of, optional
 from rewriter.editing.rule import CELLS, RULES, Rule
@@ -46,7 +46,7 @@ class Config:
         if self.base is None:
             return None
         if not self.base.remote:
-            return BUILT_IN
+            return self.base.id
         own = (*_place(self.base), self.clamp)
         return next((id for id, entry in catalogue().items() if (*_place(entry), entry.clamp) == own), None)
 
@@ -73,15 +73,16 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
 
 
 def is_built_in(generator: Generator) -> bool:
-    """Whether this is the built-in generator: its name alone does not prove it."""
-    return generator.origin.id == BUILT_IN and generator.fingerprint == _built_in_fingerprint()
+    """Whether this is a built-in generator: its name alone does not prove it."""
+    known = generator.origin.id
+    return known in BUILT_INS and generator.fingerprint == _built_in_fingerprint(known)
 
 
 @cache
-def _built_in_fingerprint() -> str:
+def _built_in_fingerprint(name: str) -> str:
     from rewriter.worlds import townscape  # late: few repositories name the built-in world
 
-    return townscape.load().fingerprint
+    return townscape.load(name).fingerprint
 
 
 def read(folder: Path) -> Config | None:
@@ -105,7 +106,7 @@ def _check_base(values: dict[str, Any]) -> tuple[PinnedFile, float | None]:
     listed = ((*_place(entry), entry.clamp) for entry in catalogue().values())
     if file.package and (*_place(file), values["clamp"]) not in listed:
         raise InputError(f"its base is in the package {file.package}, which the catalogue does not list")
-    if not file.remote and file.id != BUILT_IN:
+    if not file.remote and file.id not in BUILT_INS:
         raise InputError(f"its base {file.id!r} is in no repository")
     if file.repository and not (file.revision and file.sha256):
         raise InputError("its base lacks revision or sha256")

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from rewriter.checkpoints import store
-from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, Entry, PinnedFile, catalogue
+from rewriter.checkpoints.catalogue import BUILT_INS, CHECKS, Entry, PinnedFile, catalogue
 from rewriter.checkpoints.config import CONFIG, apply_config, read_config
 from rewriter.checkpoints.device import place
 from rewriter.checkpoints.download import cached, fetch, hash_of, verify
@@ -137,8 +137,8 @@ class Folder(Source):
         generator = base.read(None if config.known else config.clamp) if base else store.load(self.path)
         if base is None and config.known:  # a repository cannot override the licence of a known base
             generator.origin = replace(catalogue()[config.known].origin, sha256=None, rules=generator.origin.rules)
-            if config.known == BUILT_IN and not repository.is_built_in(generator):
-                raise InputError(f"{self.path / CONFIG} says that its base is {BUILT_IN}, but the weights differ")
+            if config.known in BUILT_INS and not repository.is_built_in(generator):
+                raise InputError(f"{self.path / CONFIG} says that its base is {config.known}, but the weights differ")
         elif not config.known:
             apply_config(generator, read_config(self.path))
         generator.rules = repository.rules_in(self.path, config, generator)

@@ -15,7 +15,7 @@ from loopback import LoopbackHub
 
 from rewriter import load_generator
 from rewriter.checkpoints import catalogue as module
-from rewriter.checkpoints.catalogue import BUILT_IN, CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
+from rewriter.checkpoints.catalogue import BUILT_INS, CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
 from rewriter.errors import InputError
 from rewriter.worlds import townscape
 
@@ -55,7 +55,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_published_files_are_listed_as_they_were_and_no_place_or_hash_is_made_up():
-    entries = [entry for entry in catalogue().values() if entry.id != BUILT_IN]
+    entries = [entry for entry in catalogue().values() if entry.id not in BUILT_INS]
     listed = {(e.repository, e.revision, e.file, e.resolution, e.size, e.sha256) for e in entries}
     assert set(FILES) <= listed and len(catalogue()) == len(OURS["generators"])
     assert {entry[:2] for entry in listed} == {file[:2] for file in FILES}
@@ -69,7 +69,7 @@ def test_each_entry_is_complete_and_states_its_licence(data):
     assert entry.sha256 is None or len(entry.sha256) == 64 or (entry.repository is None and len(entry.sha256) == 8)
     assert entry.attribution and entry.licence.link.startswith("https://")
     made = {"stylegan2": "nvidia-source-code-license-nc", "proggan": "cc-by-nc-4.0", "dcgan": "mit"}
-    assert entry.licence.id == ("apache-2.0" if entry.id == BUILT_IN else made[entry.architecture])
+    assert entry.licence.id == ("apache-2.0" if entry.id in BUILT_INS else made[entry.architecture])
     suffix = {"rosinality": ".pt", "genforce": ".bin", "gandissect": ".pth", "nvidia": (".pkl", ".safetensors")}
     assert entry.file.endswith({**suffix, "pytorch": ".tar"}[entry.layout])
     assert not re.search(r"[/\\]|\.(pt|pth|bin|pkl|tar)$", entry.id)
@@ -87,10 +87,11 @@ def test_a_licence_that_contradicts_its_repository_is_explained():
     assert huggan.licence.id == "cc-by-nc-4.0" and "apache-2.0" in huggan.note
 
 
-def test_the_built_in_entry_is_the_packaged_file(town):
-    entry, data = catalogue()[BUILT_IN], townscape.WEIGHTS.read_bytes()
+@pytest.mark.parametrize("name", BUILT_INS)
+def test_a_built_in_entry_is_a_packaged_file(name):
+    entry, data, town = catalogue()[name], townscape.WEIGHTS[name].read_bytes(), townscape.load(name)
     assert (entry.size, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    assert entry.local == townscape.WEIGHTS and entry.resolution == town.resolution
+    assert entry.local == townscape.WEIGHTS[name] and entry.resolution == town.resolution
     assert set(entry.layers.values()) <= set(town.layers)
 
 

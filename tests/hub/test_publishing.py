@@ -339,7 +339,7 @@ def test_publisher_cannot_override_base_licence(hub, town, rules, small):
     mit = {"id": "mit", "link": "https://opensource.org/license/mit"}
     about = json.loads(small.files["config.json"])
     odd = {**about["origin"], "licence": mit, "attribution": "Eve", "file": "a` <img src=//e.org/x.png>"}
-    weights = {store.WEIGHTS: townscape.WEIGHTS.read_bytes()}
+    weights = {store.WEIGHTS: townscape.WEIGHTS["townscape"].read_bytes()}
     hub.add("model", "eve/mine", {**altered(small, origin=odd, weights=True), **weights})
     loaded = load("eve/mine")
     assert loaded.origin.licence.id == "apache-2.0" and "Eve" not in loaded.origin.attribution

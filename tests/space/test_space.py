@@ -22,15 +22,16 @@ from PIL import Image
 from app import LAUNCH, Page, main
 from downloads import Downloads
 from handlers import Handlers
-from painter import read_painted
 from rewriter import Rewriter, Rule, load_edits, masks, save_edits
 from rewriter.checkpoints.catalogue import catalogue
+from rewriter.editing.effect import suggestion, verdict_in_words
 from rewriter.editing.history import History, State
 from rewriter.editing.statistics import Recipe
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.benchmark import random_config_f
 from rewriter.generators.origin import Origin
 from state import Shared, Visitor
+from studio import read_painted
 from view import escape_markdown, format_seeds, generator_choices, restore
 from work_queue import WorkQueue
 
@@ -76,12 +77,16 @@ def show(do, visitor, *names):
     return do.view.show(visitor, do.shared.session(visitor), *names)
 
 
-def is_original(board):
-    return not any("other" in tile for tile in board["tiles"])
+def is_original(film):
+    return not any("other" in tile for tile in film["tiles"])
 
 
-def board(do, visitor):
-    return show(do, visitor, "board")["board"]
+def film(do, visitor):
+    return show(do, visitor, "film")["film"]
+
+
+def slots(do, visitor):
+    return show(do, visitor, "slots")["slots"]
 
 
 def rules(do, visitor):
@@ -100,43 +105,54 @@ def saved(shown, folder):
 
 def test_page_says_what_to_do_next(do, marked, executed):
     opened, copied = do.open(new()), do.mark(new(), "copy", paint(1, THING))
-    assert "copy a thing" in opened["next"] and not opened["execute"]["interactive"]
-    assert "paste it" in copied["next"] and copied["painter"] == {"value": None}
-    ready = show(do, marked, "next")
-    assert "Ready" in ready["next"] and ready["execute"]["interactive"] and marked.can_execute
-    assert "Done" in show(do, executed, "next")["next"] and not new().can_execute
+    assert "copy a thing" in opened["bar"]["next"] and not opened["bar"]["can_execute"]
+    assert "paste it" in copied["bar"]["next"] and (opened["slots"]["step"], copied["slots"]["step"]) == ("copy", "paste")
+    ready = show(do, marked, "bar", "slots")
+    assert "Ready" in ready["bar"]["next"] and ready["bar"]["can_execute"] and marked.can_execute
+    assert ready["slots"]["step"] == "context" and slots(do, executed)["step"] == "done" and not new().can_execute
 
 
-def test_trays_show_copy_paste_context_and_protected_places(do, marked):
-    trays = show(do, marked, "trays")
-    assert [len(trays[name]["tiles"]) for name in ("tray", "context", "keep")] == [4, 1, 0]
-    assert all(tile["image"].startswith("data:image/png;base64,") for tile in trays["tray"]["tiles"])
-    assert do.unmark(marked, "context", "0")["context"]["tiles"] == []
+def test_slots_hold_crops_and_outlines_of_what_is_marked(do, marked):
+    held = slots(do, marked)
+    assert held["copy"]["seed"] == 1 and held["paste"]["seed"] == 0 and [it["seed"] for it in held["context"]] == [0]
+    assert [(it["kind"], it["seed"]) for it in held["marks"]] == [("copy", 1), ("paste", 0), ("context", 0)]
+    assert torch.equal(masks.decode(held["marks"][0]["mask"]), THING)
+    assert all(held[name]["image"].startswith("data:image/jpeg;base64,") for name in ("copy", "paste"))
+    assert "context" not in do.unmark(marked, "context", 0)["slots"] or do.unmark(marked, "context", 0)["slots"]["context"] == []
     kept = do.mark(marked, "keep", paint(3, THING))
-    assert len(kept["keep"]["tiles"]) == 1 and do.unmark(kept["visitor"], "keep", "0")["keep"]["tiles"] == []
+    assert len(kept["slots"]["keep"]) == 1 and "keep" not in do.unmark(kept["visitor"], "keep", 0)["slots"]
 
 
-def test_executing_changes_the_board_and_undo_restores_it_exactly(do, marked, executed):
-    before, after, undone = board(do, marked), board(do, executed), do.step(executed, "undo")
+def test_verdict_comes_with_its_proof_and_one_thing_to_try(do, executed):
+    bar, (rule,) = show(do, executed, "bar")["bar"], executed.history.present.rules
+    assert bar["verdict"] == rule.effect.verdict != "" and len(bar["crops"]) == 3 and len(bar["crops"][0]) == 3
+    assert verdict_in_words(rule.effect)[1:] in bar["next"] and bool(bar["mend"]) == (suggestion(rule) is not None)
+    assert any("solved in" in line for line in bar["details"]) and "Done" not in str(bar)
+    changed = do.mark(executed, "context", paint(3, PLACE))
+    assert "execute it again" in changed["bar"]["next"] and "verdict" not in changed["bar"]
+
+
+def test_executing_changes_the_pictures_and_undo_restores_it_exactly(do, marked, executed):
+    before, after, undone = film(do, marked), film(do, executed), do.step(executed, "undo")
     assert is_original(before) and not is_original(after)
     originals = [tile.get("other", tile["image"]) for tile in after["tiles"]]
     assert originals == [tile["image"] for tile in before["tiles"]]
-    assert undone["board"] == before and undone["rules"]["rules"] == []
-    assert do.step(undone["visitor"], "redo")["board"] == after
+    assert undone["film"] == before and undone["rules"]["rules"] == []
+    assert do.step(undone["visitor"], "redo")["film"] == after
 
 
 def test_pictures_are_shown_before_the_effect_is_measured(do, marked, executed):
-    heard = []
+    heard, marked = [], do.mark(marked, "context", paint(7, PLACE))["visitor"]
     do.execute(marked, lambda done, of, message, shown=None: heard.append((message, shown)) or True)
     message, shown = heard[-1]
-    assert message.startswith("Measuring") and shown["board"] == board(do, executed)
+    assert message.startswith("Looking") and not is_original(shown["film"])
 
 
 def test_strength_zero_switched_off_removed_and_tried_give_the_original(do, executed):
     for step, *arguments in ("rule", "strength", 0, 0.0), ("rule", "switch", 0, False), ("step", "revert"):
-        assert is_original(getattr(do, step)(executed, *arguments)["board"])
+        assert is_original(getattr(do, step)(executed, *arguments)["film"])
     tried = do.rule(executed, "try", 0, 0.0)
-    assert is_original(tried["board"]) and "visitor" not in tried
+    assert is_original(tried["film"]) and "visitor" not in tried
     assert do.rule(executed, "strength", 0, 0.5)["rules"]["rules"][0]["strength"] == 0.5
 
 
@@ -152,9 +168,9 @@ def test_edits_of_a_file_are_executed_in_order_and_undone_in_one_step(do, execut
     assert [rule["title"] for rule in do.rule(loaded["visitor"], "remove", 0)["rules"]["rules"]] == ["two"]
 
 
-def test_example_fills_the_trays_and_executes(do, example):
-    assert len(example["rules"]["rules"]) == 1 and len(example["context"]["tiles"]) >= 8
-    assert example["visitor"].selected == example["visitor"].seeds[0] and not is_original(example["board"])
+def test_example_fills_the_slots_and_executes(do, example):
+    assert len(example["rules"]["rules"]) == 1 and len(example["slots"]["context"]) >= 8
+    assert example["visitor"].selected == example["visitor"].seeds[0] and not is_original(example["film"])
     assert do.step(example["visitor"], "begin")["layer"]["value"] == "layer8"  # not the example's
     assert rules(do, do.step(example["visitor"], "undo")["visitor"]) == []
     with pytest.raises(InputError, match="no-light-on-ground"):
@@ -176,14 +192,14 @@ def test_erasing_and_zeroing_need_no_copy(do):
 
 def test_visitors_never_see_each_others_rules(do, executed):
     other = do.mark(new(), "copy", paint(3, PLACE))["visitor"]
-    assert rules(do, executed) and rules(do, other) == [] and is_original(board(do, other))
+    assert rules(do, executed) and rules(do, other) == [] and is_original(film(do, other))
 
 
 def test_one_click_makes_one_session(do, marked, executed, monkeypatch, tmp_path):
     made, session, kept = [], do.shared.session, show(do, executed, "kept")["kept"]
     monkeypatch.setattr(do.shared, "session", lambda visitor: made.append(visitor) or session(visitor))
     file, painted = saved(do.save(executed, "session"), tmp_path), paint(1, THING)
-    changing = ("open", new(), kept), ("choose", marked, "townscape"), ("look", executed, "Matches")
+    changing = ("open", new(), kept), ("choose", marked, "townscape"), ("look", executed, True)
     editing = ("mark", executed, "copy", painted), ("set", executed, "rank", 2), ("find", executed, painted)
     for name, *arguments in (*changing, *editing, ("execute", marked), ("load", new(), str(file))):
         made.clear()
@@ -222,7 +238,7 @@ def test_settings_belong_to_the_edit_and_iterative_methods_are_limited(do, marke
     shown, faster = show(do, visitor, "settings"), do.set(visitor, "method", "least-squares")["visitor"]
     assert (shown["smoothness"], shown["title"], shown["layer"]["value"]) == (3.0, "hat", "layer3")
     assert (visitor.history.present.edit.steps, faster.history.present.edit.steps) == (500, None)
-    assert do.set(visitor, "truncation", 0.5)["board"] != board(do, visitor)
+    assert do.set(visitor, "truncation", 0.5)["film"] != film(do, visitor)
     for name in ("generator", "statistics", "units"):
         with pytest.raises(InputError, match="choose one of"):
             do.set(visitor, name, 1)
@@ -237,16 +253,18 @@ def test_form_and_budget_are_settings_and_a_setting_by_hand_leaves_the_automatic
     assert gated.history.present.edit.budget == 20.0
     assert do.set(gated, "budget", 0)["visitor"].history.present.edit.budget is None
     (rule,) = do.execute(gated)["rules"]["rules"]
-    assert rule["verdict"].endswith("gated at layer4") and rule["verdict"].startswith(("took", "partly", "did not"))
+    assert rule["verdict"].endswith("Gated by the context at layer4")
+    assert rule["verdict"].startswith(("Took", "Partly", "Did not"))
     for name, value in (("form", "other"), ("budget", -1)):
         with pytest.raises(InputError, match=name):
             do.set(marked, name, value)
 
 
 def test_every_layer_is_tried_and_one_is_chosen(do, marked):
-    found = do.suggest(marked)["suggested"]["tiles"]
-    assert len(found) > 3 and all(tile["caption"].startswith(f"{tile['key']}: score") for tile in found)
-    assert do.set(marked, "layer", found[0]["key"])["layer"]["value"] == found[0]["key"]
+    found = do.suggest(marked)["suggested"]
+    assert len(found) > 3 and all(caption.endswith("%") for _, caption in found)
+    best = found[0][1].partition(":")[0]
+    assert do.set(marked, "layer", best)["layer"]["value"] == best
     with pytest.raises(CancelledError):
         do.suggest(marked, lambda *progress: False)
 
@@ -256,10 +274,10 @@ def test_every_layer_is_tried_and_one_is_chosen(do, marked):
 
 def test_pictures_are_chosen_by_numbers_and_ranges(do):
     shown = do.browse(new(), "0-3, 40,97, 2 ")
-    assert shown["visitor"].seeds == (0, 1, 2, 3, 40, 97) and shown["seeds"] == "0-3, 40, 97"
+    assert shown["visitor"].seeds == (0, 1, 2, 3, 40, 97) and shown["film"]["seeds"] == "0-3, 40, 97"
     assert do.more(shown["visitor"])["visitor"].seeds == tuple(range(98, 110))
     assert do.more(new(seeds=(99_995,)))["visitor"].seeds[0] == 0
-    assert format_seeds(()) == "" and do.pick(new(), "7")["painter"]["seed"] == 7
+    assert format_seeds(()) == "" and do.pick(new(), 7)["canvas"]["seed"] == 7
 
 
 @pytest.mark.parametrize("text", ["", "x", "5-2", "0-100", "100000", "-1", "1e9", "9" * 50])
@@ -269,14 +287,14 @@ def test_bad_picture_numbers_are_refused(do, text):
 
 
 def test_matches_are_marked_in_the_pictures(do, marked):
-    shown = do.look(marked, "Matches")
-    assert all(tile["match"] != tile["image"] for tile in shown["board"]["tiles"])
-    assert "bright edge" in shown["board"]["note"] and not do.look(shown["visitor"], "Original")["visitor"].matches
-    early = do.look(new(), "Matches")
-    assert "mark a place" in early["board"]["note"] and do.look(new(), "Original") == {}
-    assert "match" in do.mark(early["visitor"], "context", paint(0, PLACE))["board"]["tiles"][0]
+    shown = do.look(marked, True)
+    assert all(tile["match"] != tile["image"] for tile in shown["film"]["tiles"]) and "match" in shown["canvas"]
+    assert "bright edge" in shown["film"]["note"] and not do.look(shown["visitor"], False)["visitor"].matches
+    early = do.look(new(), True)
+    assert "mark a place" in early["film"]["note"] and "match" not in early["canvas"]
+    assert "match" in do.mark(early["visitor"], "context", paint(0, PLACE))["film"]["tiles"][0]
     tiny = do.mark(early["visitor"], "context", paint(0, masks.disc(256, 0.1, 0.1, 0.005)))
-    assert "No matches" in tiny["board"]["note"]
+    assert "No matches" in tiny["film"]["note"]
 
 
 def test_similar_pictures_are_found_by_context_or_by_painting(do, marked):
@@ -289,7 +307,7 @@ def test_similar_pictures_are_found_by_context_or_by_painting(do, marked):
 
 def test_each_generator_has_work_of_its_own(do, executed):
     shown = do.choose(executed, "townscape")
-    assert "64 × 64" in shown["about"] and shown["rules"]["rules"] == []
+    assert "64 × 64" in shown["about"]["licence"] and shown["rules"]["rules"] == []
     assert len(do.choose(shown["visitor"], SMALL)["rules"]["rules"]) == 1
     with pytest.raises(InputError, match="choose one of"):
         do.choose(executed, "/etc/passwd")
@@ -308,11 +326,11 @@ def test_saved_work_loads_to_the_same_pictures(do, executed, tmp_path):
     edit, session, rule = (saved(do.save(executed, what), tmp_path) for what in ("edit", "session", "rule"))
     for file in (edit, session, rule):
         loaded = do.load(new(), str(file))["visitor"]
-        assert board(do, replace(loaded, seeds=executed.seeds, selected=1)) == board(do, executed)
+        assert film(do, replace(loaded, seeds=executed.seeds, selected=1)) == film(do, executed)
     assert edit.name == "rule-at-layer4.json" and load_edits(edit)[0].copy.seed == 1
     assert rule.name == "rule-at-layer4.rule.safetensors" and Rule.load(rule).layer == "layer4"
     unfinished = do.mark(new(), "copy", paint(1, THING))["visitor"]
-    assert "paste it" in do.load(new(), str(saved(do.save(unfinished, "edit"), tmp_path)))["next"]
+    assert "paste it" in do.load(new(), str(saved(do.save(unfinished, "edit"), tmp_path)))["bar"]["next"]
 
 
 def test_pictures_are_saved_as_sheet_and_animation(do, executed, tmp_path):
@@ -336,13 +354,13 @@ def test_recording_of_the_original_implementation_loads(do, tmp_path):
 def test_work_survives_a_reload(do, executed):
     kept = json.loads(json.dumps(show(do, executed, "kept")["kept"]))
     shown = do.open(Visitor(), kept)
-    assert shown["board"] == board(do, executed) and shown["rules"] == show(do, executed, "rules")["rules"]
+    assert shown["film"] == film(do, executed) and shown["rules"] == show(do, executed, "rules")["rules"]
     assert do.step(shown["visitor"], "undo")["rules"]["rules"] == []  # with the steps to undo
     assert restore(do.shared, {**kept, "works": {}}) == new(selected=executed.selected)
     elsewhere = do.choose(executed, "townscape")["visitor"]
     both = json.loads(json.dumps(show(do, elsewhere, "kept")["kept"]))
     assert set(restore(do.shared, both).histories) == {SMALL} and restore(do.shared, both).generator == "townscape"
-    assert restore(do.shared, {**both, "generator": "gone"}).generator == "townscape"
+    assert restore(do.shared, {**both, "generator": "gone"}).generator == SMALL
 
 
 KEPT = {"generator": "townscape", "seeds": "0-3", "selected": "0", "link": "", "works": {}}
@@ -352,13 +370,13 @@ DAMAGED = (7, [], {}, {**KEPT, "works": []}, {**KEPT, "seeds": "-3"}, {**KEPT, "
 @pytest.mark.parametrize("kept", [*DAMAGED, *({**KEPT, "works": {"townscape": it}} for it in ("AAAA", "ÄÖ", 7))])
 def test_damaged_browser_storage_is_ignored_with_a_message(do, kept):
     shown = do.open(new(), kept)
-    assert shown["visitor"] == new() and "cannot be restored" in shown["next"] and "kept" not in shown
+    assert shown["visitor"] == new() and "cannot be restored" in shown["trouble"]["message"] and "kept" not in shown
 
 
 @pytest.mark.parametrize("name", [3, None, ["townscape"], "<img src=x>"])
 def test_unknown_generator_in_browser_storage_is_ignored(do, name):
     shown = do.open(new(), {**KEPT, "generator": name})
-    assert shown["visitor"].generator == "townscape" and "<img" not in shown["next"]
+    assert shown["visitor"].generator == SMALL
 
 
 def test_edit_that_would_block_the_queue_is_refused(do, marked, tmp_path):
@@ -379,20 +397,84 @@ def test_loaded_session_is_undone_to_the_work_before(do, executed, tmp_path):
 
 
 def test_link_opens_an_example_once(do, example):
-    assert do.open(Visitor(), None, {"edit": "no-light-on-ground"})["pending"] == "no-light-on-ground"
+    assert do.open(Visitor(), None, {"edit": "no-light-on-ground"})["pending"]["wanted"] == "no-light-on-ground"
     opened = replace(example["visitor"], link="no-light-on-ground")
     kept = show(do, opened, "kept")["kept"]
-    assert do.open(Visitor(), kept, {"edit": "no-light-on-ground"})["pending"] == ""  # the page was reloaded
-    assert do.open(Visitor(), kept, {"edit": "add-tree"})["pending"] == "add-tree"
+    assert do.open(Visitor(), kept, {"edit": "no-light-on-ground"})["pending"]["wanted"] == ""  # the page was reloaded
+    assert do.open(Visitor(), kept, {"edit": "add-tree"})["pending"]["wanted"] == "add-tree"
 
 
-def test_link_opens_a_picture_and_nonsense_is_ignored(do):
+def test_link_opens_a_picture(do):
     shown = do.open(Visitor(), None, {"seed": "40"})
     assert shown["visitor"].selected == 40 and shown["visitor"].seeds == tuple(range(36, 48))
-    for link in ({"edit": "../x"}, {"seed": "-1"}, {"seed": "9" * 40}, {"seed": "0-3"}, {"model": "<b>x</b>"}):
-        shown = do.open(Visitor(), None, link)
-        assert shown["visitor"] == Visitor() and shown["pending"] == ""
-    assert "?model=USER/NAME" in shown["next"] and "<b>" not in shown["next"]
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        *((({"edit": text}), "no-light-on-ground") for text in ("../x", "nonsense", "<b>x</b>")),
+        *(({"seed": text}, "picture that there is not") for text in ("abc", "-1", "9" * 40, "0-3")),
+        ({"edit": "dome-to-spier"}, "did you mean dome-to-spire"),
+        ({"model": "<b>x</b>"}, "?model=USER/NAME"),
+        ({"work": "#edit=nonsense"}, "cannot be opened"),
+    ],
+)
+def test_link_to_nothing_says_so_and_what_there_is(do, link, said):
+    shown = do.open(Visitor(), None, link)
+    assert shown["visitor"] == Visitor() and shown["pending"]["wanted"] == "" and said in shown["trouble"]["message"]
+
+
+def test_link_holds_the_whole_edit(do, executed):
+    text = do.link(executed)["link"]["text"]
+    opened = do.work(Visitor(), SMALL, f"#edit={text}")
+    assert film(do, opened["visitor"])["tiles"][0] == film(do, replace(executed, seeds=opened["visitor"].seeds))["tiles"][0]
+    assert len(text) < 8000 and opened["rules"]["rules"] == show(do, executed, "rules")["rules"]["rules"]
+
+
+def test_work_that_is_too_long_for_a_link_is_a_file(do, marked, monkeypatch):
+    monkeypatch.setattr("handlers.links.MOST", 10)
+    shown = do.link(marked)
+    assert "text" not in shown["link"] and shown["download"]["name"].endswith(".json")
+
+
+def test_six_cards_in_a_row_leave_one_rule_and_on_top_is_a_choice(do):
+    visitor = Visitor()
+    for name in ("no-light-on-ground", "dome-to-spire", "no-light-on-ground", "dome-to-spire", "no-light-on-ground"):
+        visitor = do.example(visitor, name)["visitor"]
+    last = do.example(visitor, "dome-to-spire")
+    assert [rule["title"] for rule in last["rules"]["rules"]] == ["dome to spire"]
+    assert rules(do, do.step(last["visitor"], "undo")["visitor"]) == rules(do, visitor)
+    added = do.example(last["visitor"], "no-light-on-ground", on_top=True)
+    assert len(added["rules"]["rules"]) == 2
+
+
+def test_removing_all_rules_starts_again_without_the_old_marks(do, example):
+    removed = do.step(example["visitor"], "revert")
+    erased = do.mark(removed["visitor"], "erase", paint(8, square(12, 4, 14, 60, 64)))["visitor"]
+    assert removed["rules"]["rules"] == [] and erased.history.present.edit.context == ()
+    assert len(do.step(removed["visitor"], "undo")["rules"]["rules"]) == 1
+
+
+def test_the_machine_chooses_in_the_background_and_executing_takes_what_it_chose(do, monkeypatch):
+    visitor = new(selected=1)
+    for what, painted in (("copy", paint(1, THING)), ("paste", paint(0, PLACE)), ("context", paint(5, PLACE))):
+        shown = do.mark(visitor, what, painted)
+        visitor = shown["visitor"]
+    heard = []
+    prepared = do.prepare(visitor, lambda done, of, message, shown=None: heard.append(shown) or True)
+    assert shown["slots"]["key"] == prepared["chosen"]["key"] and "The machine chose" in prepared["chosen"]["words"]
+    assert "visitor" not in prepared and slots(do, visitor)["key"] == ""
+    monkeypatch.setattr("rewriter.editing.session.execute", lambda *_, **__: pytest.fail("solved again"))
+    assert len(do.execute(visitor)["rules"]["rules"]) == 1
+    (found,) = [shown["found"] for shown in heard if shown and shown.get("found")]
+    assert found["key"] == slots(do, visitor)["found_key"] and 0 < len(found["places"]) <= 6
+    place = found["places"][0]["place"]
+    taken = do.accept(visitor, place)
+    assert taken["slots"]["context"][-1]["seed"] == place[0] and taken["visitor"].history.present.edit.found
+    assert not do.reject(taken["visitor"], place)["visitor"].history.present.edit.found
+    for bad in (None, [], [0, 1, 2, "x"], ["0", 1, 2, "person"]):
+        with pytest.raises(InputError):
+            do.accept(visitor, bad)
 
 
 def test_unusable_file_is_refused(do, marked, tmp_path):
@@ -408,7 +490,7 @@ def test_unusable_file_is_refused(do, marked, tmp_path):
 
 def test_impossible_step_is_refused(do, marked, executed):
     strengths = [("rule", executed, "strength", *values) for values in ((0, 5.0), (0, "x"), (3, 1.0), ("x", 1.0))]
-    places = [("unmark", marked, "context", "7"), ("unmark", marked, "context", "x")]
+    places = [("unmark", marked, "context", 7), ("unmark", marked, "context", "x")]
     names = [("mark", marked, "explode", paint(0, THING)), ("step", executed, "explode"), ("set", executed, None, 1)]
     names += [("rule", executed, "explode", 0), ("save", executed, "explode"), ("save", executed, "rule", 7)]
     early = [("step", new(), "undo"), ("execute", new()), ("save", executed, "rule", None)]
@@ -451,7 +533,15 @@ class Steps:
         raise RuntimeError("CUDA out of memory at 0x7f")
 
 
-def test_work_is_done_one_at_a_time_in_one_thread():
+def test_a_click_does_not_wait_for_long_work():
+    steps = Steps()
+    queue = WorkQueue(steps)
+    running = queue.follow("work", Visitor())
+    assert next(running)[1] == "Working" and queue.call("quick", Visitor()) == {}
+    running.close()
+
+
+def test_clicks_are_answered_one_at_a_time_in_one_thread():
     steps = Steps()
     queue = WorkQueue(steps)
     callers = [threading.Thread(target=queue.call, args=("quick", Visitor())) for _ in range(8)]
@@ -517,7 +607,7 @@ def test_forked_worker_gives_the_same_result(do, marked, executed):
         shown = pickle.loads(results.get())
         worker.join()
         expected = getattr(do, name)(*arguments)
-        assert shown["board"] == expected["board"]
+        assert shown["film"] == expected["film"]
         assert len(shown["visitor"].history.states) == len(expected["visitor"].history.states)
 
 
@@ -568,9 +658,12 @@ def client(url):
 @pytest.mark.filterwarnings("ignore")
 def test_script_does_a_whole_edit_and_loads_another(client, marked, tmp_path):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    steps = {"copy", "paste", "context", "keep", "erase", "zero", "undo", "redo", "begin", "revert", "execute", "rule"}
-    others = {"generator", "pictures", "setting", "example", "find", "layers", "save", "load"}
+    steps = {"copy", "paste", "context", "keep", "erase", "forget_context", "undo", "redo", "new_rule"}
+    steps |= {"remove_all_rules", "execute", "change_rule"}
+    others = {"generator", "pictures", "matches", "preview", "setting", "example", "find", "layers", "save", "load"}
     assert set(endpoints) == {f"/{name}" for name in steps | others}
+    sample = endpoints["/copy"]["parameters"][1]["example_input"]
+    assert masks.decode(sample).shape == (16, 16)
     assert [p["parameter_name"] for p in endpoints["/copy"]["parameters"]] == ["seed", "mask"]
     for bad in ("data:image/png;base64,AAAA", masks.encode(torch.zeros(8, 8)), "", None, 7, {"a": 1}):
         with pytest.raises(Exception, match="mask|painted"):
@@ -579,11 +672,12 @@ def test_script_does_a_whole_edit_and_loads_another(client, marked, tmp_path):
     for name in ("/paste", "/context"):
         said = client.predict(0, masks.encode(PLACE), api_name=name)
     assert "Ready" in said["next"]
+    assert set(client.predict(api_name="/preview")) == {"before", "wanted"}
     (rule,) = client.predict(api_name="/execute")["rules"]
-    assert rule["strength"] == 1.0 and any("matching places" in line for line in rule["words"])
+    assert rule["strength"] == 1.0 and set(client.predict("0-3", api_name="/matches")) == {"0", "1", "2", "3"}
     now, before = (client.predict("0-3", original, api_name="/pictures") for original in (False, True))
     assert list(now) == ["0", "1", "2", "3"] and now["0"] != before["0"]
-    client.predict(0, "strength", 0.0, api_name="/rule")
+    client.predict(0, "strength", 0.0, api_name="/change_rule")
     assert client.predict("0-3", False, api_name="/pictures") == before
     file = client.predict("edit", 0, api_name="/save")
     assert file["name"] == "rule-at-layer4.json" and file["url"].startswith("data:application/json;base64,")
@@ -618,7 +712,7 @@ def test_agent_does_a_whole_edit_over_mcp(url):
                 return tools, (await session.call_tool("execute", {})).content[0].text
 
     tools, said = asyncio.run(edit())
-    assert {"copy", "paste", "context", "execute", "undo", "rule", "save"} <= set(tools) and all(tools.values())
+    assert {"copy", "paste", "context", "execute", "undo", "change_rule", "save"} <= set(tools) and all(tools.values())
     assert '"strength": 1.0' in said or "'strength': 1.0" in said
 
 
@@ -693,15 +787,15 @@ def test_chosen_generator_is_downloaded_once_and_drawn_with_its_licence(shelf, m
     assert dict(map(reversed, generator_choices(queue.shared)))["small"] == "Small things, 16 px ↓ 5 MB"
     *progress, shown = choose(queue, marked, "small")
     assert progress[0][1].startswith("Downloading Small things")
-    assert shown["visitor"].generator == "small" and len(shown["board"]["tiles"]) == 12
-    assert shown["generator"]["choices"][1] == ("Small things, 16 px", "small")
-    assert "[cc-by-4.0](https://example.org/licence) · Ada &#60;ada@example.org&#62;" in shown["about"]
+    assert shown["visitor"].generator == "small" and len(shown["film"]["tiles"]) == 12
+    assert shown["about"]["generators"][1] == ("Small things, 16 px", "small")
+    assert "cc-by-4.0 · Ada <ada@example.org>" in shown["about"]["licence"]
     layers = dict(map(reversed, shown["layer"]["choices"]))
     assert shown["layer"]["value"] == "layer4" and "start here" in layers["layer4"]
     assert shown["visitor"].histories[SMALL].present.edit.copy.seed == 1
     shelf.requests.clear()
     *_, again = choose(queue, replace(shown["visitor"], generator=SMALL), "small")
-    assert again["board"] == shown["board"] and shelf.requests == []
+    assert again["film"] == shown["film"] and shelf.requests == []
 
 
 def test_cancelled_download_can_be_started_again_and_others_work_meanwhile(shelf, marked):
@@ -724,7 +818,7 @@ def test_failed_download_says_why_and_the_page_goes_on(shelf, marked, fault, mon
     queue, shelf.fault = offering("small"), lambda n, request: fault
     with pytest.raises(gr.Error, match="cannot download small"):
         list(choose(queue, marked, "small"))
-    assert queue.call("refresh", marked)["generator"]["value"] == SMALL
+    assert queue.call("refresh", marked)["about"]["value"] == SMALL
     shelf.fault = lambda n, request: None
     *_, shown = choose(queue, marked, "small")
     assert shown["visitor"].generator == "small"
@@ -738,7 +832,7 @@ def test_work_on_a_deleted_generator_is_kept_until_it_is_downloaded_again(shelf,
     shutil.rmtree(tmp_path / "hub")
     there = offering("small", "townscape")
     opened = there.call("open", new(), kept)
-    assert opened["visitor"].generator == "townscape" and "choose it again" in opened["next"]
+    assert opened["visitor"].generator == SMALL and "choose it again" in opened["trouble"]["message"]
     assert set(opened["visitor"].histories) == {SMALL, "small"}
     *_, shown = choose(there, opened["visitor"], "small")
     assert shown["visitor"].history.present.edit.copy.seed == 3
@@ -747,4 +841,4 @@ def test_work_on_a_deleted_generator_is_kept_until_it_is_downloaded_again(shelf,
 def test_work_on_another_generator_of_the_same_name_is_dropped_with_a_message(do, marked):
     visitor = replace(marked, histories={**marked.histories, "townscape": marked.history})
     shown = do.choose(visitor, "townscape")
-    assert shown["visitor"].history is None and "is lost" in shown["next"] and SMALL in shown["visitor"].histories
+    assert shown["visitor"].history is None and "is lost" in shown["trouble"]["message"] and SMALL in shown["visitor"].histories

@@ -18,11 +18,15 @@ from rewriter.worlds.townscape import gate
 from rewriter.worlds.townscape.shipped import examples
 
 __all__ = ["examples", "gate", "load"]
-WEIGHTS = Path(__file__).with_name("townscape_64px.safetensors")
+HERE = Path(__file__).parent
+WEIGHTS = {"townscape": HERE / "townscape_64px.safetensors", "townscape-128": HERE / "townscape_128px.safetensors"}
 
 
-def load() -> StyleGAN2:
-    """Load the packaged generator: latents (n, 32) → towns (n, 3, 64, 64), on the CPU."""
-    generator = convert(load_file(WEIGHTS), name="townscape")
+def load(name: str = "townscape") -> StyleGAN2:
+    """Load a packaged generator, on the CPU: latents (n, 32) → towns (n, 3, H, H), of 64 px, or of 128 px.
+
+    `name`: townscape or townscape-128; both draw the same scenes from the same latents.
+    """
+    generator = convert(load_file(WEIGHTS[name]), name=name)
     assert isinstance(generator, StyleGAN2)  # the package ships no other
     return generator
