@@ -16,6 +16,7 @@ from rewriter.checkpoints.client import check_name
 from rewriter.checkpoints.config import CONFIG, WEIGHTS
 from rewriter.checkpoints.layouts import NAMES, layout_for
 from rewriter.editing.effect import firing
+from rewriter.editing.provenance import made_on_others
 from rewriter.editing.rule import RULES, Rule, carried_rules
 from rewriter.editing.twin import approximation
 from rewriter.errors import InputError, OnStep, report
@@ -70,7 +71,7 @@ class Draft:
 
 
 def outdated(paths: Iterable[str], made: Draft) -> list[str]:
-    """Of the files in a repository, those of an earlier version: in our folders, and weights and page if left out now."""
+    """Of the files in a repository, those of an earlier version: in our folders, or the weights or page if left out."""
     gone = [path for path in paths if path not in made.files and path not in made.later]
     return [path for path in gone if PurePosixPath(path).parts[0] in FOLDERS or path in (WEIGHTS, player.PAGE)]
 
@@ -126,7 +127,9 @@ def draft(
     later: dict[str, Callable[[Path], None]] = {WEIGHTS: partial(store.write_weights, base)} if weights else {}
     later |= {file: partial(_export, base, own, layout) for layout, file in exported.items()}
     size = sum(tensor.nbytes for tensor in base.state_dict().values())
-    made = Draft(repo_id, title, {}, later, dict.fromkeys(later, size), facts_of(base, own, repo_id, title, description))
+    made = Draft(
+        repo_id, title, {}, later, dict.fromkeys(later, size), facts_of(base, own, repo_id, title, description)
+    )
     shown = _drawn(base, each, on_step) if pictures else {}
     return made.with_files({**files, "README.md": text.encode(), **shown})
 
@@ -136,6 +139,20 @@ def facts_of(generator: Generator, rules: Sequence[Rule], repo_id: str, title: s
     origin = generator.origin
     base, by = origin.title or generator.name, origin.attribution or ""
     return player.Facts(title, description, base, player.told(rules), repo_id, origin.licence, by)
+
+
+def base_of(rules: Sequence[Rule]) -> str:
+    """The name of the generator that rules were made on; InputError if they do not say, or some are missing."""
+    repository.check_edits(rules)
+    if (lost := made_on_others(rules)) is not None:
+        raise InputError(
+            f"the rule {lost.title!r} was made on top of rules that are not given: give them too, before it; or name "
+            "the generator that carries them, or one to publish on without them, with --generator"
+        )
+    named = next((rule.edit.generator for rule in rules if rule.edit and rule.edit.generator), "")
+    if not named:
+        raise InputError("the rules do not say which generator they were made on: name it with --generator")
+    return named
 
 
 def _check(generator: Generator, rules: Sequence[Rule], title: str, description: str) -> None:

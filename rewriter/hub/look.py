@@ -25,8 +25,8 @@ p { margin: 0 0 .8em; max-width: 68ch; overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 a { color: var(--accent); text-underline-offset: .2em; }
 img { display: block; width: 100%; height: auto; }
-pre { margin: 0 0 .8em; padding: 12px 14px; overflow-x: auto; background: var(--paper); border: 1px solid var(--line);
-  border-radius: 8px; font: 14px/1.6 ui-monospace, monospace; }
+pre { margin: 0 0 .8em; padding: 12px 14px; white-space: pre-wrap; overflow-wrap: anywhere;
+  background: var(--paper); border: 1px solid var(--line); border-radius: 8px; font: 14px/1.6 ui-monospace, monospace; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 3px; border-radius: 6px; }
 footer { margin-top: 36px; color: var(--soft); font-size: 15px; }
 """

@@ -21,7 +21,7 @@ QUALITIES = 90, 80, 65, 50, 30  # of its pictures, the first with which it is sm
 FORMS = {
     "weight": "a change of the layer's weights, of rank {rank}",
     "gated": "a memory beside the layer's weights, which acts only where its context is",
-    "template": "a memory beside the layer's weights, which draws what was copied wherever a place looks like the marks",
+    "template": "a memory beside the layer's weights, which draws what was copied where a place looks like the marks",
 }
 STYLE = """
 .top { display: grid; gap: clamp(16px, 2.5vw, 40px); grid: "head" "stage" "strip" / minmax(0, 1fr); }
@@ -54,14 +54,15 @@ fieldset { border: 0; margin: 0; padding: 0; min-width: 0; } legend { padding: 0
 .strip :checked ~ span { color: var(--ink); }
 .cards { display: grid; gap: 18px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr));
   margin-top: clamp(20px, 3vw, 40px); }
-.cards section { background: var(--card); border: 1px solid var(--line); border-radius: var(--round); padding: 20px 22px;
-  min-width: 0; }
+.cards section { background: var(--card); border: 1px solid var(--line); border-radius: var(--round); 
+  padding: 20px 22px; min-width: 0; }
 .rule + .rule { border-top: 1px solid var(--line); padding-top: 14px; margin-top: 14px; }
 .rule p { margin: 0 0 .3em; } .rule strong { font-size: 19px; }
 @media (min-width: 900px) {
   .top { grid: "stage head" auto "stage strip" 1fr / minmax(0, min(50%, 74vh, 640px)) minmax(0, 1fr); }
   .head { align-self: end; }
-  .strip { flex-wrap: wrap; overflow: visible; }
+  .stage-area { position: sticky; top: 24px; align-self: start; }
+  .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(64px, 1fr)); overflow: visible; }
 }
 """
 SCRIPT = """
@@ -84,12 +85,11 @@ for (const choice of document.querySelectorAll('.strip input')) {
     const pair = choice.parentElement.querySelectorAll('img');
     big.forEach((image, i) => { image.src = pair[i].src; });
     under.textContent = choice.dataset.words;
-    choice.parentElement.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+    if (document.activeElement === choice) choice.parentElement.scrollIntoView({ block: 'nearest', inline: 'nearest' });
   });
 }
 const chosen = document.querySelector('.strip input:checked');
 if (chosen) chosen.dispatchEvent(new Event('change'));
-scrollTo(0, 0);
 move(50);
 if (!matchMedia('(prefers-reduced-motion: reduce)').matches) {
   const ease = (t) => t * t * (3 - 2 * t), legs = [[100, 100, 500], [100, 6, 1500], [6, 6, 500], [6, 50, 900]];
@@ -158,7 +158,9 @@ def page(facts: Facts, shown: Sequence[Pair]) -> bytes:
 def _body(facts: Facts, shown: Sequence[Pair], pictures: Sequence[tuple[str, ...]]) -> str:
     count = "One rule" if len(facts.rules) == 1 else f"{len(facts.rules)} rules"
     lead = f"{count} of the image generator “{escaped(facts.base)}” rewritten. Every picture it draws follows."
-    before, after = pictures[0]
+    first = max(range(len(shown)), key=lambda i: shown[i].change)
+    before, after = pictures[first]
+    choices = "".join(_choice(pair, pictures[i], i == first) for i, pair in enumerate(shown))
     return f"""<main>
 <div class="top">
 <header class="head"><h1>{escaped(facts.title)}</h1><p class="soft">{lead}</p>{paragraphs(facts.description)}</header>
@@ -166,10 +168,10 @@ def _body(facts: Facts, shown: Sequence[Pair], pictures: Sequence[tuple[str, ...
 <div id="stage"><img id="after" alt="after" src="{after}"><img id="before" alt="before" src="{before}">
 <span class="tag">before</span><span class="tag">after</span><div id="edge" aria-hidden="true"></div>
 <input id="at" type="range" min="0" max="100" value="50" hidden aria-label="Where before ends and after begins"></div>
-<p class="under" id="under" aria-live="polite">{_caption(shown[0])}</p>
+<p class="under" id="under" aria-live="polite">{_caption(shown[first])}</p>
 </div>
 <div class="strip-area"><fieldset><legend><h2>Unseen pictures, before above after</h2></legend>
-<div class="strip">{"".join(_choice(i, pair, pictures[i]) for i, pair in enumerate(shown))}</div></fieldset></div>
+<div class="strip">{choices}</div></fieldset></div>
 </div>
 <div class="cards">{_rules(facts)}{_use(facts)}{_licence(facts)}</div>
 <footer>Made with rewriter. The pictures are inventions of a network and show nobody and nothing real.</footer>
@@ -180,9 +182,9 @@ def _caption(pair: Pair) -> str:
     return f"Seed {pair.seed}" + ("" if pair.matches else ": no rule matches here, so little should change")
 
 
-def _choice(i: int, pair: Pair, pictures: tuple[str, ...]) -> str:
+def _choice(pair: Pair, pictures: tuple[str, ...], first: bool) -> str:
     images = "".join(f'<img alt="" width="84" height="84" src="{picture}">' for picture in pictures)
-    checked = "" if i else " checked"
+    checked = " checked" if first else ""
     words = f"{pair.seed}" + ("" if pair.matches else "<br>no match")
     return (
         f'<label><input type="radio" name="pair" data-words="{_caption(pair)}"{checked}>'
@@ -204,10 +206,10 @@ def _use(facts: Facts) -> str:
         return ""
     name = escaped(facts.repo_id)
     return f"""<section><h2>Use it</h2>
-<pre tabindex="0">import rewriter
+<pre>import rewriter
 gen = rewriter.load_generator("{name}")
 pictures = gen.sample(range(8))</pre>
-<pre tabindex="0">rewriter demo --generator {name}</pre>
+<pre>rewriter demo --generator {name}</pre>
 <p>{link(facts.url, "The files, the card and the rules")}</p></section>"""
 
 
@@ -217,5 +219,5 @@ def _licence(facts: Facts) -> str:
         said = f"The base is under {link(facts.licence.link, facts.licence.id)}"
         terms = "for non-commercial use only, and so is whatever is made of it" * non_commercial(facts.licence)
         said += f", {terms}." if terms else "."
-    by = f"<p>The base was made by {escaped(facts.attribution)}.</p>" if facts.attribution else ""
+    by = f"<p>Made by: {escaped(facts.attribution)}</p>" if facts.attribution else ""
     return f"<section><h2>Licence</h2><p>{said}</p>{by}</section>"
