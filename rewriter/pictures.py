@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from rewriter.errors import InputError
 from rewriter.files import replacing
 
 PAPER = (250, 250, 248)
 INK = (60, 60, 60)
 GAP = 6
 LINE = 15
-FADE, TICK, HOLD = 8, 60, 1200  # an animation's steps, and milliseconds of a step and of both ends
+PAIRS = "rewriter-pairs"  # the text in a PNG that says where its pairs of pictures are
+CORNERS = "corners"
+STEPS, TICK, HOLD = 20, 40, 1200  # of an animation: steps of a wipe, and milliseconds of a step and of both ends
+SIDES = 256, 192, 128  # px of a picture in an animation
+LARGEST = 1_500_000  # bytes of one, if a smaller side can help
 
 
 def to_image(picture: Tensor) -> Image.Image:
@@ -61,22 +69,28 @@ def stacked(
 
     There are n groups with a caption each, `columns` of them side by side; a new line starts at the `breaks` too.
     """
-    zoom = max(1, 128 // rows[0].shape[-1])
-    side = rows[0].shape[-1] * zoom
+    side = _side(rows[0])
     lines = _lines(len(captions), columns, breaks)
     top, height = (LINE + 2 * GAP if title else GAP), side * len(rows) + LINE + GAP
     paper = Image.new("RGB", (columns * (side + GAP) + GAP, top + len(lines) * height), PAPER)
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(11)
+    corners: dict[int, tuple[int, int]] = {}
     if title:
         pen.text((GAP, GAP), title, INK, font)
     for y, line in enumerate(lines):
         for x, i in enumerate(line):
-            left, upper = GAP + x * (side + GAP), top + y * height
+            left, upper = corners[i] = GAP + x * (side + GAP), top + y * height
             for j, row in enumerate(rows):
                 image = to_image(row[i]).resize((side, side), Image.Resampling.NEAREST)
                 paper.paste(image, (left, upper + j * side))
             pen.text((left, upper + side * len(rows) + 1), captions[i], INK, font)
+    paper.info[CORNERS] = [corners[i] for i in range(len(captions))]
     return paper
+
+
+def _side(pictures: Tensor) -> int:
+    """How large pictures (n, 3, H, W) are on a sheet, in pixels."""
+    return int(pictures.shape[-1]) * max(1, 128 // pictures.shape[-1])
 
 
 def _lines(count: int, columns: int, breaks: Sequence[int]) -> list[list[int]]:
@@ -88,18 +102,84 @@ def _lines(count: int, columns: int, breaks: Sequence[int]) -> list[list[int]]:
 def before_after(
     before: Tensor, after: Tensor, seeds: Sequence[int], *, firing: int, title: str = "", columns: int = 8
 ) -> Image.Image:
-    """Before above after for each seed; the first `firing` pictures match the rule's context, the others do not."""
+    """Before above after for each seed; the first `firing` pictures match the rule's context, the others do not.
+
+    Its `info` says in a line of JSON where the pictures are: a PNG that `to_png` makes keeps that.
+    """
     captions = [f"{seed}{'' if i < firing else ' · no match'}" for i, seed in enumerate(seeds)]
-    return stacked([before, after], captions, columns=columns, title=title, breaks=[firing])
+    image = stacked([before, after], captions, columns=columns, title=title, breaks=[firing])
+    about = {"seeds": list(seeds), "firing": firing, "side": _side(before), "size": int(before.shape[-1])}
+    image.info[PAIRS] = json.dumps({**about, "corners": image.info[CORNERS]})
+    return image
 
 
-def animation(before: Tensor, after: Tensor, *, columns: int = 4) -> bytes:
-    """An animated WebP of pictures (n, 3, H, W) that fade from before to after and back, in a loop."""
-    captions = [""] * len(before)
-    shares = [step / FADE for step in range(FADE + 1)]
-    frames = [sheet(torch.lerp(before, after, share), captions, columns=columns) for share in shares]
-    frames += frames[-2:0:-1]
-    times = [HOLD if i in (0, FADE) else TICK for i in range(len(frames))]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=times, loop=0, quality=90)
+def to_png(image: Image.Image) -> bytes:
+    """A PNG file, with what `before_after` says of it."""
+    about, buffer = PngInfo(), io.BytesIO()
+    if PAIRS in image.info:
+        about.add_text(PAIRS, image.info[PAIRS])
+    image.save(buffer, "PNG", pnginfo=about)
     return buffer.getvalue()
+
+
+# --- animations ---
+
+
+def wall(pictures: Tensor, side: int, *, columns: int) -> Image.Image:
+    """Pictures (n, 3, H, W) of `side` px beside each other in rows, without captions."""
+    columns = min(columns, len(pictures))
+    width, height = (count * (side + GAP) - GAP for count in (columns, -(-len(pictures) // columns)))
+    paper = Image.new("RGB", (width, height), PAPER)
+    for i, picture in enumerate(pictures):
+        paper.paste(enlarged(to_image(picture), side), (i % columns * (side + GAP), i // columns * (side + GAP)))
+    return paper
+
+
+def animation(before: Tensor, after: Tensor, *, kind: str = "webp", columns: int = 4) -> bytes:
+    """An animated WebP or GIF of pictures (n, 3, H, W): after wipes over before, from left to right, and back, forever.
+
+    Small pictures are enlarged to 128 px, large ones shrunk to 256 px, or less where the file would exceed 1.5 MB.
+    InputError for another kind.
+    """
+    if kind not in ("webp", "gif"):
+        raise InputError(f"the kind of animation is {kind!r}, expected webp or gif")
+    largest = max(SIDES[-1], min(SIDES[0], before.shape[-1]))
+    for side in dict.fromkeys((largest, *(side for side in SIDES if side < largest))):
+        walls = [wall(pictures, side, columns=columns) for pictures in (before, after)]
+        data = _animated(*walls, soft=side / 4, kind=kind)
+        if len(data) < LARGEST:
+            break
+    return data
+
+
+def _animated(before: Image.Image, after: Image.Image, *, soft: float, kind: str) -> bytes:
+    options: dict[str, Any] = {"quality": 88, "method": 3}
+    if kind == "gif":  # each of the two is dithered once, and a pixel is of one or of the other: so nothing flickers
+        before, after = _in_one_palette(before, after)
+        options, soft = {"optimize": False, "disposal": 1}, 0.0
+    shares = [step / STEPS for step in range(STEPS + 1)]
+    frames = [Image.composite(after, before, _wiped(before.size, share, soft)) for share in shares]
+    frames += frames[-2:0:-1]
+    times = [HOLD if i in (0, STEPS) else TICK for i in range(len(frames))]
+    buffer = io.BytesIO()
+    more: dict[str, Any] = {"save_all": True, "append_images": frames[1:], "duration": times, "loop": 0, **options}
+    frames[0].save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+def _in_one_palette(*images: Image.Image) -> list[Image.Image]:
+    """Images of one size in the 256 colours that suit all of them."""
+    width, height = (min(edge, 160) for edge in images[0].size)  # the search for colours takes long on many pixels
+    both = Image.new("RGB", (width, height * len(images)))
+    for i, image in enumerate(images):
+        both.paste(image.resize((width, height), Image.Resampling.NEAREST), (0, i * height))
+    palette = both.quantize(256, Image.Quantize.MEDIANCUT, kmeans=2)  # which finds rare colours, as of a lit window
+    return [image.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for image in images]
+
+
+def _wiped(size: tuple[int, int], share: float, soft: float) -> Image.Image:
+    """Where a wipe has been, 0…255: left of an edge, `soft` px wide, that travels to the right."""
+    row = torch.arange(size[0])
+    edge = share * (size[0] + soft)
+    mask = ((edge - row) / soft).clamp(0, 1) if soft else (row < edge).float()
+    return Image.fromarray((mask * 255).byte().expand(size[1], -1).contiguous().numpy())

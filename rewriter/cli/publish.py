@@ -13,13 +13,11 @@ from rewriter.checkpoints.config import CONFIG
 from rewriter.cli import common
 from rewriter.cli.describe import kind_of
 from rewriter.editing.history import FORMAT, History
-from rewriter.editing.provenance import made_on_others
 from rewriter.editing.rule import Rule, carried_rules
 from rewriter.errors import InputError
 from rewriter.files import check_writable
-from rewriter.hub.draft import Draft, draft
+from rewriter.hub.draft import Draft, base_of, draft
 from rewriter.hub.publish import send, target
-from rewriter.hub.repository import check_edits
 from rewriter.hub.upload import Uploaded
 
 
@@ -58,7 +56,7 @@ def publish(
     else:
         to = target(name, connect(), private=private)
         to.find(create_pr=pr)
-    model = common.load(generator or _base_of(found), device, as_json)
+    model = common.load(generator or base_of(found), device, as_json)
     earlier = [] if whole else carried_rules(model)
     common.check_new(found, earlier)
     with common.progress(as_json) as job:
@@ -96,16 +94,3 @@ def _rules(files: list[Path]) -> tuple[list[Rule], bool]:
     if not found:
         raise InputError("these files hold no rule: execute an edit first (rewriter apply EDIT --save-rule FILE)")
     return found, bool(sessions)
-
-
-def _base_of(rules: list[Rule]) -> str:
-    check_edits(rules)
-    if (lost := made_on_others(rules)) is not None:
-        raise InputError(
-            f"the rule {lost.title!r} was made on top of rules that are not given: give them too, before it; or name "
-            "the generator that carries them, or one to publish on without them, with --generator"
-        )
-    named = next((rule.edit.generator for rule in rules if rule.edit and rule.edit.generator), "")
-    if not named:
-        raise InputError("the rules do not say which generator they were made on: name it with --generator")
-    return named

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rewriter.checkpoints.client import check_name, quiet
 from rewriter.cli import common
-from rewriter.hub import space
+from rewriter.editing.rule import Rule
+from rewriter.errors import InputError
+from rewriter.hub import gallery, space
+from rewriter.hub.draft import base_of
 
 
 def demo(
@@ -31,32 +37,73 @@ def demo(
 
 def deploy(
     name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The Space: your account or organisation, a name.")],
+    shown: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[REPO …]",
+            help="With --static: USER/NAME, folders or rule files; default: all that USER published.",
+        ),
+    ] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="A gallery of published generators, as pages that need no server: free.")
+    ] = False,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Default: public.")] = None,
     hardware: Annotated[str | None, typer.Option(help="Such as zero-a10g; default: unchanged.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files only, without network.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files only; nothing is sent.")] = False,
     as_json: common.Json = False,
 ) -> None:
-    """Create or update your Space on Hugging Face with the page.
+    """Create or update your Space on Hugging Face with the page, or with a gallery (--static).
 
     The page and this package are sent in one commit, so a failure changes nothing and you can always run this again.
     Anything in rewriter/, and any Python file beside app.py, that this version does not contain is deleted, even if
-    you added it. Your other files stay. A Space that holds another app is not touched.
+    you added it; of a gallery, what is in generators/. Your other files stay. A Space that holds something else is not
+    touched.
 
     Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your Spaces.
     """
     check_name(name)
-    sizes = {path: file.stat().st_size for path, file in space.files().items()}
+    if static and hardware or shown and not static:
+        wrong = "--hardware is for the page, not" if static else "what to show is named for a gallery only: add"
+        raise InputError(f"{wrong} --static")
+    quiet()
+    if static:
+        made = gallery.files(name, _shown(name, shown or [], as_json))
+        contents: Mapping[str, bytes | Path] = made
+        send = partial(gallery.deploy, contents=made)
+    else:
+        contents, send = space.files(), partial(space.deploy, hardware=hardware)
+    sizes = {path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in contents.items()}
     total = sum(sizes.values())
     if dry_run:
         listed = "".join(f"{size:9,}  {path}\n" for path, size in sizes.items())
         words = f"{listed}{total:9,}  bytes in {len(sizes)} files would become the Space {name}"
         common.say(as_json, {"space": name, "files": sizes, "bytes": total}, words)
         return
-    quiet()
-    done = space.deploy(
-        name, private=private, hardware=hardware, on_status=lambda words: typer.echo(f"{words} …", err=True)
-    )
+    done = send(name, private=private, on_status=_status)
     data = {"space": name, **vars(done), "files": len(sizes), "bytes": total}
     what = "created" if done.created else "updated" if done.changed else "up to date already"
     gone = f"; removed {', '.join(done.removed)}" if done.removed else ""
-    common.say(as_json, data, f"{name} is {what}{gone}. It starts in some minutes:\n{done.url}")
+    soon = "It is there in a moment" if static else "It starts in some minutes"
+    common.say(as_json, data, f"{name} is {what}{gone}. {soon}:\n{done.url}")
+
+
+def _status(words: str) -> None:
+    typer.echo(f"{words} …", err=True)
+
+
+def _shown(name: str, asked: list[str], as_json: bool) -> list[gallery.Shown]:
+    """What a gallery shows: the repositories, folders and rule files asked for, or all that the account published."""
+    if not asked:
+        return gallery.by_account(name.split("/")[0], _status)
+    shown = []
+    for one in asked:
+        path = Path(one)
+        if path.is_dir():
+            shown.append(gallery.in_folder(path))
+        elif path.is_file():
+            rule = Rule.load(path)
+            shown.append(gallery.of_rule(common.load(base_of([rule]), None, as_json), rule, path.stem))
+        else:
+            _status(f"looking at {one}")
+            shown.append(gallery.published(one))
+    return shown

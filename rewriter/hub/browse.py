@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
@@ -60,7 +62,17 @@ def snapshot(repo_id: str, commit: str | None) -> Path | None:
 
 
 def public_rules(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
-    """What a generator that everybody can open consists of: the catalogue's id of its base, and its rules.
+    """What a generator that everybody can open consists of: the catalogue's id of its base, and its rules."""
+    with public_copy(repo_id) as folder:
+        about = read(folder)
+        if about is None:
+            raise InputError(f"{repo_id} has no rules: it is a generator alone")
+        return about.known, rules_in(folder, about)
+
+
+@contextmanager
+def public_copy(repo_id: str, more: Mapping[str, int] = MappingProxyType({})) -> Iterator[Path]:
+    """The small files of a generator that everybody can open, in a folder for a while; `more` files, path → most bytes.
 
     Downloaded without any token and not into the cache, which may hold what only some people may see.
     """
@@ -68,10 +80,11 @@ def public_rules(repo_id: str) -> tuple[str | None, tuple[Rule, ...]]:
     with TemporaryDirectory(ignore_cleanup_errors=True) as place:  # tensors may still be mapped from its files
         try:
             with in_words(f"open {repo_id} on the Hub", HfApi(token=False), PUBLIC_ADVICE):
-                folder, about = _Files(repo_id, RULE_LIMIT, token=False, cache_dir=Path(place)).fetch(None)
-            if about is None:
-                raise InputError(f"{repo_id} has no rules: it is a generator alone")
-            return about.known, rules_in(folder, about)
+                files = _Files(repo_id, RULE_LIMIT, token=False, cache_dir=Path(place))
+                folder, _ = files.fetch(None)
+                for file, most in more.items():
+                    files.get(file, folder.name, most)
+            yield folder
         except InputError as error:  # a visitor need not know names of files here
             raise InputError(re.sub(rf"{re.escape(place)}\S*/snapshots/\w+", repo_id, str(error))) from error
 
@@ -87,13 +100,13 @@ class _Files:
 
     def fetch(self, revision: str | None) -> tuple[Path, Config | None]:
         """Download them; the folder's name is the commit."""
-        folder = self._get(CONFIG, revision, CONFIG_LIMIT).parent
+        folder = self.get(CONFIG, revision, CONFIG_LIMIT).parent
         about = read(folder)
         for file in about.rules if about else ():
-            self.left -= self._get(file, folder.name, min(RULE_LIMIT, self.left)).stat().st_size
+            self.left -= self.get(file, folder.name, min(RULE_LIMIT, self.left)).stat().st_size
         return folder, about
 
-    def _get(self, file: str, revision: str | None, most: int) -> Path:
+    def get(self, file: str, revision: str | None, most: int) -> Path:
         """A file of a commit, which never changes; or the newest of a branch, or else the last one when offline."""
         kept = try_to_load_from_cache(self.repo_id, file, revision=revision, cache_dir=self.cache_dir)
         if isinstance(kept, str) and COMMIT.fullmatch(revision or ""):
@@ -122,14 +135,21 @@ class Listed:
     private: bool
 
 
-def listed(*, most: int = 100, token: str | bool | None = None, endpoint: str | None = None) -> list[Listed]:
-    """Published generators on the Hub, those with our tag, the newest first; InputError if the Hub cannot be asked."""
+def listed(
+    *, most: int = 100, token: str | bool | None = None, endpoint: str | None = None, author: str | None = None
+) -> list[Listed]:
+    """Published generators on the Hub, those with our tag, the newest first; None: those of every author.
+
+    InputError if the Hub cannot be asked.
+    """
     api = HfApi(endpoint=endpoint, token=token)
     found = []
     with in_words("list published generators", api):
-        for info in api.list_models(filter=TAG, sort="last_modified", limit=most, full=True):
+        for info in api.list_models(author=author, filter=TAG, sort="last_modified", limit=most, full=True):
             with suppress(InputError):
                 check_name(info.id)
+                if author and info.id.split("/")[0].lower() != author.lower():
+                    continue
                 bases = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
                 own = next((name for name in BUILT_INS if name in (info.tags or [])), "weights of its own")
                 base = next(filter(is_name, bases), own)

@@ -106,7 +106,8 @@ def write(
         f"---\n{head}\n---\n# {words_only(title)}",
         "![Before above after](comparison.png)",
         "*Before above after, on unseen pictures: first some in which a rule's context matches, then some in which "
-        "none does.*",
+        "none does. `index.html` shows them large, with a slider: download it, and it opens in any browser, offline "
+        "too.*",
         *([words_only(description)] if description.strip() else []),
         _changed(generator, rules),
         _use(generator, repo_id, weights, exported, folded),

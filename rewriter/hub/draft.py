@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,15 +16,17 @@ from rewriter.checkpoints.client import check_name
 from rewriter.checkpoints.config import CONFIG, WEIGHTS
 from rewriter.checkpoints.layouts import NAMES, layout_for
 from rewriter.editing.effect import firing
+from rewriter.editing.provenance import made_on_others
 from rewriter.editing.rule import RULES, Rule, carried_rules
 from rewriter.editing.twin import approximation
 from rewriter.errors import InputError, OnStep, report
 from rewriter.files import as_json, write_bytes
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import Licence
-from rewriter.hub import card, licences, repository
+from rewriter.hub import card, licences, player, repository
 from rewriter.hub.card import Named
-from rewriter.pictures import before_after
+from rewriter.hub.pairs import COMPARISON, pairs
+from rewriter.pictures import before_after, to_png
 
 FOLDERS = ("rules", "edits", "pictures", "exported")  # of a repository: outdated files in them are deleted
 EXPORTED = "exported/{}.pt"  # by layout
@@ -43,6 +44,7 @@ class Draft:
     files: Mapping[str, bytes]
     later: Mapping[str, Callable[[Path], None]] = field(default_factory=dict, repr=False)  # write large files if needed
     sizes: Mapping[str, int] = field(default_factory=dict)  # in bytes; an estimate for those in `later`
+    facts: player.Facts | None = None  # what its page tells, once the pictures are there
 
     @property
     def card(self) -> str:
@@ -50,7 +52,9 @@ class Draft:
         return self.files["README.md"].decode()
 
     def with_files(self, more: Mapping[str, bytes]) -> Draft:
-        """The same draft with more files."""
+        """The same draft with more files; with the comparison comes the page that shows it large."""
+        if self.facts and COMPARISON in more:
+            more = {**more, player.PAGE: player.page(self.facts, pairs(more[COMPARISON]))}
         sizes = {**self.sizes, **{path: len(data) for path, data in more.items()}}
         files = dict(sorted({**self.files, **more}.items()))
         return replace(self, files=files, sizes=dict(sorted(sizes.items())))
@@ -67,9 +71,9 @@ class Draft:
 
 
 def outdated(paths: Iterable[str], made: Draft) -> list[str]:
-    """Of the files in a repository, those of an earlier version: in our folders, and weights that are left out now."""
+    """Of the files in a repository, those of an earlier version: in our folders, or the weights or page if left out."""
     gone = [path for path in paths if path not in made.files and path not in made.later]
-    return [path for path in gone if PurePosixPath(path).parts[0] in FOLDERS or path == WEIGHTS]
+    return [path for path in gone if PurePosixPath(path).parts[0] in FOLDERS or path in (WEIGHTS, player.PAGE)]
 
 
 def _saved_before(folder: Path) -> list[str]:
@@ -80,7 +84,7 @@ def _saved_before(folder: Path) -> list[str]:
         return []
     slugs = [PurePosixPath(file).stem for file in about.rules] if about else []
     exported = [EXPORTED.format(layout) for layout in NAMES]
-    return [WEIGHTS, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
+    return [WEIGHTS, player.PAGE, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
 
 
 def draft(
@@ -123,9 +127,32 @@ def draft(
     later: dict[str, Callable[[Path], None]] = {WEIGHTS: partial(store.write_weights, base)} if weights else {}
     later |= {file: partial(_export, base, own, layout) for layout, file in exported.items()}
     size = sum(tensor.nbytes for tensor in base.state_dict().values())
-    made = Draft(repo_id, title, {}, later, dict.fromkeys(later, size))
+    made = Draft(
+        repo_id, title, {}, later, dict.fromkeys(later, size), facts_of(base, own, repo_id, title, description)
+    )
     shown = _drawn(base, each, on_step) if pictures else {}
     return made.with_files({**files, "README.md": text.encode(), **shown})
+
+
+def facts_of(generator: Generator, rules: Sequence[Rule], repo_id: str, title: str, description: str) -> player.Facts:
+    """What the page of a published generator tells."""
+    origin = generator.origin
+    base, by = origin.title or generator.name, origin.attribution or ""
+    return player.Facts(title, description, base, player.told(rules), repo_id, origin.licence, by)
+
+
+def base_of(rules: Sequence[Rule]) -> str:
+    """The name of the generator that rules were made on; InputError if they do not say, or some are missing."""
+    repository.check_edits(rules)
+    if (lost := made_on_others(rules)) is not None:
+        raise InputError(
+            f"the rule {lost.title!r} was made on top of rules that are not given: give them too, before it; or name "
+            "the generator that carries them, or one to publish on without them, with --generator"
+        )
+    named = next((rule.edit.generator for rule in rules if rule.edit and rule.edit.generator), "")
+    if not named:
+        raise InputError("the rules do not say which generator they were made on: name it with --generator")
+    return named
 
 
 def _check(generator: Generator, rules: Sequence[Rule], title: str, description: str) -> None:
@@ -174,7 +201,7 @@ def _to_bytes(rule: Rule) -> bytes:
 
 def comparisons(rules: Sequence[Named]) -> list[str]:
     """The paths of a repository's pictures: of all rules together, then of each."""
-    return ["comparison.png", *(one.path("picture") for one in rules)]
+    return [COMPARISON, *(one.path("picture") for one in rules)]
 
 
 def _drawn(generator: Generator, rules: Sequence[Named], on_step: OnStep | None) -> dict[str, bytes]:
@@ -207,9 +234,7 @@ def compare(generator: Generator, rules: Sequence[Named], which: int, on_step: O
     seeds += others or [*range(0 if seeds else columns)]  # where nothing matches the context, any pictures
     drawn = (generator.sample(seeds, truncation=psi, rules=own, batch=4) for own in (before, [*before, *new]))
     then, now = (F.adaptive_avg_pool2d(each, min(generator.resolution, SIDE)) for each in drawn)
-    buffer = io.BytesIO()
-    before_after(then, now, seeds, firing=matching, columns=columns).save(buffer, "PNG")
-    return buffer.getvalue()
+    return to_png(before_after(then, now, seeds, firing=matching, columns=columns))
 
 
 def _switched_on(rule: Rule) -> Rule:
