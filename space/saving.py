@@ -22,6 +22,7 @@ KINDS = {  # the ending of the file's name, and its type
     "rule": (".rule.safetensors", "application/octet-stream"),
     "sheet": (".png", "image/png"),
     "animation": (".webp", "image/webp"),
+    "gif": (".gif", "image/gif"),
 }
 
 
@@ -69,6 +70,9 @@ class Export:
 
     def _write_animation(self, path: Path) -> None:
         path.write_bytes(animation(*self._before_after()))
+
+    def _write_gif(self, path: Path) -> None:
+        path.write_bytes(animation(*self._before_after(), kind="gif"))
 
     def _before_after(self) -> tuple[Tensor, Tensor]:
         """The pictures in the filmstrip."""
