@@ -36,8 +36,8 @@ def to_image(picture: Tensor) -> Image.Image:
 def enlarged(image: Image.Image, side: int) -> Image.Image:
     """A square RGB image with sides of `side` pixels, with crisp edges where it grows.
 
-    It is doubled again and again, sharpened, and the fringes of that removed: bicubic filters leave small pictures soft,
-    and repeated pixels look like blocks.
+    It is doubled again and again, sharpened, and the fringes of that removed: bicubic filters leave small pictures
+    soft, and repeated pixels look like blocks.
     """
     while image.width * 2 <= side:
         size = (image.width * 2, image.height * 2)

@@ -129,7 +129,7 @@ class Page:
         self, request: gr.Request, work: Callable[[], Following], visitor: Visitor, kind: str = "work"
     ) -> Iterator[dict[Any, Any]]:
         """Show the progress of long work, its result or error; the pictures as before if it is cancelled."""
-        after: Shown = {"progress": None}
+        after: Shown = {} if kind == "background" else {"progress": None}
         if kind == "work":
             self._cancel("background", request)
         try:
@@ -157,8 +157,10 @@ class Page:
                         yield self._show(one)
                     elif time.monotonic() > last + INTERVAL:
                         last = time.monotonic()
-                        name = "chosen" if kind == "background" else "progress"
-                        yield self._show({name: {"share": one[0], "words": f"{one[1]} …", "key": "" if last else None}})
+                        if kind != "background":
+                            yield self._show({"progress": {"share": one[0], "words": f"{one[1]} …"}})
+                        else:
+                            yield gr.skip()  # lets Gradio notice a closed tab
             return False
         finally:
             if self._running.get(key) is mine:

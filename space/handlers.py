@@ -243,7 +243,7 @@ class Handlers:
             rule = session.execute(on_step=on_step, on_statistics=_on_step(notify, "Measuring this layer (once)"))
         except (InputError, ComputationError) as error:
             return {"chosen": {"key": key, "words": f"This edit does not work yet: {error}."}}
-        return {"chosen": {"key": key, "words": f"Ready: press Execute. The machine chose: {view.form_words(rule)}."}}
+        return {"chosen": {"key": key, "words": view.chosen_words(rule)}}
 
     def _found(self, session: Rewriter) -> Shown:
         """Places like the marked ones, to accept or reject."""

@@ -269,9 +269,13 @@ const bar = () => {
   button.hidden = !mend; button.textContent = mend?.words || '';
   $('[data-execute]').disabled = !can_execute || busy();
 };
-const chosenForm = () => {
-  const { key, words } = part('chosen');
-  if (key && key === part('slots').key && !part('bar').verdict) $('.next').textContent = words;
+const chosenForm = () => {  // what the machine has chosen, for the edit as it is now
+  const { key, words } = part('chosen'), { key: now, chosen: before } = part('slots');
+  const said = part('bar').verdict || !part('bar').can_execute ? '' : before || (key && key === now ? words : '');
+  delete root.dataset.chosen;
+  if (!said) return;
+  root.dataset.chosen = 'yes';
+  if (!busy()) $('.next').textContent = said;
 };
 const progress = () => {
   const { words, share } = part('progress'), on = words !== undefined, meter = $('.bar progress');

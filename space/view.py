@@ -140,7 +140,9 @@ class View:
         complete = not edit.missing() and edit.kind != "zero"
         quick = self.shared.page_size(session.generator) == PAGE_SIZE
         shown["background"] = complete and not done and quick
-        shown["key"] = edit.digest if complete and session.prepared is None and not done else ""
+        prepared = session.prepared if complete and not done else None
+        shown["key"] = edit.digest if complete and not prepared and not done else ""
+        shown["chosen"] = chosen_words(prepared) if prepared else ""
         shown["found_key"] = found_key(session)
         return {"slots": shown}
 
@@ -345,6 +347,11 @@ def verdict(rule: Rule) -> str:
     """Whether a rule took, as far as that is known, and what the machine chose: its form and layer."""
     form = form_words(rule)
     return f"{rule.effect.verdict.capitalize()} · {form}" if rule.effect and rule.effect.verdict else form
+
+
+def chosen_words(rule: Rule) -> str:
+    """That the machine has chosen, and what."""
+    return f"Ready: press Execute. The machine chose: {form_words(rule)}."
 
 
 def form_words(rule: Rule) -> str:

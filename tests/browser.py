@@ -51,9 +51,11 @@ def served(names, **options):
 class Visit:
     """One tab. `errors` are those of its scripts."""
 
-    def __init__(self, browser, url, *, width=1400, height=1000, touch=False, dark=False):
+    def __init__(self, browser, url, *, width=1400, height=1000, touch=False, dark=False, reduced=False, context=None):
         options = {"has_touch": touch, "is_mobile": touch, "color_scheme": "dark" if dark else "light"}
-        self.context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        options["reduced_motion"] = "reduce" if reduced else "no-preference"
+        self.own = context is None
+        self.context = context or browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page, self.touch, self.errors = self.context.new_page(), touch, []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: dialog.accept())
@@ -61,82 +63,110 @@ class Visit:
         self.wait_until_loaded()
 
     def wait_until_loaded(self):
-        self.page.wait_for_selector("#board [data-key]")
-        self.page.wait_for_selector("#painter [data-ready]")
+        self.page.wait_for_selector(".tile", state="attached")
+        self.page.wait_for_selector(".stage[data-ready]", state="attached")
 
     def press(self, selector):
         getattr(self.page, "tap" if self.touch else "click")(selector)
 
-    def pick(self, seed):
-        old = self.page.get_attribute("#painter img", "src")
-        if self.page.get_attribute(f'#board [data-key="{seed}"]', "aria-pressed") == "true":
-            return
-        self.press(f'#board [data-key="{seed}"]')
-        self.page.wait_for_function("old => document.querySelector('#painter img').src !== old", arg=old)
-        self.page.wait_for_selector("#painter [data-ready]")
+    def edit(self):
+        """From the wall of pictures to the canvas."""
+        if self.page.get_attribute(".rw", "data-mode") == "home":
+            self.press('.home [data-go="edit"]')
 
-    def paint(self, across, top, bottom):
-        """A vertical stroke, in shares of the picture, by mouse or by finger."""
-        self.page.locator("#painter canvas").scroll_into_view_if_needed()
-        box = self.page.locator("#painter canvas").bounding_box()
-        x, y0, y1 = box["x"] + across * box["width"], *(box["y"] + y * box["height"] for y in (top, bottom))
+    def pick(self, seed):
+        self.edit()
+        if f"picture {seed}" != self.page.text_content(".stage .seed"):
+            self.press(f'.tile[data-seed="{seed}"]')
+        self.page.wait_for_selector(f'.stage[data-ready="{seed}"]')
+
+    def paint(self, across, top, bottom, to=None):
+        """A stroke, upright unless it ends elsewhere across, in shares of the picture, by mouse or by finger."""
+        self.edit()
+        self.page.locator(".paint").scroll_into_view_if_needed()
+        box = self.page.locator(".paint").bounding_box()
+        (x0, x1), (y0, y1) = (
+            (box[o] + a * box[side], box[o] + b * box[side])
+            for o, side, a, b in (("x", "width", across, across if to is None else to), ("y", "height", top, bottom))
+        )
         if not self.touch:
-            self.page.mouse.move(x, y0)
+            self.page.mouse.move(x0, y0)
             self.page.mouse.down()
-            self.page.mouse.move(x, y1, steps=4)
+            self.page.mouse.move(x1, y1, steps=4)
             self.page.mouse.up()
             return
         finger = self.context.new_cdp_session(self.page)
         for step in range(6):
-            points = [{"x": x, "y": y0 + (y1 - y0) * min(step, 4) / 4}] if step < 5 else []
+            share = min(step, 4) / 4
+            points = [{"x": x0 + (x1 - x0) * share, "y": y0 + (y1 - y0) * share}] if step < 5 else []
             kind = "touchStart" if not step else "touchMove" if points else "touchEnd"
             finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-        self.page.wait_for_timeout(400)  # the browser takes a sooner tap for the second half of a double tap
 
-    def mark(self, what, seed, across, top, bottom):
-        tray = {"context": "context-tray", "keep": "keep-tray"}.get(what, "tray")
-        tiles = f"document.querySelectorAll('#{tray} [data-key]').length"
+    def mark(self, what, seed, *stroke, **more):
+        slot = f".slot[data-slot={'paste' if what == 'erase' else what}] .crop"
         self.pick(seed)
-        self.paint(across, top, bottom)
-        before = self.page.evaluate(tiles)
-        self.press(f"#{what}")
-        self.page.wait_for_function(f"before => {tiles} > before", arg=before)
+        self.paint(*stroke, **more)
+        before = self.page.locator(slot).count() if what in ("context", "keep") else 0
+        self.press(f'[data-mark="{what}"]')
+        self.page.wait_for_function(f"n => document.querySelectorAll('{slot}').length > n", arg=before)
 
     def mark_edit(self):
         """Copy a spire, paste it over a dome, and mark another dome."""
         self.mark("copy", 1, 0.35, 0.2, 0.33)
         self.mark("paste", 0, 0.24, 0.3, 0.36)
         self.mark("context", 7, 0.63, 0.28, 0.32)
-        self.page.wait_for_selector("#execute:not([disabled])")
+        self.page.wait_for_selector("[data-execute]:not([disabled])")
+
+    def wait_until_chosen(self):
+        """Until the machine has chosen in the background."""
+        self.page.wait_for_selector(".rw[data-chosen]", timeout=120_000)
 
     def execute(self):
-        rules = self.page.locator("#rules .rule").count()
-        self.press("#execute")
-        self.wait_for_rules(rules + 1)
+        self.press("[data-execute]")
+        self.page.wait_for_selector(".verdict:not([data-verdict=''])", timeout=120_000)
 
     def example(self, name="no-light-on-ground"):
-        self.press(f'#cards [data-key="{name}"]')
-        self.wait_for_rules(1)
+        if self.page.get_attribute(".rw", "data-mode") == "edit":
+            self.press('[data-go="home"]')
+        self.press(f'.card[data-key="{name}"]')
+        self.page.wait_for_selector(".verdict:not([data-verdict=''])", timeout=120_000)
 
     def wait_for_rules(self, count):
-        self.page.wait_for_function("n => document.querySelectorAll('#rules .rule').length === n", arg=count)
+        self.page.wait_for_function("n => document.querySelectorAll('.rules .rule').length === n", arg=count)
+
+    def says(self):
+        """What the bar says: what comes next, or the verdict."""
+        return self.page.text_content(".next")
 
     def pictures(self):
-        """The board: number of the picture → data URL."""
-        read = "tiles => Object.fromEntries(tiles.map(t => [t.dataset.key, t.querySelector('img').src]))"
-        return self.page.eval_on_selector_all("#board [data-key]", read)
+        """The filmstrip: number of the picture → data URL."""
+        read = "tiles => Object.fromEntries(tiles.map(t => [t.dataset.seed, t.querySelector('img').src]))"
+        return self.page.eval_on_selector_all(".tile", read)
 
-    def wait_for_board(self, pictures, *, same=True):
-        """Until the board shows these pictures, or others."""
-        test = """([wanted, same]) => same === [...document.querySelectorAll('#board [data-key]')]
-            .every(t => !(t.dataset.key in wanted) || t.querySelector('img').src === wanted[t.dataset.key])"""
+    def wait_for_pictures(self, pictures, *, same=True):
+        """Until the filmstrip shows these pictures, or others."""
+        test = """([wanted, same]) => same === [...document.querySelectorAll('.tile')]
+            .every(t => !(t.dataset.seed in wanted) || t.querySelector('img').src === wanted[t.dataset.seed])"""
         self.page.wait_for_function(test, arg=[pictures, same])
 
-    def show(self, view):
-        self.press(f'#view label:has-text("{view}")')
+    def toggle(self, view="other"):
+        self.press(f'[data-view="{view}"]')
+
+    def share(self, what):
+        if self.page.is_hidden("#rw-share"):
+            self.press("[data-share]")
+        self.press(f'[data-save="{what}"]')
+
+    def link(self):
+        self.share("link")
+        self.page.wait_for_selector(".share output input")
+        return self.page.input_value(".share output input")
 
     def scrolls_sideways(self):
         return self.page.evaluate("document.scrollingElement.scrollWidth > window.innerWidth")
+
+    def height(self):
+        return self.page.evaluate("document.scrollingElement.scrollHeight")
 
     def download(self, selector, folder):
         with self.page.expect_download() as waiting:
@@ -145,7 +175,12 @@ class Visit:
         waiting.value.save_as(target)
         return target
 
+    def open_panel(self, name):
+        if not self.page.is_visible(f"#{name} .open"):
+            self.press(f"#{name} > button")
+
     def publish(self, **fields):
+        self.edit()
         if not self.page.is_visible("#publish"):
             self.press("#publisher > button")
             self.page.wait_for_selector("#publish", state="visible")
@@ -165,8 +200,12 @@ class Visit:
         self.page.wait_for_selector(".toast-body", state="detached")
         return message
 
+    def trouble(self):
+        self.page.wait_for_selector(".trouble:not(:empty)", timeout=60_000)
+        return self.page.text_content(".trouble")
+
     def close(self):
-        self.context.close()
+        (self.context if self.own else self.page).close()
 
 
 def as_tensor(url):

@@ -68,7 +68,9 @@ def test_a_space_has_the_page_at_its_root_with_the_package_beside_it_and_nothing
         path.name for path in PAGE.iterdir() if path.is_file() and path.suffix not in others and path.name[0] != "."
     }
     shown = [path.with_suffix(kind) for path in townscape.examples().values() for kind in (".json", ".png")]
-    package = {path.relative_to(PACKAGE).as_posix() for path in (*PACKAGE.rglob("*.py"), *shown, *townscape.WEIGHTS.values())}
+    package = {
+        path.relative_to(PACKAGE).as_posix() for path in (*PACKAGE.rglob("*.py"), *shown, *townscape.WEIGHTS.values())
+    }
     assert set(space.files()) == {
         "LICENSE",
         "checkpoints.json",

@@ -106,7 +106,10 @@ def saved(shown, folder):
 def test_page_says_what_to_do_next(do, marked, executed):
     opened, copied = do.open(new()), do.mark(new(), "copy", paint(1, THING))
     assert "copy a thing" in opened["bar"]["next"] and not opened["bar"]["can_execute"]
-    assert "paste it" in copied["bar"]["next"] and (opened["slots"]["step"], copied["slots"]["step"]) == ("copy", "paste")
+    assert "paste it" in copied["bar"]["next"] and (opened["slots"]["step"], copied["slots"]["step"]) == (
+        "copy",
+        "paste",
+    )
     ready = show(do, marked, "bar", "slots")
     assert "Ready" in ready["bar"]["next"] and ready["bar"]["can_execute"] and marked.can_execute
     assert ready["slots"]["step"] == "context" and slots(do, executed)["step"] == "done" and not new().can_execute
@@ -118,7 +121,10 @@ def test_slots_hold_crops_and_outlines_of_what_is_marked(do, marked):
     assert [(it["kind"], it["seed"]) for it in held["marks"]] == [("copy", 1), ("paste", 0), ("context", 0)]
     assert torch.equal(masks.decode(held["marks"][0]["mask"]), THING)
     assert all(held[name]["image"].startswith("data:image/jpeg;base64,") for name in ("copy", "paste"))
-    assert "context" not in do.unmark(marked, "context", 0)["slots"] or do.unmark(marked, "context", 0)["slots"]["context"] == []
+    assert (
+        "context" not in do.unmark(marked, "context", 0)["slots"]
+        or do.unmark(marked, "context", 0)["slots"]["context"] == []
+    )
     kept = do.mark(marked, "keep", paint(3, THING))
     assert len(kept["slots"]["keep"]) == 1 and "keep" not in do.unmark(kept["visitor"], "keep", 0)["slots"]
 
@@ -427,7 +433,10 @@ def test_link_to_nothing_says_so_and_what_there_is(do, link, said):
 def test_link_holds_the_whole_edit(do, executed):
     text = do.link(executed)["link"]["text"]
     opened = do.work(Visitor(), SMALL, f"#edit={text}")
-    assert film(do, opened["visitor"])["tiles"][0] == film(do, replace(executed, seeds=opened["visitor"].seeds))["tiles"][0]
+    assert (
+        film(do, opened["visitor"])["tiles"][0]
+        == film(do, replace(executed, seeds=opened["visitor"].seeds))["tiles"][0]
+    )
     assert len(text) < 8000 and opened["rules"]["rules"] == show(do, executed, "rules")["rules"]["rules"]
 
 
@@ -841,4 +850,8 @@ def test_work_on_a_deleted_generator_is_kept_until_it_is_downloaded_again(shelf,
 def test_work_on_another_generator_of_the_same_name_is_dropped_with_a_message(do, marked):
     visitor = replace(marked, histories={**marked.histories, "townscape": marked.history})
     shown = do.choose(visitor, "townscape")
-    assert shown["visitor"].history is None and "is lost" in shown["trouble"]["message"] and SMALL in shown["visitor"].histories
+    assert (
+        shown["visitor"].history is None
+        and "is lost" in shown["trouble"]["message"]
+        and SMALL in shown["visitor"].histories
+    )
