@@ -107,7 +107,7 @@ class Finder:
         `Job.searched`.
         """
         edit = self.job.edit
-        own = {place.seed for place in (*edit.regions, *(place for place in edit.found if place.by == "person"))}
+        own = {region.seed for region in edit.regions} | {place.seed for place in edit.found if place.by == "person"}
         template, found, elsewhere = self.marked.template, list[Candidate](), list[float]()
         for i in range(0, len(seeds), BATCH):
             batch = list(seeds[i : i + BATCH])
