@@ -35,6 +35,7 @@ STEPS, FACTOR = 6, 3.0  # times that λ grows until the budget is met, and by ho
 ENOUGH = 0.35  # score at which a candidate that took ends the search; a lower one may be beaten
 PENALTY = 0.05  # of a mean change of 1/255 elsewhere, against how far the places came
 ALONE = 0.08  # penalty of a goal at the pasted place alone: marks say more, unless it is clearly better
+FEW = 4  # marks of an erasure, below which more context is looked for
 DOUBLED = 0.002  # penalty of twice the rank: of two that do the same, the lower rank
 
 
@@ -72,6 +73,8 @@ def execute(
         return replay(generator, edit, rules=rules, statistics=statistics, **steps)  # type: ignore[arg-type]
     first = edit if edit.form != AUTO else edit.with_(form="weight" if edit.kind == "zero" else "gated")
     job = prepare(generator, first, rules=rules, statistics=statistics, on_statistics=on_statistics)
+    if edit.form == AUTO and edit.kind == "erase" and edit.units is None and len(job.context) < FEW:
+        job = forms.find_erased(job)
     stages = [[edit]] if edit.form != AUTO else list(_candidates(generator, edit))
     best = _best(job, stages, seconds, on_step)
     best = replace(best, rule=with_twin(best.job, best.rule, best.goal))
@@ -112,17 +115,25 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
         return
     ranks = RANKS if edit.rank in RANKS else (edit.rank, *RANKS)
     if edit.kind == "erase":
-        yield [edit.with_(form=form, rank=rank) for form in ("gated", "weight") for rank in ranks]
+        for layer in (edit.layer, *_near(generator, edit.layer)):
+            yield [edit.with_(layer=layer, form="gated", rank=rank) for rank in ranks]
+            if layer == edit.layer:
+                yield [edit.with_(form="weight", rank=rank) for rank in ranks]
         return
     for rank in ranks:
         yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False)]
     yield [edit.with_(form="template")]
-    layers = list(generator.layers)
-    at = layers.index(edit.layer)
-    near = [layers[at + step] for step in NEIGHBOURS if 0 <= at + step < len(layers)]
+    near = _near(generator, edit.layer)
     yield [edit.with_(form="gated", layer=layer) for layer in near]
     yield [edit.with_(form="template", layer=layer) for layer in near]
     yield [edit.with_(form="weight")]
+
+
+def _near(generator: Generator, layer: str) -> list[str]:
+    """The layers beside one, nearest first."""
+    layers = list(generator.layers)
+    at = layers.index(layer)
+    return [layers[at + step] for step in NEIGHBOURS if 0 <= at + step < len(layers)]
 
 
 def _still(on_step: OnStep | None, done: int, total: int, step: int, of: int) -> None:
@@ -136,7 +147,8 @@ def _attempt(job: Job, edit: Edit, held: HeldOut | None, on_step: OnStep) -> Att
     if edit.layer == job.edit.layer:
         job = job.with_(form=edit.form, rank=edit.rank, spread=edit.spread)
     else:
-        job = prepare(job.generator, edit, rules=job.rules, statistics=job.statistics)
+        found = job.edit.found if edit.kind == "erase" else edit.found
+        job = prepare(job.generator, edit.with_(found=found), rules=job.rules, statistics=job.statistics)
     if edit.form == "template" != asked and not forms.Finder(job).is_selective():
         raise InputError("a template of the marked places matches other places as well: mark larger or other places")
     return _judged(job, *solved(job, on_step=on_step), held)
@@ -146,7 +158,8 @@ def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | No
     assert rule.edit is not None
     job = job.with_(**{name: getattr(rule.edit, name) for name in ("found", "gate")})
     if held is None:
-        likeness, spill = Likeness(job.generator, rule.edit, job.rules).judge(rule, job.references)
+        everywhere = rule.edit.with_(context=job.context)  # the places that were found too
+        likeness, spill = Likeness(job.generator, everywhere, job.rules).judge(rule, job.donors)
         return Attempt(job, rule, goal, seconds, float(likeness >= TOOK), likeness - _penalty(spill))
     seeds = [place.seed for place in held.places]
     after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)

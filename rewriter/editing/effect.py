@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ BATCH = 16
 POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect
 PROTECTING = ("least-squares", "closed-form")  # methods that know protected places
 HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
+FEW = 3  # marked and accepted places; an edit with fewer that did not take needs more of them first
 LATER = "took", "unseen_likeness", "verdict"  # fields of an effect that files of version 0.1 lack
 VERDICTS = "", "took", "partly", "did not take"
 
@@ -72,10 +73,15 @@ class Effect:
 
 @dataclass(frozen=True)
 class NextStep:
-    """What to try next: options for `Edit.with_` or `Rewriter.set`, and why, in words."""
+    """What to try next, in words that fit on a button.
+
+    `action` "set": execute again with the options in `change`, see `Rewriter.set`. "find": look for more places with
+    `Rewriter.find` and accept those that are meant; `change` is empty then.
+    """
 
     words: str
-    change: Mapping[str, Any]
+    change: Mapping[str, Any] = field(default_factory=dict)
+    action: str = "set"
 
 
 def suggestion(rule: Rule) -> NextStep | None:
@@ -84,15 +90,20 @@ def suggestion(rule: Rule) -> NextStep | None:
     if edit is None or effect is None or not effect.verdict:
         return None
     if effect.verdict == "took":
-        tighter = NextStep("let less change elsewhere", {"form": "auto", "budget": round(effect.side_effect / 3, 2)})
-        return tighter if effect.side_effect > HARM and edit.kind == "replace" else None
+        less = {"form": "auto", "budget": max(0.01, round(effect.side_effect / 3, 2))}
+        harmful = effect.side_effect > HARM and edit.kind == "replace"
+        return NextStep("Allow less change elsewhere", less) if harmful else None
+    taken = [place for place in edit.found if place.by == "person"]
+    if edit.kind != "zero" and len(edit.context) + len(taken) < FEW:
+        return NextStep("Find more places", action="find")
     if edit.kind == "zero":
-        return NextStep("forget more directions", {"rank": rule.rank + 1})
+        return NextStep("Remove more of it", {"rank": rule.rank + 1})
     if edit.form == "weight":
-        return NextStep("add a memory beside the weight, which acts at the context only", {"form": "gated"})
+        return NextStep("Change only what is marked", {"form": "gated"})
     if edit.kind == "replace" and edit.form == "gated":
-        return NextStep("recall the copied values where a template of the marks matches", {"form": "template"})
-    return NextStep("try the next layer", {"form": "auto", "layer": _next_layer(rule.layer)})
+        return NextStep("Copy it exactly", {"form": "template"})
+    layer = _next_layer(rule.layer)
+    return NextStep(f"Try {layer}", {"form": "auto", "layer": layer})
 
 
 def _next_layer(layer: str) -> str:
@@ -119,16 +130,15 @@ def advice(rule: Rule) -> list[str]:
     much = f"{effect.side_effect:.1f}/255"
     remarks = {
         **(_by_verdict(rule, effect) if effect.verdict else _by_figures(rule, effect)),
-        f"much else changes ({much} away from matching places): try more smoothness, or protect the places that should "
-        "stay": effect.side_effect > HARM and (effect.verdict or not effect.likeness < UNLIKE),
-        "protected places had no effect: only least-squares and closed-form protect them, and not when zeroing": (
-            edit and edit.keep and (edit.method not in PROTECTING or edit.kind == "zero")
-        ),
+        f"much else changes ({much} away from matching places): protect the places that should stay, or allow less "
+        "change elsewhere": effect.side_effect > HARM and (effect.verdict or not effect.likeness < UNLIKE),
+        "protected places had no effect: only the methods least-squares and closed-form protect them, and an edit that "
+        "zeroes never does": (edit and edit.keep and (edit.method not in PROTECTING or edit.kind == "zero")),
         f"its context matches nothing in {effect.pictures} unseen pictures: mark more places, and larger ones": (
             not effect.places and effect.verdict != "took"
         ),
-        f"it changes few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or try less "
-        "smoothness": effect.places and effect.reach < POOR and not effect.verdict,
+        f"it changes few of the places that match ({effect.reach:.0%}): mark the context on more pictures, or lower "
+        "the smoothness": effect.places and effect.reach < POOR and not effect.verdict,
         f"its context matches nearly everywhere ({effect.left_out:.0%} of the picture): mark it more narrowly": (
             effect.left_out > EVERYWHERE
         ),
@@ -137,14 +147,14 @@ def advice(rule: Rule) -> list[str]:
 
 
 def _by_verdict(rule: Rule, effect: Effect) -> dict[str, bool]:
-    """The verdict, unless the edit took, and the next step as a call."""
+    """The verdict, unless the edit took, and the next step with its options."""
     step = suggestion(rule)
-    options = step and ", ".join(f"{name}={value!r}" for name, value in step.change.items())
-    call = f"{step.words}: set({options})" if step else ""
+    options = ", ".join(f"{name} {value}" for name, value in step.change.items()) if step else ""
+    next_step = f"{step.words}{f' ({options})' if options else ''}" if step else "Mark other places"
     if effect.verdict == "took":
-        return {call: bool(step)}
+        return {f"much else changes ({effect.side_effect:.1f}/255 on average). {next_step}": bool(step)}
     doubt = "; some rules cannot be changed" if effect.verdict == "did not take" else ""
-    return {f"{verdict_in_words(effect)}. {call.capitalize() or 'Mark other places'}{doubt}": True}
+    return {f"{verdict_in_words(effect)}. {next_step}{doubt}": True}
 
 
 def _by_figures(rule: Rule, effect: Effect) -> dict[str, bool]:
@@ -153,9 +163,9 @@ def _by_figures(rule: Rule, effect: Effect) -> dict[str, bool]:
     unlike, harm = effect.likeness < UNLIKE, effect.side_effect > HARM
     return {
         f"the edit failed: the marked places are only {near}, and elsewhere {effect.side_effect:.1f}/255 changed: try "
-        "another layer (`suggest` ranks them) or a narrower context; some rules cannot be changed": unlike and harm,
-        f"the edit had little effect: the marked places are only {near}: try another layer (`suggest` ranks them), "
-        f"{next_rank} or less smoothness": unlike and not harm,
+        "every layer or a narrower context; some rules cannot be changed": unlike and harm,
+        f"the edit had little effect: the marked places are only {near}: try every layer, {next_rank} "
+        "or less smoothness": unlike and not harm,
         f"the edit came little nearer to its goal ({effect.goal_error_removed:.0%} of the error removed): try another "
         f"layer, less smoothness, or {next_rank} with more context": not unlike and effect.goal_error_removed < POOR,
     }

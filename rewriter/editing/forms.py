@@ -34,6 +34,8 @@ OPEN = 1.25  # a gate is open from so many times the score on at which it starts
 NEAR_MISS = 0.02  # a place is no match unless its score exceeds a near miss's by so much
 BORDER = 2  # value cells around what is replaced, which say what the light is like; 1 on the coarsest maps
 NEAR, FOUND_AGAIN = 1.25, 0.75  # key cells; share of the marks that the others' template must find
+LOOKED = 128  # pictures in which more context of an erasure is looked for
+ROUNDS = 3, 8  # places that are added to the context of an erasure with few marks, in the first and second search
 BATCH = 64
 
 
@@ -71,8 +73,7 @@ class Finder:
     def marked(self) -> Marked:
         """The template; places that a person has taken for context count as marks."""
         job, side = self.job, self.job.info.key_resolution
-        taken = [place for place in job.edit.found if place.by == "person"]
-        job.look_up([*self.job.context, *taken])
+        job.look_up(job.context)
         boxes = [masks.bounds(region.mask, above=float(region.mask.max()) / 2) for region in self.job.context]
         cells = [
             [s * side / m for s, m in zip(b.size, r.mask.shape, strict=True)]
@@ -80,9 +81,7 @@ class Finder:
         ]
         height, width = (min(side, max(1, round(median(axis))) + 2 * MARGIN) for axis in zip(*cells, strict=True))
         centres = [region.centre_on(side) for region in self.job.context]
-        centres += [(place.row / self.pixels, place.column / self.pixels) for place in taken]
-        seeds = [*(region.seed for region in self.job.context), *(place.seed for place in taken)]
-        keys = torch.cat([job.features[seed].keys for seed in seeds])
+        keys = torch.cat([job.features[region.seed].keys for region in self.job.context])
         return template_of(keys, centres, (height, width), whitening(job.moment).to(keys))
 
     def is_selective(self) -> bool:
@@ -107,7 +106,8 @@ class Finder:
         Pictures that the edit points at are left out. `again`: the same pictures will be searched again, see
         `Job.searched`.
         """
-        own = {region.seed for region in self.job.edit.regions}
+        edit = self.job.edit
+        own = {region.seed for region in edit.regions} | {place.seed for place in edit.found if place.by == "person"}
         template, found, elsewhere = self.marked.template, list[Candidate](), list[float]()
         for i in range(0, len(seeds), BATCH):
             batch = list(seeds[i : i + BATCH])
@@ -167,6 +167,21 @@ def find(job: Job, *, on_step: OnStep | None = None) -> Job:
     taken = [place for place in job.edit.found if place.by == "person"]
     best = [finder.place(one) for one in found[:FITTED] if one.score > gate[0]]
     return job.with_(found=(*taken, *best), gate=gate)
+
+
+def find_erased(job: Job) -> Job:
+    """The same erasure with more context, because one mark does not tell the thing from what is behind it.
+
+    The first places that are found, in other surroundings, make the second search surer.
+    """
+    taken = [place for place in job.edit.found if place.by == "person"]
+    for number in ROUNDS:
+        finder = Finder(job)
+        found, elsewhere = finder.search(POOL[:LOOKED], again=True)
+        best = [finder.place(one) for one in found[:number] if one.score > elsewhere]
+        job = job.with_(found=(*taken, *best))
+    job.look_up(job.context)
+    return job
 
 
 def _pool(job: Job) -> range:

@@ -12,6 +12,7 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.editing.context import cells_of, context_keys
 from rewriter.editing.edit import Edit
+from rewriter.editing.likeness import shifted
 from rewriter.editing.region import Place, Region
 from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.errors import InputError, OnStep
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rewriter.editing.rule import Rule
 
 BATCH = 16
+DONORS = 6  # pictures to fill from, if the context matches all
 CLOSED = "closed-form"
 EARLIER = 16  # marks of earlier rules that are protected
 NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
@@ -49,8 +51,18 @@ class Job:
         self.generator, self.edit, self.rules = generator, edit, tuple(rules)
         self.statistics = statistics_for(generator, statistics)
         self.info: LayerInfo = generator.layer(edit.layer)
-        self.context = edit.context or ((edit.paste,) if edit.paste else ())
+        marked = edit.context or ((edit.paste,) if edit.paste else ())
+        self.context = (*marked, *self._found_like(marked))
         self.features: dict[int, Features] = {}
+
+    def _found_like(self, marked: Sequence[Region]) -> Iterator[Region]:
+        """The places that a person took, or of an erasure all that were found, under the first mark, moved there."""
+        taken = [place for place in self.edit.found if place.by == "person" or self.edit.kind == "erase"]
+        seen = {region.seed for region in marked}
+        for place in taken if marked else ():
+            mask = _moved(marked[0].mask, place, self.generator.resolution)
+            if place.seed not in seen and mask.any():
+                yield Region(place.seed, mask)
 
     def with_(self, **changes: Any) -> Job:
         """The same work on a changed edit at the same layer: what was looked up and measured stays."""
@@ -113,13 +125,13 @@ class Job:
 
     @cached_property
     def donors(self) -> Features:
-        """Pictures among the bystanders in which the context matches nothing."""
-        return self.bystanders.unmatched(self.directions)
-
-    @property
-    def references(self) -> Features:
-        """The donors; where the context matches every picture, all the bystanders."""
-        return self.donors if len(self.donors) else self.bystanders.features
+        """Pictures among the bystanders in which the context matches nothing; if there are none, least."""
+        unmatched = self.bystanders.unmatched(self.directions)
+        if len(unmatched):
+            return unmatched
+        features = self.bystanders.features
+        matches = self.directions.match(features.keys).flatten(1).sum(1)
+        return features[matches.argsort(stable=True)[:DONORS].tolist()]
 
     @property
     def target(self) -> Region:
@@ -136,7 +148,7 @@ class Job:
     def look_up(self, regions: Iterable[Region | Place | None] | None = None) -> None:
         """Compute the features of every picture that the edit points at, or of the given places, in batches."""
         if regions is None:
-            regions = [self.edit.paste, *self.context, *self.edit.keep, self.edit.copy]
+            regions = [self.edit.paste, *self.edit.context, *self.context, *self.edit.keep, self.edit.copy]
         seeds = sorted({region.seed for region in regions if region} - self.features.keys())
         for i in range(0, len(seeds), BATCH):
             batch = seeds[i : i + BATCH]
@@ -266,8 +278,10 @@ class Job:
             return
         (source, mask), off, side = self.copied(), self.pasted_off_mark(), self.generator.resolution
         cell = side / self.info.resolution
-        for i in range(0, len(self.edit.found), BATCH):
-            places = self.edit.found[i : i + BATCH]
+        marked = {region.seed for region in self.context} if self.edit.spread else set()
+        found = [place for place in self.edit.found if place.seed not in marked]
+        for i in range(0, len(found), BATCH):
+            places = found[i : i + BATCH]
             features = self.keys([place.seed for place in places])
             centres = [(place.row / cell + off[0], place.column / cell + off[1]) for place in places]
             before = self.generator.values(features, rules=self.rules)
@@ -287,3 +301,9 @@ class Job:
         cells = self._on(region, self.info.resolution, "place to keep").flatten()
         places = cells.nonzero().T
         return Bystanders(self.features[region.seed], places, cells[places])
+
+
+def _moved(mask: Tensor, place: Place, side: int) -> Tensor:
+    """A mask moved, in whole cells, until its middle lies on a place of a picture of the given side."""
+    (height, width), (row, column) = mask.shape, masks.centre(mask)
+    return shifted(mask, round(place.row * height / side - row), round(place.column * width / side - column))

@@ -11,12 +11,14 @@ from conftest import near, square
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rewriter import Edit, Region, Rewriter, Rule, load_generator, replay
+from rewriter import Edit, Region, Rewriter, Rule, load_generator, masks, replay
 from rewriter.editing import forms, verdict
-from rewriter.editing.edit import LATER
+from rewriter.editing.choose import execute
+from rewriter.editing.edit import AUTO, LATER
 from rewriter.editing.execute import prepare
 from rewriter.editing.forms import NEAR_MISS, Finder
 from rewriter.editing.history import History
+from rewriter.editing.job import Job
 from rewriter.editing.region import Place
 from rewriter.editing.rule import FORMATS
 from rewriter.editing.statistics import Statistics
@@ -24,6 +26,7 @@ from rewriter.editing.verdict import held_out
 from rewriter.errors import InputError
 from rewriter.generators.beside import form_of
 from rewriter.hub.draft import draft
+from rewriter.memory.directions import Directions
 
 BOTH = ["gated", "template"]
 
@@ -398,3 +401,31 @@ def test_a_damaged_memory_in_a_session_file_is_refused(made, stylegan, form, tmp
         History.from_bytes(data.replace(number, number[:-1] + b"X"))
     with pytest.raises(InputError, match="damaged|form"):
         History.from_bytes(data.replace(form.encode(), form[:-1].encode() + b"X"))
+
+
+# --- erasing from few marks ---
+
+
+def test_places_that_were_found_are_context_of_an_erasure_and_of_others_only_if_a_person_took_them(stylegan):
+    found = [Place(30, 8.0, 8.0, "machine"), Place(31, 4.0, 9.0, "person"), Place(32, 60.0, 60.0, "person")]
+    for kind, seeds in (("erase", [1, 2, 3, 30, 31]), ("replace", [1, 2, 3, 31])):
+        context = Job(stylegan, edit_of(stylegan, kind=kind, found=found), ()).context
+        assert [region.seed for region in context] == seeds
+        row, column = masks.centre(context[-1].mask)
+        assert abs(row - 4) <= 0.5 and abs(column - 9) <= 0.5
+
+
+def test_an_erasure_with_one_mark_finds_more_context_and_one_with_several_does_not(stylegan, statistics):
+    one = edit_of(stylegan, kind="erase", copy=None, context=[], form=AUTO)
+    rule = execute(stylegan, one, statistics=statistics)
+    found = rule.edit.found
+    assert 0 < len(found) <= forms.ROUNDS[-1] and {place.by for place in found} == {"machine"}
+    assert same(replay(stylegan, rule.edit, statistics=statistics), rule)
+    several = one.with_(context=[Region(seed, one.paste.mask) for seed in (1, 2, 3, 4)])
+    assert execute(stylegan, several, statistics=statistics).edit.found == ()
+
+
+def test_an_erasure_whose_context_matches_everywhere_is_filled_from_where_it_matches_least(stylegan, statistics):
+    job = prepare(stylegan, edit_of(stylegan, kind="erase", copy=None), statistics=statistics)
+    job.directions = Directions(torch.zeros_like(job.directions.matrix), 0.0)
+    assert len(job.donors) and job.goal().asks_for_change

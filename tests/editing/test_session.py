@@ -443,12 +443,12 @@ def effect(**figures):
     [
         ({"goal_error_removed": 0.05}, "5%.*another layer"),
         ({"goal_error_removed": -0.5}, "-50%"),
-        ({"likeness": 0.1}, "10%.*another layer"),
-        ({"likeness": 0.1, "side_effect": 9.0}, r"10%.*9\.0/255.*another layer"),
+        ({"likeness": 0.1}, "10%.*every layer"),
+        ({"likeness": 0.1, "side_effect": 9.0}, r"10%.*9\.0/255.*every layer"),
         ({"places": 0, "reach": 0.0}, "matches nothing in 48.*mark more"),
         ({"reach": 0.01}, "1%.*more pictures"),
         ({"left_out": 0.99}, "99%.*narrowly"),
-        ({"side_effect": 9.0}, r"9\.0/255.*more smoothness"),
+        ({"side_effect": 9.0}, r"9\.0/255.*protect the places"),
     ],
 )
 def test_an_edit_that_did_not_take_says_so_and_what_to_try_next(stylegan, made, figures, words):

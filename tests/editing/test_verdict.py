@@ -7,7 +7,7 @@ import torch
 
 from rewriter import Edit, Effect, Region, Rewriter, load_edits
 from rewriter.editing import verdict
-from rewriter.editing.effect import advice, effect_in_words, suggestion
+from rewriter.editing.effect import NextStep, advice, effect_in_words, suggestion
 from rewriter.editing.execute import prepare
 from rewriter.editing.job import Job
 from rewriter.editing.region import Place
@@ -141,7 +141,7 @@ def test_a_second_search_of_the_same_pictures_draws_none_of_them(town, job, monk
 # --- what to try next ---
 
 PLACE = Region(1, torch.ones(4, 4))
-ASKED = Edit("", "layer4", copy=PLACE, paste=PLACE, context=(PLACE,))
+ASKED = Edit("", "layer4", copy=PLACE, paste=PLACE, context=(PLACE,) * 3)
 
 
 @pytest.mark.parametrize("verdict", ["partly", "did not take"])
@@ -154,7 +154,17 @@ def test_an_edit_that_did_not_take_gets_one_suggestion_that_can_be_set(stylegan,
     assert any(getattr(changed, name) != getattr(edit, name) for name in step.change)
     assert changed.layer in stylegan.layers
     (remark,) = advice(rule)
-    assert "20% of similar places" in remark and all(f"{name}=" in remark for name in step.change)
+    assert "20% of similar places" in remark and all(f"{name} {value}" in remark for name, value in step.change.items())
+    assert step.action == "set" and step.words in remark and remark[-1] != "." and "`" not in remark
+
+
+@pytest.mark.parametrize("kind", ["replace", "erase"])
+def test_an_edit_with_few_marks_that_did_not_take_needs_more_places_first(stylegan, random_rule, kind):
+    few = ASKED.with_(kind=kind, context=(PLACE,))
+    failed = random_rule(stylegan, "layer4", edit=few, effect=effect(verdict="did not take", took=0.1))
+    assert suggestion(failed) == NextStep("Find more places", {}, "find")
+    more = few.with_(found=[Place(seed, 1.0, 1.0, "person") for seed in (5, 6)])
+    assert suggestion(replace(failed, edit=more)).action == "set"
 
 
 def test_an_edit_that_took_needs_no_suggestion_unless_much_else_changes(stylegan, random_rule):
