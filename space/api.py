@@ -106,7 +106,7 @@ class Endpoints:
 
     def _result(self, request: gr.Request, name: str, *arguments: Any) -> Shown:
         key = request.session_hash or ""
-        visitor = self._visitors.get(key, Visitor())
+        visitor = self._visitors.get(key, Visitor(self._queue.shared.names[0]))
         if name in LONG:
             *_, result = self._queue.follow(name, visitor, *arguments)
             assert isinstance(result, dict)  # progress comes before it

@@ -17,7 +17,7 @@ import gradio as gr
 import api
 from handlers import LINK, LONG, QUICK, SETTINGS, Handlers
 from publish_panel import LOGIN, PublishPanel
-from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
+from rewriter.checkpoints.catalogue import BUILT_INS, catalogue
 from rewriter.checkpoints.client import connect, in_words
 from rewriter.editing.edit import AUTO
 from rewriter.errors import InputError
@@ -285,7 +285,7 @@ def main(generators: Sequence[str] = (), *, mcp: bool = False, login: bool = LOG
     if mcp and find_spec("mcp") is None:
         raise InputError("MCP needs another package: pip install 'gradio[mcp]'")
     known = [entry.id for entry in catalogue().values() if entry.remote or entry.local.is_file()]
-    page = Page(Shared(dict.fromkeys([BUILT_IN, *generators, *known])), login=login)
+    page = Page(Shared(dict.fromkeys([*reversed(BUILT_INS), *generators, *known])), login=login)
     try:
         page.demo.queue(max_size=64).launch(**LAUNCH, mcp_server=mcp, **options)
     except OSError as error:

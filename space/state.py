@@ -31,7 +31,8 @@ from rewriter.hub.resolve import resolve
 from rewriter.hub.sources import Source
 from rewriter.worlds import townscape
 
-PAGE_SIZE = 12  # pictures on the board
+PAGE_SIZE = 12  # pictures in the filmstrip
+STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
 MODEL_BYTES = 4 << 30  # generators that stay in memory
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
 SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
@@ -89,11 +90,15 @@ class Shared:
 
     def examples(self, name: str) -> dict[str, Path]:
         """The shipped edits of a generator that is offered here, by name."""
-        return townscape.examples() if name == BUILT_IN else {}
+        return townscape.examples(name)
 
     def cards(self) -> dict[str, Path]:
-        """The shipped edits of all generators that are offered here, those of the first one first."""
-        return {name: path for offered in reversed(self.names) for name, path in self.examples(offered).items()}
+        """The shipped edits of all generators that are offered here, the most striking first."""
+        found: dict[str, Path] = {}
+        for offered in self.names:
+            found = {**self.examples(offered), **found}
+        first = [name for name in STRIKING if name in found]
+        return {name: found[name] for name in dict.fromkeys([*first, *found])}
 
     def example(self, name: str) -> tuple[str, Path]:
         """The generator of a shipped edit, and its file; InputError names what there is."""

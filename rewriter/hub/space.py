@@ -15,7 +15,7 @@ from rewriter.hub.upload import Info, OnStatus, Target, Uploaded, silent
 
 PACKAGE = Path(__file__).parents[1]
 PAGE = ("*.py", "page.html", "page.css", "page.js", "README.md", "pyproject.toml", "requirements.txt")
-INSIDE = ("**/*.py", "py.typed", "worlds/*/*px.safetensors", "worlds/*/examples/*.json", "worlds/*/examples/*.png")
+INSIDE = ("**/*.py", "py.typed", "worlds/*/*px.safetensors", "worlds/*/examples*/*.json", "worlds/*/examples*/*.png")
 LICENCE = "rewriter-*.dist-info/licenses/LICENSE"  # where a wheel puts it, beside the package
 ADVICE = {
     402: "a Gradio Space on the free CPU needs a paid plan: subscribe, or ask for ZeroGPU with the hardware zero-a10g",

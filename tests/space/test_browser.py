@@ -185,7 +185,8 @@ def test_phone_paints_and_executes_with_a_finger_on_a_short_page(visit):
     v.wait_for_pictures(before, same=False)
     assert not v.scrolls_sideways() and v.height() <= 1200
     small = """() => [...document.querySelectorAll('.rw button')]
-        .filter(b => b.offsetParent && !b.matches('.plain, .drop, .rule *')).filter(b => Math.min(b.offsetHeight, b.offsetWidth) < 44).map(b => b.outerHTML.slice(0, 80))"""
+        .filter(b => b.offsetParent && !b.matches('.plain, .drop, .rule *'))
+        .filter(b => Math.min(b.offsetHeight, b.offsetWidth) < 44).map(b => b.outerHTML.slice(0, 80))"""
     assert v.page.evaluate(small) == []
 
 
