@@ -358,6 +358,7 @@ const sharing = $('.share'), shares = $('[data-share]');
 press('[data-share]', () => { sharing.hidden = !sharing.hidden; shares.setAttribute('aria-expanded', !sharing.hidden); });
 press('[data-save]', button => { $('.share output').textContent = 'One moment …'; act(button.dataset.save === 'link' ? 'link' : 'save', ...(button.dataset.save === 'link' ? [] : [button.dataset.save])); });
 press('[data-open]', button => {
+  document.body.dataset.more = 'yes';  // on a phone, what is below is hidden until it is asked for
   const panel = document.getElementById(button.dataset.open), head = panel?.querySelector('button');
   if (head && !panel.querySelector('.open')) head.click();
   panel?.scrollIntoView({ behavior: still ? 'auto' : 'smooth' });
@@ -432,6 +433,7 @@ const restore = $('[data-restore]');
 const linked = /[?&](edit|seed|model)=/.test(location.search) || location.hash.startsWith('#edit=') || sessionStorage.getItem('rewriter');
 restore.hidden = Boolean(linked) || !latest;
 press('[data-restore]', () => { go('edit'); act('restore', JSON.parse(latest)); restore.hidden = true; });
+$('.made').open = innerWidth > 720;
 about(); film(); rules(); slots(); bar(); drawCards(); go(linked ? 'edit' : 'home');
 window.addEventListener('hashchange', () => { if (location.hash.startsWith('#edit=')) fetchWanted(location.hash, { linked: true }); });
 element.dataset.ready = 'yes';
