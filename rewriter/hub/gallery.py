@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import SpaceInfo
@@ -159,10 +159,10 @@ def _card(title: str) -> bytes:
 
 def _page(title: str, shown: Sequence[Shown], paths: Sequence[str]) -> bytes:
     cards = "\n".join(_entry(one, path) for one, path in zip(shown, paths, strict=True))
-    count = "One generator" if len(shown) == 1 else f"{len(shown)} generators"
     body = f"""<main>
 <header><h1>{escaped(title)}</h1>
-<p class="soft">{count} with rewritten rules: the model was changed, so every picture it draws is.</p></header>
+<p class="soft">Image generators with rewritten rules: each model was changed, and so is every picture it draws.</p>
+</header>
 <ul class="cards">
 {cards}
 </ul>
@@ -172,7 +172,7 @@ def _page(title: str, shown: Sequence[Shown], paths: Sequence[str]) -> bytes:
 
 
 def _entry(one: Shown, path: str) -> str:
-    before, after = (data_url(webp(wall, 80)) for wall in walls(one.pictures, **WALL))
+    before, after = (data_url(webp(wall, wall.width, 80)) for wall in walls(one.pictures, **WALL))
     whose = one.facts.repo_id or ", ".join(title for title, _, _ in one.facts.rules)
     return (
         f'<li><a href="{escaped(path)}"><div class="wall"><img alt="" src="{before}"><img alt="" src="{after}"></div>'
@@ -197,6 +197,8 @@ def deploy(
     """
     api, new = connect(token, endpoint=endpoint), {"space_sdk": "static", "private": bool(private)}
     target = Target(api=api, repo_id=repo_id, check=_check, kind="space", private=private, options=new, advice=ADVICE)
+    if target.find(on_status=on_status) is None:
+        target = replace(target, check=_check_kind)  # the Hub may put a page of its own into a new one
 
     def outdated(there: Iterable[str]) -> list[str]:
         return [path for path in there if path.startswith(f"{FOLDER}/") and path not in contents]
@@ -204,12 +206,16 @@ def deploy(
     return target.upload(contents, "Deploy the gallery", outdated=outdated, on_status=on_status)
 
 
-def _check(found: Info) -> None:
-    """Raise InputError for somebody's other Space."""
+def _check_kind(found: Info) -> None:
     assert isinstance(found, SpaceInfo)
-    paths = [file.rfilename for file in found.siblings or []]
     if found.sdk not in (None, "static"):
         raise InputError(f"{found.id} is a Space of another kind ({found.sdk}): choose another name")
+
+
+def _check(found: Info) -> None:
+    """Raise InputError for somebody's other Space."""
+    _check_kind(found)
+    paths = [file.rfilename for file in found.siblings or []]
     others = [path for path in paths if path not in (".gitattributes", CARD)]
     if others and not any(path.startswith(f"{FOLDER}/") for path in paths):
         hint = "choose another name, or delete these first"
