@@ -51,9 +51,9 @@ STYLE = """
 @media (prefers-reduced-motion: reduce) { .cards a { transition: none; } }
 @keyframes travel { 0%, 12% { --at: 100%; } 45%, 62% { --at: 0%; } 95%, 100% { --at: 100%; } }
 """
-ABOUT = {  # what our card says, as Markdown
+DESCRIPTION = r"^\*Before above after.*\n\n", r"\n\n(One rule|\d+ rules) of the generator "  # before it, and after
+ABOUT = {  # what else our card says, as Markdown
     "title": r"^# (.+)$",
-    "description": r"^\*Before above after[^\n]*\n\n(.+?)\n\n(?:One rule|\d+ rules) of the generator ",
     "base": r"^(?:One rule|\d+ rules) of the generator \*\*(.+?)\*\*",
     "repo_id": r'^generator = rewriter\.load_generator\("([^"]+)"\)$',
     "attribution": r"^- made by: (.+)$",
@@ -111,15 +111,21 @@ def of_rule(generator: Generator, rule: Rule, name: str) -> Shown:
 
 def facts_in(text: str, rules: Sequence[Rule], repo_id: str = "") -> player.Facts:
     """What a card tells, where it is written like ours; the words are a stranger's."""
-    said = {}
-    for what, pattern in ABOUT.items():
-        found = re.search(pattern, text, re.MULTILINE | re.DOTALL if what == "description" else re.MULTILINE)
-        said[what] = html.unescape(found[1]).replace(JOINER, "")[:2000] if found else ""
-    licence = said.pop("licence")
+    found = {what: re.search(pattern, text, re.MULTILINE) for what, pattern in ABOUT.items()}
+    said = {what: _typed(one[1]) if one else "" for what, one in found.items()}
+    licence, before = said.pop("licence"), re.search(DESCRIPTION[0], text, re.MULTILINE)
+    rest = text[before.end() :][: 1 << 15] if before else ""
+    after = re.search(DESCRIPTION[1], rest)
+    said["description"] = _typed(rest[: after.start()]) if after else ""
     said["repo_id"] = repo_id or (said["repo_id"] if is_name(said["repo_id"]) else "")
     said["title"] = said["title"][:200] or ", ".join(rule.title for rule in rules)[:200]
     link = KNOWN.get(licence, "")
     return player.Facts(**said, rules=player.told(rules), licence=Licence(licence, link) if licence else None)
+
+
+def _typed(words: str) -> str:
+    """What somebody typed, out of the Markdown that shows it."""
+    return html.unescape(words[: 1 << 15]).replace(JOINER, "")[:2000]
 
 
 def _read(path: Path, most: int) -> bytes:
