@@ -17,6 +17,7 @@ from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
 from rewriter.hub import gallery, space
 from rewriter.hub.draft import base_of
+from rewriter.hub.upload import Uploaded
 
 
 def demo(
@@ -81,10 +82,13 @@ def deploy(
         return
     done = send(name, private=private, on_status=_status)
     data = {"space": name, **vars(done), "files": len(sizes), "bytes": total}
-    what = "created" if done.created else "updated" if done.changed else "up to date already"
-    gone = f"; removed {', '.join(done.removed)}" if done.removed else ""
     soon = "It is there in a moment" if static else "It starts in some minutes"
-    common.say(as_json, data, f"{name} is {what}{gone}. {soon}:\n{done.url}")
+    common.say(as_json, data, f"{name} is {_said(done)}. {soon}:\n{done.url}")
+
+
+def _said(done: Uploaded) -> str:
+    what = "created" if done.created else "updated" if done.changed else "up to date already"
+    return what + (f"; removed {', '.join(done.removed)}" if done.removed else "")
 
 
 def _status(words: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import SpaceInfo
@@ -51,9 +51,9 @@ STYLE = """
 @media (prefers-reduced-motion: reduce) { .cards a { transition: none; } }
 @keyframes travel { 0%, 12% { --at: 100%; } 45%, 62% { --at: 0%; } 95%, 100% { --at: 100%; } }
 """
-ABOUT = {  # what our card says, as Markdown
+DESCRIPTION = r"^\*Before above after.*\n\n", r"\n\n(One rule|\d+ rules) of the generator "  # before it, and after
+ABOUT = {  # what else our card says, as Markdown
     "title": r"^# (.+)$",
-    "description": r"^\*Before above after[^\n]*\n\n(.+?)\n\n(?:One rule|\d+ rules) of the generator ",
     "base": r"^(?:One rule|\d+ rules) of the generator \*\*(.+?)\*\*",
     "repo_id": r'^generator = rewriter\.load_generator\("([^"]+)"\)$',
     "attribution": r"^- made by: (.+)$",
@@ -111,15 +111,21 @@ def of_rule(generator: Generator, rule: Rule, name: str) -> Shown:
 
 def facts_in(text: str, rules: Sequence[Rule], repo_id: str = "") -> player.Facts:
     """What a card tells, where it is written like ours; the words are a stranger's."""
-    said = {}
-    for what, pattern in ABOUT.items():
-        found = re.search(pattern, text, re.MULTILINE | re.DOTALL if what == "description" else re.MULTILINE)
-        said[what] = html.unescape(found[1]).replace(JOINER, "")[:2000] if found else ""
-    licence = said.pop("licence")
+    found = {what: re.search(pattern, text, re.MULTILINE) for what, pattern in ABOUT.items()}
+    said = {what: _typed(one[1]) if one else "" for what, one in found.items()}
+    licence, before = said.pop("licence"), re.search(DESCRIPTION[0], text, re.MULTILINE)
+    rest = text[before.end() :][: 1 << 15] if before else ""
+    after = re.search(DESCRIPTION[1], rest)
+    said["description"] = _typed(rest[: after.start()]) if after else ""
     said["repo_id"] = repo_id or (said["repo_id"] if is_name(said["repo_id"]) else "")
     said["title"] = said["title"][:200] or ", ".join(rule.title for rule in rules)[:200]
     link = KNOWN.get(licence, "")
     return player.Facts(**said, rules=player.told(rules), licence=Licence(licence, link) if licence else None)
+
+
+def _typed(words: str) -> str:
+    """What somebody typed, out of the Markdown that shows it."""
+    return html.unescape(words[: 1 << 15]).replace(JOINER, "")[:2000]
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -159,10 +165,10 @@ def _card(title: str) -> bytes:
 
 def _page(title: str, shown: Sequence[Shown], paths: Sequence[str]) -> bytes:
     cards = "\n".join(_entry(one, path) for one, path in zip(shown, paths, strict=True))
-    count = "One generator" if len(shown) == 1 else f"{len(shown)} generators"
     body = f"""<main>
 <header><h1>{escaped(title)}</h1>
-<p class="soft">{count} with rewritten rules: the model was changed, so every picture it draws is.</p></header>
+<p class="soft">Image generators with rewritten rules: each model was changed, and so is every picture it draws.</p>
+</header>
 <ul class="cards">
 {cards}
 </ul>
@@ -172,7 +178,7 @@ def _page(title: str, shown: Sequence[Shown], paths: Sequence[str]) -> bytes:
 
 
 def _entry(one: Shown, path: str) -> str:
-    before, after = (data_url(webp(wall, 80)) for wall in walls(one.pictures, **WALL))
+    before, after = (data_url(webp(wall, wall.width, 80)) for wall in walls(one.pictures, **WALL))
     whose = one.facts.repo_id or ", ".join(title for title, _, _ in one.facts.rules)
     return (
         f'<li><a href="{escaped(path)}"><div class="wall"><img alt="" src="{before}"><img alt="" src="{after}"></div>'
@@ -197,6 +203,8 @@ def deploy(
     """
     api, new = connect(token, endpoint=endpoint), {"space_sdk": "static", "private": bool(private)}
     target = Target(api=api, repo_id=repo_id, check=_check, kind="space", private=private, options=new, advice=ADVICE)
+    if target.find(on_status=on_status) is None:
+        target = replace(target, check=_check_kind)  # the Hub may put a page of its own into a new one
 
     def outdated(there: Iterable[str]) -> list[str]:
         return [path for path in there if path.startswith(f"{FOLDER}/") and path not in contents]
@@ -204,12 +212,16 @@ def deploy(
     return target.upload(contents, "Deploy the gallery", outdated=outdated, on_status=on_status)
 
 
-def _check(found: Info) -> None:
-    """Raise InputError for somebody's other Space."""
+def _check_kind(found: Info) -> None:
     assert isinstance(found, SpaceInfo)
-    paths = [file.rfilename for file in found.siblings or []]
     if found.sdk not in (None, "static"):
         raise InputError(f"{found.id} is a Space of another kind ({found.sdk}): choose another name")
+
+
+def _check(found: Info) -> None:
+    """Raise InputError for somebody's other Space."""
+    _check_kind(found)
+    paths = [file.rfilename for file in found.siblings or []]
     others = [path for path in paths if path not in (".gitattributes", CARD)]
     if others and not any(path.startswith(f"{FOLDER}/") for path in paths):
         hint = "choose another name, or delete these first"

@@ -14,7 +14,7 @@ from rewriter.checks import Check, fields, list_of, whole
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
 from rewriter.masks import UNREADABLE
-from rewriter.pictures import GAP, PAIRS, PAPER
+from rewriter.pictures import PAIRS
 
 COMPARISON = "comparison.png"  # of a published generator
 LIMIT = 32 << 20  # bytes of one
@@ -90,8 +90,10 @@ _CHECKS: dict[str, Check] = {
 }
 
 
-def webp(image: Image.Image, quality: int) -> bytes:
-    """An image as WebP; the same bytes for the same image."""
+def webp(image: Image.Image, width: int, quality: int) -> bytes:
+    """An image as WebP of that width; the same bytes for the same image."""
+    if image.width != width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=quality, method=4)
     return buffer.getvalue()
@@ -104,9 +106,9 @@ def walls(shown: Sequence[Pair], *, columns: int, rows: int, side: int) -> tuple
     chosen = [best[i % len(best)] for i in range(columns * lines)]
     both = []
     for images in ([pair.before for pair in chosen], [pair.after for pair in chosen]):
-        wall = Image.new("RGB", (columns * (side + GAP) - GAP, lines * (side + GAP) - GAP), PAPER)
+        wall = Image.new("RGB", (columns * side, lines * side))
         for i, image in enumerate(images):
             small = image.resize((side, side), Image.Resampling.LANCZOS)
-            wall.paste(small, (i % columns * (side + GAP), i // columns * (side + GAP)))
+            wall.paste(small, (i % columns * side, i // columns * side))
         both.append(wall)
     return both[0], both[1]

@@ -17,7 +17,7 @@ from rewriter.hub.pairs import Pair, webp
 
 PAGE = "index.html"
 MOST = 1_000_000  # bytes of a page
-QUALITIES = 90, 80, 65, 50, 30  # of its pictures, the first with which it is small enough
+SIZES = (256, 90), (256, 80), (256, 60), (192, 60), (128, 60), (128, 20)  # px and quality: the first that is enough
 FORMS = {
     "weight": "a change of the layer's weights, of rank {rank}",
     "gated": "a memory beside the layer's weights, which acts only where its context is",
@@ -147,8 +147,8 @@ def _verdict(rule: Rule) -> str:
 
 def page(facts: Facts, shown: Sequence[Pair]) -> bytes:
     """The page, of at most `MOST` bytes, as HTML; `shown` are its pictures, at least one."""
-    for quality in QUALITIES:
-        pictures = [tuple(data_url(webp(image, quality)) for image in (pair.before, pair.after)) for pair in shown]
+    for side, quality in SIZES:
+        pictures = [tuple(data_url(webp(one, side, quality)) for one in (pair.before, pair.after)) for pair in shown]
         made = document(facts.title, _body(facts, shown, pictures), style=STYLE, script=SCRIPT)
         if len(made) <= MOST:
             break

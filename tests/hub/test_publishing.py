@@ -114,7 +114,7 @@ def test_a_generator_is_published_in_one_commit_and_loads_to_the_bit_by_the_line
     assert complete(made, drafted) and done.created and done.changed and not done.private
     assert len(made.commits) == 2 and done.commit == made.at().oid and done.url == f"{hub.url}/{NAME}"
     folders = {f"{folder}/{slug}.{end}" for slug in SLUGS for folder, end in FOLDERS}
-    assert set(drafted.files) == {"README.md", "LICENSE", "config.json", "comparison.png", *folders}
+    assert set(drafted.files) == {"README.md", "LICENSE", "config.json", "comparison.png", "index.html", *folders}
     assert all(drafted.files[path][:4] == b"\x89PNG" for path in drafted.files if path.endswith(".png"))
     assert drafted.sizes[store.WEIGHTS] == pytest.approx(len(made.files()[store.WEIGHTS]), rel=0.01)
     monkeypatch.setenv("HF_TOKEN", "")  # as somebody who is not logged in

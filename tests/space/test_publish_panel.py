@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
 from loopback import Account, LoopbackHub
 
 import rewriter
@@ -15,13 +16,14 @@ from rewriter.checkpoints.client import connect
 from rewriter.errors import InputError
 from rewriter.hub.draft import draft
 from rewriter.hub.publish import send, target
+from rewriter.pictures import before_after, to_png
 from state import Shared, Visitor
 from view import generator_choices
 from work_queue import WorkQueue
 
 TOKEN = "hf_ada_may_write_0123456789"
 ADA = SimpleNamespace(username="ada"), SimpleNamespace(token=TOKEN)
-PICTURE = b"\x89PNG drawn"
+PICTURE = to_png(before_after(torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16), [7], firing=1))
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -90,7 +92,11 @@ def test_preview_publish_and_list(page, hub, town, rule, visitor, drawn):
     assert "config.json" in files and card.count("data:image/png") == 2 and "Nothing is sent" in status
     assert hub.repositories == {} and drawn == [0, 1]
     assert "ada/hats" in publish(page, visitor) and drawn == [0, 1]
-    assert set(hub.repositories["model", "ada/hats"].files()) >= {"comparison.png", "pictures/1-rule-at-layer8.png"}
+    assert set(hub.repositories["model", "ada/hats"].files()) >= {
+        "comparison.png",
+        "index.html",
+        "pictures/1-rule-at-layer8.png",
+    }
     put(town, rule, "ada/public")
     assert "(?model=ada/public)" in page.panel.on_list() and "ada/hats" not in page.panel.on_list()
 
@@ -125,7 +131,7 @@ def test_leaving_while_publishing_sends_all_or_nothing(page, hub, visitor, drawn
         pass
     publishing.close()
     found = hub.repositories.get(("model", "ada/left"))
-    whole = {"README.md", "LICENSE", "config.json", "model.safetensors", "comparison.png"}
+    whole = {"README.md", "LICENSE", "config.json", "model.safetensors", "comparison.png", "index.html"}
     assert whole <= set(found.files()) if found else steps < 1000
 
 
