@@ -115,7 +115,7 @@ class PublishPanel:
             draft = yield from self._draft(form, account, progress)
         except gr.Error as error:
             yield [gr.skip(), "", "", error.message]
-            raise
+            return
         rows = "\n".join(f"| `{path}` | {size / 1000:,.1f} kB |" for path, size in draft.sizes.items())
         total = sum(draft.sizes.values()) / 1e6
         files = f"**{draft.repo_id}**, {total:.1f} MB\n\n| file | size |\n| --- | ---: |\n{rows}"
@@ -138,7 +138,6 @@ class PublishPanel:
             yield [self._send(form, draft, there(draft.repo_id), partial(progress, 0.9)), gr.skip()]
         except gr.Error as error:
             yield [f"**Not published**: {error.message}", gr.skip()]
-            raise
 
     def on_list(self) -> str:
         """Every public generator, with a link that opens it here."""

@@ -167,5 +167,5 @@ def errors_shown(doing: str) -> Iterator[None]:
 def _checked(result: Any) -> Any:
     """A result; gr.Error if it holds an error message."""
     if isinstance(result, dict) and ERROR in result:
-        raise gr.Error(f"{html.escape(result[ERROR], quote=False)}.", duration=10, print_exception=False)
+        raise gr.Error(f"{html.escape(result[ERROR], quote=False).rstrip('.')}.", duration=10, print_exception=False)
     return result

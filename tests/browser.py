@@ -193,13 +193,6 @@ class Visit:
         self.page.wait_for_selector("#published pre", timeout=60_000)  # the lines that load the generator
         return self.page.text_content("#published")
 
-    def error(self):
-        self.page.wait_for_selector(".toast-body", timeout=60_000)
-        message = self.page.text_content(".toast-body")
-        self.page.click(".toast-close")
-        self.page.wait_for_selector(".toast-body", state="detached")
-        return message
-
     def trouble(self):
         self.page.wait_for_selector(".trouble:not(:empty)", timeout=60_000)
         return self.page.text_content(".trouble")

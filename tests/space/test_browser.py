@@ -152,7 +152,8 @@ def test_log_in_publish_and_open_by_link(visit, hub, capfd):
     v, requests = visit(), []
     v.page.on("requestfinished", lambda request: requests.append(request))
     v.publish()
-    assert "execute an edit first" in v.error()
+    v.page.wait_for_selector("#published :text('execute an edit first')")
+    assert v.page.locator(".toast-body").count() == 0
     v.press("#login")
     v.page.wait_for_selector('#login:has-text("Logout (ada)")', timeout=20_000, state="attached")
     v.wait_until_loaded()
