@@ -114,7 +114,7 @@ const hover = ([x, y]) => {
 paint.addEventListener('pointerdown', event => {
   if (shown === null || event.button > 0) return;
   paint.setPointerCapture(event.pointerId); event.preventDefault(); stage.focus({ preventScroll: true });
-  compare(0); remember(); last = at(event); stroke(last, last);
+  compare(100); remember(); last = at(event); stroke(last, last);
 });
 paint.addEventListener('pointermove', event => {
   const points = (event.getCoalescedEvents?.() || []).concat(event).map(at);
@@ -238,7 +238,7 @@ const slots = () => {
   root.dataset.step = value.step || '';
   $('[data-mark="paste"]').disabled = !value.copy;
   if (value.painted) { sent = null; clear(); }
-  film(); picture(); think();
+  film(); picture(); think(); chosenForm();
 };
 let asked = '';
 const think = () => {  // the machine chooses in the background as soon as the edit is complete
@@ -386,6 +386,27 @@ const kept = () => {  // each tab keeps its own work over a reload; the latest o
 const latest = (() => { try { return localStorage.getItem('rewriter'); } catch { return null; } })();
 const pending = () => { const { wanted: name, on_top } = part('pending'); if (name) { go('edit'); fetchWanted(name, { linked: true, on_top: Boolean(on_top) }); } };
 
+// A finger's tap soon after a stroke gets no click in some browsers, which take it for the end of a fling: make up for it.
+let tapped = null, made = [null, 0];
+root.addEventListener('pointerdown', event => {
+  tapped = event.pointerType === 'touch' ? { button: event.target.closest('button'), x: event.clientX, y: event.clientY } : null;
+});
+root.addEventListener('pointerup', event => {
+  const { button, x, y } = tapped || {};
+  tapped = null;
+  if (!button || button.disabled || button === holder || Math.hypot(event.clientX - x, event.clientY - y) > 12) return;
+  let clicked = false;
+  const seen = () => { clicked = true; };
+  button.addEventListener('click', seen, { once: true, capture: true });
+  setTimeout(() => {
+    button.removeEventListener('click', seen, { capture: true });
+    if (!clicked) { button.click(); made = [button, performance.now()]; }
+  }, 80);
+});
+root.addEventListener('click', event => {  // the browser's own, if it comes after all
+  if (event.isTrusted && event.target.closest('button') === made[0] && performance.now() - made[1] < 500) event.stopImmediatePropagation();
+}, { capture: true });
+
 // --- keys ---
 
 stage.addEventListener('keydown', event => {
@@ -434,6 +455,7 @@ const linked = /[?&](edit|seed|model)=/.test(location.search) || location.hash.s
 restore.hidden = Boolean(linked) || !latest;
 press('[data-restore]', () => { go('edit'); act('restore', JSON.parse(latest)); restore.hidden = true; });
 $('.made').open = innerWidth > 720;
+document.body.dataset.more = innerWidth > 720 ? 'yes' : 'no';
 about(); film(); rules(); slots(); bar(); drawCards(); go(linked ? 'edit' : 'home');
 window.addEventListener('hashchange', () => { if (location.hash.startsWith('#edit=')) fetchWanted(location.hash, { linked: true }); });
 element.dataset.ready = 'yes';

@@ -89,9 +89,9 @@ def test_example_takes_and_original_is_a_slide_or_a_press_away(visit):
     after, large = v.pictures(), v.page.get_attribute(".stage .now", "src")
     assert v.page.get_attribute(".stage .then", "src") != large
     clip = "getComputedStyle(document.querySelector('.stage .then')).clipPath"
-    assert v.page.evaluate(clip) == "inset(0px 100% 0px 0px)"
+    assert v.page.evaluate(clip) == "inset(0px 0px 0px 100%)"
     v.page.evaluate("s => { s = document.querySelector('.split'); s.value = 40; s.dispatchEvent(new Event('input')); }")
-    assert v.page.evaluate(clip) == "inset(0px 60% 0px 0px)"
+    assert v.page.evaluate(clip) == "inset(0px 0px 0px 40%)"
     v.page.keyboard.down("o")
     assert v.page.evaluate(clip) == "none"
     v.page.keyboard.up("o")
