@@ -94,7 +94,7 @@ def apply(
 
     An edit file was written by this package, or recorded by the original implementation (add --generator and --layer).
     Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark, and
-    grand-tour, three in succession.
+    grand-tour, three in succession; for faces: glasses, hat, smile.
     """
     options: dict[str, Any] = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method}
     options |= {"layer": layer, "truncation": truncation, "form": form, "budget": budget}
@@ -124,7 +124,9 @@ def apply(
     remarks = session.remarks() + ([f"{save_model}: {folded}"] if folded else [])
     report = {**results[-1], "remarks": remarks, **({"edits": results} if len(results) > 1 else {})}
     words = [*(effect_in_words(name, rule) for name, rule in named), *remarks]
-    common.say(as_json, report, "\n".join([*words, f"{shown} pictures before and after: {out}"]))
+    saved = [*(("rule", path) for path in rule_files), ("weights", save_model), ("session", save_session)]
+    words += [f"{what} saved: {path}" for what, path in saved if path]
+    common.say(as_json, report, "\n".join([*words, f"{shown} pictures before and after saved: {out}"]))
 
 
 def inspect(
