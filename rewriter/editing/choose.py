@@ -115,10 +115,9 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
         return
     ranks = RANKS if edit.rank in RANKS else (edit.rank, *RANKS)
     if edit.kind == "erase":
-        for layer in (edit.layer, *_near(generator, edit.layer)):
+        yield [edit.with_(form=form, rank=rank) for form in ("gated", "weight") for rank in ranks]
+        for layer in _near(generator, edit.layer):
             yield [edit.with_(layer=layer, form="gated", rank=rank) for rank in ranks]
-            if layer == edit.layer:
-                yield [edit.with_(form="weight", rank=rank) for rank in ranks]
         return
     for rank in ranks:
         yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False)]
