@@ -158,7 +158,7 @@ def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | No
     job = job.with_(**{name: getattr(rule.edit, name) for name in ("found", "gate")})
     if held is None:
         everywhere = rule.edit.with_(context=job.context)  # the places that were found too
-        likeness, spill = Likeness(job.generator, everywhere, job.rules).judge(rule, job.donors)
+        likeness, spill = Likeness(job.generator, everywhere, job.rules).judge(rule, job.references)
         return Attempt(job, rule, goal, seconds, float(likeness >= TOOK), likeness - _penalty(spill))
     seeds = [place.seed for place in held.places]
     after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)
