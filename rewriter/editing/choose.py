@@ -74,7 +74,8 @@ def execute(
     first = edit if edit.form != AUTO else edit.with_(form="weight" if edit.kind == "zero" else "gated")
     job = prepare(generator, first, rules=rules, statistics=statistics, on_statistics=on_statistics)
     if edit.form == AUTO and edit.kind == "erase" and edit.units is None and len(job.context) < FEW:
-        job = forms.find_erased(job)
+        found = forms.find_erased(job).edit
+        job = prepare(generator, found, rules=rules, statistics=job.statistics)  # in the batches of a replay
     stages = [[edit]] if edit.form != AUTO else list(_candidates(generator, edit))
     best = _best(job, stages, seconds, on_step)
     best = replace(best, rule=with_twin(best.job, best.rule, best.goal))

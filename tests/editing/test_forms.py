@@ -416,7 +416,8 @@ def test_places_that_were_found_are_context_of_an_erasure_and_of_others_only_if_
 
 
 def test_an_erasure_with_one_mark_finds_more_context_and_one_with_several_does_not(stylegan, statistics):
-    one = edit_of(stylegan, kind="erase", copy=None, context=[], form=AUTO)
+    mark = Region(1, square(6, 4, 9, 7))
+    one = edit_of(stylegan, layer="layer6", kind="erase", copy=None, paste=mark, context=[], form=AUTO)
     rule = execute(stylegan, one, statistics=statistics)
     found = rule.edit.found
     assert 0 < len(found) <= forms.ROUNDS[-1] and {place.by for place in found} == {"machine"}
