@@ -281,7 +281,7 @@ const progress = () => {
   const { words, share } = part('progress'), on = words !== undefined, meter = $('.bar progress');
   root.dataset.busy = on ? 'yes' : 'no';
   meter.hidden = $('[data-cancel]').hidden = !on; $('[data-execute]').hidden = on;
-  if (on) { meter.value = share; $('.next').textContent = words; say(''); } else { bar(); think(); chosenForm(); }
+  if (on) { meter.value = share; $('.next').textContent = words; say(''); } else { about(); bar(); think(); chosenForm(); }
 };
 press('[data-mark]', button => mark(button.dataset.mark));
 const mark = what => {

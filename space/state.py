@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewriter import Rewriter, Rule
+from rewriter import Rewriter, Rule, worlds
 from rewriter.cache import Cache
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.editing.history import History
@@ -29,7 +29,6 @@ from rewriter.generators.origin import Origin
 from rewriter.generators.threads import choose_threads
 from rewriter.hub.resolve import resolve
 from rewriter.hub.sources import Source
-from rewriter.worlds import townscape
 
 PAGE_SIZE = 12  # pictures in the filmstrip
 STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
@@ -90,7 +89,7 @@ class Shared:
 
     def examples(self, name: str) -> dict[str, Path]:
         """The shipped edits of a generator that is offered here, by name."""
-        return townscape.examples(name)
+        return worlds.examples(name)
 
     def cards(self) -> dict[str, Path]:
         """The shipped edits of all generators that are offered here, the most striking first."""

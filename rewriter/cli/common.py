@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from rewriter import worlds
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checks import number
 from rewriter.editing.edit import Edit, load_edits
@@ -23,7 +25,6 @@ from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import SEEDS
 from rewriter.generators.threads import choose_threads
-from rewriter.worlds import townscape
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of words.")]
 GeneratorName = Annotated[
@@ -33,6 +34,7 @@ EditGenerator = Annotated[str | None, typer.Option("--generator", help="Default:
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the best of this machine.")]
 Truncation = Annotated[float, typer.Option(help="1: as trained; towards 0: closer to the average picture.")]
 TRUNCATION = number(0, 2)
+MANY = 1000  # files of a folder that are compared with a name
 Job = Callable[[str], OnStep]  # name → the progress callback of a bar
 
 
@@ -57,14 +59,22 @@ def progress(quiet: bool) -> Iterator[Job]:
         yield job
 
 
-def edits_of(name: str) -> tuple[Edit, ...]:
-    """The edits in a file, or those shipped under this name."""
-    shipped = townscape.examples()
-    if name not in shipped and not Path(name).suffix and not Path(name).exists():
-        similar = get_close_matches(name, shipped)
-        hint = f"did you mean {similar[0]}? " if similar else ""
-        raise InputError(f"there is no edit {name!r}: {hint}Shipped edits are {', '.join(shipped)}; or name a file")
+def edits_of(name: str, generator: str | None = None) -> tuple[Edit, ...]:
+    """The edits in a file, or those shipped under this name, for a generator if it has some of its own."""
+    shipped = {**worlds.examples(), **worlds.examples(generator or "")}
+    if name not in shipped and not Path(name).exists():
+        listed = f"Shipped edits are {', '.join(shipped)}; or name a file"
+        raise InputError(f"there is no edit {name!r}: {_meant(name, shipped)}{listed}")
     return load_edits(shipped.get(name, Path(name)))
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """A question after what was meant, of known names and files that lie there; "" if nothing is similar."""
+    path = Path(name)
+    folder = path.parent if path.parent.is_dir() else Path()
+    beside = [str(file) for file in islice(folder.iterdir(), MANY) if file.suffix == path.suffix and file.is_file()]
+    similar = get_close_matches(name, [*known, *beside], n=1)
+    return f"did you mean {similar[0]}? " if similar else ""
 
 
 def generator_of(edits: Sequence[Edit], name: str | None, device: str | None, quiet: bool) -> Generator:
@@ -82,7 +92,10 @@ def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None
     """A generator, with a bar while it is downloaded."""
     from rewriter.hub.resolve import resolve  # late: commands without a generator need not wait for it
 
-    source = resolve(name)
+    try:
+        source = resolve(name)
+    except InputError as error:
+        raise InputError(f"{_meant(name, catalogue())}{error}") from error
     new = source.origin.id and source.origin.sha256 is None and not source.is_local
     with progress(quiet) as job:
         model = source.load(device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))

@@ -94,13 +94,13 @@ def apply(
 
     An edit file was written by this package, or recorded by the original implementation (add --generator and --layer).
     Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark, and
-    grand-tour, three in succession.
+    grand-tour, three in succession; for faces: glasses, hat, smile.
     """
     options: dict[str, Any] = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method}
     options |= {"layer": layer, "truncation": truncation, "form": form, "budget": budget}
     given = {name: value for name, value in options.items() if value is not None}
     given |= {"kind": "erase", "copy": None} if erase else {}
-    requests = _requests(edits, given)
+    requests = _requests(edits, given, generator)
     rule_files = _numbered(save_rule, len(requests))
     _check_outputs(out, [*rule_files, *filter(None, [save_model, save_session])])
     model = common.generator_of([edit for _, edit in requests], generator, device, as_json)
@@ -124,7 +124,9 @@ def apply(
     remarks = session.remarks() + ([f"{save_model}: {folded}"] if folded else [])
     report = {**results[-1], "remarks": remarks, **({"edits": results} if len(results) > 1 else {})}
     words = [*(effect_in_words(name, rule) for name, rule in named), *remarks]
-    common.say(as_json, report, "\n".join([*words, f"{shown} pictures before and after: {out}"]))
+    saved = [*(("rule", path) for path in rule_files), ("weights", save_model), ("session", save_session)]
+    words += [f"{what} saved: {path}" for what, path in saved if path]
+    common.say(as_json, report, "\n".join([*words, f"{shown} pictures before and after saved: {out}"]))
 
 
 def inspect(
@@ -132,9 +134,9 @@ def inspect(
     seeds: Annotated[int, typer.Option(help="Pictures to judge the built-in generator by.")] = 1000,
     as_json: common.Json = False,
 ) -> None:
-    """Describe a rule, an edit or a generator; for townscape also how well it draws each thing."""
+    """Describe a rule, an edit or a generator; for towns also how well it draws each thing."""
     data, words = describe.describe(file, common.edits_of, lambda name: common.load(name, None, as_json))
-    if file == "townscape":
+    if file in townscape.WEIGHTS:
         first = townscape.gate.UNSEEN.start
         if not 1 <= seeds <= 10_000:
             raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
@@ -146,11 +148,11 @@ def inspect(
     common.say(as_json, data, words)
 
 
-def _requests(files: Sequence[str], given: dict[str, Any]) -> list[tuple[str, Edit]]:
+def _requests(files: Sequence[str], given: dict[str, Any], generator: str | None) -> list[tuple[str, Edit]]:
     """The edits of the files with the options given, each with a name to report it by."""
     requests: list[tuple[str, Edit]] = []
     for file in files:
-        found = [edit.with_(**by_hand(edit, given)) for edit in common.edits_of(file)]
+        found = [edit.with_(**by_hand(edit, given)) for edit in common.edits_of(file, generator)]
         several = [f"{file}, {i}: {edit.title or edit.kind}" for i, edit in enumerate(found, start=1)]
         requests += zip(several if len(found) > 1 else [file], found, strict=True)
     if given:  # later edits name the earlier rules that they were made after, and the options change those

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -19,6 +20,8 @@ from rewriter.hub import gallery, space
 from rewriter.hub.draft import base_of
 from rewriter.hub.upload import Uploaded
 
+MOST_PORT = 65535
+
 
 def demo(
     port: Annotated[int | None, typer.Option(help="Default: the first free one from 7860 on.")] = None,
@@ -32,8 +35,24 @@ def demo(
     ] = False,
 ) -> None:
     """Open the page in which rules are rewritten with a brush; stop it with Ctrl-C."""
+    _check_address(host, port)
     sys.path.insert(0, str(space.page_folder()))
     import_module("app").main(generator or [], mcp=mcp, login=login, server_port=port, server_name=host)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Raise InputError, before anything is loaded, for a port or host that the page cannot be served at."""
+    if port is not None and not 1 <= port <= MOST_PORT:
+        raise InputError(f"there is no port {port}: choose one from 1024 to {MOST_PORT}, or leave --port out")
+    try:
+        where = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(*where[:3]) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(where[4])
+    except (OSError, UnicodeError) as error:
+        at = host if port is None else f"{host}, port {port}"
+        advice = "use 127.0.0.1 or 0.0.0.0 as --host, and a free port or none"
+        raise InputError(f"the page cannot be opened at {at} ({error}): {advice}") from error
 
 
 def deploy(

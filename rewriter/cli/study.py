@@ -148,7 +148,7 @@ def _table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:
 
 def _session(file: str, generator: str | None, device: str | None, quiet: bool, *, complete: bool = False) -> Rewriter:
     """A session in which a file's last edit is in progress and its earlier ones are executed."""
-    edits = common.edits_of(file)
+    edits = common.edits_of(file, generator)
     model = common.generator_of(edits, generator, device, quiet)
     *earlier, last = (with_default_layer(model, edit) for edit in edits)
     for edit in (*earlier, last) if complete else earlier:

@@ -74,7 +74,8 @@ def execute(
     first = edit if edit.form != AUTO else edit.with_(form="weight" if edit.kind == "zero" else "gated")
     job = prepare(generator, first, rules=rules, statistics=statistics, on_statistics=on_statistics)
     if edit.form == AUTO and edit.kind == "erase" and edit.units is None and len(job.context) < FEW:
-        job = forms.find_erased(job)
+        found = forms.find_erased(job).edit
+        job = prepare(generator, found, rules=rules, statistics=job.statistics)  # in the batches of a replay
     stages = [[edit]] if edit.form != AUTO else list(_candidates(generator, edit))
     best = _best(job, stages, seconds, on_step)
     best = replace(best, rule=with_twin(best.job, best.rule, best.goal))
@@ -115,10 +116,9 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
         return
     ranks = RANKS if edit.rank in RANKS else (edit.rank, *RANKS)
     if edit.kind == "erase":
-        for layer in (edit.layer, *_near(generator, edit.layer)):
+        yield [edit.with_(form=form, rank=rank) for form in ("gated", "weight") for rank in ranks]
+        for layer in _near(generator, edit.layer):
             yield [edit.with_(layer=layer, form="gated", rank=rank) for rank in ranks]
-            if layer == edit.layer:
-                yield [edit.with_(form="weight", rank=rank) for rank in ranks]
         return
     for rank in ranks:
         yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False)]
@@ -159,7 +159,7 @@ def _judged(job: Job, rule: Rule, goal: Goal, seconds: float, held: HeldOut | No
     job = job.with_(**{name: getattr(rule.edit, name) for name in ("found", "gate")})
     if held is None:
         everywhere = rule.edit.with_(context=job.context)  # the places that were found too
-        likeness, spill = Likeness(job.generator, everywhere, job.rules).judge(rule, job.donors)
+        likeness, spill = Likeness(job.generator, everywhere, job.rules).judge(rule, job.references)
         return Attempt(job, rule, goal, seconds, float(likeness >= TOOK), likeness - _penalty(spill))
     seeds = [place.seed for place in held.places]
     after = job.generator.sample(seeds, truncation=job.edit.truncation, rules=[*job.rules, rule]).clamp(-1, 1)

@@ -136,7 +136,7 @@ def measure_effect(
     assert rule.edit is not None
     generator, edit, rules = job.generator, rule.edit, job.rules
     effect = measure(generator, rule, goal, truncation=edit.truncation, rules=rules, seeds=unseen, seconds=seconds)
-    likeness, spill = Likeness(generator, edit, rules).judge(rule, job.donors)
+    likeness, spill = Likeness(generator, edit, rules).judge(rule, job.references)
     return replace(effect, likeness=likeness, spill=spill)
 
 

@@ -180,7 +180,6 @@ def find_erased(job: Job) -> Job:
         found, elsewhere = finder.search(POOL[:LOOKED], again=True)
         best = [finder.place(one) for one in found[:number] if one.score > elsewhere]
         job = job.with_(found=(*taken, *best))
-    job.look_up(job.context)
     return job
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rewriter.editing.rule import Rule
 
 BATCH = 16
-DONORS = 6  # pictures to fill from, if the context matches all
+DONORS, SPARED = 6, 0.03  # pictures to fill from if the context matches all; at most this share of one matches
 CLOSED = "closed-form"
 EARLIER = 16  # marks of earlier rules that are protected
 NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's kind
@@ -130,8 +130,14 @@ class Job:
         if len(unmatched):
             return unmatched
         features = self.bystanders.features
-        matches = self.directions.match(features.keys).flatten(1).sum(1)
-        return features[matches.argsort(stable=True)[:DONORS].tolist()]
+        share = self.directions.match(features.keys).flatten(1).float().mean(1)
+        least = share.argsort(stable=True)[:DONORS].tolist()
+        return features[[i for i in least if share[i] < SPARED]]
+
+    @property
+    def references(self) -> Features:
+        """The donors; where the context matches much of every picture, all the bystanders."""
+        return self.donors if len(self.donors) else self.bystanders.features
 
     @property
     def target(self) -> Region:

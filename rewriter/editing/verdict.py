@@ -106,7 +106,7 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED, *, most: int = JUDGED) -
 def _marked(job: Job) -> HeldOut:
     """The marked places, for edits whose result is not copied from a picture."""
     marks = Likeness(job.generator, job.edit, job.rules)
-    filled, weight = marks.filled(job.donors)
+    filled, weight = marks.filled(job.references)
     middles = [masks.centre(mask) for mask in weight]
     places = tuple(Place(seed, *middle, "person") for seed, middle in zip(marks.seeds, middles, strict=True))
     return HeldOut(places, marks.before, filled, weight)

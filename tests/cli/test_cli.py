@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from conftest import DATA, square
 from PIL import Image
 
-from rewriter import Edit, Rewriter, Rule, load_edits, load_generator, save_edits
+from rewriter import Edit, Rewriter, Rule, load_edits, load_generator, save_edits, worlds
 from rewriter.cli import draw, main
 from rewriter.editing.recipe import Recipe
 from rewriter.errors import InputError
@@ -176,12 +177,45 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     assert "cannot write" in error and (tmp_path / "file").read_text() == "in the way"
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("apply", "dome-to-spier"), "did you mean dome-to-spire.*Shipped edits are.*glasses"),
+        (("apply", "glases"), "did you mean glasses"),
+        (("apply", "my-edt.json"), "did you mean my-edit.json"),
+        (("apply", "xxxx"), "there is no edit 'xxxx': Shipped edits are"),
+        (("sample", "--generator", "townscap"), "did you mean townscape"),
+        (("sample", "--generator", "my-modle.pkl"), "did you mean my-model.pkl"),
+        (("demo", "--port", "99999"), "no port 99999: choose one from 1024 to 65535"),
+        (("demo", "--port", "-1"), "no port -1"),
+        (("demo", "--host", "no.such.host.invalid"), "cannot be opened at no.such.host.invalid.*127.0.0.1"),
+        (("demo", "--host", "256.1.1.1", "--port", "7860"), "cannot be opened at 256.1.1.1, port 7860"),
+    ],
+)
+def test_a_name_port_or_host_that_is_wrong_gets_a_next_step(tmp_path, command, words):
+    for name in ("my-edit.json", "my-model.pkl"):
+        (tmp_path / name).touch()
+    error = rewriter(*command, cwd=tmp_path, status=2)
+    assert error.startswith("rewriter: ") and re.search(words, error) and "Traceback" not in error
+
+
+def test_a_port_that_is_taken_is_refused(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert "and a free port or none" in rewriter("demo", "--port", port, cwd=tmp_path, status=2)
+
+
+def test_apply_says_where_it_saved(tmp_path):
+    words = rewriter("apply", "dome-to-spire", "--save-rule", "r.safetensors", "--out", "o.png", cwd=tmp_path)
+    assert "rule saved: r.safetensors" in words and "before and after saved: o.png" in words
+
+
 def test_help_lists_every_command_and_a_first_step(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
     commands = "sample apply inspect suggest search stats benchmark evaluate generators convert publish demo deploy"
     assert all(word in run.stdout for word in (*commands.split(), "dome-to-spire"))
-    assert all(name in (draw.apply.__doc__ or "") for name in townscape.examples())
+    assert all(name in (draw.apply.__doc__ or "") for name in worlds.examples())
     for command in commands.split():
         assert "--help" in rewriter(command, "--help", cwd=tmp_path)
 

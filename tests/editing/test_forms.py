@@ -416,7 +416,8 @@ def test_places_that_were_found_are_context_of_an_erasure_and_of_others_only_if_
 
 
 def test_an_erasure_with_one_mark_finds_more_context_and_one_with_several_does_not(stylegan, statistics):
-    one = edit_of(stylegan, kind="erase", copy=None, context=[], form=AUTO)
+    mark = Region(1, square(6, 4, 9, 7))
+    one = edit_of(stylegan, layer="layer6", kind="erase", copy=None, paste=mark, context=[], form=AUTO)
     rule = execute(stylegan, one, statistics=statistics)
     found = rule.edit.found
     assert 0 < len(found) <= forms.ROUNDS[-1] and {place.by for place in found} == {"machine"}
@@ -427,5 +428,8 @@ def test_an_erasure_with_one_mark_finds_more_context_and_one_with_several_does_n
 
 def test_an_erasure_whose_context_matches_everywhere_is_filled_from_where_it_matches_least(stylegan, statistics):
     job = prepare(stylegan, edit_of(stylegan, kind="erase", copy=None), statistics=statistics)
-    job.directions = Directions(torch.zeros_like(job.directions.matrix), 0.0)
-    assert len(job.donors) and job.goal().asks_for_change
+    match = torch.zeros(24, 8, 8, dtype=torch.bool)
+    match[:, 0, 0] = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Directions, "match", lambda _, keys: match[: len(keys)])
+        assert len(job.donors) == 6 and job.goal().asks_for_change

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rewriter import load_edits, replay, worlds
 from rewriter.cli.evaluate import _only
 from rewriter.editing.edit import Edit
+from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError
 from rewriter.evaluation import FIRST_FACE, run
 from rewriter.evaluation.counterfactual import DOME_TO_SPIRE
@@ -168,3 +170,12 @@ def test_stored_measurements_are_those_of_the_graded_pictures(generator: Generat
         judge = FaceJudge(generator, name, seeds=entry["seeds"])
         off = judge.verdict(after).features - torch.tensor(entry["features"]) / 1000
         assert off.abs().mean() < 0.02
+
+
+@needs_faces
+@pytest.mark.parametrize("name", ["glasses", "hat", "smile"])
+def test_shipped_edits_of_faces_took_and_are_replayed_to_the_bit(generator, name):
+    (edit,) = load_edits(worlds.examples()[name])
+    one, other = (replay(generator, edit, statistics=Statistics(generator)) for _ in range(2))
+    assert one.effect.verdict == "took" and one.edit.fingerprint == generator.fingerprint
+    assert all(torch.equal(a, b) for a, b in zip(one.tensors().values(), other.tensors().values(), strict=True))

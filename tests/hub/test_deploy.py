@@ -19,6 +19,7 @@ from huggingface_hub import RepoCard, constants, utils
 from loopback import Account, LoopbackHub
 from PIL import Image
 
+from rewriter import worlds
 from rewriter.checkpoints import catalogue
 from rewriter.errors import InputError
 from rewriter.hub import space
@@ -67,7 +68,8 @@ def test_a_space_has_the_page_at_its_root_with_the_package_beside_it_and_nothing
     page = {
         path.name for path in PAGE.iterdir() if path.is_file() and path.suffix not in others and path.name[0] != "."
     }
-    shown = [path.with_suffix(kind) for path in townscape.examples().values() for kind in (".json", ".png")]
+    examples = [path for name in worlds.FOLDERS for path in worlds.examples(name).values()]
+    shown = [path.with_suffix(kind) for path in examples for kind in (".json", ".png")]
     package = {
         path.relative_to(PACKAGE).as_posix() for path in (*PACKAGE.rglob("*.py"), *shown, *townscape.WEIGHTS.values())
     }

@@ -5,16 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 
+from rewriter import load_edits, worlds
+from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2Config
+from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors, gate, scenes
 from rewriter.worlds.townscape import train as training
 from rewriter.worlds.townscape.scenes import Factor
 from rewriter.worlds.townscape.stage import PIXEL_WEIGHTS, Trainable, example, training_latents
+
+WORLDS = Path(worlds.__file__).parent
 
 
 def towns(n=64):
@@ -218,3 +224,18 @@ def test_trainer_command_reports_progress_and_errors(tmp_path, capsys):
     assert '"error_255"' in capsys.readouterr().err
     assert training.main([str(tmp_path / "missing" / "town.safetensors")]) == 1
     assert "make it first" in capsys.readouterr().err
+
+
+# --- shipped edits ---
+
+
+def test_shipped_edits_of_all_worlds_have_names_of_their_own_pictures_and_a_known_generator():
+    found = worlds.examples()
+    names = [path.stem for world in worlds.SHIPPED for path in (WORLDS / world / "examples").glob("*.json")]
+    assert sorted(found) == sorted(names) and set(townscape.examples()) | {"glasses", "hat", "smile"} == set(found)
+    for name, path in found.items():
+        assert {edit.generator for edit in load_edits(path)} <= set(catalogue())
+        with Image.open(path.with_suffix(".png")) as picture:
+            assert picture.size == (130, 64), name
+    assert list(found)[: len(townscape.examples())] == list(townscape.examples())
+    assert sum(path.stat().st_size for path in (WORLDS / "faces" / "examples").iterdir()) < 150_000

@@ -29,6 +29,7 @@ from rewriter.pictures import save_png, to_image
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors, scenes
 
+SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
 RIGHT = (torch.arange(64) >= 32).float()  # the right half of a mask's columns
 
 
@@ -159,14 +160,16 @@ EXAMPLES = {make.__name__.replace("_", "-"): make for make in MAKERS}
 
 
 def card(generator: Generator, edits: Sequence[Edit]) -> Image.Image:
-    """An unseen picture before and after, side by side: of the first eight that match, the one that changes most."""
+    """An unseen picture before and after, side by side: of those that match, a bright one that changes clearly."""
     rules: list[Rule] = []
     statistics = Statistics(generator)
     for edit in edits:
         rules.append(replay(generator, edit, rules=rules, statistics=statistics))
-    seeds, _ = firing(generator, rules, hits=8, misses=0)
-    before, after = (generator.sample(seeds, rules=own) for own in ([], rules))
-    most = int((after - before).abs().flatten(1).mean(1).argmax())
+    seeds, _ = firing(generator, rules, hits=SHOWN, misses=0)
+    before, after = (generator.sample(seeds, rules=own).clamp(-1, 1) for own in ([], rules))
+    change = (after - before).abs().mean(1).flatten(1)
+    clear = change.topk(CLEAR, 1).values.mean(1) * (1 + before.flatten(1).mean(1))
+    most = int(clear.argmax())
     return to_image(torch.cat([before[most], torch.ones(3, generator.resolution, 2), after[most]], -1))
 
 
