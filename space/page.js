@@ -139,7 +139,13 @@ for (const [kind, on] of [['keydown', true], ['keyup', false]])
 const outline = async (canvas, places) => {  // each mask grown on all sides, less the mask itself
   const turnedOn = canvas.turn = (canvas.turn || 0) + 1, side = canvas.width, thick = Math.max(2, side / 130);
   const images = await Promise.all(places.map(async place => {
-    const image = new Image(); image.src = place.mask; await image.decode(); return image;
+    const image = new Image(); image.src = place.mask; await image.decode();
+    const hard = make('canvas', { width: side, height: side }), on = hard.getContext('2d');  // soft masks get a clear edge
+    on.drawImage(image, 0, 0, side, side);
+    const data = on.getImageData(0, 0, side, side);
+    for (let i = 3; i < data.data.length; i += 4) data.data[i] = data.data[i] > 110 ? 255 : 0;
+    on.putImageData(data, 0, 0);
+    return hard;
   }));
   if (turnedOn !== canvas.turn) return;
   const all = canvas.getContext('2d'); all.clearRect(0, 0, side, side);

@@ -1,8 +1,9 @@
 """Makes the shipped edits with the library, with masks as a person would paint them.
 
-`python -m rewriter.worlds.townscape.make_examples FOLDER` writes them again, for example after new weights. They use
-the first seeds whose pictures show the thing. Which of these to copy from and paste onto, layers and options were
-chosen on seeds from 50,000 on, which are not used for reported results.
+`python -m rewriter.worlds.townscape.make_examples FOLDER` writes them again, for example after new weights; with
+`townscape-128` after it, for that generator. They use the first seeds whose pictures show the thing. Which of these to
+copy from and paste onto, layers and options were chosen on seeds from 50,000 on, which are not used for reported
+results.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] 
     session.copy(spire, painter.paint(spire, "spire"))
     session.paste(domes[3], painter.paint(domes[3], "dome"))
     painter.add_contexts(session, domes, "dome")
-    return session.edit.with_(title="dome to spire", form="gated")
+    rank = 1 if generator.resolution == 64 else 2  # finer pictures show when a spire's colour does not follow the light
+    return session.edit.with_(title="dome to spire", form="gated", rank=rank)
 
 
 def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
@@ -173,15 +175,15 @@ def card(generator: Generator, edits: Sequence[Edit]) -> Image.Image:
     return to_image(torch.cat([before[most], torch.ones(3, generator.resolution, 2), after[most]], -1))
 
 
-def main(folder: str) -> None:
-    """Write every example, with its picture, into a folder."""
-    generator = townscape.load()
-    for name, make in EXAMPLES.items():
+def main(folder: str, name: str = "townscape") -> None:
+    """Write every example for the generator of this name, with its picture, into a folder."""
+    generator = townscape.load(name)
+    for title, make in EXAMPLES.items():
         made = make(generator)
         edits = [made] if isinstance(made, Edit) else made
-        save_edits(edits, Path(folder) / f"{name}.json")
-        save_png(card(generator, edits), Path(folder) / f"{name}.png")
+        save_edits(edits, Path(folder) / f"{title}.json")
+        save_png(card(generator, edits), Path(folder) / f"{title}.png")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
