@@ -1,49 +1,106 @@
-"""Screenshots of the page's main states: `python tests/screenshots.py FOLDER`."""
+"""Screenshots of the page's main states, and how long a visitor waits: `python tests/screenshots.py FOLDER`."""
 
 import io
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from browser import HINT, Visit, chromium, find, served
 from PIL import Image
 
+WIDTHS, HEIGHT = (390, 1024, 1400, 1920), 900
 
-def shoot(browser, url, folder):
+
+class Clock:
+    """Seconds and heights that were measured, by name; the longest counts."""
+
+    def __init__(self):
+        self.found = {}
+
+    @contextmanager
+    def measure(self, name):
+        start = time.perf_counter()
+        yield
+        self.note(name, time.perf_counter() - start)
+
+    def note(self, name, value):
+        self.found.setdefault(name, []).append(value)
+
+    def table(self):
+        lines = ["| what | median | longest |", "| --- | ---: | ---: |"]
+        for name, values in self.found.items():
+            unit = " px" if "tall" in name else " s"
+            middle, most = sorted(values)[len(values) // 2], max(values)
+            lines.append(f"| {name} | {middle:.4g}{unit} | {most:.4g}{unit} |")
+        return "\n".join(lines)
+
+
+def shoot(browser, url, folder, clock):
     """The main states, wide and narrow, light and dark; and page.webp, the README's picture."""
+    for width in WIDTHS:
+        for dark in (False, True):
+            walk(browser, url, folder, clock, width, dark)
+    v = Visit(browser, url, width=1400, height=HEIGHT)
+    v.example("dome-to-spire")
+    v.page.wait_for_timeout(800)
+    with Image.open(io.BytesIO(v.page.screenshot())) as image:
+        image.convert("RGB").save(folder / "page.webp", quality=85)
+    v.close()
 
-    def keep(v, name):
+
+def walk(browser, url, folder, clock, width, dark):
+    """Open the page, make a rule, compare, share."""
+    phone = width < 720
+    theme = "dark" if dark else "light"
+
+    def keep(name):
         v.page.mouse.move(0, 0)
         v.page.wait_for_timeout(600)  # until what fades has faded
-        v.page.screenshot(path=folder / f"{name}.png", full_page=True)
+        v.page.screenshot(path=folder / f"{name}-{width}-{theme}.png", full_page=phone)
+        if phone:
+            clock.note("a phone's page is tall", v.height())
 
-    for width, dark in ((1280, False), (1280, True), (800, False), (400, False), (400, True)):
-        v = Visit(browser, f"{url}?__theme={'dark' if dark else 'light'}", width=width, dark=dark, touch=width == 400)
-        name = f"{width}{'-dark' if dark else ''}"
-        keep(v, f"first-{name}")
-        v.mark_edit()
-        v.paint(0.4, 0.3, 0.5)
-        v.execute()
-        v.show("Matches")
-        v.press("#advanced button")
-        v.press("#suggest")
-        v.page.wait_for_selector("#suggested [data-key]", timeout=60_000)
-        v.press("#publisher > button")
-        keep(v, f"executed-{name}")
-        v.close()
-    v = Visit(browser, url, width=1280)
-    v.example("dome-to-spire")
-    keep(v, "page")
+    with clock.measure("open → ready"):
+        v = Visit(browser, f"{url}?__theme={theme}", width=width, height=HEIGHT, dark=dark, touch=phone)
+    with clock.measure("ready → the wall moves"):
+        v.page.wait_for_selector(".wall.on")
+    v.page.wait_for_timeout(2000)
+    keep("1-home")
+    v.edit()
+    keep("2-edit")
+    with clock.measure("picture, stroke and Copy"):
+        v.mark("copy", 1, 0.35, 0.2, 0.33)
+    with clock.measure("picture, stroke and Paste"):
+        v.mark("paste", 0, 0.24, 0.3, 0.36)
+    with clock.measure("Paste → places found"):
+        v.page.wait_for_selector(".too .crop", timeout=60_000)
+    with clock.measure("places found → the machine has chosen"):
+        v.wait_until_chosen()
+    keep("3-chosen")
+    with clock.measure("Execute → pictures"):
+        v.press("[data-execute]")
+        v.page.wait_for_selector(".tile.changed", state="attached")
+    v.page.wait_for_selector(".triple")
+    keep("4-verdict")
+    shown = "document.querySelector('.stage').matches('.original')"
+    with clock.measure("toggle original"):
+        v.toggle()
+        v.page.wait_for_function(shown)
+    v.toggle()
+    v.link()
+    keep("5-shared")
     v.close()
-    with Image.open(io.BytesIO((folder / "page.png").read_bytes())) as image:
-        image.convert("RGB").save(folder / "page.webp", quality=85)
 
 
 def main(folder):
     """Serve the page and look at it."""
     path = find() or sys.exit(HINT)
     folder.mkdir(parents=True, exist_ok=True)
-    with served(["townscape"]) as url, chromium(path) as browser:
-        shoot(browser, url, folder)
+    clock = Clock()
+    with served(["townscape-128", "townscape"]) as url, chromium(path) as browser:
+        shoot(browser, url, folder, clock)
+    print(clock.table())
 
 
 if __name__ == "__main__":
