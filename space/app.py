@@ -26,7 +26,7 @@ from rewriter.memory.solve import SMOOTHNESS
 from state import Shared, Visitor, unknown
 from studio import OPENING, PARTS, studio
 from style import LAUNCH, PRIVATE
-from view import FORM_LABELS, Shown
+from view import FORM_LABELS, Shown, cards
 from wall import wall
 from work_queue import ZERO_GPU, Following, WorkQueue
 
@@ -46,13 +46,13 @@ class Page:
 
     def __init__(self, shared: Shared, *, login: bool = LOGIN) -> None:
         self.shared, self.queue = shared, WorkQueue(Handlers(shared))
+        shared.background = not ZERO_GPU  # whose seconds are the visitor's own
         self._running: dict[tuple[str, str | None], Event] = {}  # by kind of work and session; set to cancel
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(600, 3600)) as self.demo:
             visitor = Visitor(shared.names[0])
             self.visitor, self.fetched, self.opening = gr.State(visitor), gr.State(), gr.JSON(visible=False)
             first = {} if ZERO_GPU else self.queue.call("first", visitor)  # the page arrives with its pictures
-            examples = shared.examples(shared.names[0])
-            self.studio = studio({**first, "wall": wall(shared.model(shared.names[0]), examples)})
+            self.studio = studio({**first, "wall": wall(shared), "cards": cards(shared)})
             with gr.Column(elem_id="below"):
                 self._advanced(first)
                 self._files()

@@ -62,7 +62,7 @@ class Handlers:
 
     def first(self, visitor: Visitor) -> Shown:
         """The page as it arrives, the same for everybody."""
-        shown = self.view.show(visitor, self.shared.session(visitor), *view.EVERYTHING, "cards")
+        shown = self.view.show(visitor, self.shared.session(visitor), *view.EVERYTHING)
         return {name: value for name, value in shown.items() if name != "kept"}
 
     def open(self, visitor: Visitor, kept: Any = None, link: Mapping[str, str] | None = None) -> Shown:

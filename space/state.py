@@ -77,6 +77,7 @@ class Shared:
 
     def __init__(self, names: Iterable[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
+        self.background = True  # whether the machine may choose while a person paints
         self.models, self.keys, self.pages, self.made = (Cache(limit) for limit in (MODEL_BYTES, KEPT, KEPT // 2, MADE))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()

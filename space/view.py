@@ -138,7 +138,7 @@ class View:
         accepted = [place for place in edit.found if place.by == "person"]
         shown["context"] = shown.get("context", []) + [found_tile(session, place) for place in accepted]
         complete = not edit.missing() and edit.kind != "zero"
-        quick = self.shared.page_size(session.generator) == PAGE_SIZE
+        quick = self.shared.background and self.shared.page_size(session.generator) == PAGE_SIZE
         shown["background"] = complete and not done and quick
         prepared = session.prepared if complete and not done else None
         shown["key"] = edit.digest if complete and not prepared and not done else ""
@@ -225,9 +225,6 @@ class View:
         steps = {"copy": edit.copy, "paste": edit.paste} if edit else {}
         return {"hints": {"hints": [{"step": k, "seed": v.seed, "mask": v.png} for k, v in steps.items() if v]}}
 
-    def _cards(self, visitor: Visitor, session: Rewriter) -> Shown:
-        return {"cards": {"cards": [card(name, path) for name, path in self.shared.cards().items()]}}
-
     def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
         """What the browser keeps: each history with its undo steps if it is small, else its present state alone."""
         works = {}
@@ -287,6 +284,11 @@ def cut(picture: Tensor, mask: Tensor) -> Tensor:
     size = min(side, max(8, round(max(box.size) * 1.5)))
     top, left = (min(max(0, round(middle - size / 2)), side - size) for middle in box.centre)
     return picture[:, top : top + size, left : left + size]
+
+
+def cards(shared: Shared) -> Shown:
+    """The examples to start from."""
+    return {"cards": [card(name, path) for name, path in shared.cards().items()]}
 
 
 def card(name: str, path: Path) -> dict[str, str]:

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rewriter import Rule, load_edits
+from rewriter import Edit, Rule, load_edits
 from rewriter.editing.effect import firing
 from rewriter.editing.execute import prepare, solved
-from rewriter.editing.statistics import Statistics
 from rewriter.generators.base import Generator
 from rewriter.pictures import enlarged, to_image
+from state import Shared
 from view import data_url
 
 COLUMNS, ROWS, SIDE = 8, 3, 192
@@ -44,16 +44,25 @@ STORIES = (
 
 
 @torch.no_grad()
-def wall(generator: Generator, edits: dict[str, Any]) -> dict[str, Any]:
-    """The stories whose edits there are, each with a sheet of COLUMNS × ROWS pictures before and after."""
-    statistics, stories = Statistics(generator), []
-    for story in STORIES:
-        if story.name not in edits:
-            continue
-        rule, _, _ = solved(prepare(generator, load_edits(edits[story.name])[0], statistics=statistics))
-        before, after = (_sheet(generator.sample(_seeds(generator, rule), rules=on)) for on in ([], [rule]))
-        stories.append({"words": story.words, "before": before, "after": after})
+def wall(shared: Shared) -> dict[str, Any]:
+    """The stories of the first generator, each with a sheet of COLUMNS × ROWS pictures before and after.
+
+    They are drawn on the CPU, because a Space with ZeroGPU has no GPU while the page is made.
+    """
+    name, stories = shared.names[0], list[dict[str, str]]()
+    edits = {} if shared.absent(name) else shared.examples(name)
+    if edits:
+        generator = shared.source(name).load(device="cpu")
+        told = (story for story in STORIES if story.name in edits)
+        stories = [_told(story, generator, load_edits(edits[story.name])[0]) for story in told]
     return {"stories": stories, "columns": COLUMNS, "rows": ROWS}
+
+
+def _told(story: Story, generator: Generator, edit: Edit) -> dict[str, str]:
+    rule, _, _ = solved(prepare(generator, edit))
+    seeds = _seeds(generator, rule)
+    before, after = (_sheet(generator.sample(seeds, rules=on)) for on in ([], [rule]))
+    return {"words": story.words, "before": before, "after": after}
 
 
 def _seeds(generator: Generator, rule: Rule) -> list[int]:
