@@ -141,7 +141,7 @@ class View:
         quick = self.shared.background and self.shared.page_size(session.generator) == PAGE_SIZE
         shown["background"] = complete and not done and quick
         prepared = session.prepared if complete and not done else None
-        shown["key"] = edit.digest if complete and not prepared and not done else ""
+        shown["key"] = edit.digest if complete and not done else ""
         shown["chosen"] = chosen_words(prepared) if prepared else ""
         shown["found_key"] = found_key(session)
         return {"slots": shown}

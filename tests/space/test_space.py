@@ -472,7 +472,7 @@ def test_the_machine_chooses_in_the_background_and_executing_takes_what_it_chose
     heard = []
     prepared = do.prepare(visitor, lambda done, of, message, shown=None: heard.append(shown) or True)
     assert shown["slots"]["key"] == prepared["chosen"]["key"] and "The machine chose" in prepared["chosen"]["words"]
-    assert "visitor" not in prepared and slots(do, visitor)["key"] == ""
+    assert "visitor" not in prepared and slots(do, visitor)["chosen"] == prepared["chosen"]["words"]
     monkeypatch.setattr("rewriter.editing.session.execute", lambda *_, **__: pytest.fail("solved again"))
     assert len(do.execute(visitor)["rules"]["rules"]) == 1
     (found,) = [shown["found"] for shown in heard if shown and shown.get("found")]
