@@ -269,7 +269,7 @@ class Handlers:
         """Turn the edit into a rule. Pictures are shown as soon as it is solved, its effect once that is measured."""
         session = self.shared.session(visitor)
         self._execute(visitor, session, notify)
-        return self._after(visitor, session, "film", "canvas")
+        return self._judged(visitor, session, notify)
 
     def mend(self, visitor: Visitor, notify: Notify = silent) -> Shown:
         """Do the one thing that the verdict suggests: find more places, or change an option and execute again."""
@@ -284,7 +284,7 @@ class Handlers:
         session.set(**step.change)
         self._execute(visitor, session, notify)
         session.history = before.then(session.history.present)  # one step to undo
-        return self._after(visitor, session, "film", "canvas")
+        return self._judged(visitor, session, notify)
 
     def zero(self, visitor: Visitor, notify: Notify = silent) -> Shown:
         """Make the layer forget what singles the context out, at once."""
@@ -399,11 +399,17 @@ class Handlers:
         work = [name for name in view.WORK if name != "settings" or changed]
         return self.view.show(visitor.with_history(session.history), session, *names, *work)
 
+    def _judged(self, visitor: Visitor, session: Rewriter, notify: Notify) -> Shown:
+        """The page after a rule was made: its pictures at once, then the verdict with its crops."""
+        drawn = self.view.show(visitor.with_history(session.history), session, "film", "canvas")
+        notify(1, 1, "Looking at other pictures", {name: drawn[name] for name in ("film", "canvas")})
+        return {**drawn, **self._after(visitor, session)}
+
     def _execute(self, visitor: Visitor, session: Rewriter, notify: Notify) -> None:
         def on_rule(rule: Rule) -> None:
             others = [r for i, r in enumerate(session.rules) if i != session.history.present.made]
             shown = {name: getattr(self.view, name)(visitor, session, [*others, rule]) for name in ("film", "canvas")}
-            notify(1, 1, "Looking at what it does on other pictures", shown)
+            notify(1, 1, "Looking at other pictures", shown)
 
         session.execute(
             on_step=_on_step(notify, "Trying forms and layers" if session.edit.form == AUTO else "Solving"),
