@@ -42,6 +42,7 @@ SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncati
 STEPS = ("zero", "undo", "redo", "begin", "revert")
 SEARCHED = range(2000)  # the pictures that "Search" compares
 LOOKED_THROUGH, FOUND = range(256), 6  # pictures in which more places are looked for, and how many are shown
+ASKED = {"edit", "seed", "model", "work"}  # what an address can ask for
 LINK = "#edit="  # what comes before the text in an address
 
 Notify = Callable[..., bool]  # called with (done, of, message, parts to update already); returning False cancels
@@ -84,7 +85,9 @@ class Handlers:
                 first = min(seed - seed % count, SEEDS - count)
                 visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
             except InputError as error:
-                trouble = f"The link asks for a picture that there is not: {error}."
+                trouble = f"There is no picture {str(link['seed'])[:20]!r}: their numbers go from 0 to {SEEDS - 1:,}."
+        if isinstance(kept, dict) and isinstance(kept.get("work"), str) and not (ASKED & {*link}):
+            link = {"work": f"{LINK}{kept['work']}"}
         wanted = f"{link.get('work', '') or link.get('model', '') or link.get('edit', '')}"
         try:
             self.check_link(link, wanted)
@@ -362,7 +365,7 @@ class Handlers:
     def link(self, visitor: Visitor) -> Shown:
         """The work as a link, if that is short enough; else as a file."""
         session = self.shared.session(visitor)
-        text = links.encode(Export(self.shared, visitor, session).edits())
+        text = links.encode(view.edits_of(session))
         if len(text) > links.MOST:
             words = f"This work is too long for a link ({len(text):,} characters): here it is as a file."
             return {"link": {"words": words}, **self.save(visitor, "edit")}

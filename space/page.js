@@ -13,7 +13,7 @@ const act = (name, ...args) => trigger('act', { name, args });
 const work = (name, ...args) => { say(''); trigger('work', { name, args }); };
 const fetchWanted = (wanted, more) => {
   if (busy()) trigger('cancel');
-  say('');
+  say(''); sharing.hidden = true;
   trigger('fetch', { wanted, linked: false, on_top: false, ...more });
 };
 const busy = () => root.dataset.busy === 'yes';
@@ -28,7 +28,6 @@ const tell = () => {
   if (!one) return;
   wall.style.setProperty('--columns', columns); wall.style.setProperty('--rows', rows);
   wall.setAttribute('aria-label', one.words);
-  $('.story').textContent = one.words;
   wall.replaceChildren(...[...Array(columns * rows).keys()].map(i => {
     const layer = (name, url) => make('i', { className: name, style: `background-image: url(${url})` });
     const tile = make('span', {}, layer('then', one.before), layer('now', one.after));
@@ -38,6 +37,7 @@ const tell = () => {
 };
 const turn = on => {
   wall.classList.toggle('on', on);
+  if (stories[story]) $('.story').textContent = stories[story][on ? 'words' : 'rule'];
   $('[data-wall]').textContent = on ? 'Undo it' : 'Do it again';
   $('[data-wall]').disabled = !stories.length;
 };
@@ -181,14 +181,14 @@ now.addEventListener('load', () => { stage.dataset.ready = shown; });
 const film = () => {
   const { tiles = [], note = '', seeds = '' } = part('film'), focused = document.activeElement?.dataset?.seed;
   $('.tiles').replaceChildren(...tiles.map(tile => {
-    const changed = tile.other ? ' changed' : '', layer = make('canvas', { width: 96, height: 96 });
+    const changed = tile.changed ? ' changed' : '', layer = make('canvas', { width: 96, height: 96 });
     const image = make('img', { src: tile[view] || tile.image, alt: '', draggable: false });
     const option = make('button', { type: 'button', role: 'option', className: `tile${changed}`, 'data-seed': tile.seed,
       'aria-label': `Picture ${tile.seed}${changed && ', changed'}`, tabIndex: -1, onclick: () => pick(tile.seed) }, image, layer,
       make('span', { textContent: tile.seed }));
     if (tile.other && view === 'image') {
-      option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse') image.src = tile.other; });
-      option.addEventListener('pointerleave', () => { image.src = tile.image; });
+      option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse') { image.src = tile.other; option.classList.add('peek'); } });
+      option.addEventListener('pointerleave', () => { image.src = tile.image; option.classList.remove('peek'); });
     }
     if (placesOn(tile.seed).length) outline(layer, placesOn(tile.seed));
     return option;
@@ -243,8 +243,8 @@ const slots = () => {
       onclick: () => place.found ? act('reject', place.found) : act('unmark', name, i) }))));
   root.dataset.step = value.step || '';
   $('[data-mark="paste"]').disabled = !value.copy;
-  if (value.painted) { sent = null; clear(); }
-  film(); picture(); think(); chosenForm();
+  sent = null;
+  film(); picture(); found(); think(); chosenForm();
 };
 let asked = '';
 const think = () => {  // the machine chooses in the background as soon as the edit is complete
@@ -273,6 +273,7 @@ const bar = () => {
     ...(details.length ? [make('details', { open: Boolean(shownBefore) }, make('summary', { textContent: 'Details' }), ...details.map(line => make('p', { textContent: line })))] : []));
   const button = $('[data-mend]');
   button.hidden = !mend; button.textContent = mend?.words || '';
+  $('[data-drop]').hidden = verdict !== 'did not take';
   $('[data-execute]').disabled = !can_execute || busy();
 };
 const chosenForm = () => {  // what the machine has chosen, for the edit as it is now
@@ -287,7 +288,8 @@ const progress = () => {
   const { words, share } = part('progress'), on = words !== undefined, meter = $('.bar progress');
   root.dataset.busy = on ? 'yes' : 'no';
   meter.hidden = $('[data-cancel]').hidden = !on; $('[data-execute]').hidden = on;
-  if (on) { meter.value = share; $('.next').textContent = words; say(''); } else { about(); bar(); think(); chosenForm(); }
+  $('.proof').hidden = $('[data-mend]').hidden = $('[data-drop]').hidden = on;
+  if (on) { $('.verdict').dataset.verdict = ''; meter.value = share; $('.next').textContent = words; say(''); } else { about(); bar(); think(); chosenForm(); }
 };
 press('[data-mark]', button => mark(button.dataset.mark));
 const mark = what => {
@@ -298,6 +300,7 @@ const mark = what => {
 press('[data-step]', button => act('step', button.dataset.step));
 press('[data-execute]', () => work('execute'));
 press('[data-mend]', () => work('mend'));
+press('[data-drop]', () => act('rule', 'remove', part('bar').made, null));
 press('[data-cancel]', () => trigger('cancel'));
 
 // --- the first run: hints where the eye is, and a brush that shows how ---
@@ -309,9 +312,9 @@ const HINTS = {
 const hint = () => {
   const step = root.dataset.step, ready = !empty(), ghost = (part('hints').hints || []).find(one => one.step === step);
   const button = { copy: 'Copy', paste: 'Paste', context: 'Add to context' }[step];
-  $('.hint p').textContent = ready && button ? `Now press ${button}.` : HINTS[step] || '';
+  $('.hint p').textContent = ready && button ? `Now press ${button}${step === 'context' ? '' : ', or Erase to remove it'}.` : HINTS[step] || '';
   $('[data-hint]').hidden = ready || !ghost || !['copy', 'paste'].includes(step);
-  for (const each of $$('[data-mark]')) each.classList.toggle('next', ready && each.dataset.mark === step);
+  for (const each of $$('[data-mark]')) each.classList.toggle('wanted', ready && each.dataset.mark === step);
 };
 press('[data-hint]', async () => {
   const ghost = part('hints').hints.find(one => one.step === root.dataset.step);
@@ -359,7 +362,7 @@ const about = () => {
   $('#rw-generator').replaceChildren(...generators.map(([label, name]) => make('option', { textContent: label, value: name, selected: name === value })));
   $('.licence').textContent = licence;
 };
-$('#rw-generator').addEventListener('change', event => fetchWanted(event.target.value));
+$('#rw-generator').addEventListener('change', event => { go('edit'); fetchWanted(event.target.value); });
 const sharing = $('.share'), shares = $('[data-share]');
 press('[data-share]', () => { sharing.hidden = !sharing.hidden; shares.setAttribute('aria-expanded', !sharing.hidden); });
 press('[data-save]', button => { $('.share output').textContent = 'One moment …'; act(button.dataset.save === 'link' ? 'link' : 'save', ...(button.dataset.save === 'link' ? [] : [button.dataset.save])); });

@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
-from rewriter import Edit, Rewriter, save_edits
+from rewriter import Rewriter, save_edits
 from rewriter.errors import InputError
 from rewriter.pictures import animation, save_png, stacked
 from state import Shared, Visitor
-from view import Shown, data_url, look_up
+from view import Shown, data_url, edits_of, look_up
 
 KINDS = {  # the ending of the file's name, and its type
     "edit": (".json", "application/json"),
@@ -46,14 +46,8 @@ class Export:
             url = data_url(path.read_bytes(), kind)
         return {"name": path.name, "url": url, "whole": what in ("edit", "session"), "at": time.time_ns()}
 
-    def edits(self) -> list[Edit]:
-        """The edits behind the rules, and the one in progress if it is not one of them."""
-        edit, edits = self.session.edit, list(self.session.edits)
-        started = self.session.history.present.made is None and (edit.copy or edit.paste or edit.context)
-        return [*edits, *([edit] if started or not edits else [])]
-
     def _write_edit(self, path: Path) -> None:
-        save_edits(self.edits(), path)
+        save_edits(edits_of(self.session), path)
 
     def _write_session(self, path: Path) -> None:
         self.session.save(path)

@@ -20,6 +20,7 @@ from rewriter import Rewriter, Rule, load_edits
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict_in_words
 from rewriter.editing.history import History
+from rewriter.editing.link import encode
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
 from rewriter.errors import InputError
@@ -30,12 +31,13 @@ from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
 from rewriter.memory.solve import SMOOTHNESS
-from rewriter.pictures import enlarged, to_image
+from rewriter.pictures import difference, enlarged, to_image
 from state import PAGE_SIZE, Shared, Visitor
 
 T = TypeVar("T")
 THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
-MOST_PICTURES = 48  # on the board
+SEEN = 24  # change of some pixel, in 1/255, from which on a picture counts as changed
+MOST_PICTURES = 48  # in the filmstrip
 MOST_STEPS = 500  # of an iterative method
 FORM_LABELS = {
     "auto": "Automatic",
@@ -93,9 +95,9 @@ class View:
             {"seed": seed, "image": picture_url(picture, THUMBNAIL)}
             for seed, picture in zip(visitor.seeds, now, strict=True)
         ]
-        for tile, original, same in zip(tiles, before, (now == before).flatten(1).all(1), strict=True):
-            if not same:
-                tile["other"] = picture_url(original, THUMBNAIL)
+        for tile, original, change in zip(tiles, before, difference(now, before).flatten(1).max(1).values, strict=True):
+            if change > 0:
+                tile |= {"other": picture_url(original, THUMBNAIL), "changed": bool(change > SEEN)}
         note = ""
         if visitor.matches:
             note = "Places that match the context have a bright edge."
@@ -179,6 +181,7 @@ class View:
         return {
             "next": f"{words[:1].upper()}{words[1:]}.",
             "verdict": rule.effect.verdict,
+            "made": made,
             "crops": [[picture_url(picture, CROP) for picture in each] for each in crops],
             "mend": {"words": step.words[:1].upper() + step.words[1:]} if step else None,
             "details": [line.strip() for line in effect_in_words(rule.title, rule).split("\n")],
@@ -226,7 +229,10 @@ class View:
         return {"hints": {"hints": [{"step": k, "seed": v.seed, "mask": v.png} for k, v in steps.items() if v]}}
 
     def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
-        """What the browser keeps: each history with its undo steps if it is small, else its present state alone."""
+        """What the browser keeps: each history with its undo steps if it is small, else its present state alone.
+
+        Rules that are too large for that, as templates are, are kept as the edits in `work`, to be made again.
+        """
         works = {}
         for name, history in visitor.histories.items():
             data = history.to_bytes()
@@ -235,7 +241,17 @@ class View:
             if len(data) <= KEPT_BYTES:
                 works[name] = base64.b64encode(data).decode("ascii")
         shown = {"seeds": format_seeds(visitor.seeds), "selected": f"{visitor.selected}", "link": visitor.link}
+        if visitor.generator in visitor.histories and visitor.generator not in works:
+            with suppress(InputError):  # rules that depend on others: only a saved session holds them
+                shown["work"] = encode(edits_of(session))
         return {"kept": {"generator": visitor.generator, "works": works, **shown}}
+
+
+def edits_of(session: Rewriter) -> list[Edit]:
+    """The edits behind the rules, and the one in progress if it is not one of them."""
+    edit, edits = session.edit, list(session.edits)
+    started = session.history.present.made is None and (edit.copy or edit.paste or edit.context)
+    return [*edits, *([edit] if started or not edits else [])]
 
 
 def executed(session: Rewriter) -> bool:

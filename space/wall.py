@@ -24,20 +24,23 @@ OTHERS = 3  # of the pictures do not match the rule's context: they stay as they
 
 @dataclass(frozen=True)
 class Story:
-    """One rule: the shipped edit behind it, and what happens in one sentence."""
+    """The shipped edit behind a rule; in a sentence, the generator's own rule, and what became of it."""
 
     name: str
+    rule: str
     words: str
 
 
 STORIES = (
     Story(
         "dome-to-spire",
+        "This image generator has learned rules that nobody wrote down: many of its towers carry domes.",
         "Domes become spires. One spire was copied, pasted over one dome, and the model itself changed: every town "
         "that it will ever draw follows the new rule.",
     ),
     Story(
         "no-light-on-ground",
+        "Another of its rules: lit windows throw light on the ground.",
         "Lit windows no longer light the ground. The light was erased on one picture, and it is gone from all of them.",
     ),
 )
@@ -62,18 +65,19 @@ def _told(story: Story, generator: Generator, edit: Edit) -> dict[str, str]:
     rule, _, _ = solved(prepare(generator, edit))
     seeds = _seeds(generator, rule)
     before, after = (_sheet(generator.sample(seeds, rules=on)) for on in ([], [rule]))
-    return {"words": story.words, "before": before, "after": after}
+    return {"rule": story.rule, "words": story.words, "before": before, "after": after}
 
 
 def _seeds(generator: Generator, rule: Rule) -> list[int]:
-    """Unseen pictures: most match the rule's context."""
-    count = COLUMNS * ROWS
-    matching, others = firing(generator, [rule], hits=count - OTHERS, misses=OTHERS, limit=400)
-    seeds = matching + others
-    for place, seed in zip(range(4, len(seeds), 7), others, strict=False):  # spread the others out
-        seeds.remove(seed)
+    """Unseen pictures: those of the first that match the rule's context that change most, and a few others."""
+    count = COLUMNS * ROWS - OTHERS
+    matching, others = firing(generator, [rule], hits=2 * count, misses=OTHERS, limit=400)
+    before, after = (generator.sample(matching, rules=on) for on in ([], [rule]))
+    change = (after - before).abs().flatten(1).mean(1)
+    seeds = [matching[i] for i in sorted(change.argsort(descending=True)[:count].tolist())]
+    for place, seed in zip(range(4, COLUMNS * ROWS, 7), others, strict=False):  # spread the others out
         seeds.insert(place, seed)
-    return (seeds + list(range(count)))[:count]
+    return (seeds + list(range(COLUMNS * ROWS)))[: COLUMNS * ROWS]
 
 
 def _sheet(pictures: Tensor) -> str:

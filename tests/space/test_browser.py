@@ -276,7 +276,7 @@ def test_error_stands_by_the_canvas_until_it_is_mended(visit):
     v = visit("?edit=nonsense")
     assert "no-light-on-ground" in v.trouble()
     v = visit("?seed=abc")
-    assert "picture that there is not" in v.trouble()
+    assert "There is no picture" in v.trouble()
 
 
 @pytest.mark.browser

@@ -369,6 +369,15 @@ def test_work_survives_a_reload(do, executed):
     assert restore(do.shared, {**both, "generator": "gone"}).generator == SMALL
 
 
+def test_work_that_is_too_large_for_the_browser_is_kept_as_its_edits(do, executed, monkeypatch):
+    monkeypatch.setattr("view.KEPT_BYTES", 100)
+    kept = json.loads(json.dumps(show(do, executed, "kept")["kept"]))
+    assert kept["works"] == {} and len(kept["work"]) < 8000
+    opened = do.open(Visitor(), kept)
+    again = do.work(opened["visitor"], SMALL, opened["pending"]["wanted"])
+    assert again["rules"] == show(do, executed, "rules")["rules"]
+
+
 KEPT = {"generator": "townscape", "seeds": "0-3", "selected": "0", "link": "", "works": {}}
 DAMAGED = (7, [], {}, {**KEPT, "works": []}, {**KEPT, "seeds": "-3"}, {**KEPT, "seeds": ["0"]})
 
@@ -419,7 +428,7 @@ def test_link_opens_a_picture(do):
     ("link", "said"),
     [
         *((({"edit": text}), "no-light-on-ground") for text in ("../x", "nonsense", "<b>x</b>")),
-        *(({"seed": text}, "picture that there is not") for text in ("abc", "-1", "9" * 40, "0-3")),
+        *(({"seed": text}, "There is no picture") for text in ("abc", "-1", "9" * 40, "0-3")),
         ({"edit": "dome-to-spier"}, "did you mean dome-to-spire"),
         ({"model": "<b>x</b>"}, "?model=USER/NAME"),
         ({"work": "#edit=nonsense"}, "cannot be opened"),
