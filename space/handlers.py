@@ -84,7 +84,7 @@ class Handlers:
                 count = self.shared.page_size(session.generator)
                 first = min(seed - seed % count, SEEDS - count)
                 visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
-            except InputError as error:
+            except InputError:
                 trouble = f"There is no picture {str(link['seed'])[:20]!r}: their numbers go from 0 to {SEEDS - 1:,}."
         if isinstance(kept, dict) and isinstance(kept.get("work"), str) and not (ASKED & {*link}):
             link = {"work": f"{LINK}{kept['work']}"}

@@ -264,11 +264,11 @@ const found = () => {
 };
 const say = message => { $('.trouble').textContent = message || ''; };
 const bar = () => {
-  const { next = '', verdict = '', crops = [], mend, details = [], can_execute } = part('bar'), proof = $('.proof');
+  const { next = '', verdict = '', crops = [], mend, details = [], kind, can_execute } = part('bar'), proof = $('.proof');
   $('.next').textContent = next; $('.verdict').dataset.verdict = verdict;
   const shownBefore = proof.querySelector('details')?.open;
   proof.replaceChildren(...crops.map(([before, asked, after]) => make('span', { className: 'triple' },
-    ...[[before, 'before'], [asked, 'asked for'], [after, 'now']].map(([image, words]) => make('span', {},
+    ...[[before, 'before'], ...(kind === 'replace' ? [[asked, 'asked for']] : []), [after, 'now']].map(([image, words]) => make('span', {},
       make('img', { src: image, alt: `${words}, on a picture that the rule was not made with` }), make('small', { textContent: words }))))),
     ...(details.length ? [make('details', { open: Boolean(shownBefore) }, make('summary', { textContent: 'Details' }), ...details.map(line => make('p', { textContent: line })))] : []));
   const button = $('[data-mend]');

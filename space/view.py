@@ -183,6 +183,7 @@ class View:
             "verdict": rule.effect.verdict,
             "made": made,
             "crops": [[picture_url(picture, CROP) for picture in each] for each in crops],
+            "kind": rule.edit.kind if rule.edit else "",
             "mend": {"words": step.words[:1].upper() + step.words[1:]} if step else None,
             "details": [line.strip() for line in effect_in_words(rule.title, rule).split("\n")],
         }

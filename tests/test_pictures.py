@@ -82,8 +82,17 @@ def test_an_animation_of_twelve_pictures_can_be_sent_by_chat(kind, side):
 def test_enlarging_is_smooth():
     """Half of the values of a ramp lie between its steps: blocks would only have the steps."""
     ramp = torch.linspace(-1, 1, 16).expand(3, 16, 16)
-    row = np.asarray(pictures.enlarged(ramp, 128))[64, :, 0]
-    assert len(np.unique(row)) > 60 and (np.diff(row.astype(int)) >= -1).all()
+    row = np.asarray(pictures.enlarged(pictures.to_image(ramp), 128))[64, :, 0]
+    assert len(np.unique(row)) > 60 and (np.diff(row.astype(int)) >= -3).all()
+
+
+def test_enlarging_keeps_an_edge_crisp_and_without_fringes():
+    """Of a step from dark to bright, few of eight times as many pixels are neither."""
+    step = torch.full((3, 16, 16), -0.8)
+    step[:, :, 8:] = 0.8
+    row = np.asarray(pictures.enlarged(pictures.to_image(step), 128))[64, :, 0].astype(int)
+    dark, bright = row[20], row[108]
+    assert ((row > dark + 12) & (row < bright - 12)).sum() <= 8 and row.min() >= dark - 12 and row.max() <= bright + 12
 
 
 def test_another_kind_of_animation_is_refused():

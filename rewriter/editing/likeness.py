@@ -75,9 +75,14 @@ class Likeness:
         return torch.lerp(self.before, pictures, weight[:, None]), weight
 
     def filled(self, donors: Features) -> tuple[Tensor, Tensor]:
-        """What similar pictures without the context have where the marks are: pictures (n, 3, H, W) and marks."""
+        """What similar pictures without the context have where the marks are: pictures (n, 3, H, W) and marks.
+
+        In the light of each picture: the mean difference of colour around a mark is taken off, else the sky of noon
+        would be asked for at dusk.
+        """
         pictures = self.generator.picture(donors, rules=self.rules).clamp(-1, 1)
-        return fill(donors, self.before, self.marks, self.before, pictures, pictures).values, self.marks
+        filled = fill(donors, self.before, self.marks, self.before, pictures, pictures, around=True).values
+        return filled.clamp(-1, 1), self.marks
 
 
 def moved(picture: Tensor, alpha: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:

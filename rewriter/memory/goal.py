@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DONORS = 4  # pictures whose values an erased place is filled with
 NEGLIGIBLE = 0.01  # a goal that asks for less change than this share of the values asks for none
+EDGE = 2  # cells around a mask that say what the filling should look like there
 RIM = 0.1  # cells covered less than this by a mask do not count towards its box
 
 
@@ -150,13 +151,21 @@ def corresponding(
 
 
 def fill(
-    features: Features, before: Tensor, masks: Tensor, keys: Tensor, donor_keys: Tensor, donor_values: Tensor
+    features: Features,
+    before: Tensor,
+    masks: Tensor,
+    keys: Tensor,
+    donor_keys: Tensor,
+    donor_values: Tensor,
+    *,
+    around: bool = False,
 ) -> Goal:
     """Fill the masked places with what similar pictures without the thing have there.
 
     The donors are the pictures most like each picture outside the mask. The goal is the mean of their values, which a
     single rule for all pictures can aim at. `masks` (n, H, W) are on the value map, `keys` (n, in, h, w) are the
     pictures' whitened keys Zk; `donor_keys` and `donor_values` are those of m pictures that the context does not match.
+    `around`: shift the filling so that just around each mask it has the mean of what is there.
     """
     if not len(donor_values):
         raise InputError("the context matches every picture tried, and none is left to fill from: mark a narrower one")
@@ -165,7 +174,11 @@ def fill(
         outside = 1 - resize(mask, size)
         distance = ((keys[i] - donor_keys).square() * outside).sum((1, 2, 3))
         nearest = distance.argsort()[:DONORS]
-        values[i] = torch.lerp(before[i], donor_values[nearest].mean(0), mask)
+        filling = donor_values[nearest].mean(0)
+        ring = (grow(mask[None], EDGE, EDGE, EDGE, EDGE)[0] > 0) & (mask == 0)
+        if around and ring.any():
+            filling = filling + (before[i] - filling)[:, ring].mean(1)[:, None, None]
+        values[i] = torch.lerp(before[i], filling, mask)
     return Goal(features, values, before, masks.clone(), tuple(bounds(mask, above=RIM) for mask in masks))
 
 

@@ -244,7 +244,7 @@ def test_command_writes_tables_without_matplotlib_and_does_not_repeat_an_experim
 
 def test_command_refuses_unknown_requests(run, tmp_path):
     for words, *arguments in (
-        ("no edit 'smile'", "smile"),
+        ("no edit 'frown'", "frown"),
         ("0 pictures", "light", "--n", 0),
         ("--was", townscape.examples()["dome-to-spire"]),
         ("layer99", "dissect", "--layer", "layer99"),

@@ -229,13 +229,15 @@ def test_trainer_command_reports_progress_and_errors(tmp_path, capsys):
 # --- shipped edits ---
 
 
-def test_shipped_edits_of_all_worlds_have_names_of_their_own_pictures_and_a_known_generator():
+def test_shipped_edits_have_names_of_their_own_pictures_and_their_generator():
     found = worlds.examples()
-    names = [path.stem for world in worlds.SHIPPED for path in (WORLDS / world / "examples").glob("*.json")]
-    assert sorted(found) == sorted(names) and set(townscape.examples()) | {"glasses", "hat", "smile"} == set(found)
-    for name, path in found.items():
-        assert {edit.generator for edit in load_edits(path)} <= set(catalogue())
-        with Image.open(path.with_suffix(".png")) as picture:
-            assert picture.size == (130, 64), name
+    assert set(townscape.examples()) | {"glasses", "hat", "smile"} == set(found)
+    assert set(worlds.examples("townscape-128")) == set(townscape.examples()) and worlds.examples("other") == {}
+    for generator in worlds.FOLDERS:
+        side = catalogue()[generator].resolution
+        for name, path in worlds.examples(generator).items():
+            assert {edit.generator for edit in load_edits(path)} == {generator}
+            with Image.open(path.with_suffix(".png")) as picture:
+                assert picture.size == (2 * side + 2, side), name
     assert list(found)[: len(townscape.examples())] == list(townscape.examples())
     assert sum(path.stat().st_size for path in (WORLDS / "faces" / "examples").iterdir()) < 150_000
