@@ -246,6 +246,9 @@ class Handlers:
             rule = session.execute(on_step=on_step, on_statistics=_on_step(notify, "Measuring this layer (once)"))
         except (InputError, ComputationError) as error:
             return {"chosen": {"key": key, "words": f"This edit does not work yet: {error}."}}
+        for seeds in (visitor.seeds, (visitor.selected,)):  # so that executing only has to show them
+            self.shared.pictures(session, seeds)
+        session.crops()
         return {"chosen": {"key": key, "words": view.chosen_words(rule)}}
 
     def _found(self, session: Rewriter) -> Shown:
@@ -404,7 +407,7 @@ class Handlers:
 
     def _judged(self, visitor: Visitor, session: Rewriter, notify: Notify) -> Shown:
         """The page after a rule was made: its pictures at once, then the verdict with its crops."""
-        drawn = self.view.show(visitor.with_history(session.history), session, "film", "canvas")
+        drawn = self.view.show(visitor.with_history(session.history), session, "canvas", "film")
         notify(1, 1, "Looking at other pictures", {name: drawn[name] for name in ("film", "canvas")})
         return {**drawn, **self._after(visitor, session)}
 

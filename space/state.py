@@ -24,6 +24,7 @@ from rewriter.editing.session import MADE
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
+from rewriter.generators.change import digest
 from rewriter.generators.layer import Features
 from rewriter.generators.origin import Origin
 from rewriter.generators.threads import choose_threads
@@ -149,7 +150,7 @@ class Shared:
         rules: Sequence[Rule] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Pictures (n, 3, H, W) with the session's rules or the given ones; only what the rules change is computed.
+        """Pictures (n, 3, H, W) with the session's rules or the given ones; only what is new is computed.
 
         Raises:
             CancelledError: `on_step`, called with (pictures drawn, of), returned False.
@@ -165,7 +166,10 @@ class Shared:
         def features() -> Features:
             return generator.keys(seeds, layer, truncation=truncation, rules=[])
 
-        return generator.picture(self.pages.get(key, features), rules=on)
+        def drawn() -> Tensor:
+            return generator.picture(self.pages.get(key, features), rules=on)
+
+        return self.pages.get((*key, digest(on)), drawn)
 
     def _drawn(self, session: Rewriter, seeds: Sequence[int], on_step: OnStep | None) -> Iterator[Tensor]:
         """Pictures without rules: all at once, or one by one if each takes seconds."""
