@@ -46,13 +46,13 @@ const loop = () => {
   const next = wall.classList.contains('on') ? 5200 : 3000;
   timer = setTimeout(() => {
     if (!wall.classList.contains('on') && stories.length > 1) {
-      story = (story + 1) % stories.length; tell();
+      story = (story + 1) % stories.length; tell(); turn(false);
       timer = setTimeout(loop, 900);
     } else loop();
   }, next);
 };
-tell();
-if (still || !stories.length) turn(true); else timer = setTimeout(loop, 700);
+tell(); turn(still || !stories.length);
+if (!still && stories.length) timer = setTimeout(loop, 700);
 press('[data-wall]', () => { clearTimeout(timer); turn(!wall.classList.contains('on')); });
 
 const drawCards = () => {
@@ -252,9 +252,11 @@ const think = () => {  // the machine chooses in the background as soon as the e
   if (key && background && key !== asked && !busy()) trigger('prepare', { key });
   asked = busy() ? asked : key || '';
 };
+let looking = false;  // whether more places were asked for
 const found = () => {
   const { key, places = [] } = part('found'), own = key && key === part('slots').found_key ? places : [];
   $('.too').hidden = !own.length;
+  if (looking && own.length) { looking = false; $('.too').scrollIntoView({ block: 'center', behavior: still ? 'auto' : 'smooth' }); }
   $('.too .crops').replaceChildren(...own.map(place => {
     const held = make('span', { className: 'held' }), done = (name, event) => { held.remove(); act(name, place.place); };
     held.append(crop(place.image, `Yes, this place on picture ${place.seed} too`, () => done('accept'), { className: 'crop yes' }),
@@ -299,7 +301,7 @@ const mark = what => {
 };
 press('[data-step]', button => act('step', button.dataset.step));
 press('[data-execute]', () => work('execute'));
-press('[data-mend]', () => work('mend'));
+press('[data-mend]', () => { looking = part('bar').mend?.action === 'find'; work('mend'); });
 press('[data-drop]', () => act('rule', 'remove', part('bar').made, null));
 press('[data-cancel]', () => trigger('cancel'));
 

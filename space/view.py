@@ -184,7 +184,7 @@ class View:
             "made": made,
             "crops": [[picture_url(picture, CROP) for picture in each] for each in crops],
             "kind": rule.edit.kind if rule.edit else "",
-            "mend": {"words": step.words[:1].upper() + step.words[1:]} if step else None,
+            "mend": {"words": step.words[:1].upper() + step.words[1:], "action": step.action} if step else None,
             "details": [line.strip() for line in effect_in_words(rule.title, rule).split("\n")],
         }
 
