@@ -310,7 +310,10 @@ def cards(shared: Shared) -> Shown:
 
 def card(name: str, path: Path) -> dict[str, str]:
     """An example as a card: its name, and a picture before and after."""
-    image = data_url(path.with_suffix(".png").read_bytes(), "image/png")
+    buffer = io.BytesIO()
+    with Image.open(path.with_suffix(".png")) as picture:
+        picture.convert("RGB").save(buffer, "WEBP", quality=80, method=2)
+    image = data_url(buffer.getvalue(), "image/webp")
     resists = " (the generator refuses)" if name == "door-in-the-sky" else ""
     words = name.replace("-", " ").capitalize()
     return {"key": name, "caption": words + resists, "title": f"Rewrite: {words}", "image": image}

@@ -18,7 +18,7 @@ from rewriter.pictures import enlarged, to_image
 from state import Shared
 from view import data_url
 
-COLUMNS, ROWS, SIDE = 8, 3, 192
+COLUMNS, ROWS, SIDE = 8, 3, 160
 OTHERS = 3  # of the pictures do not match the rule's context: they stay as they are
 
 
@@ -86,5 +86,5 @@ def _sheet(pictures: Tensor) -> str:
     for i, picture in enumerate(pictures):
         whole.paste(enlarged(to_image(picture), SIDE), (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
     buffer = io.BytesIO()
-    whole.save(buffer, "WEBP", quality=86, method=3)
+    whole.save(buffer, "WEBP", quality=80, method=4)
     return data_url(buffer.getvalue(), "image/webp")

@@ -78,19 +78,24 @@ def walk(browser, url, folder, clock, width, dark):
     with clock.measure("places found → the machine has chosen"):
         v.wait_until_chosen()
     keep("3-chosen")
-    with clock.measure("Execute → pictures"):
-        v.press("[data-execute]")
-        v.page.wait_for_selector(".tile.changed", state="attached")
+    clock.note("Execute → pictures", shown_after(v, "[data-execute]", "document.querySelector('.tile.changed')"))
     v.page.wait_for_selector(".triple")
     keep("4-verdict")
-    shown = "document.querySelector('.stage').matches('.original')"
-    with clock.measure("toggle original"):
-        v.toggle()
-        v.page.wait_for_function(shown)
+    original = "document.querySelector('.stage').matches('.original')"
+    clock.note("toggle original", shown_after(v, '[data-view="other"]', original))
     v.toggle()
     v.link()
     keep("5-shared")
     v.close()
+
+
+def shown_after(v, button, condition):
+    """Seconds from a click to the second frame in which the condition holds, as the browser counts them."""
+    wait = f"""button => new Promise(done => {{
+        const start = performance.now(), look = () => requestAnimationFrame(() => ({condition}) ?
+            requestAnimationFrame(() => done((performance.now() - start) / 1000)) : look());
+        document.querySelector(button).click(); look(); }})"""
+    return v.page.evaluate(wait, button)
 
 
 def main(folder):
