@@ -88,7 +88,7 @@ class Endpoints:
 
     def layers(self, request: gr.Request) -> list[str]:
         """The layers, best first, and how far the edit comes towards what was asked for at each."""
-        return [caption for _, caption in self._result(request, "suggest")["suggested"]]
+        return [each["words"] for each in self._result(request, "suggest")["suggested"]["layers"]]
 
     def save(self, what: str, rule: int, request: gr.Request) -> dict[str, str]:
         """Your work as a file: edit, session, rule (by its number), sheet or animation."""

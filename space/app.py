@@ -31,7 +31,7 @@ from wall import wall
 from work_queue import ZERO_GPU, Following, WorkQueue
 
 FORM_INFO = "Automatic tries several forms and layers. Setting rank, smoothness or method changes the weights instead."
-OTHERS = ("visitor", "fetched", "suggested", "suggested_name", *SETTINGS)  # what handlers update besides the studio
+OTHERS = ("visitor", "fetched", "suggested_name", *SETTINGS)  # what handlers update besides the studio
 PROPERTIES = ("suggested_name", "layer")  # updated by property
 FILES = {"edit": "Save edit", "session": "Save session"}
 QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "multiple"}
@@ -85,9 +85,6 @@ class Page:
             with gr.Row():
                 self.suggest = gr.Button("Try every layer", size="sm", elem_id="suggest")
                 self.zero = gr.Button("Forget the context (remove its response)", size="sm", elem_id="zero")
-            words = "How far each layer comes towards what you asked for: choose one"
-            plain: dict[str, Any] = {"columns": 7, "height": "auto", "allow_preview": False, "buttons": []}
-            self.suggested = gr.Gallery(label=words, elem_id="suggested", **plain)
 
     def _files(self) -> None:
         with gr.Accordion("Files: save or load an edit, a rule, a session or a recording", open=False, elem_id="files"):
@@ -179,7 +176,6 @@ class Page:
             self._on(event, "set", name, inputs=[setting], trigger_mode="always_last")
         for what, button in self.saves.items():
             self._on(button.click, "save", what)
-        self._on(self.suggested.select, "layer_from", inputs=[])
         for event, name, inputs in (
             (self.suggest.click, "suggest", []),
             (self.zero.click, "zero", []),
@@ -190,10 +186,7 @@ class Page:
     def _on(self, event: Any, name: str, *fixed: Any, inputs: Sequence[Any] = (), **options: Any) -> None:
         """Show what a handler returns for the visitor, the fixed values and the inputs."""
 
-        def run(visitor: Visitor, request: gr.Request, event: gr.EventData, *values: Any) -> dict[Any, Any]:
-            if name == "layer_from":  # the caption of a picture in the gallery: "layer6: 53 %"
-                layer = str(event._data.get("value", {}).get("caption", "")).partition(":")[0]
-                return self._call(request, "set", visitor, "layer", layer)
+        def run(visitor: Visitor, request: gr.Request, *values: Any) -> dict[Any, Any]:
             return self._call(request, name, visitor, *fixed, *values)
 
         event(run, [self.visitor, *inputs], self._outputs, **{**QUEUED, **options})

@@ -29,7 +29,6 @@ from rewriter.errors import CancelledError, ComputationError, InputError, OnStep
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.hub.card import named
 from rewriter.hub.draft import compare, comparisons, draft
-from rewriter.pictures import to_image
 from saving import Export
 from state import Shared, Visitor
 from studio import read_painted
@@ -264,10 +263,18 @@ class Handlers:
     def suggest(self, visitor: Visitor, notify: Notify = silent) -> Shown:
         """Try the edit at every layer; the best one comes first, to choose from."""
         found = self.shared.session(visitor).suggest(on_step=_on_step(notify, "Trying every layer"))
-        done = [(to_image(one.picture), f"{one.layer}: {one.score:.0%}") for one in found if one.picture is not None]
+        done = [
+            {
+                "layer": one.layer,
+                "words": f"{one.layer}: {one.score:.0%}",
+                "image": view.picture_url(one.picture, view.CROP),
+            }
+            for one in found
+            if one.picture is not None
+        ]
         failed = [one for one in found if one.picture is None]
         note = f"Not possible at {', '.join(one.layer for one in failed)}: {failed[0].why}." if failed else ""
-        return {"suggested": done, "trouble": {"message": note}}
+        return {"suggested": {"layers": done}, "trouble": {"message": note}}
 
     # --- the rules ---
 

@@ -1,4 +1,5 @@
 // Draws the page from the parts that Python sends as JSON, and sends what the visitor does; see studio.py for both.
+
 const root = element.querySelector('.rw'), $ = s => root.querySelector(s), $$ = s => [...root.querySelectorAll(s)];
 const part = name => JSON.parse(props[name] || 'null') || {};
 const make = (tag, more, ...children) => {
@@ -52,7 +53,7 @@ const loop = () => {
   }, next);
 };
 tell(); turn(still || !stories.length);
-if (!still && stories.length) timer = setTimeout(loop, 700);
+if (!still && stories.length) timer = setTimeout(loop, 300);
 press('[data-wall]', () => { clearTimeout(timer); turn(!wall.classList.contains('on')); });
 
 const drawCards = () => {
@@ -69,7 +70,7 @@ const drawCards = () => {
 const go = mode => {
   root.dataset.mode = document.body.dataset.mode = mode;
   clearTimeout(timer);
-  if (mode === 'home') { drawCards(); if (!still && stories.length) timer = setTimeout(loop, 700); }
+  if (mode === 'home') { drawCards(); if (!still && stories.length) timer = setTimeout(loop, 300); }
   window.scrollTo(0, 0);
 };
 press('[data-go]', button => go(button.dataset.go));
@@ -357,6 +358,13 @@ const rules = () => {
   if (focused) $(`.rules [aria-label="${focused}"]`)?.focus();
 };
 
+const suggested = () => {
+  const { layers = [] } = part('suggested');
+  $('.suggested').hidden = !layers.length;
+  $('.suggested .crops').replaceChildren(...layers.map(({ layer, words, image }) => make('span', { className: 'layer' },
+    crop(image, `Use ${words}`, () => act('set', 'layer', layer)), make('small', { textContent: words }))));
+};
+
 // --- generators, sharing, files ---
 
 const about = () => {
@@ -458,7 +466,7 @@ const trouble = () => {
   if (message && $('.share output').textContent === 'One moment …') $('.share output').textContent = '';
   sent = null; about();
 };
-const WATCHED = { film, canvas: () => { picture(); chosen(shown); }, slots, found, bar: () => { bar(); chosenForm(); }, chosen: chosenForm, progress, rules, about,
+const WATCHED = { film, canvas: () => { picture(); chosen(shown); }, slots, found, bar: () => { bar(); chosenForm(); }, chosen: chosenForm, progress, rules, about, suggested,
   cards: drawCards, kept, download, link, pending, trouble, tried: () => { trying = false; attempt(); }, hints: hint };
 for (const [name, run] of Object.entries(WATCHED)) watch(name, run);
 const restore = $('[data-restore]');

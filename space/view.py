@@ -219,7 +219,7 @@ class View:
                 "value": visitor.generator,
                 "licence": " · ".join(words),
             },
-            "suggested": [],
+            "suggested": {},
         }
 
     def _hints(self, visitor: Visitor, session: Rewriter) -> Shown:

@@ -267,9 +267,9 @@ def test_form_and_budget_are_settings_and_a_setting_by_hand_leaves_the_automatic
 
 
 def test_every_layer_is_tried_and_one_is_chosen(do, marked):
-    found = do.suggest(marked)["suggested"]
-    assert len(found) > 3 and all(caption.endswith("%") for _, caption in found)
-    best = found[0][1].partition(":")[0]
+    found = do.suggest(marked)["suggested"]["layers"]
+    assert len(found) > 3 and all(each["words"].endswith("%") for each in found)
+    best = found[0]["layer"]
     assert do.set(marked, "layer", best)["layer"]["value"] == best
     with pytest.raises(CancelledError):
         do.suggest(marked, lambda *progress: False)
