@@ -38,7 +38,7 @@ PARTS = (  # what handlers update; see `view`, and `app` for the last ones
         "pending",
         "found",
         "chosen",
-    "suggested",
+        "suggested",
     ),
     *("link", "download", "progress", "trouble", "tried"),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from rewriter import Edit, Rule, load_edits
+from rewriter.cache import default_folder
 from rewriter.editing.effect import firing
 from rewriter.editing.execute import prepare, solved
+from rewriter.errors import InputError
+from rewriter.files import read_json, write_json
 from rewriter.generators.base import Generator
 from rewriter.pictures import enlarged, to_image
 from state import Shared
 from view import data_url
 
 COLUMNS, ROWS, SIDE = 8, 3, 160
+DATA = re.compile(r"data:image/webp;base64,[A-Za-z0-9+/=]+")
 OTHERS = 3  # of the pictures do not match the rule's context: they stay as they are
 
 
@@ -50,7 +56,7 @@ STORIES = (
 def wall(shared: Shared) -> dict[str, Any]:
     """The stories of the first generator, each with a sheet of COLUMNS × ROWS pictures before and after.
 
-    They are drawn on the CPU, because a Space with ZeroGPU has no GPU while the page is made.
+    They are drawn on the CPU, because a Space with ZeroGPU has no GPU while the page is made, and kept on disk.
     """
     name, stories = shared.names[0], list[dict[str, str]]()
     edits = {} if shared.absent(name) else shared.examples(name)
@@ -62,9 +68,17 @@ def wall(shared: Shared) -> dict[str, Any]:
 
 
 def _told(story: Story, generator: Generator, edit: Edit) -> dict[str, str]:
-    rule, _, _ = solved(prepare(generator, edit))
-    seeds = _seeds(generator, rule)
-    before, after = (_sheet(generator.sample(seeds, rules=on)) for on in ([], [rule]))
+    """A story with its sheets, which are drawn once for each generator and edit."""
+    kept = default_folder() / "walls" / f"{generator.fingerprint[:16]}-{edit.digest}-{COLUMNS}-{ROWS}-{SIDE}.json"
+    try:
+        sheets = read_json(kept, limit=4 << 20)
+        before, after = (DATA.fullmatch(sheets[name])[0] for name in ("before", "after"))  # type: ignore[index]
+    except (InputError, LookupError, TypeError):  # the first time, or damaged
+        rule, _, _ = solved(prepare(generator, edit))
+        seeds = _seeds(generator, rule)
+        before, after = (_sheet(generator.sample(seeds, rules=on)) for on in ([], [rule]))
+        with suppress(InputError):  # a folder that cannot be written to
+            write_json({"before": before, "after": after}, kept)
     return {"rule": story.rule, "words": story.words, "before": before, "after": after}
 
 

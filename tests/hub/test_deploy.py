@@ -282,6 +282,7 @@ def wait_for(url, server, log):
     raise AssertionError(f"the page never answered: {log.seek(0) or log.read()}")
 
 
+@pytest.mark.browser
 @pytest.mark.filterwarnings("ignore")
 def test_the_deployed_page_draws_the_towns(address):
     from gradio_client import Client

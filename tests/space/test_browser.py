@@ -102,6 +102,7 @@ def test_example_takes_and_original_is_a_slide_or_a_press_away(visit):
     v.wait_for_pictures(after)
 
 
+@pytest.mark.browser
 def test_cancel_or_close_a_tab_then_execute_again(visit, monkeypatch):
     v, other = visit(), visit()
     v.mark_edit()

@@ -23,6 +23,7 @@ from app import LAUNCH, Page, main
 from downloads import Downloads
 from handlers import Handlers
 from rewriter import Rewriter, Rule, load_edits, masks, save_edits
+from rewriter.cache import default_folder
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.editing.effect import suggestion, verdict_in_words
 from rewriter.editing.history import History, State
@@ -33,6 +34,7 @@ from rewriter.generators.origin import Origin
 from state import Shared, Visitor
 from studio import read_painted
 from view import escape_markdown, format_seeds, generator_choices, restore
+from wall import wall
 from work_queue import WorkQueue
 
 SPACE = Path(__file__).parents[2] / "space"
@@ -101,6 +103,19 @@ def saved(shown, folder):
 
 
 # --- the edit and its rules ---
+
+
+def test_wall_is_drawn_once_and_again_if_it_is_damaged(do):
+    shared = Shared(("townscape",), device="cpu")
+    first = wall(shared)
+    assert [story["words"].split()[0] for story in first["stories"]] == ["Domes", "Lit"]
+    assert all(
+        story[k].startswith("data:image/webp;base64,") for story in first["stories"] for k in ("before", "after")
+    )
+    kept = sorted((default_folder() / "walls").glob("*.json"))
+    kept[0].write_text('{"before": "data:image/webp;base64,); x: url(", "after": ""}')
+    assert wall(shared) == first
+    assert wall(Shared((SMALL,), device="cpu"))["stories"] == []
 
 
 def test_page_says_what_to_do_next(do, marked, executed):
@@ -455,9 +470,9 @@ def test_work_that_is_too_long_for_a_link_is_a_file(do, marked, monkeypatch):
     assert "text" not in shown["link"] and shown["download"]["name"].endswith(".json")
 
 
-def test_six_cards_in_a_row_leave_one_rule_and_on_top_is_a_choice(do):
+def test_cards_in_a_row_leave_one_rule_and_on_top_is_a_choice(do):
     visitor = Visitor()
-    for name in ("no-light-on-ground", "dome-to-spire", "no-light-on-ground", "dome-to-spire", "no-light-on-ground"):
+    for name in ("no-light-on-ground", "dome-to-spire", "no-light-on-ground"):
         visitor = do.example(visitor, name)["visitor"]
     last = do.example(visitor, "dome-to-spire")
     assert [rule["title"] for rule in last["rules"]["rules"]] == ["dome to spire"]
