@@ -29,6 +29,7 @@ from rewriter.errors import CancelledError, ComputationError, InputError, OnStep
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.hub.card import named
 from rewriter.hub.draft import compare, comparisons, draft
+from rewriter.pictures import difference
 from saving import Export
 from state import Shared, Visitor
 from studio import read_painted
@@ -447,6 +448,10 @@ class Handlers:
             if not edit.missing():
                 self._execute(visitor, session, notify)
         session.history = before.then(session.history.present)  # one step to undo
+        if session.rules:  # the picture that shows them best: bright, and changed much
+            now, first = (self.shared.pictures(session, visitor.seeds, each) for each in (None, []))
+            shows = difference(now, first).flatten(1).mean(1) * (2 + first.flatten(1).mean(1))
+            visitor = replace(visitor, selected=visitor.seeds[int(shows.argmax())])
         return self._after(visitor, session, "about", "settings", "film", "canvas", "hints")
 
 
