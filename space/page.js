@@ -188,7 +188,7 @@ const film = () => {
       'aria-label': `Picture ${tile.seed}${changed && ', changed'}`, tabIndex: -1, onclick: () => pick(tile.seed) }, image, layer,
       make('span', { textContent: tile.seed }));
     if (tile.other && view === 'image') {
-      option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse') { image.src = tile.other; option.classList.add('peek'); } });
+      option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse' && tile.seed !== shown) { image.src = tile.other; option.classList.add('peek'); } });
       option.addEventListener('pointerleave', () => { image.src = tile.image; option.classList.remove('peek'); });
     }
     if (placesOn(tile.seed).length) outline(layer, placesOn(tile.seed));
@@ -374,6 +374,8 @@ const about = () => {
 };
 $('#rw-generator').addEventListener('change', event => { go('edit'); fetchWanted(event.target.value); });
 const sharing = $('.share'), shares = $('[data-share]');
+const shut = event => { if (!sharing.hidden && (event.key === 'Escape' || event.type === 'pointerdown' && !sharing.contains(event.target) && event.target !== shares)) { sharing.hidden = true; shares.setAttribute('aria-expanded', 'false'); } };
+for (const kind of ['keydown', 'pointerdown']) root.addEventListener(kind, shut);
 press('[data-share]', () => { sharing.hidden = !sharing.hidden; shares.setAttribute('aria-expanded', !sharing.hidden); });
 press('[data-save]', button => { $('.share output').textContent = 'One moment …'; act(button.dataset.save === 'link' ? 'link' : 'save', ...(button.dataset.save === 'link' ? [] : [button.dataset.save])); });
 press('[data-open]', button => {

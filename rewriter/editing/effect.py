@@ -118,7 +118,7 @@ def verdict_in_words(effect: Effect) -> str:
         return ""
     said = {"took": "the edit took", "partly": "the edit took only partly"}.get(effect.verdict, "the edit did not take")
     if math.isnan(effect.took):
-        return f"{said}: {max(0.0, effect.likeness):.0%} of what was marked is gone"
+        return f"{said}: {max(0.0, effect.likeness):.0%} of what was marked is gone from there"
     return f"{said}: {effect.took:.0%} of similar places on unseen pictures became what was asked for"
 
 
