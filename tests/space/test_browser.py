@@ -1,4 +1,4 @@
-"""The page in Chromium. Six journeys always run; the other tests have the marker `browser`."""
+"""The page in Chromium. Four journeys always run; the other tests have the marker `browser`."""
 
 import time
 from contextlib import suppress
@@ -69,6 +69,7 @@ def test_copy_paste_context_execute_undo(visit, tmp_path):
     v.wait_for_pictures(after)
 
 
+@pytest.mark.browser
 def test_wall_shows_a_rule_travelling_across_and_back_without_a_click(visit):
     v = visit()
     v.page.wait_for_selector(".wall.on", timeout=3000)
@@ -128,6 +129,7 @@ def endless(self, visitor, *arguments, notify):
     return {}
 
 
+@pytest.mark.browser
 def test_reload_keeps_the_work_and_two_tabs_do_not_share_it(visit):
     v = visit()
     v.example()
