@@ -449,7 +449,7 @@ class Handlers:
                 self._execute(visitor, session, notify)
         session.history = before.then(session.history.present)  # one step to undo
         if session.rules:  # the picture that shows them best: bright, and changed much
-            now, first = (self.shared.pictures(session, visitor.seeds, each) for each in (None, []))
+            now, first = (self.shared.pictures(session, visitor.seeds, rules) for rules in (session.rules, ()))
             shows = difference(now, first).flatten(1).mean(1) * (2 + first.flatten(1).mean(1))
             visitor = replace(visitor, selected=visitor.seeds[int(shows.argmax())])
         return self._after(visitor, session, "about", "settings", "film", "canvas", "hints")
