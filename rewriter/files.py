@@ -91,16 +91,21 @@ def _umask() -> int:
     return mask
 
 
-def read_json(path: str | Path, *, limit: int = 64 << 20) -> Any:
-    """Parse a JSON file; InputError if it is missing, larger than `limit` bytes, or not JSON."""
-    path = Path(path)
+def read_bytes(path: str | Path, *, limit: int) -> bytes:
+    """A file's content; InputError if it is missing, or larger than `limit` bytes."""
     try:
-        with path.open("rb") as file:
-            text = file.read(limit + 1)
+        with Path(path).open("rb") as file:
+            data = file.read(limit + 1)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror})") from error
-    if len(text) > limit:
+    if len(data) > limit:
         raise InputError(f"{path} is larger than {limit >> 20} MB, the most that is read")
+    return data
+
+
+def read_json(path: str | Path, *, limit: int = 64 << 20) -> Any:
+    """Parse a JSON file; InputError if it is missing, larger than `limit` bytes, or not JSON."""
+    text = read_bytes(path, limit=limit)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Sequence
@@ -126,16 +127,30 @@ def to_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def webp(image: Image.Image, quality: int, *, width: int | None = None) -> bytes:
+    """An image as WebP, of that width if one is given; the same bytes for the same image."""
+    if width and image.width != width:
+        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def data_url(data: bytes, kind: str = "image/webp") -> str:
+    """Bytes as a data URL."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
 # --- animations ---
 
 
-def wall(pictures: Tensor, side: int, *, columns: int) -> Image.Image:
-    """Pictures (n, 3, H, W) of `side` px beside each other in rows, without captions."""
-    columns = min(columns, len(pictures))
-    width, height = (count * (side + GAP) - GAP for count in (columns, -(-len(pictures) // columns)))
+def wall(images: Sequence[Image.Image], side: int, *, columns: int, gap: int = 0) -> Image.Image:
+    """Square RGB images, of `side` px and `gap` px apart, beside each other in rows, without captions."""
+    columns = min(columns, len(images))
+    width, height = (count * (side + gap) - gap for count in (columns, -(-len(images) // columns)))
     paper = Image.new("RGB", (width, height), PAPER)
-    for i, picture in enumerate(pictures):
-        paper.paste(enlarged(to_image(picture), side), (i % columns * (side + GAP), i // columns * (side + GAP)))
+    for i, image in enumerate(images):
+        paper.paste(enlarged(image, side), (i % columns * (side + gap), i // columns * (side + gap)))
     return paper
 
 
@@ -149,7 +164,7 @@ def animation(before: Tensor, after: Tensor, *, kind: str = "webp", columns: int
         raise InputError(f"the kind of animation is {kind!r}, expected webp or gif")
     largest = max(SIDES[-1], min(SIDES[0], before.shape[-1]))
     for side in dict.fromkeys((largest, *(side for side in SIDES if side < largest))):
-        walls = [wall(pictures, side, columns=columns) for pictures in (before, after)]
+        walls = [wall([*map(to_image, each)], side, columns=columns, gap=GAP) for each in (before, after)]
         data = _animated(*walls, soft=side / 4, kind=kind)
         if len(data) < LARGEST:
             break

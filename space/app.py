@@ -199,11 +199,11 @@ class Page:
 
     def _wire_studio(self) -> None:
         def act(visitor: Visitor, request: gr.Request, event: gr.EventData) -> dict[Any, Any]:
-            name, arguments = named(event, QUICK)
+            name, arguments = requested(event, QUICK)
             return self._call(request, name, visitor, *arguments)
 
         def work(visitor: Visitor, request: gr.Request, event: gr.EventData) -> Iterator[dict[Any, Any]]:
-            name, arguments = named(event, LONG)
+            name, arguments = requested(event, LONG)
             yield from self._follow(request, lambda: self.queue.follow(name, visitor, *arguments), visitor)
 
         def prepare(visitor: Visitor, request: gr.Request) -> Iterator[dict[Any, Any]]:
@@ -255,7 +255,7 @@ class Page:
         fetching.success(go_on, [self.visitor, self.fetched], self._outputs, **QUEUED)
 
 
-def named(event: gr.EventData, known: Sequence[str]) -> tuple[str, list[Any]]:
+def requested(event: gr.EventData, known: Sequence[str]) -> tuple[str, list[Any]]:
     """What the page asks for: the name of a handler and its arguments, which the handler checks."""
     name, arguments = event._data.get("name"), event._data.get("args")
     if name not in known or not isinstance(arguments, list):

@@ -31,8 +31,9 @@ from rewriter.hub.browse import listed
 from rewriter.hub.draft import DESCRIPTION, Draft
 from rewriter.hub.publish import ADVICE, send, target
 from rewriter.hub.upload import Target
+from rewriter.pictures import data_url
 from style import PRIVATE, PROGRESS
-from view import data_url, escape_markdown
+from view import escape_markdown
 from work_queue import ON_SPACE, WorkQueue, errors_shown
 
 LOGIN = bool(os.environ.get("OAUTH_CLIENT_ID"))  # set on a Space that lets people log in

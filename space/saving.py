@@ -12,9 +12,9 @@ from torch import Tensor
 
 from rewriter import Rewriter, save_edits
 from rewriter.errors import InputError
-from rewriter.pictures import animation, save_png, stacked
+from rewriter.pictures import animation, data_url, save_png, stacked
 from state import Shared, Visitor
-from view import Shown, data_url, edits_of, look_up
+from view import Shown, edits_of, look_up
 
 KINDS = {  # the ending of the file's name, and its type
     "edit": (".json", "application/json"),

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rewriter import Rewriter, Rule, load_edits
+from rewriter import Rewriter, Rule, load_edits, worlds
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict_in_words
 from rewriter.editing.history import History
 from rewriter.editing.link import encode
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
+from rewriter.editing.verdict import square
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
@@ -31,7 +32,7 @@ from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
 from rewriter.memory.solve import SMOOTHNESS
-from rewriter.pictures import difference, enlarged, to_image
+from rewriter.pictures import data_url, difference, enlarged, to_image, webp
 from state import PAGE_SIZE, Shared, Visitor
 
 T = TypeVar("T")
@@ -52,19 +53,10 @@ WORK = ("slots", "bar", "rules", "settings", "kept")  # parts that an editing st
 EVERYTHING = ("about", "film", "canvas", "hints", *WORK)
 
 
-def data_url(data: bytes, kind: str) -> str:
-    """Bytes as a data URL."""
-    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
 def picture_url(picture: Tensor, side: int = FULL) -> str:
-    """A picture (3, H, W) as a data URL with sides of `side` pixels, but never smaller than it is if it is small."""
-    image = to_image(picture)
-    image = enlarged(image, side) if image.width < side else image
-    if image.width > side:
-        image = image.resize((side, side), Image.Resampling.LANCZOS)
+    """A picture (3, H, W) as a data URL with sides of `side` pixels."""
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
+    enlarged(to_image(picture), side).save(buffer, "JPEG", quality=90)
     return data_url(buffer.getvalue(), "image/jpeg")
 
 
@@ -224,7 +216,7 @@ class View:
 
     def _hints(self, visitor: Visitor, session: Rewriter) -> Shown:
         """For a first edit: where a shipped edit of this generator copies and pastes."""
-        edits = (load_edits(path)[0] for path in self.shared.examples(visitor.generator).values())
+        edits = (load_edits(path)[0] for path in worlds.examples(visitor.generator).values())
         edit = next((edit for edit in edits if edit.copy and edit.paste), None)
         steps = {"copy": edit.copy, "paste": edit.paste} if edit else {}
         return {"hints": {"hints": [{"step": k, "seed": v.seed, "mask": v.png} for k, v in steps.items() if v]}}
@@ -295,12 +287,9 @@ def found_tile(session: Rewriter, place: Place) -> Shown:
 
 def cut(picture: Tensor, mask: Tensor) -> Tensor:
     """The square around a mask with a margin, out of a picture (3, H, H)."""
-    side = picture.shape[-1]
-    mask = resize(mask, (side, side))
+    mask = resize(mask, (picture.shape[1], picture.shape[2]))
     box = bounds(mask, above=float(mask.max()) / 4)
-    size = min(side, max(8, round(max(box.size) * 1.5)))
-    top, left = (min(max(0, round(middle - size / 2)), side - size) for middle in box.centre)
-    return picture[:, top : top + size, left : left + size]
+    return square(picture, box.centre, max(box.size) / picture.shape[-1])
 
 
 def cards(shared: Shared) -> Shown:
@@ -310,10 +299,8 @@ def cards(shared: Shared) -> Shown:
 
 def card(name: str, path: Path) -> dict[str, str]:
     """An example as a card: its name, and a picture before and after."""
-    buffer = io.BytesIO()
     with Image.open(path.with_suffix(".png")) as picture:
-        picture.convert("RGB").save(buffer, "WEBP", quality=80, method=2)
-    image = data_url(buffer.getvalue(), "image/webp")
+        image = data_url(webp(picture.convert("RGB"), 80))
     resists = " (the generator refuses)" if name == "door-in-the-sky" else ""
     words = name.replace("-", " ").capitalize()
     return {"key": name, "caption": words + resists, "title": f"Rewrite: {words}", "image": image}

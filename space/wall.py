@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from rewriter import Edit, Rule, load_edits
+from rewriter import Edit, Rule, load_edits, worlds
 from rewriter.cache import default_folder
 from rewriter.editing.effect import firing
 from rewriter.editing.execute import prepare, solved
 from rewriter.errors import InputError
 from rewriter.files import read_json, write_json
 from rewriter.generators.base import Generator
-from rewriter.pictures import enlarged, to_image
+from rewriter.pictures import data_url, to_image, webp
+from rewriter.pictures import wall as beside
 from state import Shared
-from view import data_url
 
 COLUMNS, ROWS, SIDE = 8, 3, 160
 DATA = re.compile(r"data:image/webp;base64,[A-Za-z0-9+/=]+")
@@ -59,7 +57,7 @@ def wall(shared: Shared) -> dict[str, Any]:
     They are drawn on the CPU, because a Space with ZeroGPU has no GPU while the page is made, and kept on disk.
     """
     name, stories = shared.names[0], list[dict[str, str]]()
-    edits = {} if shared.absent(name) else shared.examples(name)
+    edits = {} if shared.absent(name) else worlds.examples(name)
     if edits:
         generator = shared.source(name).load(device="cpu")
         told = (story for story in STORIES if story.name in edits)
@@ -96,9 +94,4 @@ def _seeds(generator: Generator, rule: Rule) -> list[int]:
 
 def _sheet(pictures: Tensor) -> str:
     """Pictures side by side, as the data URL of one image."""
-    whole = Image.new("RGB", (COLUMNS * SIDE, ROWS * SIDE))
-    for i, picture in enumerate(pictures):
-        whole.paste(enlarged(to_image(picture), SIDE), (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
-    buffer = io.BytesIO()
-    whole.save(buffer, "WEBP", quality=80, method=4)
-    return data_url(buffer.getvalue(), "image/webp")
+    return data_url(webp(beside([*map(to_image, pictures)], SIDE, columns=COLUMNS), 80))

@@ -65,7 +65,7 @@ def test_the_pixels_of_a_gif_are_those_of_before_or_of_after():
     found, _ = frames(animation(before, after, kind="gif"))
     last = found[len(found) // 2]
     assert all(((frame == found[0]).all(-1) | (frame == last).all(-1)).all() for frame in found)
-    wanted = np.asarray(pictures.wall(before, 128, columns=4), dtype=int)
+    wanted = np.asarray(pictures.wall([*map(pictures.to_image, before)], 128, columns=4, gap=GAP), dtype=int)
     assert np.abs(found[0] - wanted).mean() < 12  # of 255: both share 256 colours
 
 

@@ -145,7 +145,7 @@ def crops(job: Job, rule: Rule, *, number: int = CROPS) -> list[tuple[Tensor, Te
     whole = shown.before, shown.wanted, _after(job, rule, shown)
     boxes = [masks.bounds(weight) if weight.any() else masks.Box(0, 0, 1, 1) for weight in shown.weight]
     size, side = max(max(box.size) for box in boxes), job.generator.resolution
-    cut = [[_around(each[i], box.centre, size / side) for each in whole] for i, box in enumerate(boxes)]
+    cut = [[square(each[i], box.centre, size / side) for each in whole] for i, box in enumerate(boxes)]
     return [(before, wanted, after) for before, wanted, after in cut]
 
 
@@ -154,10 +154,10 @@ def crop(job: Job, place: Place) -> Tensor:
     """The square (3, h, h) around a place that an edit's context was found at; as large as the marks, and a margin."""
     picture = job.generator.sample([place.seed], truncation=job.edit.truncation, rules=job.rules).clamp(-1, 1)[0]
     marks = (max(masks.bounds(mark.mask).size) / max(mark.mask.shape) for mark in job.context)
-    return _around(picture, (place.row, place.column), max(marks, default=MARGIN))
+    return square(picture, (place.row, place.column), max(marks, default=MARGIN))
 
 
-def _around(picture: Tensor, middle: tuple[float, float], size: float) -> Tensor:
+def square(picture: Tensor, middle: tuple[float, float], size: float) -> Tensor:
     """A square of a picture around a middle in pixels; of a size in shares of the side, and a margin."""
     side = picture.shape[-1]
     wide = min(side, round((size + 2 * MARGIN) * side))

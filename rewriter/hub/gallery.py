@@ -16,15 +16,17 @@ from huggingface_hub import SpaceInfo
 from rewriter.checkpoints.client import connect, is_name
 from rewriter.editing.rule import Rule
 from rewriter.errors import InputError
+from rewriter.files import read_bytes
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import Licence
 from rewriter.hub import browse, player, repository
 from rewriter.hub.card import JOINER, named, slug
 from rewriter.hub.draft import compare, facts_of
 from rewriter.hub.licences import KNOWN
-from rewriter.hub.look import data_url, document, escaped
-from rewriter.hub.pairs import COMPARISON, LIMIT, Pair, pairs, walls, webp
+from rewriter.hub.look import document, escaped
+from rewriter.hub.pairs import COMPARISON, LIMIT, Pair, pairs, walls
 from rewriter.hub.upload import Info, OnStatus, Target, Uploaded, silent
+from rewriter.pictures import data_url, webp
 
 FOLDER = "generators"  # of a Space: one page each; what else is in it is ours, of an earlier time
 CARD, CARD_LIMIT = "README.md", 1 << 20  # bytes
@@ -130,13 +132,9 @@ def _typed(words: str) -> str:
 
 def _read(path: Path, most: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): publish the rules again") from error
-    if len(data) > most:
-        raise InputError(f"{path} is larger than {most >> 20} MB, the most that is read")
-    return data
+        return read_bytes(path, limit=most)
+    except InputError as error:
+        raise InputError(f"{error}: publish the rules again") from error
 
 
 # --- the Space ---
@@ -178,7 +176,7 @@ def _page(title: str, shown: Sequence[Shown], paths: Sequence[str]) -> bytes:
 
 
 def _entry(one: Shown, path: str) -> str:
-    before, after = (data_url(webp(wall, wall.width, 80)) for wall in walls(one.pictures, **WALL))
+    before, after = (data_url(webp(wall, 80)) for wall in walls(one.pictures, **WALL))
     whose = one.facts.repo_id or ", ".join(title for title, _, _ in one.facts.rules)
     return (
         f'<li><a href="{escaped(path)}"><div class="wall"><img alt="" src="{before}"><img alt="" src="{after}"></div>'

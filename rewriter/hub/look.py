@@ -50,11 +50,6 @@ def link(url: str, words: str) -> str:
     return f'<a href="{escaped(url)}" target="_blank" rel="noopener noreferrer">{escaped(words)}</a>'
 
 
-def data_url(data: bytes) -> str:
-    """A WebP picture as part of a page."""
-    return "data:image/webp;base64," + base64.b64encode(data).decode()
-
-
 def document(title: str, body: str, *, style: str, script: str = "") -> bytes:
     """A whole page; `body` is HTML, and everything from outside in it is escaped already."""
     style = ROOT + style

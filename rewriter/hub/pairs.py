@@ -14,7 +14,7 @@ from rewriter.checks import Check, fields, list_of, whole
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
 from rewriter.masks import UNREADABLE
-from rewriter.pictures import PAIRS
+from rewriter.pictures import PAIRS, enlarged, wall
 
 COMPARISON = "comparison.png"  # of a published generator
 LIMIT = 32 << 20  # bytes of one
@@ -69,9 +69,8 @@ def _cut(sheet: Image.Image, about: dict[str, Any]) -> list[Pair]:
 
 
 def _shown(image: Image.Image, size: int) -> Image.Image:
-    """A picture of the sheet, in blocks, as it was drawn, and then smoothly enlarged."""
-    drawn = image.resize((size, size), Image.Resampling.NEAREST)
-    return drawn if size == SHOWN else drawn.resize((SHOWN, SHOWN), Image.Resampling.LANCZOS)
+    """A picture of the sheet, in blocks, as it was drawn, and then enlarged."""
+    return enlarged(image.resize((size, size), Image.Resampling.NEAREST), SHOWN)
 
 
 def _corner(name: str, value: Any) -> tuple[int, ...]:
@@ -90,25 +89,10 @@ _CHECKS: dict[str, Check] = {
 }
 
 
-def webp(image: Image.Image, width: int, quality: int) -> bytes:
-    """An image as WebP of that width; the same bytes for the same image."""
-    if image.width != width:
-        image = image.resize((width, round(image.height * width / image.width)), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=4)
-    return buffer.getvalue()
-
-
 def walls(shown: Sequence[Pair], *, columns: int, rows: int, side: int) -> tuple[Image.Image, Image.Image]:
     """Pairs beside each other, before and after: those that change most, repeated if there are few."""
     best = sorted(shown, key=lambda pair: -pair.change)
     lines = max(1, min(rows, len(best) // columns))
     chosen = [best[i % len(best)] for i in range(columns * lines)]
-    both = []
-    for images in ([pair.before for pair in chosen], [pair.after for pair in chosen]):
-        wall = Image.new("RGB", (columns * side, lines * side))
-        for i, image in enumerate(images):
-            small = image.resize((side, side), Image.Resampling.LANCZOS)
-            wall.paste(small, (i % columns * side, i // columns * side))
-        both.append(wall)
-    return both[0], both[1]
+    before, after = ([getattr(pair, name) for pair in chosen] for name in ("before", "after"))
+    return wall(before, side, columns=columns), wall(after, side, columns=columns)

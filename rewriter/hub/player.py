@@ -12,8 +12,9 @@ from rewriter.editing.rule import Rule
 from rewriter.generators.beside import form_of
 from rewriter.generators.origin import Licence
 from rewriter.hub.licences import non_commercial
-from rewriter.hub.look import data_url, document, escaped, link, paragraphs
-from rewriter.hub.pairs import Pair, webp
+from rewriter.hub.look import document, escaped, link, paragraphs
+from rewriter.hub.pairs import Pair
+from rewriter.pictures import data_url, webp
 
 PAGE = "index.html"
 MOST = 1_000_000  # bytes of a page
@@ -148,7 +149,9 @@ def _verdict(rule: Rule) -> str:
 def page(facts: Facts, shown: Sequence[Pair]) -> bytes:
     """The page, of at most `MOST` bytes, as HTML; `shown` are its pictures, at least one."""
     for side, quality in SIZES:
-        pictures = [tuple(data_url(webp(one, side, quality)) for one in (pair.before, pair.after)) for pair in shown]
+        pictures = [
+            tuple(data_url(webp(one, quality, width=side)) for one in (pair.before, pair.after)) for pair in shown
+        ]
         made = document(facts.title, _body(facts, shown, pictures), style=STYLE, script=SCRIPT)
         if len(made) <= MOST:
             break

@@ -24,7 +24,7 @@ from rewriter.errors import InputError
 from rewriter.generators.origin import Licence
 from rewriter.hub import gallery, look, pairs, player, publish
 from rewriter.hub.draft import draft, outdated
-from rewriter.pictures import PAIRS, before_after, to_image, to_png
+from rewriter.pictures import PAIRS, before_after, enlarged, to_image, to_png
 from rewriter.worlds import townscape
 
 TOKEN, NAME = "hf_ada_may_write", "ada/spires"
@@ -117,7 +117,7 @@ def test_pairs_come_out_of_a_comparison_as_they_were_drawn(side):
     assert [(one.seed, one.matches) for one in found] == [(40, True), (41, True), (42, False)]
     for i, one in enumerate(found):
         for image, tensor in ((one.before, before[i]), (one.after, after[i])):
-            wanted = to_image(tensor).resize((pairs.SHOWN, pairs.SHOWN), Image.Resampling.LANCZOS)
+            wanted = enlarged(to_image(tensor), pairs.SHOWN)
             assert np.array_equal(np.asarray(image), np.asarray(wanted))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rewriter import worlds
+
 
 def examples() -> dict[str, Path]:
     """Name → edit file."""
-    return {path.stem: path for path in sorted(Path(__file__).with_name("examples").glob("*.json"))}
+    return worlds.examples("townscape")
