@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 OnStep = Callable[[int, int], object]  # progress: called with (done, of); returning False cancels the work
 
@@ -21,6 +22,12 @@ class ComputationError(RewriterError, RuntimeError):
 
 class CancelledError(RewriterError, RuntimeError):
     """The caller's `on_step` returned False; nothing was changed."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A question after the known name that is most like this one, with a space after it; "" if none is like it."""
+    near = get_close_matches(f"{name}", [*known], 1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def report(on_step: OnStep | None, done: int, of: int, *, cancelled: str = "") -> None:

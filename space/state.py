@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from rewriter.editing.history import History
 from rewriter.editing.search import KEPT
 from rewriter.editing.session import MADE
 from rewriter.editing.statistics import Statistics
-from rewriter.errors import InputError, OnStep, report
+from rewriter.errors import InputError, OnStep, did_you_mean, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import digest
 from rewriter.generators.layer import Features
@@ -89,22 +88,18 @@ class Shared:
             raise InputError(f"there is no generator {name!r} here: choose one of {', '.join(self.names)}")
         return self.sources[name]
 
-    def examples(self, name: str) -> dict[str, Path]:
-        """The shipped edits of a generator that is offered here, by name."""
-        return worlds.examples(name)
-
     def cards(self) -> dict[str, Path]:
         """The shipped edits of all generators that are offered here, the most striking first."""
         found: dict[str, Path] = {}
         for offered in self.names:
-            found = {**self.examples(offered), **found}
+            found = {**worlds.examples(offered), **found}
         first = [name for name in STRIKING if name in found]
         return {name: found[name] for name in dict.fromkeys([*first, *found])}
 
     def example(self, name: str) -> tuple[str, Path]:
         """The generator of a shipped edit, and its file; InputError names what there is."""
         for offered in self.names:
-            if name in (found := self.examples(offered)):
+            if name in (found := worlds.examples(offered)):
                 return offered, found[name]
         raise InputError(unknown("example", name, self.cards()))
 
@@ -129,7 +124,7 @@ class Shared:
         return generator
 
     def page_size(self, generator: Generator) -> int:
-        """How many pictures the board shows: fewer if each takes seconds to draw."""
+        """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""
         return PAGE_SIZE if generator.device.type != "cpu" or generator.operations < SLOW else PAGE_SIZE // 3
 
     def session(self, visitor: Visitor) -> Rewriter:
@@ -182,6 +177,5 @@ class Shared:
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """There is no such thing: what there is, and what may have been meant."""
     names = list(known)
-    near = get_close_matches(f"{name}", names, 1)
-    meant = f"did you mean {near[0]}? There are" if near else "there are"
-    return f"there is no {what} {str(name)[:60]!r}: {meant} {', '.join(names)}"
+    meant = did_you_mean(name, names)
+    return f"there is no {what} {str(name)[:60]!r}: {meant}{'There' if meant else 'there'} are {', '.join(names)}"

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checks import number
 from rewriter.editing.edit import Edit, load_edits
 from rewriter.editing.rule import Rule, carried_rules
-from rewriter.errors import InputError, OnStep
+from rewriter.errors import InputError, OnStep, did_you_mean
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import SEEDS
 from rewriter.generators.threads import choose_threads
@@ -73,8 +72,7 @@ def _meant(name: str, known: Iterable[str]) -> str:
     path = Path(name)
     folder = path.parent if path.parent.is_dir() else Path()
     beside = [str(file) for file in islice(folder.iterdir(), MANY) if file.suffix == path.suffix and file.is_file()]
-    similar = get_close_matches(name, [*known, *beside], n=1)
-    return f"did you mean {similar[0]}? " if similar else ""
+    return did_you_mean(name, [*known, *beside])
 
 
 def generator_of(edits: Sequence[Edit], name: str | None, device: str | None, quiet: bool) -> Generator:
