@@ -200,7 +200,8 @@ class _Decoded:
         """A place with its mask decoded."""
         key = place["seed"], _row(place["mask"], len(self.pngs))
         if key not in self._regions:
-            self._regions[key] = Region(**{**place, "mask": self._mask(key[1])})
+            self._regions[key] = made = Region(**{**place, "mask": self._mask(key[1])})
+            vars(made)["png"] = self.pngs[key[1]]  # need not be encoded again
         return self._regions[key]
 
     def _mask(self, row: int) -> Tensor:
