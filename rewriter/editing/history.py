@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors import torch as tensors_as
 from torch import Tensor
 
+from rewriter.checks import flag, number, refusal
 from rewriter.editing.edit import Edit
 from rewriter.editing.provenance import requests
-from rewriter.editing.region import Region
+from rewriter.editing.region import SEED, Region
 from rewriter.editing.rule import CELLS, RULES, Rule, assemble
 from rewriter.errors import InputError
 from rewriter.files import write_bytes
+from rewriter.generators.change import STRENGTHS
 from rewriter.masks import decode
 
 FORMAT = "rewriter-session-1"
@@ -185,20 +187,20 @@ class _Tables:
 class _Decoded:
     """The places of a file's edits; each mask is decoded once."""
 
-    def __init__(self, pngs: Any):
+    def __init__(self, pngs: list[Any]):
         self.pngs, self.cells = pngs, 0
         self._masks: dict[int, Tensor] = {}
         self._regions: dict[tuple[int, int], Region] = {}
 
     def edit(self, data: Mapping[str, Any]) -> Edit:
         """An edit whose places name rows of the masks' table."""
-        lists = {name: list(map(self.region, data[name])) for name in ("context", "keep") if name in data}
+        lists = {name: [*map(self.region, _list(name, data[name]))] for name in ("context", "keep") if name in data}
         single = {name: data[name] and self.region(data[name]) for name in ("copy", "paste") if name in data}
         return Edit.from_json({**data, **lists, **single})
 
     def region(self, place: Mapping[str, Any]) -> Region:
         """A place with its mask decoded."""
-        key = place["seed"], _row(place["mask"], len(self.pngs))
+        key = SEED("the seed of a place", place["seed"]), _row(place["mask"], len(self.pngs))
         if key not in self._regions:
             self._regions[key] = Region(**{**place, "mask": self._mask(key[1])})
         return self._regions[key]
@@ -215,10 +217,10 @@ class _Decoded:
 
 
 def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
-    counts = len(about["states"]), len(about["edits"]), len(about["rules"])
+    counts = [len(_list(name, about[name])) for name in ("states", "edits", "rules")]
     if any(n > most for n, most in zip(counts, (LIMIT, LIMIT, LIMIT + RULES), strict=True)):
         raise InputError(f"a session has at most {LIMIT} states, not {counts[0]} with {counts[1]} edits and so on")
-    places = _Decoded(about["masks"])
+    places = _Decoded(_list("masks", about["masks"]))
     edits = [places.edit(edit) for edit in about["edits"]]
     rules = []
     for i, rule in enumerate(about["rules"]):
@@ -227,17 +229,23 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
     switched: dict[tuple[int, float, bool], Rule] = {}
 
     def switch(row: int, strength: float, on: bool) -> Rule:
-        key = _row(row, len(rules)), float(strength), bool(on)
+        key = _row(row, len(rules)), number(*STRENGTHS)("strength", strength), flag("on", on)
         return switched.setdefault(key, replace(rules[key[0]].at(key[1]), on=key[2]))
 
     states = []
     for state in about["states"]:
-        now = tuple(switch(*entry) for entry in state["rules"])
+        now = tuple(switch(*entry) for entry in _list("rules", state["rules"]))
         made = None if state["made"] is None else _row(state["made"], len(now))
         states.append(State(edits[_row(state["edit"], len(edits))], now, made))
     if any(len(state.rules) > RULES for state in states):
         raise InputError(f"a session has at most {RULES} rules")
     return History(tuple(states), _row(about["at"], len(states)))
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise refusal(f"the session is damaged: {name}", value, "a list")
+    return value
 
 
 def _row(value: Any, rows: int) -> int:

@@ -388,6 +388,7 @@ WRONG = {
     "states 0 edit": [99, -1, True, 0.0, None],
     "states 0 made": [5, "0", -1],
     "states 0 rules": [
+        *("", {}, [[0, "1.0", True]], [[0, True, True]], [[0, 1.0, 1]], [[0, 1.0, "false"]], [[0, 1.0, None]]),
         *(5, [[0]], [[0, 1.0, True, 1]], [[7, 1.0, True]], [[0, 9.0, True]], [[0, float("nan"), True]]),
         *([[0, 10**400, True]], [[0, None, True]], [["0", 1.0, True]], [[0, 1.0, True]] * (RULES + 1)),
     ],
@@ -401,8 +402,9 @@ WRONG = {
     "edits 1 rank": [0],
     "edits 1 copy": [5, [1], {"seed": 1}, {"seed": 1, "mask": 0, "more": 2}],
     "edits 1 copy mask": [99, "data:image/png;base64,"],
-    "edits 1 copy seed": [-1, [1]],
-    "edits 1 context": [5, {"seed": 1, "mask": 0}, [{"seed": 1, "mask": 0}] * 1001, [None]],
+    "edits 1 copy seed": [-1, [1], True, 7.0],
+    "edits 1 keep": ["", {}, None],
+    "edits 1 context": [*("", {}), 5, {"seed": 1, "mask": 0}, [{"seed": 1, "mask": 0}] * 1001, [None]],
     "edits 1 more": [1],
     "edits 1 fingerprint": ["0" * 64],
     "edits 1 truncation": [10**400],
@@ -415,8 +417,9 @@ WRONG = {
     "rules 0 edit": [5, None, []],
     "rules 1 edit rank": [0],
     "rules 1 edit copy mask": [44],
-    "rules 0 effect": [{"reach": 1}],
-    "masks": [[], 5],
+    "rules 0 effect": [{"reach": 1}, [], 0, "", False],
+    "rules 0 on": [0, "true"],
+    "masks": [[], 5, {}, ""],
     "masks 0": [7, "data:image/png;base64,AAAA"],
 }
 
