@@ -315,7 +315,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.cpu().flatten().view(torch.uint8).numpy())  # as bytes: NumPy lacks some types
+        sha.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())  # as bytes: NumPy lacks some types
     return sha.hexdigest()
 
 
