@@ -145,6 +145,7 @@ class Shared:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.shelf = Shelf(default_folder() / SHELF if shelf is None else shelf)
         self.background = True  # whether the machine may choose while a person paints
+        self.on_cpu: frozenset[str] = frozenset()  # generators that are drawn on the CPU whatever there is
         self.models = Cache(MODEL_BYTES)
         self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEPT // 2, KEPT // 4, MADE // 4))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
@@ -187,7 +188,8 @@ class Shared:
         """
         if self.models.peek(name) is None and self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again to download it")
-        generator = self.models.get(name, lambda: self.source(name).load(device=self.device))
+        device = "cpu" if name in self.on_cpu else self.device
+        generator = self.models.get(name, lambda: self.source(name).load(device=device))
         choose_threads(generator)
         return generator
 
