@@ -25,6 +25,10 @@ from rewriter.hub.draft import base_of
 from rewriter.hub.upload import Uploaded
 
 MOST_PORT = 65535
+HARDWARE = (
+    f"Such as cpu-basic, if you have a paid plan. Default: unchanged; for a new Space {space.FREE} (ZeroGPU), on which "
+    "a free personal account may have two Gradio Spaces, while plain CPU needs a plan."
+)
 RESOLVED = 1.5  # seconds in which a host's name must be found: that of this machine is found at once
 
 
@@ -97,7 +101,7 @@ def deploy(
         bool, typer.Option("--static", help="A gallery of published generators, as pages that need no server: free.")
     ] = False,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Default: public.")] = None,
-    hardware: Annotated[str | None, typer.Option(help="Such as zero-a10g; default: unchanged.")] = None,
+    hardware: Annotated[str | None, typer.Option(help=HARDWARE)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files only; nothing is sent.")] = False,
     as_json: common.Json = False,
 ) -> None:
