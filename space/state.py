@@ -145,6 +145,7 @@ class Shared:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.shelf = Shelf(default_folder() / SHELF if shelf is None else shelf)
         self.background = True  # whether the machine may choose while a person paints
+        self.share: int | None = None  # cores that this process may count on; None: all
         self.on_cpu: frozenset[str] = frozenset()  # generators that are drawn on the CPU whatever there is
         self.models = Cache(MODEL_BYTES)
         self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEPT // 2, KEPT // 4, MADE // 4))
@@ -190,7 +191,7 @@ class Shared:
             raise InputError(f"{name} is not on this machine any more: choose it again to download it")
         device = "cpu" if name in self.on_cpu else self.device
         generator = self.models.get(name, lambda: self.source(name).load(device=device))
-        choose_threads(generator)
+        choose_threads(generator, share=self.share)
         return generator
 
     def sweep(self) -> None:

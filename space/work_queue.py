@@ -222,6 +222,7 @@ def _processes(shared: Shared, workers: int) -> Iterator[Process]:
     for index in range(workers):
         device = f"cuda:{index % count}" if count else shared.device and f"{shared.device}"
         options: dict[str, Any] = {"names": shared.names, "device": device, "shelf": str(shared.shelf.path)}
+        options |= {"share": max(1, (os.cpu_count() or 1) // workers)}
         options |= {"background": shared.background, "path": [str(Path(__file__).parent)], "limit": LONG_SECONDS}
         yield Process("work:work", options)
 
