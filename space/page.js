@@ -101,16 +101,13 @@ const ask = async (step, full) => {
   if (!answer.ok) return { ...await answer.json().catch(() => ({})), status: answer.status };
   step.begun = (step.begun || 0) + 1;
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = '', timer = null;
-  try {
-    for (;;) {
-      timer = setTimeout(() => reader.cancel(), 1000 * SILENT);
-      const { done, value } = await reader.read(), lines = (text + (done ? '\n' : value)).split('\n');
-      clearTimeout(timer); text = lines.pop();
-      for (const line of lines.filter(each => each.trim()).map(each => JSON.parse(each))) if (line.end) return line; else take(step, line);
-      if (done) return null;
-    }
-  } finally { clearTimeout(timer); reader.cancel().catch(() => {}); }
+  for (let text = '', last = null; ;) {
+    const timer = setTimeout(() => reader.cancel(), 1000 * SILENT);
+    const { done, value } = await reader.read().finally(() => clearTimeout(timer)), lines = (text + (done ? '\n' : value)).split('\n');
+    text = lines.pop();
+    for (const line of lines.filter(each => each.trim()).map(each => JSON.parse(each))) if (line.end) last = line; else take(step, line);
+    if (done) return last;
+  }
 };
 const take = (step, { end, record: made, kept, ...shown }) => {  // one line of an answer
   if (step.signal.aborted) return;
