@@ -36,15 +36,14 @@ def chromium(path):
 
 
 @contextmanager
-def served(names, **options):
+def served(names, *, port=None, **options):
     """The page with these generators, served by this process; yields its address."""
-    from app import LAUNCH, Page
+    from app import Page
     from state import Shared
 
     page = Page(Shared(names, device="cpu"), **options)
-    launch = {"prevent_thread_lock": True, "quiet": True, "server_name": "127.0.0.1", **LAUNCH}
-    yield page.demo.queue().launch(**launch)[1]
-    page.demo.close()
+    yield page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=port)[1]
+    page.close()
 
 
 class Visit:
