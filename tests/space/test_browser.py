@@ -18,6 +18,7 @@ from view import THUMBNAIL, picture_url
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKEN = "hf_ada_may_write_0123456789"
+HERE = "given-only-to-the-browser-of-this-machine"
 BAD = ("serious", "critical")
 OPEN_ALL = """() => { document.body.dataset.more = 'yes';
     for (const each of document.querySelectorAll('.more details')) each.open = true; }"""
@@ -34,7 +35,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(hub):
-    with served(["townscape"], login=True) as address:
+    with served(["townscape"], login=True, here=HERE) as address:
         yield address
 
 
@@ -49,7 +50,8 @@ def visit(browser, url):
 
     yield opened
     for one in visits:
-        one.close()
+        with suppress(Error):  # closed already
+            one.close()
         assert one.errors == []
 
 
@@ -156,7 +158,7 @@ def test_reload_keeps_the_work_and_two_tabs_do_not_share_it(visit):
 
 def test_log_in_publish_and_open_by_link(visit, hub, capfd):
     """Afterwards the token is not in the page, its storage, the server's answers, its log, or what was committed."""
-    v, requests = visit(), []
+    v, requests = visit(f"?here={HERE}"), []
     v.page.on("requestfinished", lambda request: requests.append(request))
     v.publish()
     v.page.wait_for_selector("#published :text('execute an edit first')")
@@ -174,6 +176,8 @@ def test_log_in_publish_and_open_by_link(visit, hub, capfd):
     other.wait_for_rules(1)
     other.wait_for_pictures({seed: url for seed, url in v.pictures().items() if int(seed) < 12})
     assert "ada/dark is open" in other.says()
+    other.publish(name="mine")
+    other.page.wait_for_selector("#published :text('Log in first')")  # this tab was not opened by this machine
     texts = [v.page.evaluate("JSON.stringify([localStorage, sessionStorage, document.documentElement.outerHTML])")]
     for request in requests:
         with suppress(Error):  # the browser has forgotten some
@@ -230,6 +234,22 @@ def test_fresh_page_asks_for_nothing_and_clicks_outlive_their_server(visit):
     assert [step["name"] for step in sent] == ["pick", *["mark"] * 4, "pick"]
     assert sent[1] == sent[2] == sent[3] == sent[4] and sent[5]["record"] != sent[4]["record"]
     assert AWAY not in v.says() and v.page.text_content(".trouble") == ""
+
+
+@pytest.mark.browser
+def test_click_while_the_server_restarts_is_not_lost(visit):
+    with served(["townscape"]) as address:
+        v = visit(at=address)
+        v.mark("copy", 1, 0.35, 0.2, 0.33)
+        v.pick(0)
+        v.paint(0.24, 0.3, 0.36)
+    v.press('[data-mark="paste"]')
+    v.page.wait_for_selector(f'.next:has-text("{AWAY}")')
+    with served(["townscape"], port=int(address.rstrip("/").rpartition(":")[2])):
+        v.page.wait_for_selector("[data-slot=copy].full + [data-slot=paste].full")
+        v.mark("context", 7, 0.63, 0.28, 0.32)
+        v.execute()
+        v.close()
 
 
 @pytest.mark.browser
@@ -322,7 +342,7 @@ def test_cancel_ends_the_request_at_once_and_the_pictures_are_those_of_the_rules
     start = time.monotonic()
     v.press("[data-cancel]")
     v.page.wait_for_selector("[data-execute]:not([disabled])")
-    assert time.monotonic() - start < 2 and ended == ["execute"]
+    assert time.monotonic() - start < 2 and ended[-1:] == ["execute"]
     v.page.wait_for_selector('.stage[data-ready="3"]')
     assert [step["name"] for step in sent][:2] == ["execute", "pick"]
     v.execute()
