@@ -43,8 +43,8 @@ const pause = (seconds, signal) => new Promise((done, failed) => {
 });
 const send = step => {
   if (!LOOKS.includes(step.name)) { if (beside.prepare) { beside.prepare.stop(); asked = ''; } beside.attempt?.stop(); }
-  const late = waiting.at(-1), again = step.long || step.name === 'pick' || step.name === 'set' && late?.args[0] === step.args[0];
-  if (again && late?.name === step.name) waiting.pop();
+  const late = waiting.at(-1), again = step.name === 'set' ? late?.args[0] === step.args[0] : step.name === 'pick' || step.long && step.name !== 'load';
+  if (again && late?.name === step.name) waiting.pop();  // of choices that wait, the last counts
   waiting.push(stoppable(step));
   if (running) { if (busy()) progress(); } else run();
 };
@@ -69,7 +69,7 @@ const run = async () => {
     try { take(step, await perform(step)); } catch (error) {
       if (error.away) for (const lost of waiting.splice(0)) lost.undo?.();
       if (error.status === 400 && step.name === 'open' && record === step.record) record = null;  // it cannot be read
-      if (step.long && step.begun) stale = true;  // pictures of what was under way may be shown
+      if (step.long && step.cut) stale = true;  // pictures of what was under way may be shown
       step.undo?.();
       if (!step.signal.aborted) show({ trouble: { message: error.message } });
     }
@@ -78,17 +78,16 @@ const run = async () => {
   think(); attempt();
 };
 const perform = async step => {  // until it is answered; returns the last line of the answer
-  let full = false, since = 0, tries = 0;
-  for (;;) {
+  for (let full = false, tries = 0; ;) {
     let answer = null;
-    try { answer = await ask(step, full); } catch { step.signal.throwIfAborted(); }
-    const { end, status, message, wait = 2 } = answer || {};
+    try { answer = await ask(step, full); } catch { /* the network, or the server is away */ }
+    step.signal.throwIfAborted();
+    const { end, status, message, wait = 2 } = answer || {}, later = message && (status === 429 || status === 503), at = performance.now();
     if (end) return answer;
     if (status === 409 && !full) { full = true; continue; }
-    const later = message && (status === 429 || status === 503);
     if (step.name === 'attempt' || message && !later) throw Object.assign(new Error(message), { status });
-    if (!later) { full = true; since ||= performance.now(); tries += 1; }
-    if (since && performance.now() - since > 1000 * AWAY || step.begun > CUT) throw Object.assign(new Error(`${SAFE}: try again later.`), { away: true });
+    if (later) step.since = tries = 0; else { full = true; step.since ||= at; tries += 1; }
+    if (at - (step.since || at) > 1000 * AWAY || step.cut > CUT) throw Object.assign(new Error(`${SAFE}: try again later.`), { away: true });
     if (!step.quiet) show({ progress: { share: 0, words: later ? message : `${SAFE}. Trying again …` } });
     await pause(later ? wait : Math.min(8, 2 ** tries / 4), step.signal);
   }
@@ -99,7 +98,7 @@ const ask = async (step, full) => {
   const body = JSON.stringify({ tab, name, args, inline, ...(known ? { known } : { record: whole }) });
   const answer = await fetch(`${base}rewriter/step`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body, signal });
   if (!answer.ok) return { ...await answer.json().catch(() => ({})), status: answer.status };
-  step.begun = (step.begun || 0) + 1;
+  step.since = 0; step.cut = (step.cut || 0) + 1;
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = '', last = null; ;) {
     const timer = setTimeout(() => reader.cancel(), 1000 * SILENT);
@@ -635,7 +634,6 @@ const trouble = () => {
   if (message && $('.share output').textContent === 'One moment …') $('.share output').textContent = '';
 };
 const naming = () => document.querySelectorAll('#publish-name :is(input, textarea)').forEach(field => { field.placeholder = part('suggested_name').placeholder || ''; });
-document.addEventListener('focusin', event => { if (event.target.closest('#publisher')) naming(); });  // it may have been drawn only now
 const WATCHED = { film, canvas: () => { picture(); chosen(part('canvas').seed); }, slots, found, bar: () => { bar(); chosenForm(); }, chosen: chosenForm,
   progress, rules, about, settings, suggested, suggested_name: naming, cards: drawCards, download, link, pending, trouble, hints: hint };
 const asks = new URLSearchParams(location.search), latest = stored('localStorage'), restore = $('[data-restore]');

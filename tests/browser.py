@@ -36,20 +36,34 @@ def chromium(path):
 
 
 @contextmanager
-def served(names, *, port=None, **options):
-    """The page with these generators, served by this process; yields its address."""
+def served(names, *, port=None, launch=None, **options):
+    """The page with these generators, served by this process; yields its address. `launch`: more options of Gradio."""
     from app import Page
     from state import Shared
 
     page = Page(Shared(names, device="cpu"), **options)
-    yield page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", server_port=port)[1]
+    where = {"server_name": "127.0.0.1", "server_port": port, **(launch or {})}
+    page.launch(prevent_thread_lock=True, quiet=True, **where)
+    yield page.demo.local_url
     page.close()
 
 
 class Visit:
     """One tab. `errors` are those of its scripts."""
 
-    def __init__(self, browser, url, *, width=1400, height=1000, touch=False, dark=False, reduced=False, context=None):
+    def __init__(
+        self,
+        browser,
+        url,
+        *,
+        width=1400,
+        height=1000,
+        touch=False,
+        dark=False,
+        reduced=False,
+        context=None,
+        through=None,
+    ):
         options = {"has_touch": touch, "is_mobile": touch, "color_scheme": "dark" if dark else "light"}
         options["reduced_motion"] = "reduce" if reduced else "no-preference"
         self.own = context is None
@@ -57,6 +71,8 @@ class Visit:
         self.page, self.touch, self.errors = self.context.new_page(), touch, []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: dialog.accept())
+        if through:
+            self.page.route("**/*", through)
         self.page.goto(url, wait_until="domcontentloaded")
         self.wait_until_loaded()
 
