@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,11 +38,13 @@ from rewriter.serving.shelf import Shelf
 PAGE_SIZE = 12  # pictures in the filmstrip
 MOST_PICTURES = 48  # in the filmstrip
 MOST_STEPS = 500  # of an iterative method
-WORK_BYTES = 8 << 20  # of one visitor's work
+WORK_BYTES, CELLS = 8 << 20, 4 << 20  # bytes of one visitor's work, and cells of its masks on one generator
+AGE = 120.0  # seconds after which a process drops what nobody uses
 STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
 MODEL_BYTES = 4 << 30  # generators that stay in memory
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
 SHELF = "served/pictures-1.sqlite"  # in the cache folder; another number for pictures that are made otherwise
+NONE = -1.0  # the note of a picture that there is not
 PICTURES = "rewriter/pictures/"  # before the name of a picture, relative to the page
 SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
 
@@ -76,7 +78,7 @@ class Visitor:
         """The history for the chosen generator, if there is one; InputError if it is damaged, or asks for too much."""
         if self.generator not in self.works:
             return None
-        history = History.from_bytes(self.works[self.generator])
+        history = History.from_bytes(self.works[self.generator], cells=CELLS, limit=WORK_BYTES)
         check_affordable(history.present.edit)
         return history
 
@@ -109,6 +111,11 @@ class Visitor:
         return {name: value for name, value in vars(self).items() if name != "history"}
 
 
+def name_of(recipe: str) -> str:
+    """The name of the picture that is made by a recipe."""
+    return f"{hashlib.sha256(recipe.encode()).hexdigest()[:40]}.jpg"
+
+
 def check_affordable(edit: Edit) -> Edit:
     """The edit; InputError if it would block the shared queue whenever it is shown or executed."""
     if edit.statistics is not None or (edit.steps or 0) > MOST_STEPS:
@@ -138,7 +145,8 @@ class Shared:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.shelf = Shelf(default_folder() / SHELF if shelf is None else shelf)
         self.background = True  # whether the machine may choose while a person paints
-        self.models, self.keys, self.pages, self.made = (Cache(limit) for limit in (MODEL_BYTES, KEPT, KEPT // 2, MADE))
+        self.models = Cache(MODEL_BYTES)
+        self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEPT // 2, KEPT // 4, MADE // 4))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
 
@@ -185,8 +193,8 @@ class Shared:
 
     def sweep(self) -> None:
         """Drop what was not used for some time."""
-        for cache in (self.models, self.keys, self.pages, self.made):
-            getattr(cache, "sweep", lambda: None)()
+        for cache in (self.keys, self.pages, self.made):
+            cache.sweep()
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""
@@ -215,9 +223,9 @@ class Shared:
         """Pictures with the session's rules or the given ones, for a browser; drawn once for all who want them."""
         on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
         recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {digest(on)} {side}"
-        names = {seed: f"{hashlib.sha256(f'{recipe} {seed}'.encode()).hexdigest()[:40]}.jpg" for seed in seeds}
+        names = {seed: name_of(f"{recipe} {seed}") for seed in seeds}
         changes = self.shelf.notes([*names.values()])
-        inline: dict[str, bytes] = {}
+        made: dict[str, tuple[bytes, float]] = {}
         if missing := [seed for seed in names if names[seed] not in changes]:
             now = self.pictures(session, missing, on)
             before = self.pictures(session, missing, []) if on else now
@@ -225,12 +233,24 @@ class Shared:
             made = {names[s]: (jpeg(one, side), change) for s, one, change in zip(missing, now, each, strict=True)}
             self.shelf.put(made)
             changes |= {name: change for name, (_, change) in made.items()}
-            inline = {name: data for name, (data, _) in made.items()} if visitor.inline else {}
-        urls = [PICTURES + name for name in names.values()]
-        if visitor.inline:
-            data = [inline.get(name) or self.shelf.get(name) or b"" for name in names.values()]
-            urls = [data_url(one, "image/jpeg") for one in data]
-        return [Drawn(url, changes[name]) for url, name in zip(urls, names.values(), strict=True)]
+        return [Drawn(self._url(visitor, names[seed], made), changes[names[seed]]) for seed in seeds]
+
+    def crops(
+        self, visitor: Visitor, recipe: str, count: int, make: Callable[[], Sequence[Tensor]], *, side: int
+    ) -> list[str]:
+        """URLs of the pictures that `make` makes, at most `count`, unless they were made before by this recipe."""
+        names, made = [name_of(f"{recipe} {side} {i}") for i in range(count)], dict[str, tuple[bytes, float]]()
+        notes = self.shelf.notes(names)
+        if len(notes) < count:
+            made = {name: (jpeg(picture, side), 0.0) for name, picture in zip(names, make(), strict=False)}
+            self.shelf.put({name: (b"", NONE) for name in names} | made)
+            notes = {name: 0.0 for name in made}
+        return [self._url(visitor, name, made) for name in names if notes.get(name, NONE) != NONE]
+
+    def _url(self, visitor: Visitor, name: str, made: Mapping[str, tuple[bytes, float]]) -> str:
+        if not visitor.inline:
+            return PICTURES + name
+        return data_url(made[name][0] if name in made else self.shelf.get(name) or b"", "image/jpeg")
 
     @torch.no_grad()
     def pictures(
