@@ -1,7 +1,12 @@
-// Draws the page from the parts that Python sends as JSON, and sends what the visitor does; see studio.py for both.
+// Draws the page from the parts that the server sends, and sends what the visitor does, one request a step; see studio.py.
 
 const root = element.querySelector('.rw'), $ = s => root.querySelector(s), $$ = s => [...root.querySelectorAll(s)];
-const part = name => JSON.parse(props[name] || 'null') || {};
+const parts = {};  // as they were last received; before that, as they came with the page
+const part = name => (name in parts ? parts[name] : parts[name] = JSON.parse(props[name] || 'null')) || {};
+const show = shown => {
+  Object.assign(parts, shown);
+  for (const [name, draw] of Object.entries(WATCHED)) if (name in shown) try { draw(); } catch (error) { reportError(error); }
+};
 const make = (tag, more, ...children) => {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(more || {}))
@@ -10,15 +15,129 @@ const make = (tag, more, ...children) => {
   return made;
 };
 const press = (selector, run) => $$(selector).forEach(button => button.addEventListener('click', () => run(button)));
-const act = (name, ...args) => trigger('act', { name, args });
-const work = (name, ...args) => { say(''); trigger('work', { name, args }); };
-const fetchWanted = (wanted, more) => {
-  if (busy()) trigger('cancel');
-  say(''); sharing.hidden = true;
-  trigger('fetch', { wanted, linked: false, on_top: false, ...more });
-};
 const busy = () => root.dataset.busy === 'yes';
 const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+
+// --- the server: a step is one request. Steps wait for each other, because each needs the record that the one before returned ---
+
+const LOOKS = ['open', 'pick', 'browse', 'more', 'look', 'refresh', 'save', 'link'];  // steps that leave the edit as it is
+const LARGE = 32768, AWAY = 60, SILENT = 30, CUT = 3;  // characters of a record; seconds; seconds; streams that end early
+const SAFE = 'The server of this page cannot be reached. Your work is safe in this tab';
+const base = new URL(window.gradio_config?.root || '.', document.baseURI).href.replace(/\/*$/, '/');
+const hex = bytes => [...new Uint8Array(bytes)].map(byte => byte.toString(16).padStart(2, '0')).join('');
+const tab = hex(crypto.getRandomValues(new Uint8Array(16)));
+const stored = (where, text, key = 'rewriter') => {  // each tab keeps its own work over a reload; a new tab can continue the latest
+  try { if (text === undefined) return window[where].getItem(key); window[where].setItem(key, text); } catch { /* full, or forbidden */ }
+  return null;
+};
+let record = stored('sessionStorage'), inline = false, running = null, waiting = [], stale = false;
+const beside = {};  // steps that change no record, by name
+
+const stoppable = step => {
+  const stopper = new AbortController();
+  return Object.assign(step, { stop: () => stopper.abort(), signal: stopper.signal });
+};
+const pause = (seconds, signal) => new Promise((done, failed) => {
+  const timer = setTimeout(done, 1000 * seconds);
+  signal.addEventListener('abort', () => { clearTimeout(timer); failed(signal.reason); });
+});
+const send = step => {
+  if (!LOOKS.includes(step.name)) { if (beside.prepare) { beside.prepare.stop(); asked = ''; } beside.attempt?.stop(); }
+  const late = waiting.at(-1), again = step.name === 'set' ? late?.args[0] === step.args[0] : step.name === 'pick' || step.long && step.name !== 'load';
+  if (again && late?.name === step.name) waiting.pop();  // of choices that wait, the last counts
+  waiting.push(stoppable(step));
+  if (running) { if (busy()) progress(); } else run();
+};
+const act = (name, ...args) => send({ name, args });
+const work = (name, ...args) => { say(''); send({ name, args, long: true }); };
+const fetchWanted = (wanted, { linked = false, on_top = false } = {}) => {  // replaces what is under way
+  say(''); sharing.hidden = true;
+  waiting = waiting.filter(step => !step.long);
+  if (running?.long) running.stop();
+  send({ name: 'fetch', args: [wanted, linked, on_top], long: true, words: 'Opening …' });
+};
+const aside = async (name, ...args) => {
+  const step = beside[name] = stoppable({ name, args, quiet: true });
+  try { take(step, await perform(step)); } catch { /* stopped, or not possible now */ }
+  if (beside[name] === step) delete beside[name];
+};
+const run = async () => {
+  while ((running = waiting.shift() || (stale ? stoppable({ name: 'refresh', args: [] }) : null))) {
+    const step = running;
+    if (step.long) show({ progress: { share: 0, words: step.words || 'One moment …' } });
+    if (step.name === 'refresh') stale = false;
+    try { take(step, await perform(step)); } catch (error) {
+      if (error.away) for (const lost of waiting.splice(0)) lost.undo?.();
+      if (error.status === 400 && step.name === 'open' && record === step.record) record = null;  // it cannot be read
+      if (step.long && step.cut) stale = true;  // pictures of what was under way may be shown
+      step.undo?.();
+      if (!step.signal.aborted) show({ trouble: { message: error.message } });
+    }
+    if (busy()) show({ progress: null });
+  }
+  think(); attempt();
+};
+const perform = async step => {  // until it is answered; returns the last line of the answer
+  for (let full = false, tries = 0; ;) {
+    let answer = null;
+    try { answer = await ask(step, full); } catch { /* the network, or the server is away */ }
+    step.signal.throwIfAborted();
+    const { end, status, message, wait = 2 } = answer || {}, later = message && (status === 429 || status === 503), at = performance.now();
+    if (end) return answer;
+    if (status === 409 && !full) { full = true; continue; }
+    if (step.name === 'attempt' || message && !later) throw Object.assign(new Error(message), { status });
+    if (later) step.since = tries = 0; else { full = true; step.since ||= at; tries += 1; }
+    if (at - (step.since || at) > 1000 * AWAY || step.cut > CUT) throw Object.assign(new Error(`${SAFE}: try again later.`), { away: true });
+    if (!step.quiet) show({ progress: { share: 0, words: later ? message : `${SAFE}. Trying again …` } });
+    await pause(later ? wait : Math.min(8, 2 ** tries / 4), step.signal);
+  }
+};
+const ask = async (step, full) => {
+  const { name, args, signal } = step, whole = step.record === undefined ? record : step.record;
+  const known = !full && whole?.length > LARGE && crypto.subtle && hex(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(whole)));
+  const body = JSON.stringify({ tab, name, args, inline, ...(known ? { known } : { record: whole }) });
+  const answer = await fetch(`${base}rewriter/step`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body, signal });
+  if (!answer.ok) return { ...await answer.json().catch(() => ({})), status: answer.status };
+  step.since = 0; step.cut = (step.cut || 0) + 1;
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = '', last = null; ;) {
+    const timer = setTimeout(() => reader.cancel(), 1000 * SILENT);
+    const { done, value } = await reader.read().finally(() => clearTimeout(timer)), lines = (text + (done ? '\n' : value)).split('\n');
+    text = lines.pop();
+    for (const line of lines.filter(each => each.trim()).map(each => JSON.parse(each))) if (line.end) last = line; else take(step, line);
+    if (done) return last;
+  }
+};
+const take = (step, { end, record: made, kept, ...shown }) => {  // one line of an answer
+  if (step.signal.aborted) return;
+  if (step.quiet) { delete shown.progress; delete shown.trouble; }
+  if (waiting.some(one => one.name === 'pick')) delete shown.canvas;  // another picture is chosen by now
+  if ('trouble' in shown) step.said = true;
+  if (shown.trouble?.message) step.undo?.();
+  if (end && !step.quiet) {
+    step.done = true; stale &&= !('film' in shown && 'canvas' in shown);
+    if (made || step.record) record = made || step.record;
+    if (made || step.record) keep(step, kept || record);
+    shown = { ...(!step.said && step.name !== 'refresh' && { trouble: {} }), ...(busy() && { progress: null }), ...shown };
+  }
+  show(shown);
+};
+const keep = (step, text) => {  // what somebody only looked at does not replace earlier work
+  const looked = LOOKS.includes(step.name) && !step.restored;
+  if (!looked || stored('sessionStorage')) stored('sessionStorage', text);
+  if (!looked) stored('localStorage', text);
+};
+
+// --- pictures: names of files at the server, or data URLs when a file did not arrive ---
+
+const file = name => !name || /^(data|blob|https?):/.test(name) ? name : base + name;
+const img = (name, alt, more) => make('img', { src: file(name), alt, decoding: 'sync', ...more });
+const lost = () => { if (!inline) { inline = true; act('refresh'); } };
+const decoded = async name => {
+  const image = img(name, '');
+  try { await image.decode(); return image; } catch { if (!/^data:/.test(name)) lost(); return null; }
+};
+root.addEventListener('error', ({ target }) => { if (target.tagName === 'IMG' && !/^data:/.test(target.src)) lost(); }, true);
 
 // --- home: the wall, on which a rule travels across and back, and the cards ---
 
@@ -30,7 +149,7 @@ const tell = () => {
   wall.style.setProperty('--columns', columns); wall.style.setProperty('--rows', rows);
   wall.setAttribute('aria-label', one.words);
   wall.replaceChildren(...[...Array(columns * rows).keys()].map(i => {
-    const layer = (name, url) => make('i', { className: name, style: `background-image: url(${url})` });
+    const layer = (name, url) => make('i', { className: name, style: `background-image: url(${file(url)})` });
     const tile = make('span', {}, layer('then', one.before), layer('now', one.after));
     tile.style.setProperty('--c', i % columns); tile.style.setProperty('--r', Math.floor(i / columns));
     return tile;
@@ -61,7 +180,7 @@ const drawCards = () => {
   $('.cards').replaceChildren(...(part('cards').cards || []).map(card => make('li', {},
     make('button', { type: 'button', className: 'card', title: card.title, 'data-key': card.key,
       onclick: () => { go('edit'); fetchWanted(card.key); } },
-      make('img', { src: card.image, alt: '' }), make('span', { textContent: card.caption })),
+      img(card.image, ''), make('span', { textContent: card.caption })),
     more ? make('button', { type: 'button', className: 'plain', textContent: 'add on top', 'data-top': card.key,
       'aria-label': `Add ${card.caption} on top of your rules`,
       onclick: () => { go('edit'); fetchWanted(card.key, { on_top: true }); } }) : null)));
@@ -81,7 +200,7 @@ const stage = $('.stage'), now = $('img.now'), then = $('img.then'), paint = $('
 const ring = $('.brush'), size = $('.size input'), split = $('.split'), pen = paint.getContext('2d', { willReadFrequently: true });
 const SIDE = 256, COLOURS = { copy: '--copy', paste: '--paste', context: '--context', keep: '--keep' };
 paint.width = paint.height = SIDE; marks.width = marks.height = 640;
-let shown = null, view = 'image', erasing = false, last = null, strokes = [], cursor = [0.5, 0.5], sent = null;
+let shown = null, view = 'image', erasing = false, last = null, strokes = [], cursor = [0.5, 0.5], drawing = 0;
 
 const painted = () => pen.getImageData(0, 0, SIDE, SIDE);
 const empty = () => !painted().data.some((v, i) => i % 4 === 3 && v > 127);
@@ -140,9 +259,9 @@ for (const [kind, on] of [['keydown', true], ['keyup', false]])
 const outline = async (canvas, places) => {  // each mask grown on all sides, less the mask itself
   const turnedOn = canvas.turn = (canvas.turn || 0) + 1, side = canvas.width, thick = Math.max(2, side / 130);
   const images = await Promise.all(places.map(async place => {
-    const image = new Image(); image.src = place.mask; await image.decode();
+    const image = await decoded(place.mask);
     const hard = make('canvas', { width: side, height: side }), on = hard.getContext('2d');  // soft masks get a clear edge
-    on.drawImage(image, 0, 0, side, side);
+    if (image) on.drawImage(image, 0, 0, side, side);
     const data = on.getImageData(0, 0, side, side);
     for (let i = 3; i < data.data.length; i += 4) data.data[i] = data.data[i] > 110 ? 255 : 0;
     on.putImageData(data, 0, 0);
@@ -163,35 +282,40 @@ const outline = async (canvas, places) => {  // each mask grown on all sides, le
   });
 };
 const placesOn = seed => (part('slots').marks || []).filter(place => place.seed === seed);
-const picture = () => {  // the picture on the canvas
-  const { seed, now: after, then: before, match } = part('canvas');
+const picture = async () => {  // the picture on the canvas; it is decoded before it replaces the last one, so that nothing flickers
+  const { seed, now: after, then: before, match } = part('canvas'), mine = ++drawing;
   if (seed === undefined) return;
-  if (seed !== shown) { shown = seed; strokes = []; last = null; pen.clearRect(0, 0, SIDE, SIDE); }
-  now.src = (view === 'match' && match) || after; now.alt = `Picture ${seed}`;
-  then.src = before || after; stage.dataset.changed = before ? 'yes' : 'no';
-  split.disabled = holder.disabled = !before;
   stage.classList.toggle('original', view === 'other');
+  const front = (view === 'match' && match) || after, back = before || after;
+  const found = await Promise.all([front, back].map(decoded));
+  if (mine !== drawing || found.includes(null)) return;
+  if (seed !== shown) { shown = seed; strokes = []; last = null; pen.clearRect(0, 0, SIDE, SIDE); }
+  now.src = file(front); now.alt = `Picture ${seed}`; then.src = file(back);
+  stage.dataset.changed = before ? 'yes' : 'no'; stage.dataset.ready = shown;
+  split.disabled = holder.disabled = !before;
   $('.seed').textContent = `picture ${seed}`;
   compare(split.value);
   outline(marks, placesOn(seed)); hint();
 };
-now.addEventListener('load', () => { stage.dataset.ready = shown; });
 
 // --- the filmstrip ---
 
 const film = () => {
   const { tiles = [], note = '', seeds = '' } = part('film'), focused = document.activeElement?.dataset?.seed;
+  const there = new Map($$('.tile').map(tile => [tile.dataset.seed, tile]));  // whose pictures stay until the new ones are there
   $('.tiles').replaceChildren(...tiles.map(tile => {
-    const changed = tile.changed ? ' changed' : '', layer = make('canvas', { width: 96, height: 96 });
-    const image = make('img', { src: tile[view] || tile.image, alt: '', draggable: false });
+    const changed = tile.changed ? ' changed' : '', before = there.get(`${tile.seed}`), url = file(tile[view] || tile.image);
+    const layer = before?.querySelector('canvas') || make('canvas', { width: 96, height: 96 });
+    const image = before?.querySelector('img') || img(url, '', { draggable: false });
+    if (image.src !== url) image.src = url;
     const option = make('button', { type: 'button', role: 'option', className: `tile${changed}`, 'data-seed': tile.seed,
       'aria-label': `Picture ${tile.seed}${changed && ', changed'}`, tabIndex: -1, onclick: () => pick(tile.seed) }, image, layer,
       make('span', { textContent: tile.seed }));
     if (tile.other && view === 'image') {
-      option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse' && tile.seed !== shown) { image.src = tile.other; option.classList.add('peek'); } });
-      option.addEventListener('pointerleave', () => { image.src = tile.image; option.classList.remove('peek'); });
+      option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse' && tile.seed !== shown) { image.src = file(tile.other); option.classList.add('peek'); } });
+      option.addEventListener('pointerleave', () => { image.src = file(tile.image); option.classList.remove('peek'); });
     }
-    if (placesOn(tile.seed).length) outline(layer, placesOn(tile.seed));
+    outline(layer, placesOn(tile.seed));
     return option;
   }));
   $('.film .note').textContent = note;
@@ -204,12 +328,13 @@ const chosen = seed => {
   for (const tile of tiles) { tile.setAttribute('aria-selected', tile === own); tile.tabIndex = -1; }
   if (own || tiles[0]) (own || tiles[0]).tabIndex = 0;
 };
-const pick = seed => {
-  if (seed === shown) return;
+const pick = async seed => {
+  if (seed === part('canvas').seed && ![running, ...waiting].some(step => step?.name === 'pick')) return;
   const tile = (part('film').tiles || []).find(one => one.seed === seed);
   delete stage.dataset.ready;
-  if (tile) { props.canvas = JSON.stringify({ seed, now: tile.image, then: tile.other, match: tile.match }); picture(); }
+  if (tile) parts.canvas = { seed, now: tile.image, then: tile.other, match: tile.match };
   chosen(seed); act('pick', seed);
+  if (tile) await picture();
 };
 $('.tiles').addEventListener('keydown', event => {
   const tiles = $$('.tile'), i = tiles.indexOf(document.activeElement);
@@ -232,7 +357,7 @@ $('.seeds input').addEventListener('change', event => act('browse', event.target
 // --- slots, found places, verdict ---
 
 const crop = (image, label, run, more) => make(run ? 'button' : 'span', { className: 'crop', title: label, ...(run ? { type: 'button',
-  'aria-label': label, onclick: run } : {}), ...more }, make('img', { src: image, alt: run ? '' : label }));
+  'aria-label': label, onclick: run } : {}), ...more }, img(image, run ? '' : label));
 const slots = () => {
   const value = part('slots'), of = name => $(`[data-slot="${name}"] .crops`);
   const fill = (name, ...crops) => { of(name).replaceChildren(...crops); of(name).parentElement.classList.toggle('full', crops.length > 0); };
@@ -244,14 +369,14 @@ const slots = () => {
       onclick: () => place.found ? act('reject', place.found) : act('unmark', name, i) }))));
   root.dataset.step = value.step || '';
   $('[data-mark="paste"]').disabled = !value.copy;
-  sent = null;
   film(); picture(); found(); think(); chosenForm();
 };
 let asked = '';
 const think = () => {  // the machine chooses in the background as soon as the edit is complete
   const { key, background } = part('slots');
-  if (key && background && key !== asked && !busy()) trigger('prepare', { key });
-  asked = busy() ? asked : key || '';
+  if (running) return;
+  if (key && background && key !== asked) { beside.prepare?.stop(); aside('prepare'); }
+  asked = key || '';
 };
 let looking = false;  // whether more places were asked for
 const found = () => {
@@ -272,7 +397,7 @@ const bar = () => {
   const shownBefore = proof.querySelector('details')?.open;
   proof.replaceChildren(...crops.map(([before, asked, after]) => make('span', { className: 'triple' },
     ...[[before, 'before'], ...(kind === 'replace' ? [[asked, 'asked for']] : []), [after, 'now']].map(([image, words]) => make('span', {},
-      make('img', { src: image, alt: `${words}, on a picture that the rule was not made with` }), make('small', { textContent: words }))))),
+      img(image, `${words}, on a picture that the rule was not made with`), make('small', { textContent: words }))))),
     ...(details.length ? [make('details', { open: Boolean(shownBefore) }, make('summary', { textContent: 'Details' }), ...details.map(line => make('p', { textContent: line })))] : []));
   const button = $('[data-mend]');
   button.hidden = !mend; button.textContent = mend?.words || '';
@@ -288,23 +413,26 @@ const chosenForm = () => {  // what the machine has chosen, for the edit as it i
   if (!busy()) $('.next').textContent = said;
 };
 const progress = () => {
-  const { words, share } = part('progress'), on = words !== undefined, meter = $('.bar progress');
+  const { words, share } = part('progress'), on = words !== undefined, meter = $('.bar progress'), then = waiting.length;
+  const follow = then ? ` Then ${then === 1 ? 'your next click' : `your next ${then} clicks`}.` : '';
   root.dataset.busy = on ? 'yes' : 'no';
   meter.hidden = $('[data-cancel]').hidden = !on; $('[data-execute]').hidden = on;
   $('.proof').hidden = $('[data-mend]').hidden = $('[data-drop]').hidden = on;
-  if (on) { $('.verdict').dataset.verdict = ''; meter.value = share; $('.next').textContent = words; say(''); } else { about(); bar(); think(); chosenForm(); }
+  if (on) { $('.verdict').dataset.verdict = ''; meter.value = share; $('.next').textContent = words + follow; say(''); } else { about(); bar(); chosenForm(); }
 };
 press('[data-mark]', button => mark(button.dataset.mark));
 const mark = what => {
   const value = mask();
   if (!value) return say('Nothing is painted yet: paint on the picture first.');
-  say(''); sent = painted(); clear(); strokes.pop(); act('mark', what, value);
+  const seed = shown, sent = painted();
+  say(''); clear(); strokes.pop();
+  send({ name: 'mark', args: [what, value], undo: () => { if (seed === shown && empty()) { pen.putImageData(sent, 0, 0); hint(); } } });
 };
 press('[data-step]', button => act('step', button.dataset.step));
 press('[data-execute]', () => work('execute'));
 press('[data-mend]', () => { looking = part('bar').mend?.action === 'find'; work('mend'); });
 press('[data-drop]', () => act('rule', 'remove', part('bar').made, null));
-press('[data-cancel]', () => trigger('cancel'));
+press('[data-cancel]', () => running?.stop());
 
 // --- the first run: hints where the eye is, and a brush that shows how ---
 
@@ -322,8 +450,9 @@ const hint = () => {
 press('[data-hint]', async () => {
   const ghost = part('hints').hints.find(one => one.step === root.dataset.step);
   if (!(part('film').tiles || []).some(tile => tile.seed === ghost.seed)) act('browse', `${ghost.seed}, 0-10`);
-  pick(ghost.seed);
-  const image = new Image(); image.src = ghost.mask; await image.decode();
+  await pick(ghost.seed);
+  const image = await decoded(ghost.mask);
+  if (!image) return;
   const layer = make('canvas', { width: SIDE, height: SIDE }), on = layer.getContext('2d'), from = performance.now();
   on.drawImage(image, 0, 0, SIDE, SIDE); on.globalCompositeOperation = 'source-in'; on.fillStyle = '#ff2f9e'; on.fillRect(0, 0, SIDE, SIDE);
   remember();
@@ -338,8 +467,12 @@ press('[data-hint]', async () => {
 
 // --- rules: while a slider is dragged, one strength after the other is shown; releasing it sets the last one ---
 
-let trying = false, wanted = null;
-const attempt = () => { if (!trying && wanted) { trying = true; trigger('attempt', wanted); wanted = null; } };
+let wanted = null;
+const attempt = async () => {
+  if (!wanted || beside.attempt || running) return;
+  const [rule, value] = wanted;
+  wanted = null; await aside('attempt', rule, value); attempt();
+};
 const rules = () => {
   const { rules: made = [], remarks = [] } = part('rules'), focused = $('.rules :focus')?.ariaLabel;
   wanted = null; $('.made').hidden = !made.length; element.dataset.rules = made.length;
@@ -348,7 +481,7 @@ const rules = () => {
     const on = make('input', { type: 'checkbox', checked: rule.on, 'aria-label': `Rule ${i + 1} on`, onchange: () => act('rule', 'switch', i, on.checked) });
     const slider = make('input', { type: 'range', min: -1, max: 2, step: 0.05, value: rule.strength, 'aria-label': `Strength of rule ${i + 1}` });
     const output = make('output', { textContent: rule.strength.toFixed(2) });
-    slider.addEventListener('input', () => { output.textContent = Number(slider.value).toFixed(2); wanted = { rule: i, value: Number(slider.value) }; attempt(); });
+    slider.addEventListener('input', () => { output.textContent = Number(slider.value).toFixed(2); wanted = [i, Number(slider.value)]; attempt(); });
     slider.addEventListener('change', () => { wanted = null; act('rule', 'strength', i, Number(slider.value)); });
     return make('li', { className: 'rule' }, make('header', {}, on, make('b', { textContent: rule.title }),
       button('↑', 'Move up', () => act('rule', 'move', i, i - 1), i === 0), button('↓', 'Move down', () => act('rule', 'move', i, i + 1), i + 1 === made.length),
@@ -364,6 +497,34 @@ const suggested = () => {
   $('.suggested .crops').replaceChildren(...layers.map(({ layer, words, image }) => make('span', { className: 'layer' },
     crop(image, `Use ${words}`, () => act('set', 'layer', layer)), make('small', { textContent: words }))));
 };
+
+// --- what the machine chose, and choosing by hand ---
+
+const fields = $$('#title, #layer, #form, #method, #rank, #smoothness, #budget, #truncation');
+const count = field => { if (field.type === 'range') field.nextElementSibling.textContent = Number(field.value); };
+const typing = field => field.dataset.typed || field.matches('[type=text], [type=number]') && field === document.activeElement ||
+  [running, ...waiting].some(step => step?.name === 'set' && step.args[0] === field.id && !step.done);
+const offer = (select, choices) => {
+  const value = select.value, said = JSON.stringify(choices);
+  if (select.dataset.said === said) return;
+  select.replaceChildren(...choices.map(([label, name]) => make('option', { textContent: label, value: name })));
+  select.value = value; select.dataset.said = said;
+};
+const settings = () => {
+  const { layer, forms = [], methods = [], ...values } = part('settings');
+  if (!layer) return;
+  offer($('#layer'), layer.choices); offer($('#form'), forms); offer($('#method'), methods.map(name => [name, name]));
+  for (const field of fields) if (!typing(field)) { field.value = field.id === 'layer' ? layer.value : values[field.id]; count(field); }
+};
+for (const field of fields) {
+  field.addEventListener('input', () => { field.dataset.typed = 'yes'; count(field); });
+  field.addEventListener('change', () => {
+    delete field.dataset.typed;
+    act('set', field.id, field.matches('[type=range], [type=number]') ? Number(field.value) : field.value);
+  });
+  field.addEventListener('blur', () => { delete field.dataset.typed; settings(); });
+}
+press('#suggest, #zero', button => work(button.id));
 
 // --- generators, sharing, files ---
 
@@ -381,7 +542,7 @@ press('[data-save]', button => { $('.share output').textContent = 'One moment �
 press('[data-open]', button => {
   document.body.dataset.more = 'yes';  // on a phone, what is below is hidden until it is asked for
   const panel = document.getElementById(button.dataset.open), head = panel?.querySelector('button');
-  if (head && !panel.querySelector('.open')) head.click();
+  if (panel?.matches('details')) panel.open = true; else if (head && !panel.querySelector('.open')) head.click();
   panel?.scrollIntoView({ behavior: still ? 'auto' : 'smooth' });
 });
 const link = async () => {
@@ -400,11 +561,17 @@ const download = () => {
   document.body.append(anchor); anchor.click(); anchor.remove();
   $('.share output').textContent = `Saved ${name}.`;
 };
-const kept = () => {  // each tab keeps its own work over a reload; the latest one can be continued in a new tab
-  for (const [storage, most] of [[sessionStorage, 4e6], [localStorage, 4e6]])
-    try { if (props.kept && props.kept.length < most) storage.setItem('rewriter', props.kept); } catch { /* full, or forbidden */ }
-};
-const latest = (() => { try { return localStorage.getItem('rewriter'); } catch { return null; } })();
+press('#load', () => chooser.click());
+const chooser = $('#load-file'), MOST = 32;
+chooser.addEventListener('change', async () => {
+  const [given] = chooser.files;
+  chooser.value = '';  // so that the same file can be chosen again
+  if (given.size > MOST * 2 ** 20) return say(`${given.name} has ${Math.ceil(given.size / 2 ** 20)} MB: the page loads files of up to ${MOST} MB.`);
+  const reader = new FileReader();
+  reader.onload = () => work('load', given.name, reader.result.slice(reader.result.indexOf(',') + 1));
+  reader.onerror = () => say(`${given.name} cannot be read: choose it again.`);
+  reader.readAsDataURL(given);
+});
 const pending = () => { const { wanted: name, on_top } = part('pending'); if (name) { go('edit'); fetchWanted(name, { linked: true, on_top: Boolean(on_top) }); } };
 
 // A finger's tap soon after a stroke gets no click in some browsers, which take it for the end of a fling: make up for it.
@@ -459,24 +626,28 @@ document.addEventListener('keydown', event => {
 });
 document.addEventListener('keyup', event => { if (event.key === 'o' || event.key === 'O') hold(false); });
 
-// --- wiring: what Python updates, and the first drawing ---
+// --- what is drawn when, the first drawing, and what a reload and an address ask for ---
 
 const trouble = () => {
   const { message } = part('trouble');
-  say(message);
-  if (message && sent) { pen.putImageData(sent, 0, 0); hint(); }
+  say(message); about();
   if (message && $('.share output').textContent === 'One moment …') $('.share output').textContent = '';
-  sent = null; about();
 };
-const WATCHED = { film, canvas: () => { picture(); chosen(shown); }, slots, found, bar: () => { bar(); chosenForm(); }, chosen: chosenForm, progress, rules, about, suggested,
-  cards: drawCards, kept, download, link, pending, trouble, tried: () => { trying = false; attempt(); }, hints: hint };
-for (const [name, run] of Object.entries(WATCHED)) watch(name, run);
-const restore = $('[data-restore]');
-const linked = /[?&](edit|seed|model)=/.test(location.search) || location.hash.startsWith('#edit=') || sessionStorage.getItem('rewriter');
-restore.hidden = Boolean(linked) || !latest;
-press('[data-restore]', () => { go('edit'); act('restore', JSON.parse(latest)); restore.hidden = true; });
+const naming = () => document.querySelectorAll('#publish-name :is(input, textarea)').forEach(field => { field.placeholder = part('suggested_name').placeholder || ''; });
+const WATCHED = { film, canvas: () => { picture(); chosen(part('canvas').seed); }, slots, found, bar: () => { bar(); chosenForm(); }, chosen: chosenForm,
+  progress, rules, about, settings, suggested, suggested_name: naming, cards: drawCards, download, link, pending, trouble, hints: hint };
+const asks = new URLSearchParams(location.search), latest = stored('localStorage'), restore = $('[data-restore]');
+if (asks.has('here')) {  // given only to the browser that this machine opened; it publishes as the person who started the page
+  stored('sessionStorage', asks.get('here'), 'rewriter-here'); asks.delete('here');
+  history.replaceState(history.state, '', `${location.pathname}${asks.size ? `?${asks}` : ''}${location.hash}`);
+}
+window.rewriter = { record: () => record || '', here: () => stored('sessionStorage', undefined, 'rewriter-here') || '' };
+const linked = ['edit', 'seed', 'model'].some(name => asks.has(name)) || location.hash.startsWith('#edit=') || Boolean(record);
+restore.hidden = linked || !latest;
+press('[data-restore]', () => { go('edit'); send({ name: 'open', args: [{}], record: latest, restored: true }); restore.hidden = true; });
 $('.made').open = innerWidth > 720;
 document.body.dataset.more = innerWidth > 720 ? 'yes' : 'no';
-about(); film(); rules(); slots(); bar(); drawCards(); go(linked ? 'edit' : 'home');
+about(); film(); rules(); slots(); bar(); settings(); naming(); drawCards(); go(linked ? 'edit' : 'home');
+if (linked || !part('film').tiles) send({ name: 'open', args: [{ hash: location.hash, link: Object.fromEntries(asks) }], record });
 window.addEventListener('hashchange', () => { if (location.hash.startsWith('#edit=')) fetchWanted(location.hash, { linked: true }); });
 element.dataset.ready = 'yes';

@@ -1,6 +1,12 @@
-"""The page's one component of its own: the wall, the pictures, the canvas, the slots, the verdict and the rules.
+"""The page's one component of its own: the wall, the pictures, the canvas, the slots, the verdict, rules and settings.
 
-`page.html` is its skeleton and `page.css` its style; `page.js` draws it from PARTS, JSON, and triggers EVENTS.
+`page.html` is its skeleton and `page.css` its style; `page.js` draws it from PARTS, JSON. The first ones come with the
+page. From then on each click is a step, an HTTP request that `page.js` sends by itself: `POST rewriter/step` takes the
+step's name and arguments, a name for the browser tab, and the record, a text in which the server keeps all of the
+visitor's work, so that any server can answer. The answer has one JSON object of parts a line, and in its last one
+`end` and the new record. The tab keeps the record in memory and over a reload; steps wait for each other, and a step is
+sent again until it is answered. Aborting a request cancels its work.
+
 Masks stay in the browser until a button is pressed; then they are "SEED:" and a PNG data URL, whose opaque part is the
 mask. The seed is part of it because another picture may be chosen by the time the server reads the mask.
 
@@ -18,41 +24,10 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
-PARTS = (  # what handlers update; see `view`, and `app` for the last ones
-    *(
-        "wall",
-        "cards",
-        "about",
-        "film",
-        "canvas",
-        "slots",
-        "bar",
-        "rules",
-        "hints",
-        "kept",
-        "pending",
-        "found",
-        "chosen",
-        "suggested",
-        "settings",
-        "suggested_name",
-    ),
-    *("link", "download", "progress", "trouble", "tried"),
+PARTS = (  # what steps update; see `view`, and `routes` for the last ones
+    *"wall cards about film canvas slots bar rules hints settings suggested_name".split(),
+    *"pending found chosen suggested link download progress trouble".split(),
 )
-EVENTS = (
-    "act",  # a quick step: {"name", "args"}
-    "work",  # a step that takes long: {"name", "args"}
-    "fetch",  # an example, a generator or a link to open: {"wanted", "linked", "on_top"}
-    "prepare",  # the edit is complete: time to choose a form and to look for more places
-    "attempt",  # a slider passes over a strength: {"rule", "value"}
-    "cancel",  # of what takes long
-)
-# What a reload and an address bring along, for the first event. Each tab keeps its own work.
-OPENING = """(visitor, opening) => {
-  let kept = null;
-  try { kept = JSON.parse(sessionStorage.getItem('rewriter')); } catch { }
-  return [visitor, { kept, hash: location.hash, link: Object.fromEntries(new URLSearchParams(location.search)) }];
-}"""
 
 
 def studio(parts: Mapping[str, Any]) -> gr.HTML:

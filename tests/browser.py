@@ -1,6 +1,5 @@
 """Chromium, and what a visitor does on the page: for the browser tests and the screenshots."""
 
-import base64
 import io
 import os
 import shutil
@@ -37,21 +36,34 @@ def chromium(path):
 
 
 @contextmanager
-def served(names, **options):
-    """The page with these generators, served by this process; yields its address."""
-    from app import LAUNCH, Page
+def served(names, *, port=None, launch=None, **options):
+    """The page with these generators, served by this process; yields its address. `launch`: more options of Gradio."""
+    from app import Page
     from state import Shared
 
     page = Page(Shared(names, device="cpu"), **options)
-    launch = {"prevent_thread_lock": True, "quiet": True, "server_name": "127.0.0.1", **LAUNCH}
-    yield page.demo.queue().launch(**launch)[1]
-    page.demo.close()
+    where = {"server_name": "127.0.0.1", "server_port": port, **(launch or {})}
+    page.launch(prevent_thread_lock=True, quiet=True, **where)
+    yield page.demo.local_url
+    page.close()
 
 
 class Visit:
     """One tab. `errors` are those of its scripts."""
 
-    def __init__(self, browser, url, *, width=1400, height=1000, touch=False, dark=False, reduced=False, context=None):
+    def __init__(
+        self,
+        browser,
+        url,
+        *,
+        width=1400,
+        height=1000,
+        touch=False,
+        dark=False,
+        reduced=False,
+        context=None,
+        through=None,
+    ):
         options = {"has_touch": touch, "is_mobile": touch, "color_scheme": "dark" if dark else "light"}
         options["reduced_motion"] = "reduce" if reduced else "no-preference"
         self.own = context is None
@@ -59,6 +71,8 @@ class Visit:
         self.page, self.touch, self.errors = self.context.new_page(), touch, []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", lambda dialog: dialog.accept())
+        if through:
+            self.page.route("**/*", through)
         self.page.goto(url, wait_until="domcontentloaded")
         self.wait_until_loaded()
 
@@ -139,7 +153,7 @@ class Visit:
         return self.page.text_content(".next")
 
     def pictures(self):
-        """The filmstrip: number of the picture → data URL."""
+        """The filmstrip: number of the picture → address of its file, or data URL."""
         read = "tiles => Object.fromEntries(tiles.map(t => [t.dataset.seed, t.querySelector('img').src]))"
         return self.page.eval_on_selector_all(".tile", read)
 
@@ -148,6 +162,24 @@ class Visit:
         test = """([wanted, same]) => same === [...document.querySelectorAll('.tile')]
             .every(t => !(t.dataset.seed in wanted) || t.querySelector('img').src === wanted[t.dataset.seed])"""
         self.page.wait_for_function(test, arg=[pictures, same])
+
+    def picture(self, address):
+        """The picture at this address, as the browser gets it → (3, H, W) in 0…255."""
+        read = """async address => [...new Uint8Array(await (await fetch(address)).arrayBuffer())]"""
+        image = Image.open(io.BytesIO(bytes(self.page.evaluate(read, address)))).convert("RGB")
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        return pixels.view(*image.size[::-1], 3).permute(2, 0, 1)
+
+    def steps(self):
+        """The steps that the tab sends from now on, as they are sent: JSON objects."""
+        sent = []
+        self.page.on("request", lambda request: sent.append(request.post_data_json) if is_step(request.url) else None)
+        return sent
+
+    def answer(self, *answers):
+        """Answer the next steps so, each a function of Playwright's route, and what comes later by the server."""
+        left = list(answers)
+        self.page.route(is_step, lambda route: left.pop(0)(route) if left else route.continue_())
 
     def toggle(self, view="other"):
         self.press(f'[data-view="{view}"]')
@@ -176,8 +208,8 @@ class Visit:
         return target
 
     def open_panel(self, name):
-        if not self.page.is_visible(f"#{name} .open"):
-            self.press(f"#{name} > button")
+        if not self.page.is_visible(f"#{name}:is([open], :has(.open))"):
+            self.press(f"#{name} > :is(summary, button)")
 
     def publish(self, **fields):
         self.edit()
@@ -201,7 +233,5 @@ class Visit:
         (self.context if self.own else self.page).close()
 
 
-def as_tensor(url):
-    """A picture's data URL → (3, H, W) in 0…255."""
-    image = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
-    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(*image.size[::-1], 3).permute(2, 0, 1)
+def is_step(address):
+    return address.endswith("/rewriter/step")

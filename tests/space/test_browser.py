@@ -1,11 +1,13 @@
 """The page in Chromium. Four journeys always run; the other tests have the marker `browser`."""
 
+import hashlib
 import time
 from contextlib import suppress
+from threading import Event
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import Visit, as_tensor, served
+from browser import Visit, is_step, served
 from huggingface_hub import HfApi
 from loopback import Account, LoopbackHub
 from PIL import Image
@@ -17,7 +19,10 @@ from view import THUMBNAIL, picture_url
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TOKEN = "hf_ada_may_write_0123456789"
+HERE = "given-only-to-the-browser-of-this-machine"
 BAD = ("serious", "critical")
+OPEN_ALL = """() => { document.body.dataset.more = 'yes';
+    for (const each of document.querySelectorAll('.more details')) each.open = true; }"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,7 @@ def hub(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(hub):
-    with served(["townscape"], login=True) as address:
+    with served(["townscape"], login=True, here=HERE) as address:
         yield address
 
 
@@ -46,7 +51,8 @@ def visit(browser, url):
 
     yield opened
     for one in visits:
-        one.close()
+        with suppress(Error):  # closed already
+            one.close()
         assert one.errors == []
 
 
@@ -62,7 +68,8 @@ def test_copy_paste_context_execute_undo(visit, tmp_path):
     rule = Rule.load(v.download('.rules [title="Download"]', tmp_path))
     drawn = townscape.load().sample([int(seed) for seed in after], rules=[rule])
     for picture, shown in zip(drawn, after.values(), strict=True):
-        assert (as_tensor(shown).int() - as_tensor(picture_url(picture, THUMBNAIL)).int()).abs().max() <= 2
+        expected = v.picture(picture_url(picture, THUMBNAIL)).int()
+        assert (v.picture(shown).int() - expected).abs().max() <= 2
     v.press('[data-step="undo"]')
     v.wait_for_pictures(before)
     v.press('[data-step="redo"]')
@@ -108,25 +115,30 @@ def test_cancel_or_close_a_tab_then_execute_again(visit, monkeypatch):
     v, other = visit(), visit()
     v.mark_edit()
     v.wait_until_chosen()
-    before = v.pictures()
+    before, running, ended = v.pictures(), Event(), Event()
+
+    def endless(self, visitor, *arguments, notify):
+        running.set()
+        while notify(0, 1, "Working"):
+            time.sleep(0.01)
+        ended.set()
+        return {}
+
     with monkeypatch.context() as patch:
         for what in ("execute", "example"):
             patch.setattr(f"handlers.Handlers.{what}", endless)
         v.press("[data-execute]")
-        v.page.wait_for_selector("[data-cancel]", state="visible")
+        assert running.wait(10)
         v.press("[data-cancel]")
+        assert ended.wait(2)
         v.page.wait_for_selector("[data-execute]:not([disabled])")
+        running.clear(), ended.clear()
         other.press(".card")
-        other.page.wait_for_selector("[data-cancel]", state="visible")
+        assert running.wait(10) and not ended.is_set()
         other.page.close(run_before_unload=False)
+        assert ended.wait(2)
     v.execute()
     v.wait_for_pictures(before, same=False)
-
-
-def endless(self, visitor, *arguments, notify):
-    while notify(0, 1, "Working"):
-        time.sleep(0.01)
-    return {}
 
 
 @pytest.mark.browser
@@ -152,7 +164,7 @@ def test_reload_keeps_the_work_and_two_tabs_do_not_share_it(visit):
 
 def test_log_in_publish_and_open_by_link(visit, hub, capfd):
     """Afterwards the token is not in the page, its storage, the server's answers, its log, or what was committed."""
-    v, requests = visit(), []
+    v, requests = visit(f"?here={HERE}"), []
     v.page.on("requestfinished", lambda request: requests.append(request))
     v.publish()
     v.page.wait_for_selector("#published :text('execute an edit first')")
@@ -170,6 +182,8 @@ def test_log_in_publish_and_open_by_link(visit, hub, capfd):
     other.wait_for_rules(1)
     other.wait_for_pictures({seed: url for seed, url in v.pictures().items() if int(seed) < 12})
     assert "ada/dark is open" in other.says()
+    other.publish(name="mine")
+    other.page.wait_for_selector("#published :text('Log in first')")  # this tab was not opened by this machine
     texts = [v.page.evaluate("JSON.stringify([localStorage, sessionStorage, document.documentElement.outerHTML])")]
     for request in requests:
         with suppress(Error):  # the browser has forgotten some
@@ -188,10 +202,230 @@ def test_phone_paints_and_executes_with_a_finger_on_a_short_page(visit):
     v.execute()
     v.wait_for_pictures(before, same=False)
     assert not v.scrolls_sideways() and v.height() <= 1200
-    small = """() => [...document.querySelectorAll('.rw button')]
+    v.page.evaluate(OPEN_ALL)
+    small = """() => [...document.querySelectorAll('.rw button, .more :is(input, select, summary)')]
         .filter(b => b.offsetParent && !b.matches('.plain, .drop, .rule *'))
         .filter(b => Math.min(b.offsetHeight, b.offsetWidth) < 44).map(b => b.outerHTML.slice(0, 80))"""
     assert v.page.evaluate(small) == []
+
+
+AWAY = "cannot be reached. Your work is safe in this tab"
+
+
+def cut(route):
+    """The server goes away in the middle of its answer."""
+    route.fulfill(
+        status=200, content_type="application/x-ndjson", body='{"progress": {"share": 0.5, "words": "Half"}}\n'
+    )
+
+
+def never(route):
+    """The server works and says nothing."""
+
+
+def test_fresh_page_asks_for_nothing_and_clicks_outlive_their_server(visit):
+    v = visit()
+    sent = v.steps()
+    v.page.wait_for_timeout(300)
+    assert sent == []
+    v.pick(1)
+    v.paint(0.35, 0.2, 0.33)
+    v.answer(lambda route: route.abort(), cut, lambda route: route.fulfill(status=502, body="Bad gateway"))
+    v.press('[data-mark="copy"]')
+    v.page.wait_for_selector(f'.next:has-text("{AWAY}")')
+    v.press('.tile[data-seed="2"]')  # waits for it, and the picture is there at once
+    v.page.wait_for_selector('.stage[data-ready="2"]')
+    v.page.wait_for_selector("[data-slot=copy].full")
+    v.page.wait_for_function("document.querySelector('.bar progress').hidden")
+    assert [step["name"] for step in sent] == ["pick", *["mark"] * 4, "pick"]
+    assert sent[1] == sent[2] == sent[3] == sent[4] and sent[5]["record"] != sent[4]["record"]
+    assert AWAY not in v.says() and v.page.text_content(".trouble") == ""
+
+
+@pytest.mark.browser
+def test_click_while_the_server_restarts_is_not_lost(visit):
+    with served(["townscape"]) as address:
+        v = visit(at=address)
+        v.mark("copy", 1, 0.35, 0.2, 0.33)
+        v.pick(0)
+        v.paint(0.24, 0.3, 0.36)
+    v.press('[data-mark="paste"]')
+    v.page.wait_for_selector(f'.next:has-text("{AWAY}")')
+    with served(["townscape"], port=int(address.rstrip("/").rpartition(":")[2])):
+        v.page.wait_for_selector("[data-slot=copy].full + [data-slot=paste].full")
+        v.mark("context", 7, 0.63, 0.28, 0.32)
+        v.execute()
+        v.close()
+
+
+@pytest.mark.browser
+def test_server_that_stays_away_is_given_up_and_the_paint_is_there_again(visit):
+    v = visit()
+    v.page.clock.install()
+    v.pick(1)
+    v.paint(0.35, 0.2, 0.33)
+    paint = "document.querySelector('.paint').getContext('2d').getImageData(0, 0, 256, 256).data.some(v => v)"
+    v.page.route(is_step, lambda route: route.abort())
+    v.press('[data-mark="copy"]')
+    v.page.wait_for_selector(f'.next:has-text("{AWAY}")')
+    assert not v.page.evaluate(paint)
+    for _ in range(12):
+        v.page.clock.fast_forward(10_000)
+        v.page.wait_for_timeout(50)
+    assert "try again later" in v.trouble() and v.page.evaluate(paint)
+    v.page.unroute(is_step)
+    v.press('[data-mark="copy"]')
+    v.page.wait_for_selector("[data-slot=copy].full")
+
+
+def test_click_that_is_told_to_wait_waits_as_long_and_says_so(visit):
+    v = visit()
+    sent, times = v.steps(), []
+    v.page.on("request", lambda request: times.append(time.monotonic()) if is_step(request.url) else None)
+    v.edit()
+    busy = {"message": "You are third: about 1 s …", "wait": 0.8}
+    v.answer(*[lambda route, status=status: route.fulfill(status=status, json=busy) for status in (429, 503)])
+    v.press('[data-do="more"]')
+    v.page.wait_for_selector('.next:has-text("You are third")')
+    assert v.page.is_visible("[data-cancel]")
+    v.page.wait_for_selector('.tile[data-seed="12"]')
+    assert len(sent) == 3 and all(later - earlier > 0.7 for earlier, later in zip(times, times[1:], strict=False))
+    v.answer(lambda route: route.fulfill(status=400, json={"message": "there is no such step"}))
+    v.press('[data-do="more"]')
+    assert "no such step" in v.trouble() and len(sent) == 4  # asking again would not help
+
+
+@pytest.mark.browser
+def test_large_record_is_named_by_its_digest_and_sent_when_the_server_lacks_it(visit):
+    v = visit()
+    large = "x" * 40_000
+    v.answer(lambda route: route.fulfill(json={"end": True, "record": large}))
+    v.edit()
+    v.press('[data-do="more"]')
+    v.page.wait_for_function("window.rewriter.record().length === 40_000")
+    sent = v.steps()
+    v.answer(
+        lambda route: route.fulfill(status=409, json={"message": "send the record"}),
+        lambda route: route.fulfill(json={"end": True}),
+    )
+    v.press('[data-do="more"]')
+    v.page.wait_for_timeout(500)
+    assert [(step.get("record"), step.get("known")) for step in sent] == [
+        (None, hashlib.sha256(large.encode()).hexdigest()),
+        (large, None),
+    ]
+
+
+def test_picture_that_does_not_arrive_is_asked_for_once_more_as_data(visit):
+    v = visit()
+    sent, own = v.steps(), "**/rewriter/pictures/**"
+    v.edit()
+    v.page.route(own, lambda route: route.abort())
+    v.press('[data-do="more"]')
+    data = """n => [...document.querySelectorAll('.tile img')]
+        .filter(i => i.src.startsWith('data:') && i.naturalWidth).length === n"""
+    v.page.wait_for_function(data, arg=12)
+    v.page.wait_for_timeout(500)
+    assert [(step["name"], step["inline"]) for step in sent] == [("more", False), ("refresh", True)]
+    v.press('[data-do="more"]')
+    v.page.wait_for_selector('.tile[data-seed="24"]')
+    v.page.wait_for_function(data, arg=12)
+    assert len(sent) == 3
+
+
+def test_cancel_ends_the_request_at_once_and_the_pictures_are_those_of_the_rules(visit):
+    v = visit()
+    v.mark_edit()
+    v.wait_until_chosen()
+    sent = v.steps()
+    v.answer(never)
+    v.press("[data-execute]")
+    v.page.wait_for_selector("[data-cancel]", state="visible")
+    v.press('.tile[data-seed="3"]')
+    v.page.wait_for_selector('.next:has-text("Then your next click")')
+    with v.page.expect_event("requestfailed", lambda request: "execute" in request.post_data, timeout=2000):
+        v.press("[data-cancel]")
+    v.page.wait_for_selector("[data-execute]:not([disabled])")
+    v.page.wait_for_selector('.stage[data-ready="3"]')
+    assert [step["name"] for step in sent][:2] == ["execute", "pick"]
+    v.execute()
+
+
+@pytest.mark.browser
+def test_settings_leave_alone_what_somebody_types_and_are_kept(visit):
+    v = visit()
+    v.edit()
+    v.open_panel("advanced")
+    v.page.focus("#title")
+    v.page.keyboard.type("Domes be")
+    choose = "(field, value) => { field.value = value; field.dispatchEvent(new Event('change')); }"
+    with v.page.expect_request_finished(lambda request: is_step(request.url)):
+        v.page.locator("#layer").evaluate(choose, "layer6")
+    v.page.wait_for_timeout(200)
+    assert v.page.input_value("#title") == "Domes be" and v.page.input_value("#layer") == "layer6"
+    v.page.keyboard.type("come spires")
+    with v.page.expect_request_finished(lambda request: is_step(request.url)) as asked:
+        v.page.focus("#budget")
+    assert asked.value.post_data_json["args"] == ["title", "Domes become spires"]
+    v.page.fill("#budget", "2.5")
+    v.page.press("#budget", "Enter")
+    v.page.locator("#rank").evaluate("r => { r.value = 3; r.dispatchEvent(new Event('input')); }")
+    assert v.page.text_content("output[for=rank]") == "3"
+    v.page.locator("#rank").evaluate(choose, "3")
+    v.page.wait_for_function("document.querySelector('.rw').dataset.busy === 'no'")
+    v.press('[data-step="undo"]')
+    v.page.wait_for_function("document.querySelector('#rank').value === '1'")
+    v.page.reload(wait_until="domcontentloaded")
+    v.wait_until_loaded()
+    v.page.wait_for_function("document.querySelector('#title').value === 'Domes become spires'")
+    assert v.page.input_value("#budget") == "2.5" and v.page.input_value("#layer") == "layer6"
+
+
+@pytest.mark.browser
+def test_page_works_behind_a_path(visit):
+    with served(["townscape"], launch={"root_path": "/towns"}) as address:
+        v = visit(
+            "towns/", at=address, through=lambda route: route.continue_(url=route.request.url.replace("/towns", "", 1))
+        )
+        v.example()
+        assert all(url.startswith(f"{address}towns/rewriter/pictures/") for url in v.pictures().values())
+        v.close()
+
+
+@pytest.mark.browser
+def test_file_that_is_too_large_is_refused_before_it_is_sent(visit, tmp_path):
+    v = visit()
+    sent, file = v.steps(), tmp_path / "large.json"
+    file.write_bytes(bytes((32 << 20) + 1))
+    v.edit()
+    v.page.set_input_files("#load-file", file)
+    assert "large.json has 33 MB: the page loads files of up to 32 MB" in v.trouble() and sent == []
+
+
+@pytest.mark.browser
+def test_secret_of_this_machine_leaves_the_address_and_stays_in_the_tab(visit):
+    v = visit("?here=abc123&seed=3#x")
+    assert v.page.url.partition("/?")[2] == "seed=3#x"
+    assert v.page.evaluate("window.rewriter.here()") == "abc123"
+    v.page.reload(wait_until="domcontentloaded")
+    v.wait_until_loaded()
+    assert v.page.evaluate("window.rewriter.here()") == "abc123"
+
+
+@pytest.mark.browser
+def test_looking_around_in_a_new_tab_does_not_replace_the_work_to_continue(visit):
+    v = visit()
+    v.example()
+    other = visit(context=v.context)
+    other.pick(5)
+    other.press('[data-do="more"]')
+    other.page.wait_for_selector('.tile[data-seed="12"]')
+    third = visit(context=v.context)
+    third.press("[data-restore]")
+    third.wait_for_rules(1)
+    third.page.reload(wait_until="domcontentloaded")
+    third.wait_until_loaded()
+    third.wait_for_rules(1)
 
 
 @pytest.mark.browser
@@ -346,10 +580,10 @@ def test_strength_is_shown_while_the_slider_moves_and_zero_is_the_original(visit
 def test_saved_edit_loads_in_another_tab(visit, tmp_path):
     v, other = visit(), visit()
     v.example()
-    v.press("#files > button")
+    v.open_panel("files")
     file = [v.download("#save-edit", tmp_path) for _ in range(2)][-1]  # as often as one likes
     other.edit()
-    other.press("#files > button")
+    other.open_panel("files")
     with other.page.expect_file_chooser() as chooser:
         other.press("#load")
     chooser.value.set_files(file)
@@ -422,6 +656,7 @@ def test_page_fits_and_axe_finds_nothing_serious(visit, width, dark):
     for mode in ("home", "edit"):
         if mode == "edit":
             v.example("dome-to-spire")
+            v.page.evaluate(OPEN_ALL)
         assert not v.scrolls_sideways()
         box = v.page.locator(f".rw .{mode}").bounding_box()
         assert box["width"] > 0.85 * width and abs(2 * box["x"] + box["width"] - width) < 24  # centred, nothing wasted
