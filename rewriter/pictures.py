@@ -62,6 +62,13 @@ def save_png(image: Image.Image, path: str | Path) -> None:
         image.save(temporary, "PNG")
 
 
+def jpeg(picture: Tensor, side: int) -> bytes:
+    """A picture (3, H, W) as a JPEG file with sides of `side` pixels."""
+    buffer = io.BytesIO()
+    enlarged(to_image(picture), side).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
 def sheet(pictures: Tensor, captions: Sequence[str], *, columns: int = 8, title: str = "") -> Image.Image:
     """Pictures (n, 3, H, W) in rows, each with a caption under it."""
     return stacked([pictures], captions, columns=columns, title=title)

@@ -7,8 +7,11 @@ the verdict, and the rules.
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from inspect import signature
 from typing import Any
 
@@ -16,13 +19,12 @@ import gradio as gr
 
 from handlers import MARKS, STEPS
 from rewriter.masks import disc, encode
+from routes import address_of
 from state import Visitor
 from view import Shown
-from work_queue import WorkQueue
+from work_queue import Who, WorkQueue
 
-LONG = ("choose", "execute", "example", "find", "suggest", "load")  # handlers that can be cancelled
-DOWNLOADS: dict[str, Any] = {"concurrency_id": "download", "concurrency_limit": 32}
-CLIENTS = 1000  # whose work is remembered; the least recently active are forgotten first
+CLIENTS, CLIENT_BYTES, CLIENT_SECONDS = 1000, 64 << 20, 3600.0  # whose work is remembered
 DESCRIPTIONS = {
     "copy": "Copy the thing under the mask from picture `seed`.",
     "paste": "Paste the copied thing where the mask is on picture `seed`.",
@@ -38,18 +40,40 @@ DESCRIPTIONS = {
 NAMES = {"zero": "forget_context", "begin": "new_rule", "revert": "remove_all_rules"}  # of steps, where they differ
 
 
+class Clients:
+    """The work of scripts by their session, for an hour; the least recently active are forgotten first."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[float, Visitor]] = OrderedDict()
+
+    def get(self, key: str, new: Visitor) -> Visitor:
+        """A client's work, or a new one."""
+        return self._kept.get(key, (0.0, new))[1]
+
+    def put(self, key: str, visitor: Visitor) -> None:
+        """Remember a client's work."""
+        now = time.monotonic()
+        self._kept[key] = now, visitor
+        self._kept.move_to_end(key)
+        size = sum(len(work) for _, each in self._kept.values() for work in each.works.values())
+        for oldest, (at, gone) in [*self._kept.items()][:-1]:
+            if len(self._kept) <= CLIENTS and size <= CLIENT_BYTES and at > now - CLIENT_SECONDS:
+                break
+            del self._kept[oldest]
+            size -= sum(map(len, gone.works.values()))
+
+
 class Endpoints:
-    """Each public method is an endpoint of that name."""
+    """Each public method is an endpoint of that name; those that take long are generators: they end with their client."""
 
     def __init__(self, queue: WorkQueue) -> None:
-        self._queue = queue
-        self._visitors: OrderedDict[str, Visitor] = OrderedDict()
+        self._queue, self._clients = queue, Clients()
 
-    def generator(self, name: str, request: gr.Request) -> Any:
+    def generator(self, name: str, request: gr.Request) -> Iterator[Any]:
         """Switch to another generator, which is downloaded if necessary; the work on this one is kept."""
         for _ in self._queue.fetch(name):
-            pass
-        return self._work(request, "choose", name)
+            yield gr.skip()
+        yield from self._follow(request, _work, "choose", name)
 
     def pictures(self, seeds: str, original: bool, request: gr.Request) -> dict[str, str]:
         """Draw pictures such as 0-11, 40, 97: with the rules that are on, or by the original generator."""
@@ -70,54 +94,68 @@ class Endpoints:
         """
         return self._work(request, "set", name, value)
 
-    def execute(self, request: gr.Request) -> Any:
+    def execute(self, request: gr.Request) -> Iterator[Any]:
         """Turn the edit into a rule: the generator is rewritten."""
-        return self._work(request, "execute")
+        yield from self._follow(request, _work, "execute")
 
-    def example(self, name: str, request: gr.Request) -> Any:
+    def example(self, name: str, request: gr.Request) -> Iterator[Any]:
         """Load an example's edits and execute them."""
-        return self._work(request, "example", name)
+        yield from self._follow(request, _work, "example", name)
 
     def change_rule(self, rule: int, action: str, value: Any, request: gr.Request) -> Any:
         """Change a rule. action: strength (-1 to 2), switch (true or false), move (to a position) or remove."""
         return self._work(request, "rule", action, rule, value)
 
-    def find(self, request: gr.Request) -> list[int]:
+    def find(self, request: gr.Request) -> Iterator[Any]:
         """The twelve pictures of 2,000 that match the context best, best first."""
-        return [tile["seed"] for tile in self._result(request, "find")["film"]["tiles"]]
+        yield from self._follow(request, lambda shown: [tile["seed"] for tile in shown["film"]["tiles"]], "find")
 
-    def layers(self, request: gr.Request) -> list[str]:
+    def layers(self, request: gr.Request) -> Iterator[Any]:
         """The layers, best first, and how far the edit comes towards what was asked for at each."""
-        return [each["words"] for each in self._result(request, "suggest")["suggested"]["layers"]]
+        yield from self._follow(
+            request, lambda shown: [one["words"] for one in shown["suggested"]["layers"]], "suggest"
+        )
 
     def save(self, what: str, rule: int, request: gr.Request) -> dict[str, str]:
         """Your work as a file: edit, session, rule (by its number), sheet or animation."""
         return self._result(request, "save", what, rule)["download"]
 
-    def load(self, file: str, request: gr.Request) -> Any:
+    def load(self, file: str, request: gr.Request) -> Iterator[Any]:
         """Load a file: an edit, a recording of the original implementation, a rule or a session."""
-        return self._work(request, "load", file)
+        yield from self._follow(request, _work, "load", file)
 
     def _work(self, request: gr.Request, name: str, *arguments: Any) -> Any:
         """What comes next or the verdict, and the rules."""
-        shown = self._result(request, name, *arguments)
-        words = {key: shown["bar"][key] for key in ("next", "verdict") if key in shown["bar"]}
-        return {**words, "details": shown["bar"].get("details", []), **shown["rules"]}
+        return _work(self._result(request, name, *arguments))
 
     def _result(self, request: gr.Request, name: str, *arguments: Any) -> Shown:
-        key = request.session_hash or ""
-        visitor = self._visitors.get(key, Visitor(self._queue.shared.names[0]))
-        if name in LONG:
-            *_, result = self._queue.follow(name, visitor, *arguments)
-            assert isinstance(result, dict)  # progress comes before it
-        else:
-            result = self._queue.call(name, visitor, *arguments)
-        if "visitor" in result:
-            self._visitors[key] = result["visitor"]
-            self._visitors.move_to_end(key)
-            while len(self._visitors) > CLIENTS:
-                self._visitors.popitem(last=False)
-        return result
+        *_, shown = self._shown(request, name, *arguments)
+        assert shown is not None  # progress comes before it
+        return shown
+
+    def _follow(self, request: gr.Request, answer: Callable[[Shown], Any], name: str, *arguments: Any) -> Iterator[Any]:
+        """Nothing new from time to time, so that Gradio notices when the client has left; then the answer."""
+        for shown in self._shown(request, name, *arguments):
+            yield gr.skip() if shown is None else answer(shown)
+
+    def _shown(self, request: gr.Request, name: str, *arguments: Any) -> Iterator[Shown | None]:
+        """None while work goes on, then what its handler returned."""
+        key = request.session_hash or secrets.token_hex(8)  # without a session: one for this call
+        visitor = self._clients.get(key, Visitor(self._queue.shared.names[0]))
+        who = Who(
+            request.session_hash or "no session",
+            address_of(request.request) if request.request else "",
+            request.request,
+        )
+        shown: Shown | None = None
+        with closing(self._queue.follow(name, visitor, *arguments, who=who)) as following:
+            for one in following:
+                shown = one if isinstance(one, dict) else shown
+                yield None
+        assert shown is not None
+        if "visitor" in shown and request.session_hash:
+            self._clients.put(key, shown["visitor"])
+        yield shown
 
     def _step(self, handler: str, what: str) -> Callable[..., Any]:
         """A step as an endpoint; MCP shows its name and its description."""
@@ -132,6 +170,12 @@ class Endpoints:
         run.__name__ = NAMES.get(what, what)
         run.__doc__ = DESCRIPTIONS[run.__name__]
         return run
+
+
+def _work(shown: Shown) -> Any:
+    """What comes next or the verdict, and the rules."""
+    words = {key: shown["bar"][key] for key in ("next", "verdict") if key in shown["bar"]}
+    return {**words, "details": shown["bar"].get("details", []), **shown["rules"]}
 
 
 def expose(queue: WorkQueue) -> None:
@@ -152,9 +196,8 @@ def expose(queue: WorkQueue) -> None:
     runs |= {name: getattr(endpoints, name) for name in vars(Endpoints) if not name.startswith("_")}
     for run in runs.values():
         name = run.__name__
-        options = DOWNLOADS if name == "generator" else {"concurrency_id": "gpu"}
         given = [inputs[each] for each in signature(run).parameters if each in inputs]
-        button.click(run, given, outcome, api_name=name, **options)
+        button.click(run, given, outcome, api_name=name, concurrency_limit=None)
 
 
 def _mask() -> gr.Textbox:

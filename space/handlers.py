@@ -6,14 +6,19 @@ editing session. A handler that takes long also gets `notify`, which reports its
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import view
+import wall
+from received import read_painted
 from rewriter import Edit, Rewriter, Rule, load_edits
 from rewriter.checkpoints.client import is_name
 from rewriter.cli.describe import kind_of
@@ -26,18 +31,20 @@ from rewriter.editing.provenance import default_layer, with_default_layer
 from rewriter.editing.region import place
 from rewriter.editing.search import Found
 from rewriter.errors import CancelledError, ComputationError, InputError, OnStep
+from rewriter.files import write_bytes
 from rewriter.generators.latents import SEEDS, parse_seeds
 from rewriter.hub.card import named
 from rewriter.hub.draft import compare, comparisons, draft
 from rewriter.pictures import difference
 from saving import Export
-from state import Shared, Visitor
-from studio import read_painted
+from state import MOST_PICTURES, MOST_STEPS, Shared, Visitor, check_affordable
 from view import Shown
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
-QUICK = tuple("mark unmark pick browse more look step rule accept reject set save link restore".split())  # by the page
-LONG = tuple("execute find mend suggest zero".split())
+QUICK = tuple(
+    "mark unmark pick browse more look step rule accept reject set save link open refresh".split()
+)  # by the page
+LONG = tuple("execute find mend suggest zero prepare load".split())
 SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
 SEARCHED = range(2000)  # the pictures that "Search" compares
@@ -63,41 +70,54 @@ class Handlers:
 
     def first(self, visitor: Visitor) -> Shown:
         """The page as it arrives, the same for everybody."""
-        shown = self.view.show(visitor, self.shared.session(visitor), *view.EVERYTHING)
-        return {name: value for name, value in shown.items() if name != "kept"}
+        return self.view.show(visitor, self.shared.session(visitor), *view.EVERYTHING)
 
-    def open(self, visitor: Visitor, kept: Any = None, link: Mapping[str, str] | None = None) -> Shown:
+    def wall(self, visitor: Visitor) -> Shown:
+        """The wall of pictures and the cards, the same for everybody."""
+        return {"wall": wall.wall(self.shared), "cards": view.cards(self.shared)}
+
+    def open(self, visitor: Visitor, asked: Any = None, trouble: str = "") -> Shown:
         """The page with the work that this tab kept and what its address asks for: edit, model or seed."""
-        link, trouble, session = link or {}, "", None
-        if kept is not None:
-            try:
-                restored = view.restore(self.shared, kept)
-                visitor, session = restored, self.shared.session(restored)
-                if visitor.generator != kept["generator"] and kept["generator"] in self.shared.names:
-                    trouble = f"{kept['generator']} is not on this machine any more: choose it again."
-            except InputError as error:
-                trouble = f"{error}."
-        session = session or self.shared.session(visitor)
+        asked = asked if isinstance(asked, dict) else {}
+        link = asked["link"] if isinstance(asked.get("link"), dict) else {}
+        if f"{asked.get('hash')}".startswith(LINK):
+            link = {"work": asked["hash"]}
+        visitor, session, lost = self._restored(visitor)
+        trouble = trouble or lost
         if "seed" in link:
             try:
-                seed = parse_seeds(link["seed"], most=1)[0]
+                seed = parse_seeds(f"{link['seed']}", most=1)[0]
                 count = self.shared.page_size(session.generator)
                 first = min(seed - seed % count, SEEDS - count)
                 visitor = replace(visitor, selected=seed, seeds=tuple(range(first, first + count)))
             except InputError:
                 trouble = f"There is no picture {str(link['seed'])[:20]!r}: their numbers go from 0 to {SEEDS - 1:,}."
-        if isinstance(kept, dict) and isinstance(kept.get("work"), str) and not (ASKED & {*link}):
-            link = {"work": f"{LINK}{kept['work']}"}
+        if visitor.again and not (ASKED & {*link}):
+            link = {"work": f"{LINK}{visitor.again}"}
         wanted = f"{link.get('work', '') or link.get('model', '') or link.get('edit', '')}"
         try:
             self.check_link(link, wanted)
         except InputError as error:
             wanted, trouble = "", f"The link cannot be opened: {error}."
         opened = wanted == visitor.link and (wanted in self.shared.names or session.rules)  # before a reload
-        shown = self.view.show(visitor, session, *view.EVERYTHING)
-        del shown["kept"]  # until there is something new to keep
         pending = {"wanted": "" if opened else wanted}
+        shown = self.view.show(visitor, session, *view.EVERYTHING)
         return {**shown, "pending": pending, "trouble": {"message": trouble}}
+
+    def _restored(self, visitor: Visitor) -> tuple[Visitor, Rewriter, str]:
+        """A visitor and their session after a reload, and what of it is lost, in words."""
+        trouble, chosen = "", visitor.generator
+        if chosen not in self.shared.names or self.shared.absent(chosen):
+            visitor = replace(visitor, generator=self.shared.names[0])
+            trouble = f"{chosen} is not on this machine any more: choose it again."
+        try:
+            session = self.shared.session(visitor)
+        except InputError as error:
+            trouble = f"The work that your browser kept cannot be restored: {error}."
+            kept = {name: work for name, work in visitor.works.items() if name != visitor.generator}
+            visitor = replace(visitor, works=kept)
+            session = self.shared.session(visitor)
+        return replace(visitor, seeds=visitor.seeds[: 4 * self.shared.page_size(session.generator)]), session, trouble
 
     def check_link(self, link: Mapping[str, str], wanted: str) -> None:
         """Raise InputError for a link to something that is not there."""
@@ -108,11 +128,6 @@ class Handlers:
         elif link.get("model") and not (is_name(wanted) or wanted in self.shared.names):
             raise InputError(f"{wanted[:96]!r} is no published generator: such a link ends in ?model=USER/NAME")
 
-    def restore(self, visitor: Visitor, kept: Any) -> Shown:
-        """Continue the latest work of this browser."""
-        shown = self.open(visitor, kept)
-        return {**shown, **self.view.show(shown["visitor"], self.shared.session(shown["visitor"]), "kept")}
-
     def choose(self, visitor: Visitor, generator: str, link: str | None = None, notify: Notify = silent) -> Shown:
         """Switch to another generator on this machine, perhaps by a link; the work on this one is kept."""
         seeds, trouble = tuple(range(self.shared.page_size(self.shared.model(generator)))), ""
@@ -121,8 +136,8 @@ class Handlers:
         try:
             session = self.shared.session(visitor)
         except InputError as error:  # a browser kept the work on another generator of this name
-            histories = {name: work for name, work in visitor.histories.items() if name != generator}
-            visitor, trouble = replace(visitor, histories=histories), f"Your earlier work on it is lost: {error}."
+            works = {name: work for name, work in visitor.works.items() if name != generator}
+            visitor, trouble = replace(visitor, works=works), f"Your earlier work on it is lost: {error}."
             session = self.shared.session(visitor)
         self.shared.pictures(session, seeds, [], _on_step(notify, f"Drawing with {generator}"))
         return {**self.view.show(visitor, session, *view.EVERYTHING), "trouble": {"message": trouble}}
@@ -133,7 +148,7 @@ class Handlers:
         return self.view.show(replace(visitor, seeds=self._seeds(session, text)), session, "film")
 
     def _seeds(self, session: Rewriter, text: str) -> tuple[int, ...]:
-        seeds = tuple(dict.fromkeys(parse_seeds(text, most=view.MOST_PICTURES)))
+        seeds = tuple(dict.fromkeys(parse_seeds(text, most=MOST_PICTURES)))
         most = 4 * self.shared.page_size(session.generator)
         if len(seeds) > most:
             raise InputError(f"this generator draws slowly here: ask for at most {most} pictures")
@@ -218,7 +233,7 @@ class Handlers:
             return self._after(visitor, session)
         new = {name: round(value, 1) if name == "truncation" and isinstance(value, float) else value}
         if name == "method":
-            new["steps"] = None if value == "least-squares" else view.MOST_STEPS
+            new["steps"] = None if value == "least-squares" else MOST_STEPS
         session.set(**new)
         return self._after(visitor, session, *(("film", "canvas") if name == "truncation" else ()))
 
@@ -314,7 +329,7 @@ class Handlers:
 
     def work(self, visitor: Visitor, generator: str, text: str, notify: Notify = silent) -> Shown:
         """Open the edits that a link holds; they replace the rules."""
-        edits = [view.check_affordable(edit) for edit in links.decode(text.removeprefix(LINK))]
+        edits = [check_affordable(edit) for edit in links.decode(text.removeprefix(LINK))]
         visitor = replace(visitor, generator=generator, link=text[:96])
         return self._load_edits(visitor, self.shared.session(visitor), edits, notify)
 
@@ -382,16 +397,31 @@ class Handlers:
             return {"link": {"words": words}, **self.save(visitor, "edit")}
         return {"link": {"text": text, "words": f"{len(text):,} characters hold the whole edit."}}
 
-    def load(self, visitor: Visitor, file: str, notify: Notify = silent) -> Shown:
-        """Load a file: edits, a recording of the original implementation, a rule or a session."""
+    def load(self, visitor: Visitor, file: str, data: str | None = None, notify: Notify = silent) -> Shown:
+        """Load a file: edits, a recording of the original implementation, a rule or a session.
+
+        `data`: its content in base64, from a browser; `file` is then only its name.
+        """
+        if data is None:
+            return self._load(visitor, file, notify)
+        try:
+            content = base64.b64decode(data, validate=True)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{str(file)[:60]!r} did not arrive as a whole ({error}): load it again") from error
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{file}")[-80:].lstrip(".")
+            write_bytes(content, path)
+            return self._load(visitor, str(path), notify)
+
+    def _load(self, visitor: Visitor, file: str, notify: Notify) -> Shown:
         try:
             session = self.shared.session(visitor)
             if Path(file).suffix != ".safetensors":
-                edits = [view.check_affordable(edit) for edit in load_edits(file)]
+                edits = [check_affordable(edit) for edit in load_edits(file)]
                 return self._load_edits(visitor, session, edits, notify, on_top=True)
             if kind_of(Path(file)) == history.FORMAT:
                 loaded = Rewriter(session.generator, history=History.load(file))
-                view.check_affordable(loaded.edit)
+                check_affordable(loaded.edit)
                 session.history = session.history.then(loaded.history.present)  # one step to undo
             else:
                 session.add(Rule.load(file))

@@ -1,7 +1,8 @@
 """The panel in which rewritten generators are published, found and opened.
 
 A visitor publishes with their own token only: on a Space, the one of their login; on their own machine, that of
-`hf auth login`, if the page is open on the same machine. The token is passed to the Hub's client and stored nowhere.
+`hf auth login`, in the browser that this machine opened: it alone knows a secret. The token is passed to the Hub's
+client and stored nowhere.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import ip_address
+from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 import gradio as gr
 from huggingface_hub import HfApi, get_token
 
+from received import from_record
 from rewriter.cache import Cache
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import connect, in_words, quiet
@@ -32,13 +34,13 @@ from rewriter.hub.draft import DESCRIPTION, Draft
 from rewriter.hub.publish import ADVICE, send, target
 from rewriter.hub.upload import Target
 from rewriter.pictures import data_url
+from rewriter.serving.records import Records
+from state import Visitor
 from style import PRIVATE, PROGRESS
 from view import escape_markdown
 from work_queue import ON_SPACE, WorkQueue, errors_shown
 
 LOGIN = bool(os.environ.get("OAUTH_CLIENT_ID"))  # set on a Space that lets people log in
-THIS_MACHINE = ("localhost", "127.0.0.1")
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "via")  # headers of a proxy or a tunnel
 PAGE_ADVICE = {
     **ADVICE,
     401: "your login has expired: log out and in again",
@@ -46,20 +48,40 @@ PAGE_ADVICE = {
 }
 OTHERWISE = "To publish from your own machine, press *Save session* and run `rewriter publish USER/NAME FILE` with it."
 LOG_IN = f"Log in first, with the button above. {OTHERWISE}"
-NO_LOGIN = f"This page has no login. {OTHERWISE} Or open it on your own machine: `hf auth login`, then `rewriter demo`."
+NO_LOGIN = (
+    f"This page has no login. {OTHERWISE} Or run it on your own machine: `hf auth login`, then `rewriter demo`, and "
+    "open the link that it prints."
+)
 OPTIONS: dict[str, Any] = {**PRIVATE, "concurrency_id": "publish", "concurrency_limit": 4}
 DRAWN = 64 << 20  # bytes of pictures in the cache
-Form = dict[Any, Any]  # what is filled in, by component
+SENT = "(sent, ...form) => [{ record: window.rewriter.record(), here: window.rewriter.here() }, ...form]"
 Profile = gr.OAuthProfile | None
 Token = gr.OAuthToken | None
 
 
-class PublishPanel:
-    """The panel's layout, then what its buttons do; `login`: whether people can log in here."""
+@dataclass(frozen=True)
+class Form:
+    """What is filled in; `here`: whether the browser was opened by this machine."""
 
-    def __init__(self, demo: gr.Blocks, queue: WorkQueue, visitor: gr.State, *, login: bool = LOGIN) -> None:
+    visitor: Visitor
+    here: bool
+    name: str
+    description: str
+    rules_only: bool
+    private: bool
+
+
+class PublishPanel:
+    """The panel's layout, then what its buttons do.
+
+    `login`: whether people can log in here; `here`: what only a browser knows that this machine opened, or "".
+    """
+
+    def __init__(
+        self, demo: gr.Blocks, queue: WorkQueue, records: Records, *, login: bool = LOGIN, here: str = ""
+    ) -> None:
         quiet()
-        self.queue, self.visitor, self.login, self.drawn = queue, visitor, login, Cache(DRAWN)
+        self.queue, self.records, self.login, self.here, self.drawn = queue, records, login, here, Cache(DRAWN)
         with gr.Accordion("Publish, or open what others published", open=False, elem_id="publisher") as self.panel:
             gr.Markdown(
                 "A published generator has its own page on Hugging Face. Anybody loads it with one line of Python, or "
@@ -84,6 +106,7 @@ class PublishPanel:
                 self.preview = gr.Button("Preview", size="md", elem_id="publish-preview")
                 self.publish = gr.Button("Publish", size="md", variant="primary", elem_id="publish")
             self.status = gr.Markdown(elem_id="published")
+            self.sent = gr.JSON(visible=False)  # the record, and what proves that this machine opened the browser
             with gr.Accordion("Files and card", open=False, visible=False) as self.draft:
                 self.files, self.card = gr.Markdown(elem_id="publish-files"), gr.Markdown(elem_id="publish-card")
             self.list = gr.Button("List published generators", size="sm", elem_id="list-published")
@@ -93,8 +116,8 @@ class PublishPanel:
     def _wire(self, demo: gr.Blocks) -> None:
         if self.login:  # open again when the visitor returns from logging in
             demo.load(self.returned, None, self.panel, show_progress="hidden", **PRIVATE)
-        form: set[Any] = {self.visitor, self.name, self.description, self.rules_only, self.private}
-        options = {"show_progress_on": self.status, **OPTIONS}
+        form = [self.sent, self.name, self.description, self.rules_only, self.private]
+        options = {"show_progress_on": self.status, "js": SENT, **OPTIONS}
         shown = [self.draft, self.files, self.card, self.status]
         previewing = self.preview.click(self.on_preview, form, shown, **options)
         self.publish.click(self.on_publish, form, [self.status, self.draft], cancels=[previewing], **options)
@@ -105,14 +128,24 @@ class PublishPanel:
         return gr.Accordion(open=True) if profile else gr.skip()
 
     def on_preview(
-        self, form: Form, request: gr.Request, profile: Profile, token: Token, progress: gr.Progress = PROGRESS
+        self,
+        sent: Any,
+        name: str,
+        description: str,
+        rules_only: bool,
+        private: bool,
+        request: gr.Request,
+        profile: Profile,
+        token: Token,
+        progress: gr.Progress = PROGRESS,
     ) -> Iterator[Any]:
         """Show the card, and the files with their sizes; nothing is sent."""
         yield [gr.Accordion(visible=False), "", "", "Preparing the preview …"]
         account = "you"
-        with suppress(InputError):
-            account = self._client(request, profile, token)[0]
         try:
+            form = self._form(sent, name, description, rules_only, private)
+            with suppress(InputError):
+                account = self._client(form, request, profile, token)[0]
             draft = yield from self._draft(form, account, progress)
         except gr.Error as error:
             yield [gr.skip(), "", "", error.message]
@@ -127,14 +160,24 @@ class PublishPanel:
         yield [gr.Accordion(visible=True, open=True), files, card, "Nothing is sent until you press *Publish*."]
 
     def on_publish(
-        self, form: Form, request: gr.Request, profile: Profile, token: Token, progress: gr.Progress = PROGRESS
+        self,
+        sent: Any,
+        name: str,
+        description: str,
+        rules_only: bool,
+        private: bool,
+        request: gr.Request,
+        profile: Profile,
+        token: Token,
+        progress: gr.Progress = PROGRESS,
     ) -> Iterator[Any]:
         """Publish in the visitor's account; show where it is, or why it failed."""
         yield ["Publishing …", gr.Accordion(visible=False)]
         try:
+            form = self._form(sent, name, description, rules_only, private)
             with errors_shown("publishing"):
-                account, api = self._client(request, profile, token)
-            there = partial(target, api=api, private=form[self.private], advice=PAGE_ADVICE)
+                account, api = self._client(form, request, profile, token)
+            there = partial(target, api=api, private=form.private, advice=PAGE_ADVICE)
             draft = yield from self._draft(form, account, progress, lambda repo_id: there(repo_id).find())
             yield [self._send(form, draft, there(draft.repo_id), partial(progress, 0.9)), gr.skip()]
         except gr.Error as error:
@@ -154,8 +197,8 @@ class PublishPanel:
         """Send a draft; the result as text for the page."""
         with errors_shown("publishing"):
             config = json.loads(draft.files[CONFIG])
-            if not form[self.rules_only]:
-                write = partial(self._write_weights, form[self.visitor].generator, config["fingerprint"])
+            if not form.rules_only:
+                write = partial(self._write_weights, form.visitor.generator, config["fingerprint"])
                 draft = replace(draft, later={WEIGHTS: write})
             done = send(draft, to, on_status=lambda words: progress(desc=words))
         if done.private:
@@ -175,10 +218,10 @@ class PublishPanel:
         self, form: Form, account: str, progress: Callable[..., Any], check: Callable[[str], object] = lambda name: None
     ) -> Generator[Any, None, Draft]:
         """A draft without weights; once its name is checked, its pictures are drawn one by one, and kept."""
-        visitor, weights = form[self.visitor], not form[self.rules_only]
+        visitor, weights = form.visitor, not form.rules_only
         with errors_shown("fetching the licence"):  # here, so that the queue never waits for the network
             licences.text_of(self.queue.shared.origin(visitor.generator))
-        shown = self.queue.call("draft", visitor, account, form[self.name], form[self.description], weights)
+        shown = self.queue.call("draft", visitor, account, form.name, form.description, weights)
         draft = shown["draft"]
         with errors_shown("publishing"):
             check(draft.repo_id)
@@ -208,17 +251,30 @@ class PublishPanel:
             raise InputError(f"{base} has changed since this page was opened: load the page again")
         store.write_weights(generator, path)
 
-    def _client(self, request: gr.Request, profile: Profile, token: Token) -> tuple[str, HfApi]:
+    def _form(self, sent: Any, name: str, description: str, rules_only: bool, private: bool) -> Form:
+        """What is filled in; gr.Error if the browser's record of the work cannot be read."""
+        sent = sent if isinstance(sent, dict) else {}
+        with errors_shown("publishing"):
+            if not sent.get("record"):
+                raise InputError("there is no rule to publish yet: execute an edit first")
+            text, ours = self.records.read(f"{sent['record']}")
+            visitor = from_record(text, ours=ours)
+        here = bool(self.here) and compare_digest(f"{sent.get('here', '')}".encode(), self.here.encode())
+        return Form(visitor, here, f"{name or ''}", f"{description or ''}", bool(rules_only), bool(private))
+
+    def _client(self, form: Form, request: gr.Request, profile: Profile, token: Token) -> tuple[str, HfApi]:
         """The visitor's account, and a client that acts for them."""
-        api = connect(own_token(request, token, login=self.login))
+        api = connect(own_token(request, token, login=self.login, here=form.here))
         if profile is not None and not _is_mock(token):
             return profile.username, api
         with in_words("see whose token this is", api):
             return str(api.whoami()["name"]), api
 
 
-def own_token(request: gr.Request, token: Token, *, login: bool) -> str:
-    """The visitor's own token; `login`: whether the page has a login.
+def own_token(request: gr.Request, token: Token, *, login: bool, here: bool = False) -> str:
+    """The visitor's own token.
+
+    `login`: whether the page has a login; `here`: whether this machine opened the browser, whose token is used then.
 
     Raises:
         InputError: there is none, or another site asks for it; says what else the visitor can do.
@@ -227,7 +283,6 @@ def own_token(request: gr.Request, token: Token, *, login: bool) -> str:
         if not _is_same_origin(request):
             raise InputError("the request came from another page: nothing was published")
         return token.token
-    here = not ON_SPACE and _is_on_this_machine(request)
     if here and (own := get_token()):
         return own
     if login:
@@ -246,15 +301,3 @@ def _is_same_origin(request: gr.Request) -> bool:
     """Whether this page sent the request, and not another site with the visitor's cookies."""
     origin = urlsplit(request.headers.get("origin") or "").netloc
     return bool(origin) and origin in (request.headers.get("host"), os.environ.get("SPACE_HOST"))
-
-
-def _is_on_this_machine(request: gr.Request) -> bool:
-    """Whether the page is open on the machine that serves it: no tunnel, and no script of another site."""
-    host, origin = request.headers.get("host") or "", request.headers.get("origin")
-    client = request.client.host if request.client else ""
-    if any(name in request.headers for name in FORWARDED) or origin != f"http://{host}":
-        return False
-    try:
-        return host.rsplit(":", 1)[0] in THIS_MACHINE and ip_address(client).is_loopback
-    except ValueError:
-        return False

@@ -1,13 +1,15 @@
 """What one visitor has (`Visitor`), and what all visitors share (`Shared`): generators, statistics and pictures.
 
-A visitor is a few kilobytes and picklable. Each click turns it into one editing session: `Shared.session`.
+Each click turns a visitor into one editing session: `Shared.session`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import torch
 from torch import Tensor
 
 from rewriter import Rewriter, Rule, worlds
-from rewriter.cache import Cache
+from rewriter.cache import Cache, default_folder
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
+from rewriter.editing.edit import Edit
 from rewriter.editing.history import History
 from rewriter.editing.search import KEPT
 from rewriter.editing.session import MADE
@@ -29,38 +32,53 @@ from rewriter.generators.origin import Origin
 from rewriter.generators.threads import choose_threads
 from rewriter.hub.resolve import resolve
 from rewriter.hub.sources import Source
+from rewriter.pictures import data_url, difference, jpeg
+from rewriter.serving.shelf import Shelf
 
 PAGE_SIZE = 12  # pictures in the filmstrip
+MOST_PICTURES = 48  # in the filmstrip
+MOST_STEPS = 500  # of an iterative method
+WORK_BYTES = 8 << 20  # of one visitor's work
 STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
 MODEL_BYTES = 4 << 30  # generators that stay in memory
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
+SHELF = "served/pictures-1.sqlite"  # in the cache folder; another number for pictures that are made otherwise
+PICTURES = "rewriter/pictures/"  # before the name of a picture, relative to the page
 SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """The state of one browser tab.
+    """The work of one browser tab: a few kilobytes, which the browser keeps and sends along with each click.
 
     Attributes:
         generator: name of the chosen generator.
-        histories: the editing history for each generator that was worked on.
+        works: the editing history for each generator that was worked on, as its file; read when it is looked at.
         seeds: the pictures in the filmstrip.
         selected: the picture on the canvas.
         matches: whether the matches are marked in the pictures.
         link: the example or the published generator that the page's address has opened.
+        again: edits as a link, to be made again because their rules are too large for a browser to keep.
+        inline: whether pictures are sent as data URLs instead of names. Not part of a record.
     """
 
     generator: str = BUILT_IN
-    histories: Mapping[str, History] = field(default_factory=dict)
+    works: Mapping[str, bytes] = field(default_factory=dict)
     seeds: tuple[int, ...] = tuple(range(PAGE_SIZE))
     selected: int = 0
     matches: bool = False
     link: str = ""
+    again: str = ""
+    inline: bool = False
 
-    @property
+    @cached_property
     def history(self) -> History | None:
-        """The history for the chosen generator, if there is one."""
-        return self.histories.get(self.generator)
+        """The history for the chosen generator, if there is one; InputError if it is damaged, or asks for too much."""
+        if self.generator not in self.works:
+            return None
+        history = History.from_bytes(self.works[self.generator])
+        check_affordable(history.present.edit)
+        return history
 
     @property
     def can_execute(self) -> bool:
@@ -68,15 +86,57 @@ class Visitor:
         return self.history is not None and not self.history.present.edit.missing()
 
     def with_history(self, history: History) -> Visitor:
-        """The visitor with a new history for the chosen generator."""
-        return replace(self, histories={**self.histories, self.generator: history})
+        """The visitor with a new history for the chosen generator, its oldest states dropped if it is too large.
+
+        Raises:
+            InputError: its present state alone is too large.
+        """
+        data = history.to_bytes()
+        while len(data) > WORK_BYTES and history.at:
+            history = replace(history, states=history.states[(history.at + 1) // 2 :], at=history.at // 2)
+            data = history.to_bytes()
+        works = {**self.works, self.generator: data}
+        if sum(map(len, works.values())) > WORK_BYTES:
+            works = {self.generator: data}
+        if len(data) > WORK_BYTES:
+            raise InputError(f"these rules have more than the {WORK_BYTES >> 20} MB that a page keeps: remove some")
+        visitor = replace(self, works=works, again="")
+        vars(visitor)["history"] = history  # need not be read again
+        return visitor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what can be read again."""
+        return {name: value for name, value in vars(self).items() if name != "history"}
+
+
+def check_affordable(edit: Edit) -> Edit:
+    """The edit; InputError if it would block the shared queue whenever it is shown or executed."""
+    if edit.statistics is not None or (edit.steps or 0) > MOST_STEPS:
+        reason = f"the edit asks for its own statistics, or for more than {MOST_STEPS} steps"
+        raise InputError(f"{reason}, which takes too long on a shared page: use `rewriter apply`")
+    return edit
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture for a browser: its URL, and how much some pixel differs from the original, in 1/255."""
+
+    url: str
+    change: float
 
 
 class Shared:
     """Generators and caches of one process, shared by all visitors, who choose among the given names."""
 
-    def __init__(self, names: Iterable[str] = (BUILT_IN,), *, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        names: Iterable[str] = (BUILT_IN,),
+        *,
+        device: torch.device | str | None = None,
+        shelf: str | Path | None = None,
+    ) -> None:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
+        self.shelf = Shelf(default_folder() / SHELF if shelf is None else shelf)
         self.background = True  # whether the machine may choose while a person paints
         self.models, self.keys, self.pages, self.made = (Cache(limit) for limit in (MODEL_BYTES, KEPT, KEPT // 2, MADE))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
@@ -123,6 +183,11 @@ class Shared:
         choose_threads(generator)
         return generator
 
+    def sweep(self) -> None:
+        """Drop what was not used for some time."""
+        for cache in (self.models, self.keys, self.pages, self.made):
+            getattr(cache, "sweep", lambda: None)()
+
     def page_size(self, generator: Generator) -> int:
         """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""
         return PAGE_SIZE if generator.device.type != "cpu" or generator.operations < SLOW else PAGE_SIZE // 3
@@ -136,6 +201,36 @@ class Shared:
             self._statistics.popitem(last=False)
         shared: dict[str, Any] = {"statistics": statistics, "keys": self.keys, "made": self.made}
         return Rewriter(generator, history=visitor.history, **shared)
+
+    @torch.no_grad()
+    def images(
+        self,
+        visitor: Visitor,
+        session: Rewriter,
+        seeds: Sequence[int],
+        rules: Sequence[Rule] | None = None,
+        *,
+        side: int,
+    ) -> list[Drawn]:
+        """Pictures with the session's rules or the given ones, for a browser; drawn once for all who want them."""
+        on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
+        recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {digest(on)} {side}"
+        names = {seed: f"{hashlib.sha256(f'{recipe} {seed}'.encode()).hexdigest()[:40]}.jpg" for seed in seeds}
+        changes = self.shelf.notes([*names.values()])
+        inline: dict[str, bytes] = {}
+        if missing := [seed for seed in names if names[seed] not in changes]:
+            now = self.pictures(session, missing, on)
+            before = self.pictures(session, missing, []) if on else now
+            each = difference(now, before).flatten(1).max(1).values.tolist()
+            made = {names[s]: (jpeg(one, side), change) for s, one, change in zip(missing, now, each, strict=True)}
+            self.shelf.put(made)
+            changes |= {name: change for name, (_, change) in made.items()}
+            inline = {name: data for name, (data, _) in made.items()} if visitor.inline else {}
+        urls = [PICTURES + name for name in names.values()]
+        if visitor.inline:
+            data = [inline.get(name) or self.shelf.get(name) or b"" for name in names.values()]
+            urls = [data_url(one, "image/jpeg") for one in data]
+        return [Drawn(url, changes[name]) for url, name in zip(urls, names.values(), strict=True)]
 
     @torch.no_grad()
     def pictures(

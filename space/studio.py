@@ -15,11 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from torch import Tensor
-
-from rewriter import masks
-from rewriter.errors import InputError
-from rewriter.generators.latents import parse_seeds
 
 HERE = Path(__file__).parent
 CSS = (HERE / "page.css").read_text(encoding="utf-8")
@@ -39,6 +34,8 @@ PARTS = (  # what handlers update; see `view`, and `app` for the last ones
         "found",
         "chosen",
         "suggested",
+        "settings",
+        "suggested_name",
     ),
     *("link", "download", "progress", "trouble", "tried"),
 )
@@ -64,15 +61,3 @@ def studio(parts: Mapping[str, Any]) -> gr.HTML:
     values = {name: json.dumps(parts.get(name)) for name in PARTS}
     options: dict[str, Any] = {"elem_id": "studio", "apply_default_css": False, **values}
     return gr.HTML("", html_template=html, js_on_load=js, **options)
-
-
-def read_painted(value: Any) -> tuple[Tensor, int | None]:
-    """The mask (H, W) in [0, 1] and its picture's seed, None if the value lacks it: the one place where it is checked.
-
-    Raises:
-        InputError: nothing is painted, or the value is damaged.
-    """
-    if value is None or isinstance(value, str) and value[-1:] in ("", ":"):
-        raise InputError("nothing is painted yet: paint on the picture first")
-    seed, colon, url = value.partition(":") if isinstance(value, str) and value[0].isdecimal() else ("", "", value)
-    return masks.decode(url), parse_seeds(seed, most=1)[0] if colon else None

@@ -28,7 +28,9 @@ THEME = gr.themes.Soft(
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # no endpoint for scripts
 PROGRESS = gr.Progress()  # Gradio wants it as the default of a parameter
 LAUNCH: dict[str, Any] = {
-    **{"css": CSS, "theme": THEME, "max_file_size": "64mb", "show_error": True, "ssr_mode": False},
+    **{"css": CSS, "theme": THEME, "max_file_size": "32mb", "show_error": False, "ssr_mode": False},
     "state_session_capacity": 2000,
+    "run_history": False,
+    "max_threads": 256,  # they wait for the work, which is done elsewhere
     "_frontend": False,  # else Gradio gives up when a busy machine needs three seconds for the first page
 }

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 
+from received import to_record
 from rewriter import Rewriter, Rule, load_edits, worlds
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict_in_words
-from rewriter.editing.history import History
 from rewriter.editing.link import encode
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
@@ -27,19 +24,18 @@ from rewriter.editing.verdict import square
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
-from rewriter.generators.latents import parse_seeds
+from rewriter.generators.latents import format_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
+from rewriter.memory import SOLVERS
 from rewriter.memory.solve import SMOOTHNESS
-from rewriter.pictures import data_url, difference, enlarged, to_image, webp
+from rewriter.pictures import data_url, jpeg, to_image, webp
 from state import PAGE_SIZE, Shared, Visitor
 
 T = TypeVar("T")
 THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
 SEEN = 24  # change of some pixel, in 1/255, from which on a picture counts as changed
-MOST_PICTURES = 48  # in the filmstrip
-MOST_STEPS = 500  # of an iterative method
 FORM_LABELS = {
     "auto": "Automatic",
     "weight": "Change of the weights",
@@ -55,9 +51,7 @@ EVERYTHING = ("about", "film", "canvas", "hints", *WORK)
 
 def picture_url(picture: Tensor, side: int = FULL) -> str:
     """A picture (3, H, W) as a data URL with sides of `side` pixels."""
-    buffer = io.BytesIO()
-    enlarged(to_image(picture), side).save(buffer, "JPEG", quality=90)
-    return data_url(buffer.getvalue(), "image/jpeg")
+    return data_url(jpeg(picture, side), "image/jpeg")
 
 
 def png_url(picture: Tensor) -> str:
@@ -82,14 +76,12 @@ class View:
 
     def film(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
         """The pictures with the rules, without them if they change it, and with matches if they are on."""
-        now, before = (self.shared.pictures(session, visitor.seeds, each) for each in (rules, []))
-        tiles: list[Shown] = [
-            {"seed": seed, "image": picture_url(picture, THUMBNAIL)}
-            for seed, picture in zip(visitor.seeds, now, strict=True)
-        ]
-        for tile, original, change in zip(tiles, before, difference(now, before).flatten(1).max(1).values, strict=True):
-            if change > 0:
-                tile |= {"other": picture_url(original, THUMBNAIL), "changed": bool(change > SEEN)}
+        now = self.shared.images(visitor, session, visitor.seeds, rules, side=THUMBNAIL)
+        before = self.shared.images(visitor, session, visitor.seeds, [], side=THUMBNAIL)
+        tiles: list[Shown] = [{"seed": seed, "image": one.url} for seed, one in zip(visitor.seeds, now, strict=True)]
+        for tile, one, original in zip(tiles, now, before, strict=True):
+            if one.change > 0:
+                tile |= {"other": original.url, "changed": one.change > SEEN}
         note = ""
         if visitor.matches:
             note = "Places that match the context have a bright edge."
@@ -103,10 +95,12 @@ class View:
     def canvas(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
         """The picture to paint on, and without the rules if they change it."""
         side = max(FULL, min(session.generator.resolution, LARGEST))
-        now, before = (self.shared.pictures(session, [visitor.selected], each)[0] for each in (rules, []))
-        shown: Shown = {"seed": visitor.selected, "now": picture_url(now, side)}
-        if not torch.equal(now, before):
-            shown["then"] = picture_url(before, side)
+        (now,), (before,) = (
+            self.shared.images(visitor, session, [visitor.selected], each, side=side) for each in (rules, [])
+        )
+        shown: Shown = {"seed": visitor.selected, "now": now.url}
+        if now.change > 0:
+            shown["then"] = before.url
         if visitor.matches:
             with suppress(InputError):
                 shown["match"] = picture_url(session.matches(visitor.selected).overlay, side)
@@ -194,12 +188,15 @@ class View:
         edit, generator = session.edit, session.generator
         names = ("form", "rank", "method", "truncation", "title")
         choices = [(layer_label(generator, info), name) for name, info in generator.layers.items()]
-        return {
+        settings = {
             "layer": {"value": edit.layer, "choices": choices},
             "budget": edit.budget or 0,
             "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
             **{name: getattr(edit, name) for name in names},
+            "forms": [(label, form) for form, label in FORM_LABELS.items()],
+            "methods": SOLVERS,
         }
+        return {"settings": settings}
 
     def _about(self, visitor: Visitor, session: Rewriter) -> Shown:
         side, origin = session.generator.resolution, session.generator.origin
@@ -222,22 +219,15 @@ class View:
         return {"hints": {"hints": [{"step": k, "seed": v.seed, "mask": v.png} for k, v in steps.items() if v]}}
 
     def _kept(self, visitor: Visitor, session: Rewriter) -> Shown:
-        """What the browser keeps: each history with its undo steps if it is small, else its present state alone.
-
-        Rules that are too large for that, as templates are, are kept as the edits in `work`, to be made again.
-        """
-        works = {}
-        for name, history in visitor.histories.items():
-            data = history.to_bytes()
-            if len(data) > KEPT_BYTES:
-                data = History((history.present,)).to_bytes()
-            if len(data) <= KEPT_BYTES:
-                works[name] = base64.b64encode(data).decode("ascii")
-        shown = {"seeds": format_seeds(visitor.seeds), "selected": f"{visitor.selected}", "link": visitor.link}
-        if visitor.generator in visitor.histories and visitor.generator not in works:
-            with suppress(InputError):  # rules that depend on others: only a saved session holds them
-                shown["work"] = encode(edits_of(session))
-        return {"kept": {"generator": visitor.generator, "works": works, **shown}}
+        """What the browser keeps if the whole record is too much for it: edits, from which rules are made again."""
+        if sum(map(len, visitor.works.values())) <= KEPT_BYTES:
+            return {}
+        again, works = "", {name: work for name, work in visitor.works.items() if name != visitor.generator}
+        with suppress(InputError):  # rules that depend on others: only a saved session holds them
+            again = encode(edits_of(session))
+        while works and sum(map(len, works.values())) > KEPT_BYTES:
+            works.popitem()
+        return {"kept": to_record(replace(visitor, works=works, again=again))}
 
 
 def edits_of(session: Rewriter) -> list[Edit]:
@@ -306,41 +296,6 @@ def card(name: str, path: Path) -> dict[str, str]:
     return {"key": name, "caption": words + resists, "title": f"Rewrite: {words}", "image": image}
 
 
-def restore(shared: Shared, kept: Any) -> Visitor:
-    """The visitor whose browser kept this, with the histories for generators that are offered here.
-
-    Raises:
-        InputError: it is damaged, or asks for too much.
-    """
-    try:
-        chosen = kept["generator"]
-        visitor = Visitor(
-            chosen if chosen in shared.names and not shared.absent(chosen) else shared.names[0],
-            seeds=tuple(parse_seeds(kept["seeds"], most=MOST_PICTURES)),
-            selected=parse_seeds(kept["selected"], most=1)[0],
-            link=f"{kept['link']}"[:96],
-        )
-        histories = {
-            name: History.from_bytes(base64.b64decode(work[: 2 * KEPT_BYTES], validate=True))
-            for name, work in kept["works"].items()
-            if name in shared.names
-        }
-        for history in histories.values():
-            check_affordable(history.present.edit)
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"the work that your browser kept cannot be restored ({error})") from error
-    most = 4 * shared.page_size(shared.model(visitor.generator))
-    return replace(visitor, histories=histories, seeds=visitor.seeds[:most])
-
-
-def check_affordable(edit: Edit) -> Edit:
-    """The edit; InputError if it would block the shared queue whenever it is shown or executed."""
-    if edit.statistics is not None or (edit.steps or 0) > MOST_STEPS:
-        reason = f"the edit asks for its own statistics, or for more than {MOST_STEPS} steps"
-        raise InputError(f"{reason}, which takes too long on a shared page: use `rewriter apply`")
-    return edit
-
-
 def generator_choices(shared: Shared) -> list[tuple[str, str]]:
     """The generators to choose from, as (label, name); an arrow marks those that have to be downloaded."""
     choices = []
@@ -383,12 +338,6 @@ def look_up(name: str, things: Mapping[str, T]) -> T:
     if not isinstance(name, str) or name not in things:
         raise InputError(f"there is no {name!r}: choose one of {', '.join(things)}")
     return things[name]
-
-
-def format_seeds(seeds: Sequence[int]) -> str:
-    """Seeds as `parse_seeds` reads them: (0, 1, 2, 8) → "0-2, 8"."""
-    runs = [[seed for _, seed in run] for _, run in groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])]
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
 def layer_label(generator: Generator, layer: LayerInfo) -> str:

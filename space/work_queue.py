@@ -1,7 +1,8 @@
-"""The queue of work on the shared models: a lane for clicks, a lane for long work, or ZeroGPU's forked worker.
+"""Where the page's work is done: by a pool of threads or processes, or by ZeroGPU's forked worker.
 
-Each lane is one thread, because visitors share one device, and because PyTorch keeps a pool of threads for each calling
-thread. A click does not wait for what the machine tries in the background. Arguments and results are picklable.
+`call` waits for quick work; `follow` iterates over the progress of long work, then its result, and cancels it when the
+iterator is closed. Errors come as values, because an exception would cost ZeroGPU a worker. Arguments and results are
+picklable.
 """
 
 from __future__ import annotations
@@ -11,21 +12,30 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
 import gradio as gr
+import torch
+from gradio.context import LocalContext
 
 from downloads import Downloads
-from handlers import LINK, Handlers
+from handlers import LINK, LONG, Handlers
+from rewriter.checkpoints.catalogue import BUILT_INS
 from rewriter.editing.link import decode
-from rewriter.errors import CancelledError, InputError, RewriterError
+from rewriter.errors import InputError, RewriterError
 from rewriter.hub.browse import public_rules
-from state import Visitor
+from rewriter.serving.fair import BACKGROUND, QUICK, Job
+from rewriter.serving.fair import LONG as LONG_LANE
+from rewriter.serving.pool import CANCELLED, GONE, Here, Pool, Process
+from state import Shared, Visitor
 from view import Shown
+from work import ERROR, WRONG, Work
 
 try:
     from spaces import GPU  # installed on Spaces with ZeroGPU only
@@ -34,40 +44,70 @@ except ImportError:
 
 ZERO_GPU = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 ON_SPACE = bool(os.environ.get("SPACE_ID"))  # shared with strangers, who wait
-CALL_SECONDS, LONG_SECONDS = 10, 60 if ON_SPACE else 900  # limits for quick and for long work
+CALL_SECONDS, LONG_SECONDS = 10, 60 if ON_SPACE else 900  # limits for quick work on ZeroGPU, and for long work
 INTERVAL = 0.1  # seconds without progress after which whoever follows the work can stop following it
-ERROR = "error"  # the part of a result that holds an error message
+ALWAYS_LONG = (*LONG, "choose", "example", "work", "adopt", "compare")
+LOST = "the process that did this ended, and nothing has changed: try again"
 Progress = tuple[float, str]  # share done, message
 Following = Generator[Progress | Shown, None, None]
 
 
+@dataclass(frozen=True)
+class Who:
+    """Who asks: whose turn it is, whether a proxy told the address, and the request, which ZeroGPU wants to see."""
+
+    visitor: str = ""
+    address: str = ""
+    request: Any = None
+
+
+NOBODY = Who()
+
+
 class WorkQueue:
-    """Runs handlers by name, one after the other in each lane; the library's errors become messages on the page.
+    """Runs handlers by name; the library's errors become messages on the page."""
 
-    `call` waits for quick work. `follow` iterates over the progress of long work and then its result; closing the
-    iterator cancels the work. Errors come out of the queue as values, because an exception would cost ZeroGPU a worker.
-    """
+    def __init__(self, shared: Shared, workers: int = 0) -> None:
+        self.shared, self._downloads = shared, Downloads()
+        self._work = Work(Handlers(shared))
+        self.pool = Pool([*_processes(shared, workers)] if workers else [Here(self._work, limit=LONG_SECONDS)])
+        self._gpu_call = GPU(self._work, duration=self._seconds) if ZERO_GPU else None
+        self._gpu_follow = GPU(self._progress, duration=self._seconds) if ZERO_GPU else None
 
-    def __init__(self, handlers: Handlers) -> None:
-        self.shared, self._handlers, self._downloads = handlers.shared, handlers, Downloads()
-        self._quick, self._long = (ThreadPoolExecutor(1, name) for name in ("quick", "long"))
-        on_gpu = GPU(self._run, duration=CALL_SECONDS) if ZERO_GPU else None
-        self._call: Callable[..., Shown] = on_gpu or (lambda *named: self._quick.submit(self._run, *named).result())
-        progress = self._progress
-        self._follow: Callable[..., Following] = GPU(progress, duration=LONG_SECONDS) if ZERO_GPU else progress
+    def submit(self, name: str, arguments: tuple[Any, ...], listen: Callable[[Any], object], who: Who = NOBODY) -> Job:
+        """Begin work as soon as it is the visitor's turn; `listen` gets progress, parts, and last ("end", result)."""
+        lane = BACKGROUND if name == "prepare" else LONG_LANE if name in ALWAYS_LONG else QUICK
+        generator = self._generator(name, arguments)
+        job = Job(name, arguments, listen, lane, who.visitor, who.address, generator)
+        if ZERO_GPU and generator not in BUILT_INS:  # built-in worlds need no visitor's seconds
+            Thread(target=self._on_gpu, args=[job, who.request], daemon=True).start()
+        else:
+            self.pool.submit(job)
+        return job
 
-    def call(self, name: str, *arguments: Any) -> Shown:
+    def call(self, name: str, *arguments: Any, who: Who = NOBODY) -> Shown:
         """The result of a handler; gr.Error if it fails."""
-        return _checked(self._call(name, *arguments))
+        *_, last = self.follow(name, *arguments, who=who)
+        assert isinstance(last, dict)  # progress comes before it
+        return last
 
-    def follow(self, name: str, *arguments: Any) -> Following:
-        """The progress of a handler, then its result."""
-        followed = self._follow(name, *arguments)
+    def follow(self, name: str, *arguments: Any, who: Who = NOBODY) -> Following:
+        """The progress of a handler, then its result; gr.Error if it fails."""
+        items: SimpleQueue[Any] = SimpleQueue()
+        job, last, ended = self.submit(name, arguments, items.put, who), (0.0, "Working"), False
         try:
-            for one in followed:
-                yield _checked(one)
+            while not ended:
+                with suppress(Empty):
+                    item = items.get(timeout=INTERVAL)
+                    ended = is_end(item)
+                    if ended or isinstance(item, dict):
+                        yield checked(result_of(item) if ended else item)
+                        continue
+                    last = item
+                yield last
         finally:
-            followed.close()
+            if not ended:
+                self.pool.cancel(job)
 
     def fetch(self, name: str) -> Generator[Progress, None, None]:
         """Download a generator if necessary, beside the queue; its progress; gr.Error if that fails."""
@@ -75,6 +115,7 @@ class WorkQueue:
         with errors_shown(f"fetching {name}"):
             if shared.absent(name):
                 shared.sources[name] = yield from self._downloads.follow(shared.source(name))
+                self.pool.learn(name, shared.sources[name])
             if ZERO_GPU:
                 shared.model(name)  # a worker would load it again each time
 
@@ -82,7 +123,7 @@ class WorkQueue:
         """Download what a card, a link or the generator menu asks for, beside the queue; then say how to continue.
 
         That is an example, a generator that is offered here, a published one with such a base, or edits in a link. The
-        last item is {"fetched": the name and arguments of a handler}, for `continue_with`.
+        last item is {"fetched": the name and arguments of a handler}.
         """
         if wanted in self.shared.names:
             yield from self.fetch(wanted)
@@ -107,47 +148,99 @@ class WorkQueue:
             yield from self.fetch(base)
             yield {"fetched": ("adopt", base, rules, wanted)}
 
-    def continue_with(self, visitor: Visitor, fetched: tuple[Any, ...] | None) -> Following:
-        """Follow the handler that continues after a download."""
-        if fetched:
-            yield from self.follow(fetched[0], visitor, *fetched[1:])
+    def _generator(self, name: str, arguments: tuple[Any, ...]) -> str:
+        """The generator that a handler works on."""
+        if name == "example":
+            with suppress(InputError):  # the handler says that there is no such example
+                return self.shared.example(arguments[1])[0]
+        if name in ("choose", "work", "adopt"):
+            return f"{arguments[1]}"
+        return arguments[0].generator if arguments and isinstance(arguments[0], Visitor) else ""
 
-    def _run(self, name: str, *arguments: Any, **notify: Any) -> Shown:
+    # --- ZeroGPU ---
+
+    def _seconds(self, name: str, *arguments: Any) -> float:
+        """How many of the visitor's GPU seconds to ask for: twice what such work took; shorter asks get in earlier."""
+        job = Job(name, arguments, print, LONG_LANE if name in ALWAYS_LONG else QUICK, about=arguments[0].generator)
+        return min(LONG_SECONDS, max(CALL_SECONDS, 2 * self.pool.estimates.expected(job)))
+
+    def _on_gpu(self, job: Job, request: Any) -> None:
+        """Do a job on ZeroGPU's worker, which has a queue of its own by visitor."""
+        LocalContext.request.set(request)
+        assert self._gpu_call and self._gpu_follow
+        began, result = time.monotonic(), None
         try:
-            return getattr(self._handlers, name)(*arguments, **notify)
-        except CancelledError:
-            return {ERROR: f"this took longer than {LONG_SECONDS} s and was cancelled; nothing has changed"}
-        except RewriterError as error:
-            return {ERROR: str(error)}
+            if job.lane == QUICK:
+                result = self._gpu_call(job.name, *job.arguments)
+            else:
+                followed = self._gpu_follow(job.name, *job.arguments)
+                for item in followed:
+                    if job.cancelled:
+                        break
+                    if not is_end(item):
+                        job.listen(item)
+                    result = result_of(item) if is_end(item) else None
+                followed.close()
+        except gr.Error as error:  # no more seconds for this visitor, for example
+            result = {ERROR: html.unescape(str(error.message))}
         except Exception:
-            logging.exception("%s failed", name)
-            return {ERROR: "something went wrong, and nothing has changed: try again, or try something else"}
+            logging.exception("%s failed on ZeroGPU", job.name)
+            result = {ERROR: WRONG}
+        self.pool.estimates.learn(job, time.monotonic() - began)
+        job.listen(("end", result))
 
-    def _progress(self, name: str, *arguments: Any) -> Following:
-        results: SimpleQueue[tuple[bool, Progress | Shown]] = SimpleQueue()
+    def _progress(self, name: str, *arguments: Any) -> Generator[Any, None, None]:
+        """The progress of a handler, then ("end", its result), in ZeroGPU's worker."""
+        items: SimpleQueue[Any] = SimpleQueue()
         cancelled, end, last = Event(), time.monotonic() + LONG_SECONDS, (0.0, "Working")
 
         def notify(done: int, of: int, message: str, shown: Shown | None = None) -> bool:
-            results.put((False, shown or (done / of, message)))
+            items.put(shown or (done / of, message))
             return not cancelled.is_set() and time.monotonic() < end
 
-        def work() -> None:
-            results.put((True, {} if cancelled.is_set() else self._run(name, *arguments, notify=notify)))
-
-        worker = Thread(target=work, daemon=True) if ZERO_GPU else None
-        worker.start() if worker else self._long.submit(work)
+        worker = Thread(
+            target=lambda: items.put(("end", self._work(name, *arguments, notify=notify))), name="gpu", daemon=True
+        )
+        worker.start()
         try:
-            done = False
-            while not done:
-                one: Progress | Shown = last
+            item: Any = last
+            while not is_end(item):
                 with suppress(Empty):
-                    done, one = results.get(timeout=INTERVAL)
-                last = last if isinstance(one, dict) else one
-                yield one
+                    item = items.get(timeout=INTERVAL)
+                yield item
         finally:
             cancelled.set()
-            if worker:
-                worker.join()  # somebody else gets the GPU as soon as this returns
+            worker.join()  # somebody else gets the GPU as soon as this returns
+
+
+def _processes(shared: Shared, workers: int) -> Iterator[Process]:
+    """Worker processes; where there are several GPUs, each gets the next one."""
+    count = torch.cuda.device_count() if shared.device is None else 0
+    for index in range(workers):
+        device = f"cuda:{index % count}" if count else shared.device and f"{shared.device}"
+        options: dict[str, Any] = {"names": shared.names, "device": device, "shelf": str(shared.shelf.path)}
+        options |= {"background": shared.background, "path": [str(Path(__file__).parent)], "limit": LONG_SECONDS}
+        yield Process("work:work", options)
+
+
+def is_end(item: Any) -> bool:
+    """Whether what a job reports is its end."""
+    return isinstance(item, tuple) and item[0] == "end"
+
+
+def result_of(item: Any) -> Shown:
+    """The result in a job's end."""
+    result = item[1]
+    if result is CANCELLED:
+        return {ERROR: "cancelled"}
+    return {ERROR: LOST} if result == GONE else result
+
+
+def future(queue: WorkQueue, name: str, *arguments: Any, who: Who = NOBODY) -> Future[Shown]:
+    """A handler's result, to wait for."""
+    promise: Future[Shown] = Future()
+    queue.submit(name, arguments, lambda item: promise.set_result(result_of(item)) if is_end(item) else None, who)
+    return promise
 
 
 @contextmanager
@@ -156,15 +249,15 @@ def errors_shown(doing: str) -> Iterator[None]:
     try:
         yield
     except RewriterError as error:
-        _checked({ERROR: str(error)})
+        checked({ERROR: str(error)})
     except gr.Error:
         raise
     except Exception:
         logging.exception("%s failed", doing)
-        _checked({ERROR: f"something went wrong in {doing}: try again"})
+        checked({ERROR: f"something went wrong in {doing}: try again"})
 
 
-def _checked(result: Any) -> Any:
+def checked(result: Any) -> Any:
     """A result; gr.Error if it holds an error message."""
     if isinstance(result, dict) and ERROR in result:
         raise gr.Error(f"{html.escape(result[ERROR], quote=False).rstrip('.')}.", duration=10, print_exception=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from rewriter.hub import gallery, space
 from rewriter.hub.draft import base_of
 from rewriter.hub.upload import Uploaded
 
-MOST_PORT = 65535
+MOST_PORT, MOST_WORKERS = 65535, 64
 
 
 def demo(
@@ -33,11 +34,22 @@ def demo(
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Serve the steps as MCP tools too, in one session that all MCP clients share.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that do the work, each on the next GPU if there are any. Default: 1.")
+    ] = None,
+    browser: Annotated[
+        bool | None, typer.Option("--browser/--no-browser", help="Default: open it if there is a screen.")
+    ] = None,
 ) -> None:
     """Open the page in which rules are rewritten with a brush; stop it with Ctrl-C."""
     _check_address(host, port)
+    if workers is not None and not 0 <= workers <= MOST_WORKERS:
+        raise InputError(f"--workers {workers}: choose 1 to {MOST_WORKERS}, or 0 to work in the server's own process")
+    if browser is None:
+        browser = sys.stdout.isatty() and (sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY")))
     sys.path.insert(0, str(space.page_folder()))
-    import_module("app").main(generator or [], mcp=mcp, login=login, server_port=port, server_name=host)
+    options = {"server_port": port, "server_name": host}
+    import_module("app").main(generator or [], mcp=mcp, login=login, workers=workers, browser=browser, **options)
 
 
 def _check_address(host: str, port: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,9 @@ def parse_seeds(text: str, *, most: int) -> list[int]:
     if max(seeds) >= SEEDS:
         raise InputError(f"seeds {text[:60]!r}: they go from 0 to {SEEDS - 1:,}")
     return seeds
+
+
+def format_seeds(seeds: Sequence[int]) -> str:
+    """Seeds as `parse_seeds` reads them: (0, 1, 2, 8) → "0-2, 8"."""
+    runs = [[seed for _, seed in run] for _, run in groupby(enumerate(seeds), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -1,0 +1,347 @@
+"""Gives jobs to workers: in turn by visitor, clicks beside long work, again if a worker process dies.
+
+A job is done by a `Here` (threads of this process) or a `Process`. All work is a function of its arguments, so that
+a job can be done again by another worker; what a visitor has is never in a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing import Pipe
+from threading import RLock, Thread
+from typing import Any, Protocol
+
+from rewriter.serving.fair import BACKGROUND, LANES, LONG, QUICK, Estimates, FairQueue, Job
+from rewriter.serving.lanes import SLICES, Lanes, Run
+
+log = logging.getLogger(__name__)
+PATIENCE = 1.5  # seconds after which work that does not end when it is cancelled is ended with its process
+QUICK_SECONDS = 30.0  # after which a click that still runs is taken for hanging
+WATCHED = 0.25  # seconds between looks at what has run too long
+HOMES = 10_000  # visitors whose worker is remembered
+GONE = "gone"  # what a job's listener gets as its result if its worker died and it is not tried again
+CANCELLED = None  # the result of a job that was cancelled
+
+Send = Callable[[int, Any], object]
+
+
+class Worker(Protocol):
+    """Something that does jobs."""
+
+    ready: bool
+
+    def start(self, job: Job) -> None:
+        """Begin a job; returns at once."""
+
+    def cancel(self, job: Job) -> None:
+        """Ask a job to end."""
+
+    def kill(self) -> bool:
+        """End the worker at once, if that is possible; its jobs end with it."""
+
+    def learn(self, *news: Any) -> None:
+        """Tell the worker something that it has to know for later jobs."""
+
+    def close(self) -> None:
+        """End without a complaint."""
+
+
+class Here:
+    """Does jobs in threads of this process."""
+
+    ready, pid = True, os.getpid()
+
+    def __init__(self, run: Run, *, limit: float) -> None:
+        self._run, self._limit = run, limit
+
+    def listen(self, send: Send, gone: Callable[[], object]) -> None:
+        """Say where reports go."""
+        self._lanes = Lanes(self._run, send, limit=self._limit)
+
+    def start(self, job: Job) -> None:
+        """Begin a job."""
+        self._lanes.start(job.number, job.lane, job.name, job.arguments)
+
+    def cancel(self, job: Job) -> None:
+        """Ask a job to end at its next step."""
+        self._lanes.cancel(job.number)
+
+    def kill(self) -> bool:
+        """Not possible."""
+        return False
+
+    def learn(self, *news: Any) -> None:
+        """Nothing to do: what runs the jobs is in this process."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class Process:
+    """Does jobs in a process of its own, which is started again when it dies.
+
+    Args:
+        entry: "module:function"; the function gets `options` and returns what runs jobs (see `worker`).
+        options: picklable.
+        environment: variables set for the process.
+    """
+
+    def __init__(self, entry: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+        self._entry, self._options, self._environment = entry, dict(options), dict(environment or {})
+        self._news: list[tuple[Any, ...]] = []
+        self.ready, self._closed, self._failures = False, False, 0
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def listen(self, send: Send, gone: Callable[[], object]) -> None:
+        """Start the process; `send` gets its reports, `gone` is called when it has died, and again when it is ready."""
+        self._sends, self._gone = send, gone
+        self._begin()
+
+    def _begin(self) -> None:
+        ours, theirs = Pipe()
+        self._pipe, self._lock = ours, RLock()
+        command = [sys.executable, "-m", "rewriter.serving.worker", str(theirs.fileno()), self._entry]
+        environment = {**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        theirs.close()
+        self._send(self._options)
+        for news in self._news:
+            self._send(("learn", *news))
+        Thread(target=self._read, args=[ours, self._process], daemon=True).start()
+
+    def _read(self, pipe: Any, process: subprocess.Popen[bytes]) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                number, item = pickle.loads(pipe.recv_bytes())
+                if number:
+                    self._sends(number, item)
+                else:
+                    self.ready, self._failures = True, 0
+                    self._gone()
+        self.ready = False
+        status = process.wait()
+        pipe.close()
+        if not self._closed:
+            self._gone()
+            self._failures += 1
+            if status:
+                log.warning("a worker process ended with status %s; another takes its place", status)
+            if self._failures > 1:  # it does not even start
+                time.sleep(min(30.0, 2.0**self._failures))
+            self._begin()
+
+    def _send(self, message: Any) -> None:
+        data = pickle.dumps(message)
+        with self._lock, suppress(OSError):  # it died; whoever reads sees that
+            self._pipe.send_bytes(data)
+
+    def start(self, job: Job) -> None:
+        """Begin a job."""
+        self._send(("start", job.number, job.lane, job.name, job.arguments))
+
+    def cancel(self, job: Job) -> None:
+        """Ask a job to end at its next step."""
+        self._send(("cancel", job.number))
+
+    def kill(self) -> bool:
+        """End the process at once; another takes its place."""
+        self.ready = False
+        self._process.kill()
+        return True
+
+    def learn(self, *news: Any) -> None:
+        """Tell the process, and those that take its place."""
+        self._news.append(news)
+        self._send(("learn", *news))
+
+    def close(self) -> None:
+        """End the process."""
+        self._closed = True
+        self._process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+        self._process.kill()
+
+
+class Pool:
+    """Workers and the jobs that wait for them. Safe to use from any thread."""
+
+    def __init__(self, workers: Sequence[Here | Process]) -> None:
+        self.workers, self.estimates = list(workers), Estimates()
+        self.queues = {lane: FairQueue() for lane in LANES}
+        self._lock = RLock()
+        self._running: dict[int, tuple[Job, int]] = {}  # by number: the job and its worker
+        self._homes: OrderedDict[str, int] = OrderedDict()  # the worker that knows a visitor's work
+        self._closed = False
+        for index, worker in enumerate(self.workers):
+            worker.listen(self._report, partial(self._changed, index))
+        Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def submit(self, job: Job) -> None:
+        """Do a job as soon as it is its visitor's turn; its listener gets ("end", result)."""
+        with self._lock:
+            job.expected = self.estimates.expected(job)
+            self.queues[job.lane].put(job)
+        self._dispatch()
+
+    def cancel(self, job: Job) -> None:
+        """End a job; its listener gets ("end", CANCELLED) soon, or its result if it ends just now."""
+        with self._lock:
+            job.cancelled = True
+            waited = self.queues[job.lane].remove(job)
+            _, index = self._running.get(job.number, (job, -1))
+            if index >= 0 and job.lane != QUICK:
+                self.workers[index].cancel(job)
+                job.deadline = min(job.deadline, time.monotonic() + PATIENCE)
+        if waited:
+            job.listen(("end", CANCELLED))
+
+    def wait(self, job: Job) -> tuple[int, float]:
+        """How many jobs come before a waiting one, itself included, and about how many seconds it has to wait."""
+        with self._lock:
+            first = self.queues[job.lane].before(job)
+            seconds = sum(each.expected for each in first)
+            now = time.monotonic()
+            for each, _ in self._running.values():
+                if each.lane == job.lane:
+                    seconds += max(0.0, each.started + each.expected - now)
+            return len(first) + 1, seconds / max(1, sum(worker.ready for worker in self.workers))
+
+    def waits(self, job: Job) -> bool:
+        """Whether a job has not begun yet."""
+        return job.started > time.monotonic()
+
+    def learn(self, *news: Any) -> None:
+        """Tell all workers."""
+        for worker in self.workers:
+            worker.learn(*news)
+
+    def state(self) -> dict[str, Any]:
+        """For operators: the workers, and how many jobs wait in each lane."""
+        with self._lock:
+            workers = [
+                {
+                    "pid": worker.pid,
+                    "state": "ready" if worker.ready else "starting",
+                    **{lane: self._busy(index, lane) for lane in LANES},
+                }
+                for index, worker in enumerate(self.workers)
+            ]
+            return {"workers": workers, "waiting": {lane: len(queue) for lane, queue in self.queues.items()}}
+
+    def drain(self, seconds: float = 3.0) -> None:
+        """Begin nothing new; wait until what is under way is done, or for some seconds."""
+        self._closed, end = True, time.monotonic() + seconds
+        while self._running and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """End all workers."""
+        self._closed = True
+        for worker in self.workers:
+            worker.close()
+
+    # --- inside ---
+
+    def _busy(self, index: int, *lanes: str) -> int:
+        return sum(at == index and job.lane in lanes for job, at in self._running.values())
+
+    def _free(self, index: int, lane: str) -> bool:
+        """Whether a worker can begin a job of this lane."""
+        if not self.workers[index].ready:
+            return False
+        if lane == QUICK:
+            return self._busy(index, QUICK) == 0
+        if lane == BACKGROUND and (self._busy(index, BACKGROUND) or self.queues[LONG]):
+            return False
+        return self._busy(index, LONG, BACKGROUND) < SLICES
+
+    def _dispatch(self) -> None:
+        with self._lock:
+            for lane, queue in self.queues.items():
+                while not self._closed and (free := [i for i in range(len(self.workers)) if self._free(i, lane)]):
+                    job = queue.take()
+                    if job is None:
+                        break
+                    self._begin(job, self._best(job, free))
+
+    def _best(self, job: Job, free: Sequence[int]) -> int:
+        """The worker that knows the visitor's work, unless it has more to do than another."""
+        load = {index: self._busy(index, LONG, BACKGROUND) for index in free}
+        home = self._homes.get(job.visitor, -1)
+        least = min(load.values())
+        if home in load and (job.lane == QUICK or load[home] <= least + 1):
+            return home
+        return min(free, key=lambda index: load[index])
+
+    def _begin(self, job: Job, index: int) -> None:
+        job.started, job.tries = time.monotonic(), job.tries + 1
+        self._running[job.number] = job, index
+        self._homes[job.visitor] = index
+        self._homes.move_to_end(job.visitor)
+        while len(self._homes) > HOMES:
+            self._homes.popitem(last=False)
+        job.deadline = job.started + (QUICK_SECONDS if job.lane == QUICK else math.inf)
+        self.workers[index].start(job)
+
+    def _report(self, number: int, item: Any) -> None:
+        """What a worker reports of a job."""
+        end = isinstance(item, tuple) and item[0] == "end"
+        with self._lock:
+            job, _ = self._running.get(number, (None, -1))
+            if job is not None and end:
+                del self._running[number]
+                self.estimates.learn(job, time.monotonic() - job.started)
+        if job is not None:
+            job.listen(item)
+        if end:
+            self._dispatch()
+
+    def _watch(self) -> None:
+        """End the workers of jobs that do not end by themselves."""
+        while not self._closed:
+            time.sleep(WATCHED)
+            now = time.monotonic()
+            with self._lock:
+                late = [(job, index) for job, index in self._running.values() if now > job.deadline]
+                for job, _ in late:
+                    job.tries, job.deadline = 2, math.inf  # do not do it again
+            for job, index in late:
+                log.warning("%s does not end: its process is ended", job.name)
+                if not self.workers[index].kill():  # a thread cannot be ended: forget it
+                    with self._lock:
+                        self._running.pop(job.number, None)
+                    job.listen(("end", CANCELLED if job.cancelled else GONE))
+
+    def _changed(self, index: int) -> None:
+        """A worker is ready, or has died: its jobs are done by others, once."""
+        lost: list[Job] = []
+        with self._lock:
+            if not self.workers[index].ready:
+                for job, at in [*self._running.values()]:
+                    if at == index:
+                        del self._running[job.number]
+                        job.started = math.inf
+                        if job.tries > 1 or job.cancelled:
+                            lost.append(job)
+                        else:
+                            self.queues[job.lane].put(job)
+        for job in lost:
+            job.listen(("end", CANCELLED if job.cancelled else GONE))
+        self._dispatch()

@@ -1,0 +1,85 @@
+"""What a visitor has, as a text that the browser keeps: signed, so that this server or another knows its own again."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import time
+from collections import OrderedDict
+from threading import Lock
+
+from rewriter.cache import default_folder
+from rewriter.errors import InputError
+from rewriter.files import read_bytes, write_bytes
+
+VARIABLE = "REWRITER_SECRET"  # the same on all hosts that serve one page
+BYTES, SECONDS = 64 << 20, 600.0  # of records that are remembered
+
+
+def secret() -> bytes:
+    """The secret of this installation: $REWRITER_SECRET, or made once and kept in the cache folder."""
+    if given := os.environ.get(VARIABLE):
+        return given.encode()
+    path = default_folder() / "secret"
+    try:
+        return read_bytes(path, limit=1024)
+    except InputError:  # the first time
+        made = secrets.token_bytes(32)
+        try:
+            write_bytes(made, path)
+            path.chmod(0o600)
+        except (InputError, OSError):  # it lasts as long as this process
+            pass
+        return made
+
+
+class Records:
+    """Signs texts, and remembers the latest for some minutes, so that a browser need not send them again.
+
+    The signature only tells that a server with this secret made the text; it hides nothing.
+    """
+
+    def __init__(self, key: bytes | None = None, *, limit: int = BYTES, seconds: float = SECONDS) -> None:
+        self._key, self._limit, self._seconds = secret() if key is None else key, limit, seconds
+        self._kept: OrderedDict[str, tuple[float, str]] = OrderedDict()
+        self._size, self._lock = 0, Lock()
+
+    def sign(self, text: str) -> str:
+        """A text with its signature behind a point."""
+        return f"{text}.{self._signature(text)}"
+
+    def read(self, signed: str) -> tuple[str, bool]:
+        """The text, and whether its signature is ours; without a signature the whole is the text."""
+        text, _, signature = signed.rpartition(".")
+        ours = hmac.compare_digest(signature.encode(), self._signature(text).encode())
+        return (text, True) if ours else (text if len(signature) == 64 else signed, False)
+
+    def _signature(self, text: str) -> str:
+        return hmac.new(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+    def remember(self, signed: str) -> str:
+        """Remember a signed text; returns its digest."""
+        digest = hashlib.sha256(signed.encode()).hexdigest()
+        with self._lock:
+            self._drop(digest)
+            self._kept[digest] = time.monotonic(), signed
+            self._size += len(signed)
+            oldest = time.monotonic() - self._seconds
+            while self._kept and (self._size > self._limit or next(iter(self._kept.values()))[0] < oldest):
+                self._drop(next(iter(self._kept)))
+        return digest
+
+    def recall(self, digest: str) -> str | None:
+        """The remembered text with this digest."""
+        with self._lock:
+            found = self._kept.get(digest)
+        return found[1] if found else None
+
+    def _drop(self, digest: str) -> None:
+        if (found := self._kept.pop(digest, None)) is not None:
+            self._size -= len(found[1])
+
+    def __len__(self) -> int:
+        return len(self._kept)

@@ -1,0 +1,312 @@
+"""The page's own routes: a click is one request with the visitor's record, answered line by line.
+
+No visitor is remembered between requests, so that any process of any host can answer. `guard` stands before all routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from typing import Any
+
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from handlers import LONG, QUICK
+from received import from_record, to_record
+from rewriter.errors import InputError
+from rewriter.serving.limits import Limits, RefusedError
+from rewriter.serving.records import Records
+from rewriter.serving.worker import memory
+from state import PICTURES, Visitor, unknown
+from view import Shown
+from work import ERROR
+from work_queue import ON_SPACE, Who, WorkQueue, is_end, result_of
+
+STEPS = (*QUICK, *LONG, "attempt", "fetch")
+TAB = re.compile(r"[A-Za-z0-9-]{16,64}")
+BODY, FILE_BODY = 16 << 20, 48 << 20  # bytes of a request; of one that brings a file
+BODY_SECONDS, BODIES = 60.0, 8  # to receive a body, and large ones that are received at once
+SMALL = 256 << 10  # bytes up to which a body is not large
+PROGRESS, HEARTBEAT = 0.2, 0.5  # seconds between reports, and between signs of life
+MOST_WAITING = 2000  # clicks
+FORWARDED = ("x-forwarded-for", "forwarded", "via", "x-forwarded-host", "x-real-ip")  # headers of a proxy or a tunnel
+FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+class AnswerError(Exception):
+    """A request that is answered with a status other than 200."""
+
+    def __init__(self, status: int, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.wait = status, message, wait
+
+    @property
+    def response(self) -> Response:
+        """The answer."""
+        waits = {} if self.wait is None else {"wait": round(self.wait + 0.05, 1)}
+        headers = {} if self.wait is None else {"Retry-After": f"{max(1, round(self.wait))}"}
+        return JSONResponse({"message": self.message, **waits}, self.status, headers)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A click: who, what, and the work that it is about."""
+
+    who: Who
+    name: str
+    arguments: list[Any]
+    visitor: Visitor
+    trouble: str = ""  # why the record could not be read
+
+
+class Routes:
+    """The routes, for Gradio's app to serve; `pages`: what is served by name besides the pictures on the shelf."""
+
+    def __init__(self, queue: WorkQueue, records: Records, limits: Limits, own: dict[str, tuple[bytes, str]]) -> None:
+        self.queue, self.records, self.limits, self.own = queue, records, limits, own
+        self._large = asyncio.Semaphore(BODIES)
+
+    def all(self) -> list[Route]:
+        """For `app_kwargs={"routes": …}`."""
+        return [
+            Route("/rewriter/step", self.step, methods=["POST"]),
+            Route(f"/{PICTURES}{{name}}", self.picture, methods=["GET"]),
+            Route("/rewriter/health", self.health, methods=["GET"]),
+        ]
+
+    async def step(self, request: Request) -> Response:
+        """Answer a click."""
+        try:
+            asked = await self._asked(request)
+            limited = self.limits.request(tab=asked.who.visitor, address=asked.who.address)
+            limited.__enter__()
+        except RefusedError as error:
+            return AnswerError(429, f"{error}", error.wait).response
+        except AnswerError as error:
+            return error.response
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+        async def lines() -> AsyncIterator[bytes]:
+            try:
+                async for shown in self._answers(asked, request):
+                    yield json.dumps(shown).encode() + b"\n" if shown is not None else b"\n"
+            finally:
+                limited.__exit__(None, None, None)
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+
+    async def picture(self, request: Request) -> Response:
+        """A picture by its name; its content never changes."""
+        name = request.path_params["name"]
+        if name in self.own:
+            data, kind = self.own[name]
+            return Response(data, media_type=kind, headers=FOREVER)
+        found = await asyncio.to_thread(self.queue.shared.shelf.get, name)
+        if found is None:
+            return Response("this picture is not here any more", 404, media_type="text/plain")
+        return Response(found, media_type="image/jpeg", headers=FOREVER)
+
+    async def health(self, request: Request) -> Response:
+        """For operators on this machine: the workers, what waits, and memory."""
+        if address_of(request):
+            return Response(status_code=404)
+        state = self.queue.pool.state()
+        for worker in state["workers"]:
+            worker["rss_mb"] = round(memory(worker["pid"]) / 1e6)
+        return JSONResponse({**state, "rss_mb": round(memory() / 1e6)})
+
+    # --- reading a request ---
+
+    async def _asked(self, request: Request) -> Step:
+        """What a request asks for; AnswerError if that makes no sense, or too much waits already."""
+        body = await self._body(request)
+        try:
+            data = json.loads(body) if len(body) < SMALL else await asyncio.to_thread(json.loads, body)
+            name, arguments, tab = data["name"], data.get("args", []), data["tab"]
+            if not isinstance(tab, str) or not TAB.fullmatch(tab):
+                raise AnswerError(400, "tab: 16 to 64 letters, digits and hyphens, chosen at random by each client")
+            if name not in STEPS:
+                raise AnswerError(400, unknown("step", name, STEPS))
+            if not isinstance(arguments, list) or len(arguments) > 8:
+                raise AnswerError(400, "args: a list of at most eight values")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            wrong = f"the request is not as it should be ({type(error).__name__}: {error})"
+            raise AnswerError(400, wrong[:200]) from error
+        if len(body) > BODY and name != "load":
+            raise AnswerError(413, f"the request is larger than {BODY >> 20} MB")
+        waiting = sum(map(len, self.queue.pool.queues.values()))
+        if waiting > MOST_WAITING:
+            raise AnswerError(503, f"{waiting:,} clicks wait here: try again in a minute", 30.0)
+        who = Who(tab, address_of(request), request)
+        visitor, trouble = self._visitor(data.get("record"), data.get("known"))
+        return Step(who, name, arguments, replace(visitor, inline=data.get("inline") is True), trouble)
+
+    def _visitor(self, record: Any, known: Any) -> tuple[Visitor, str]:
+        """The visitor in a record, or a new one and what is wrong with the record."""
+        if record is None and known is not None:
+            record = self.records.recall(f"{known}")
+            if record is None:
+                raise AnswerError(409, "this record is not known here: send it in full")
+        if record is None:
+            return Visitor(self.queue.shared.names[0]), ""
+        text, ours = self.records.read(f"{record}")
+        try:
+            return from_record(text, ours=ours), ""
+        except InputError as error:
+            return Visitor(self.queue.shared.names[0]), f"{error}."
+
+    async def _body(self, request: Request) -> bytes:
+        """The request's body, as far as it may be read."""
+        size = int(request.headers.get("content-length") or 0)
+        if size > FILE_BODY:
+            raise AnswerError(413, f"the request is larger than {FILE_BODY >> 20} MB")
+        if size > SMALL or "content-length" not in request.headers:
+            with self.limits.request(address=address_of(request), size=size):
+                async with self._large:
+                    return await self._received(request)
+        return await self._received(request)
+
+    async def _received(self, request: Request) -> bytes:
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > FILE_BODY:
+                        raise AnswerError(413, f"the request is larger than {FILE_BODY >> 20} MB")
+                    parts.append(part)
+        except TimeoutError as error:
+            raise AnswerError(408, f"the request took longer than {BODY_SECONDS:.0f} s to arrive") from error
+        return b"".join(parts)
+
+    # --- answering ---
+
+    async def _answers(self, asked: Step, request: Request) -> AsyncIterator[Shown | None]:
+        """Parts to show as they come, None as a sign of life; the last one has "end"."""
+        name, arguments = asked.name, [asked.visitor, *asked.arguments]
+        if name == "fetch":
+            fetched: Shown = {}
+            async for one in self._fetched(asked, request):
+                fetched = one or {}
+                yield one if "fetched" not in fetched else None
+            if "fetched" not in fetched:
+                return
+            name, *rest = fetched["fetched"]
+            arguments = [asked.visitor, *rest]
+        elif name == "attempt":
+            name, arguments = "rule", [asked.visitor, "try", *asked.arguments]
+        elif name == "open":
+            arguments = [asked.visitor, *(asked.arguments or [None]), asked.trouble]
+        elif asked.trouble:
+            yield {"trouble": {"message": asked.trouble, "at": time.time_ns()}, "end": True}
+            return
+        partly = False
+        async for one in self._done(name, tuple(arguments), asked, request):
+            if one is not None and "end" in one:
+                yield await self._last(one, asked, partly, request)
+                return
+            partly |= one is not None and "film" in one
+            yield one
+
+    async def _fetched(self, asked: Step, request: Request) -> AsyncIterator[Shown | None]:
+        """The progress of a download, beside the queue; at last {"fetched": …}, or the trouble."""
+        wanted, linked, on_top = (*asked.arguments, "", True, False)[:3] if asked.arguments else ("", True, False)
+        following = self.queue.fetch_wanted(f"{wanted}", linked=bool(linked), on_top=bool(on_top))
+        try:
+            async for one in iterate_in_threadpool(following):
+                if await request.is_disconnected():
+                    return
+                yield one if isinstance(one, dict) else {"progress": {"share": one[0], "words": f"{one[1]} …"}}
+        except Exception as error:  # gr.Error with a message for the page; everything else became one
+            words = html.unescape(str(getattr(error, "message", error)))
+            yield {"progress": None, "trouble": _trouble(words), "end": True}
+        finally:
+            with suppress(ValueError):  # it is running in its thread, and ends there
+                following.close()
+
+    async def _done(
+        self, name: str, arguments: tuple[Any, ...], asked: Step, request: Request
+    ) -> AsyncIterator[Shown | None]:
+        """The reports of a job as parts to show; the last one is {"end": its result}."""
+        loop, items = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+        def listen(item: Any) -> None:
+            with suppress(RuntimeError):  # the server stops
+                loop.call_soon_threadsafe(items.put_nowait, item)
+
+        pool, silent = self.queue.pool, name in ("prepare", "rule")
+        job, ended, reported = self.queue.submit(name, arguments, listen, asked.who), False, 0.0
+        try:
+            while not ended:
+                try:
+                    item = await asyncio.wait_for(items.get(), HEARTBEAT)
+                except TimeoutError:
+                    if await request.is_disconnected():
+                        return
+                    yield waiting_words(*pool.wait(job)) if pool.waits(job) and not silent else None
+                    continue
+                if ended := is_end(item):
+                    yield {"end": result_of(item)}
+                elif isinstance(item, dict):
+                    yield item
+                elif not silent and time.monotonic() > reported + PROGRESS:
+                    reported = time.monotonic()
+                    yield {"progress": {"share": item[0], "words": f"{item[1]} …"}}
+        finally:
+            if not ended:
+                pool.cancel(job)
+
+    async def _last(self, one: Shown, asked: Step, partly: bool, request: Request) -> Shown:
+        """The last line of an answer."""
+        result: Shown = one["end"]
+        shown: Shown = {} if asked.name == "prepare" else {"progress": None, "trouble": {}}
+        if asked.name == "attempt":
+            return {"tried": time.time_ns(), "end": True} | ({} if ERROR in result else result)
+        if ERROR in result:
+            shown["trouble"] = _trouble(result[ERROR])
+            if partly:  # the pictures as they are after all
+                async for last in self._done("refresh", (asked.visitor,), asked, request):
+                    again = (last or {}).get("end") or {}
+                    shown |= {name: part for name, part in again.items() if name not in ("visitor", ERROR)}
+        shown |= {name: part for name, part in result.items() if name not in ("visitor", ERROR)}
+        visitor = result.get("visitor")
+        if visitor is not None and (visitor != asked.visitor or asked.name in ("open", "fetch")):
+            shown["record"] = self.records.sign(to_record(visitor))
+            self.records.remember(shown["record"])
+        return {**shown, "end": True}
+
+
+def _trouble(message: str) -> Shown:
+    """A message for the page; `at` makes it another one even if it says the same."""
+    return {"message": f"{message.rstrip('.')}.", "at": time.time_ns()}
+
+
+def waiting_words(place: int, seconds: float) -> Shown:
+    """Where somebody stands in the queue, and for how long about."""
+    at = ORDINALS[place - 1] if place <= len(ORDINALS) else f"number {place:,}"
+    about = f"about {max(1, round(seconds))} s" if seconds < 90 else f"about {round(seconds / 60)} minutes"
+    return {"progress": {"share": 0.0, "words": f"You are {at} in the queue: {about} …"}}
+
+
+def address_of(request: Request) -> str:
+    """The address that a request comes from, as far as it says something: "" on this machine without a proxy."""
+    host = request.client.host if request.client else ""
+    told = [part.strip() for part in request.headers.get("x-forwarded-for", "").split(",") if part.strip()]
+    with suppress(ValueError):
+        if told and (ON_SPACE or ip_address(host).is_private):  # the last is what our own proxy saw
+            return told[-1][:64]
+        if ip_address(host).is_loopback:
+            return "" if not any(name in request.headers for name in FORWARDED) else host
+    return host
