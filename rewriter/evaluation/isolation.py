@@ -37,8 +37,8 @@ class Plain:
     original: Tensor
 
 
-def plain_loop(keys: Sequence[Key], form: str) -> Plain:
-    """Make the edits of these visits in this process, one after the other, with one thread.
+def plain_loop(keys: Sequence[Key], form: str, seed: int) -> Plain:
+    """Make the edits of these visits in this process, one after the other, with one thread; `seed`: of their marks.
 
     As on the page, sessions share what is measured of the generator; an execute includes the pictures of the filmstrip
     and the crops of the verdict, but not their compression.
@@ -51,7 +51,7 @@ def plain_loop(keys: Sequence[Key], form: str) -> Plain:
         for key in (("warm", 0, 0), *keys):
             if len(made) == 1:  # the first one has measured the layer
                 start = time.perf_counter()
-            session, marks = Rewriter(generator, statistics=known, keys=features), Marks.drawn(*key)
+            session, marks = Rewriter(generator, statistics=known, keys=features), Marks.drawn(seed, *key)
             session.copy(*marks.copy)
             session.paste(*marks.paste)
             session.add_context(*marks.context)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from math import ceil
 from typing import Any
@@ -29,13 +31,15 @@ from rewriter.errors import ComputationError
 from rewriter.evaluation.isolation import PAGE, Plain, mixed_up, plain_loop
 from rewriter.evaluation.run import machine
 from rewriter.evaluation.tables import markdown_table
+from rewriter.generators.latents import SEEDS
 from rewriter.serving.load import Click, Marks, Site, Visitor
 
 Row = dict[str, Any]
 LIGHT = ("copy", "paste", "off", "on", "undo", "browse")  # browse: to pictures that others have seen before
 COUNTS = ("refused", "resent", "lost", "troubles")
 CHECKED, FEW = 6, 8  # visitors whose pictures are compared with the plain loop's; those of the smaller stages
-PAGES, FRESH = 8, 5000  # pages that everybody looks at; seeds from which on nobody has looked
+PAGES = 8  # that everybody looks at
+FRESH, TURNS = 5000, 900  # seeds from which on new pages are drawn at random, and how many for each visitor
 BRIEF, ARRIVING = 20.0, 10.0  # at most so many seconds for a smaller stage, and until the last visitor has arrived
 LATE = 600.0  # seconds after the end of a stage at which a click is given up as lost
 STARTING = 180.0  # seconds in which the server has to start
@@ -54,6 +58,7 @@ class Plan:
         form: of the rules.
         settle: seconds after the visitors have left until memory is measured again.
         url: of a server that runs already; "": our own.
+        seed: from which marks are drawn; another one each time, because a server may keep pictures for ever.
     """
 
     visitors: tuple[int, ...] = (1, 20, 100, 500)
@@ -63,6 +68,7 @@ class Plan:
     form: str = "weight"
     settle: float = 10.0
     url: str = ""
+    seed: int = field(default_factory=lambda: secrets.randbelow(2**32))
 
     def stages(self) -> dict[str, int]:
         """Numbers of visitors by stage, of those in which they make rules; only our own workers are killed."""
@@ -79,11 +85,12 @@ def serve(plan: Plan, on_row: Callable[[str], object] = str) -> Row:
     Raises:
         ComputationError: the server did not start.
     """
-    plain = plain_loop([(stage, i, 0) for stage in plan.stages() for i in plan.checked(stage)], plan.form)
+    plain = plain_loop([(stage, i, 0) for stage in plan.stages() for i in plan.checked(stage)], plan.form, plan.seed)
     on_row(f"a plain loop: {plain.rate:.2f} executes/s")
     about = {"machine": machine(torch.device("cpu")) | {"cores": os.cpu_count()}, "plan": asdict(plan)}
     report: Row = {**about, "plain_executes_per_second": plain.rate, "crowds": []}
     with started(plan) as server:
+        asyncio.run(warmed(server, plan))
         for stage, number in plan.stages().items():
             if stage != "killed":
                 report["crowds"].append(asyncio.run(crowd(server, plan, stage, plain)))
@@ -185,6 +192,19 @@ async def watched(server: Server, settle: float) -> AsyncIterator[tuple[Site, Ro
 # --- the stages ---
 
 
+async def warmed(server: Server, plan: Plan) -> None:
+    """Visits that are not counted: in each worker, a first execute measures a layer."""
+    site = Site(server.url)
+
+    async def one(i: int) -> None:
+        visitor = Visitor(site, ("warm", i), 0, time.monotonic() + LATE)
+        await visitor.arrive(0)
+        await visitor.visit(Marks.drawn(plan.seed, "warm", i), plan.form)
+
+    await asyncio.gather(*map(one, range(2 * max(1, plan.workers))))
+    site.close()
+
+
 async def crowd(server: Server, plan: Plan, stage: str, plain: Plain) -> Row:
     """Visitors who make rules, visit after visit; in the stage "killed", a worker is killed meanwhile."""
     async with watched(server, plan.settle) as (site, memory):
@@ -197,7 +217,7 @@ async def crowd(server: Server, plan: Plan, stage: str, plain: Plain) -> Row:
             for turn in count():
                 if visitor.lost or turn and time.monotonic() > stop:
                     break
-                await visitor.visit(Marks.drawn(stage, i, turn), plan.form)
+                await visitor.visit(Marks.drawn(plan.seed, stage, i, turn), plan.form)
             return visitor
 
         killing = asyncio.create_task(kill(server, site)) if stage == "killed" else None
@@ -243,17 +263,18 @@ async def looking(server: Server, plan: Plan) -> Row:
         row = {"visitors": visitors, "pictures_per_second": PAGE * (rate(clicks, stop) or 0), **figures(seen, stop)}
         return {name: row[name] for name in ("visitors", "pictures_per_second", "light_p50", "light_p95", *COUNTS)}
 
-    async with watched(server, plan.settle) as (site, _):
-        uncached = await rates(site, "new", FEW, lambda i, turn: _page(FRESH // PAGE + i * 900 + turn % 900))
-        await rates(site, "first", 1, lambda i, turn: _page(turn % PAGES))
+    new = random.Random(plan.seed).sample(range(FRESH, SEEDS - PAGE, PAGE), FEW * TURNS)
+    async with watched(server, 0) as (site, _):
+        uncached = await rates(site, "new", FEW, lambda i, turn: _page(new[i * TURNS + turn % TURNS]))
+        await rates(site, "first", 1, lambda i, turn: _page(turn % PAGES * PAGE))
     async with watched(server, plan.settle) as (site, memory):
-        cached = await rates(site, "known", number, lambda i, turn: _page((i + turn) % PAGES))
+        cached = await rates(site, "known", number, lambda i, turn: _page((i + turn) % PAGES * PAGE))
     times = cached["pictures_per_second"] / uncached["pictures_per_second"] if uncached["pictures_per_second"] else None
     return {"uncached": uncached, "cached": cached, "times": times, "memory": memory}
 
 
-def _page(number: int) -> str:
-    return f"{PAGE * number}-{PAGE * number + PAGE - 1}"
+def _page(first: int) -> str:
+    return f"{first}-{first + PAGE - 1}"
 
 
 async def neighbour(server: Server, plan: Plan) -> Row:
@@ -262,11 +283,12 @@ async def neighbour(server: Server, plan: Plan) -> Row:
 
     async def light(name: str) -> Visitor:
         visitor = Visitor(site, (name, 0), pause, time.monotonic() + seconds + LATE)
-        await visitor.visit(Marks.drawn(name, 0, 0), plan.form)
+        await visitor.arrive(0)
+        await visitor.visit(Marks.drawn(plan.seed, name, 0, 0), plan.form)
         visitor.clicks.clear()
         until = time.monotonic() + seconds
         for turn in count(1):
-            clicks = [each for each in Marks.drawn(name, 0, turn).clicks("auto") if each[0] in LIGHT]
+            clicks = [each for each in Marks.drawn(plan.seed, name, 0, turn).clicks("auto") if each[0] in LIGHT]
             for kind, step, arguments in sorted(clicks, key=lambda each: each[0] in ("copy", "paste")):
                 if visitor.lost or time.monotonic() > until:
                     return visitor
@@ -279,8 +301,9 @@ async def neighbour(server: Server, plan: Plan) -> Row:
             Visitor(site, ("slow", 0), 0, time.monotonic() + 2 * seconds + LATE),
             asyncio.ensure_future(done),
         )
+        await visitor.arrive(0)
         for turn in count():
-            for kind, step, arguments in [*Marks.drawn("slow", 0, turn).clicks("auto")][:3]:
+            for kind, step, arguments in [*Marks.drawn(plan.seed, "slow", 0, turn).clicks("auto")][:3]:
                 await visitor.click(kind, step, arguments)
             for step in ("suggest", "find"):
                 if visitor.lost or going.done():
@@ -313,12 +336,12 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def rate(clicks: Sequence[Click], until: float) -> float | None:
-    """Ended clicks per second from the first one's start to `until`, or to the last one's end if that is earlier."""
+    """Ended clicks per second, from the first one's start to the last one's end before `until`, if there is one."""
     ends = [click.start + click.seconds for click in clicks if click.ended]
     if not ends:
         return None
-    first, last = min(click.start for click in clicks), min(until, max(ends))
-    return sum(end <= last for end in ends) / (last - first) if last > first else None
+    first, last = min(click.start for click in clicks), max((end for end in ends if end <= until), default=max(ends))
+    return sum(end <= last for end in ends) / (last - first)
 
 
 def figures(visitors: Sequence[Visitor], until: float) -> Row:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from torch import Tensor
 
@@ -26,7 +27,7 @@ PICTURES = "rewriter/pictures/"
 BROKEN = (OSError, EOFError, ValueError)  # a server that went away, or an answer that stops or is none
 AGAIN = 0.5  # seconds until a click is sent again
 AT_ONCE, FETCHING = 6, 64  # pictures that one browser loads at once, and all of them together
-SIDE = 64  # cells of a mask's side
+GENERATOR, SIDE = "townscape", 64  # what is rewritten, and cells of a mask's side
 Films = dict[str, tuple[str, ...]]  # SHA-256 of the pictures in the filmstrip, by the click that showed them
 
 
@@ -166,8 +167,9 @@ class Visitor:
 
     def __post_init__(self) -> None:
         self._random = random.Random(repr(self.key))
-        self._tab = f"load-{self._random.getrandbits(128):032x}"
+        self._tab = uuid4().hex
         self._record: str | None = None
+        self._start: str | None = None  # what a visit begins with
         self._inline = False
         self._seen: dict[str, str] = {}
 
@@ -182,14 +184,16 @@ class Visitor:
         return any(not click.ended for click in self.clicks)
 
     async def arrive(self, within: float) -> None:
-        """Load the page, at some time in the first seconds."""
+        """Load the page, at some time in the first seconds, and choose the generator."""
         await asyncio.sleep(self._random.uniform(0, within))
         await self.click("page", "")
         await self.click("open", "open", [{"hash": "", "link": {}}])
+        await self.click("generator", "fetch", [GENERATOR, False, False])
+        self._start = self._record
 
     async def visit(self, marks: Marks, form: str) -> None:
-        """The clicks of one visit, which begins without any work, with pauses between them."""
-        self._record, films, first = None, Films(), len(self.clicks)
+        """The clicks of one visit, which begins without marks and rules, with pauses between them."""
+        self._record, films, first = self._start, Films(), len(self.clicks)
         for kind, name, arguments in marks.clicks(form):
             shown = await self.click(kind, name, arguments)
             if self.lost:
