@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
+from sys import getsizeof
 from threading import Lock
+from time import monotonic
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 T = TypeVar("T")
 
@@ -17,12 +19,13 @@ T = TypeVar("T")
 class Cache:
     """Values by key within `limit` bytes; the least recently used are dropped first. Safe to share between threads.
 
-    A value larger than the limit is never kept.
+    A value larger than the limit is never kept. Values that nobody used for `seconds` are dropped too, by `sweep`,
+    which every `put` does; None: they have no age.
     """
 
-    def __init__(self, limit: int):
-        self.limit, self.size = limit, 0
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+    def __init__(self, limit: int, seconds: float | None = None):
+        self.limit, self.seconds, self.size = limit, seconds, 0
+        self._kept: OrderedDict[Hashable, tuple[Any, int, float]] = OrderedDict()  # value, bytes, when it was used last
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
@@ -36,34 +39,62 @@ class Cache:
     def peek(self, key: Hashable) -> Any:
         """What is kept under the key, or None."""
         with self._lock:
-            if key not in self._kept:
-                return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            return self._use(key)
 
     def put(self, key: Hashable, value: object) -> None:
         """Keep a value, unless one is kept already or it is larger than the whole cache."""
-        size = max(1, _bytes(value))
+        size = max(1, _bytes(value, set()))
+        self.sweep()
+        dropped = []  # so that they are freed when the lock is open again
         with self._lock:
             if key in self._kept or size > self.limit:
+                self._use(key)
                 return
-            self._kept[key] = value, size
+            self._kept[key] = value, size, monotonic()
             self.size += size
             while self.size > self.limit:
-                self.size -= self._kept.popitem(last=False)[1][1]
+                dropped.append(self._drop_oldest())
+
+    def sweep(self) -> int:
+        """Drop what nobody used for `seconds`; returns how many values that were."""
+        dropped = []
+        with self._lock:
+            while self.seconds is not None and self._kept:
+                if monotonic() - next(iter(self._kept.values()))[2] < self.seconds:
+                    break
+                dropped.append(self._drop_oldest())
+        return len(dropped)
+
+    def _use(self, key: Hashable) -> Any:
+        if key not in self._kept:
+            return None
+        value, size, _ = self._kept.pop(key)
+        self._kept[key] = value, size, monotonic()
+        return value
+
+    def _drop_oldest(self) -> Any:
+        value, size, _ = self._kept.popitem(last=False)[1]
+        self.size -= size
+        return value
 
 
-def _bytes(value: object) -> int:
-    """Bytes of what is large in a value: a tensor, a file's content, a network, a collection, an object."""
-    if isinstance(value, Tensor):
-        return value.nbytes
+def _bytes(value: object, seen: set[int]) -> int:
+    """Bytes of a value with all its parts, each counted once: tensors, texts, networks, collections, objects."""
+    if id(value) in seen or isinstance(value, type):  # a class belongs to the program
+        return 0
+    seen.add(id(value))
     if isinstance(value, nn.Module):
         return sum(part.nbytes for part in value.state_dict().values())
-    if isinstance(value, bytes):
+    if isinstance(value, (bytes, bytearray)):
         return len(value)
-    if isinstance(value, (tuple, list)):
-        return sum(map(_bytes, value))
-    return sum(_bytes(part) for part in vars(value).values()) if hasattr(value, "__dict__") else 0
+    if isinstance(own := getattr(value, "nbytes", None), int):  # tensors, NumPy's arrays, views of memory
+        return own
+    parts: Iterable[object] = ()
+    if isinstance(value, Mapping):
+        parts = (part for item in value.items() for part in item)
+    elif isinstance(value, (tuple, list, set, frozenset)):
+        parts = value
+    return getsizeof(value) + sum(_bytes(part, seen) for part in (*parts, *getattr(value, "__dict__", {}).values()))
 
 
 def default_folder() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,26 +17,58 @@ from torch import Tensor
 
 from rewriter.errors import InputError
 
+KINDS = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}  # others are devices
+NAME = 40  # characters of a file's name that its temporary one keeps
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path, which replaces `path` on leaving without an error; InputError if that is impossible."""
-    path = Path(path)
+    """Yield a temporary path, which replaces `path` on leaving without an error; InputError if that is impossible.
+
+    Only a regular file is replaced. Of a symbolic link, it is the file that it points to; the link stays.
+    """
+    target = _target(Path(path))
+    with _beside(target, path) as temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(target)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot write {path} ({reason(error)}): nothing was changed") from error
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, as the system says it."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _target(path: Path) -> Path:
+    """The file that is written for `path`, which may not exist; InputError for anything but a regular file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        mode = os.stat(path).st_mode  # which follows links where the system allows that
+    except FileNotFoundError:
+        mode = stat.S_IFREG
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write {path} ({reason(error)}): choose another place") from error
+    if not stat.S_ISREG(mode):
+        kind = next((name for holds, name in KINDS.items() if holds(mode)), "a device")
+        raise InputError(f"cannot write {path}: it is {kind}; name a file{' in it' if kind == 'a folder' else ''}")
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+@contextlib.contextmanager
+def _beside(target: Path, named: str | Path) -> Iterator[Path]:
+    """A new temporary file in the target's folder, which is made if need be; it is gone on leaving."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:NAME]}-", suffix=target.suffix)
         os.close(handle)
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}): choose another place") from error
-    temporary = Path(name)
+        raise InputError(f"cannot write {named} ({reason(error)}): choose another place") from error
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write {path} ({getattr(error, 'strerror', error)}): nothing was changed") from error
+        yield Path(name)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def write_bytes(data: bytes, path: str | Path) -> None:
@@ -72,14 +105,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise InputError, before any work, if `path` cannot be written."""
-    path = Path(path)
-    if os.path.isdir(path):
-        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
-    created = [parent for parent in path.parents if not os.path.exists(parent)]
-    with replacing(path.with_name(f"{path.name}.probe")) as temporary:
-        temporary.touch()
-    path.with_name(f"{path.name}.probe").unlink(missing_ok=True)
+    """Raise InputError, before any work, if `replacing` could not write `path`; nothing is left there."""
+    target = _target(Path(path))
+    created = [parent for parent in target.parents if not os.path.exists(parent)]
+    with _beside(target, path):
+        pass
     for folder in created:
         with contextlib.suppress(OSError):  # somebody else wrote into it meanwhile
             folder.rmdir()

@@ -94,15 +94,21 @@ def encode(mask: Tensor) -> str:
     return PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def decode(text: str) -> Tensor:
-    """Inverse of `encode`; InputError for another URL, or a PNG that is damaged, too large, empty or without alpha."""
+def decode(text: str, *, side: int = MAX_SIDE, cells: int = MAX_SIDE**2) -> Tensor:
+    """Inverse of `encode`; InputError for another URL, or a PNG that is damaged, too large, empty or without alpha.
+
+    Too large, with more than `side` cells a side or `cells` in all, is refused before its pixels are decoded.
+    """
     if not isinstance(text, str) or not text.startswith(PREFIX) or len(text) > MAX_TEXT:
         raise InputError(f"a mask is a PNG data URL ({PREFIX}…) of at most {MAX_TEXT >> 20} MB")
     try:
         data = base64.b64decode(text[len(PREFIX) :], validate=True)
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if max(image.size) > MAX_SIDE:
-                raise InputError(f"the mask is {image.size[0]} × {image.size[1]}; at most {MAX_SIDE} a side")
+            width, height = image.size
+            if max(width, height) > side:
+                raise InputError(f"the mask is {width} × {height}; at most {side} a side")
+            if width * height > cells:
+                raise InputError(f"the mask is {width} × {height}; at most {cells:,} cells")
             if "A" not in image.getbands():
                 raise InputError("the mask's PNG has no alpha channel: painted means opaque")
             alpha = np.array(image.getchannel("A"))

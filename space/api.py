@@ -64,7 +64,7 @@ class Clients:
 
 
 class Endpoints:
-    """Each public method is an endpoint of that name; those that take long are generators: they end with their client."""
+    """Each public method is an endpoint of that name; long ones are generators, which end with their client."""
 
     def __init__(self, queue: WorkQueue) -> None:
         self._queue, self._clients = queue, Clients()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,7 @@ STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smil
 MODEL_BYTES = 4 << 30  # generators that stay in memory
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
 SHELF = "served/pictures-1.sqlite"  # in the cache folder; another number for pictures that are made otherwise
+NONE = -1.0  # the note of a picture that there is not
 PICTURES = "rewriter/pictures/"  # before the name of a picture, relative to the page
 SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
 
@@ -107,6 +108,11 @@ class Visitor:
     def __getstate__(self) -> dict[str, Any]:
         """All but what can be read again."""
         return {name: value for name, value in vars(self).items() if name != "history"}
+
+
+def name_of(recipe: str) -> str:
+    """The name of the picture that is made by a recipe."""
+    return f"{hashlib.sha256(recipe.encode()).hexdigest()[:40]}.jpg"
 
 
 def check_affordable(edit: Edit) -> Edit:
@@ -215,9 +221,9 @@ class Shared:
         """Pictures with the session's rules or the given ones, for a browser; drawn once for all who want them."""
         on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
         recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {digest(on)} {side}"
-        names = {seed: f"{hashlib.sha256(f'{recipe} {seed}'.encode()).hexdigest()[:40]}.jpg" for seed in seeds}
+        names = {seed: name_of(f"{recipe} {seed}") for seed in seeds}
         changes = self.shelf.notes([*names.values()])
-        inline: dict[str, bytes] = {}
+        made: dict[str, tuple[bytes, float]] = {}
         if missing := [seed for seed in names if names[seed] not in changes]:
             now = self.pictures(session, missing, on)
             before = self.pictures(session, missing, []) if on else now
@@ -225,12 +231,24 @@ class Shared:
             made = {names[s]: (jpeg(one, side), change) for s, one, change in zip(missing, now, each, strict=True)}
             self.shelf.put(made)
             changes |= {name: change for name, (_, change) in made.items()}
-            inline = {name: data for name, (data, _) in made.items()} if visitor.inline else {}
-        urls = [PICTURES + name for name in names.values()]
-        if visitor.inline:
-            data = [inline.get(name) or self.shelf.get(name) or b"" for name in names.values()]
-            urls = [data_url(one, "image/jpeg") for one in data]
-        return [Drawn(url, changes[name]) for url, name in zip(urls, names.values(), strict=True)]
+        return [Drawn(self._url(visitor, names[seed], made), changes[names[seed]]) for seed in seeds]
+
+    def crops(
+        self, visitor: Visitor, recipe: str, count: int, make: Callable[[], Sequence[Tensor]], *, side: int
+    ) -> list[str]:
+        """URLs of the pictures that `make` makes, at most `count`, unless they were made before by this recipe."""
+        names, made = [name_of(f"{recipe} {side} {i}") for i in range(count)], dict[str, tuple[bytes, float]]()
+        notes = self.shelf.notes(names)
+        if len(notes) < count:
+            made = {name: (jpeg(picture, side), 0.0) for name, picture in zip(names, make(), strict=False)}
+            self.shelf.put({name: (b"", NONE) for name in names} | made)
+            notes = {name: 0.0 for name in made}
+        return [self._url(visitor, name, made) for name in names if notes.get(name, NONE) != NONE]
+
+    def _url(self, visitor: Visitor, name: str, made: Mapping[str, tuple[bytes, float]]) -> str:
+        if not visitor.inline:
+            return PICTURES + name
+        return data_url(made[name][0] if name in made else self.shelf.get(name) or b"", "image/jpeg")
 
     @torch.no_grad()
     def pictures(

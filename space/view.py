@@ -20,10 +20,11 @@ from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict
 from rewriter.editing.link import encode
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
-from rewriter.editing.verdict import square
+from rewriter.editing.verdict import CROPS, square
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
+from rewriter.generators.change import digest
 from rewriter.generators.latents import format_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
@@ -121,7 +122,7 @@ class View:
         places = [(what, place) for what, place in named if place]
         shown["marks"] = [{"kind": what, "seed": it.seed, "mask": it.png} for what, it in places]
         for what, place in places:
-            made = {"seed": place.seed, "image": self._marked(session, place, what == "paste")}
+            made = {"seed": place.seed, "image": self._marked(visitor, session, place, what == "paste")}
             shown[what] = [*shown.get(what, []), made] if what in ("context", "keep") else made
         accepted = [place for place in edit.found if place.by == "person"]
         shown["context"] = shown.get("context", []) + [found_tile(session, place) for place in accepted]
@@ -134,15 +135,24 @@ class View:
         shown["found_key"] = found_key(session)
         return {"slots": shown}
 
-    def _marked(self, session: Rewriter, place: Region, pasted: bool) -> str:
+    def _marked(self, visitor: Visitor, session: Rewriter, place: Region, pasted: bool) -> str:
         """A crop around a marked place; of the one pasted on or erased, with what is wanted there."""
-        picture = None
-        if pasted and session.edit.kind != "zero":
-            with suppress(InputError):  # the mark stays; executing says what is wrong with it
-                picture = session.preview().after
-        if picture is None:
-            picture = self.shared.pictures(session, [place.seed], [])[0]
-        return picture_url(cut(picture, place.mask), CROP)
+        edit, wanted = session.edit, ""
+        if pasted and edit.kind != "zero":
+            asked = edit.with_(context=(), keep=(), found=(), unlike=(), gate=None) if edit.kind == "replace" else edit
+            wanted = f"{asked.digest} {digest([rule for rule in session.history.present.before if rule.active])}"
+
+        def make() -> list[Tensor]:
+            picture = None
+            if wanted:
+                with suppress(InputError):  # the mark stays; executing says what is wrong with it
+                    picture = session.preview().after
+            if picture is None:
+                picture = self.shared.pictures(session, [place.seed], [])[0]
+            return [cut(picture, place.mask)]
+
+        recipe = f"mark {edit.fingerprint} {edit.truncation!r} {place.seed} {place.digest} {wanted}"
+        return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
 
     def _bar(self, visitor: Visitor, session: Rewriter) -> Shown:
         """What comes next, or the verdict on the rule just made, with its proof and the one thing to try."""
@@ -154,21 +164,33 @@ class View:
             again = "The edit has changed: execute it again." if made is not None else "Ready: press Execute."
             shown["next"] = again
         else:
-            shown |= self._verdict(session, made)
+            shown |= self._verdict(visitor, session, made)
         return {"bar": shown}
 
-    def _verdict(self, session: Rewriter, made: int) -> Shown:
+    def _verdict(self, visitor: Visitor, session: Rewriter, made: int) -> Shown:
         rule = session.rules[made]
         if rule.effect is None or not rule.effect.verdict:
             return {"next": f"{rule.title}: its effect was not measured."}
-        crops = session.crops(made) if self.shared.page_size(session.generator) == PAGE_SIZE else []
+        crops: list[list[str]] = []
+        if self.shared.page_size(session.generator) == PAGE_SIZE and rule.edit is not None:
+            before = digest([each for each in session.rules[:made] if each.active])
+            recipe = f"verdict {rule.fingerprint} {before} {digest([replace(rule, on=True)])} {rule.edit.digest}"
+            with suppress(InputError):
+                urls = self.shared.crops(
+                    visitor,
+                    recipe,
+                    3 * CROPS,
+                    lambda: [part for each in session.crops(made) for part in each],
+                    side=CROP,
+                )
+                crops = [urls[first : first + 3] for first in range(0, len(urls), 3)]
         step = suggestion(rule)
         words = verdict_in_words(rule.effect)
         return {
             "next": f"{words[:1].upper()}{words[1:]}.",
             "verdict": rule.effect.verdict,
             "made": made,
-            "crops": [[picture_url(picture, CROP) for picture in each] for each in crops],
+            "crops": crops,
             "kind": rule.edit.kind if rule.edit else "",
             "mend": {"words": step.words[:1].upper() + step.words[1:], "action": step.action} if step else None,
             "details": [line.strip() for line in effect_in_words(rule.title, rule).split("\n")],

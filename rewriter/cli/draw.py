@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -163,7 +164,7 @@ def _requests(files: Sequence[str], given: dict[str, Any], generator: str | None
 def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:
     """Raise InputError, before any work, for outputs that cannot be written or would overwrite each other."""
     outputs = [sheet, *others]
-    if len({path.absolute() for path in outputs}) < len(outputs):
+    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
         raise InputError(f"two outputs have the same name ({', '.join(map(str, outputs))}): give each its own")
     for path in others:
         if path.suffix != ".safetensors":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -121,8 +122,9 @@ class Edit:
         """Validate field by field; InputError names the first field that is wrong, and what was expected."""
         if not isinstance(data, Mapping):
             raise InputError(f"an edit is a JSON object, not {type(data).__name__}")
-        if data.get("version") != VERSION or isinstance(data["version"], bool):
-            raise InputError(f"edit version {data.get('version')!r} is not {VERSION}: update this package or the file")
+        if type(version := data.get("version")) is not int or version != VERSION:
+            found = reprlib.repr(version)[:40]
+            raise InputError(f"edit version {found} is not {VERSION}: update this package or the file")
         defaults = set(_CHECKS) - {"generator", "layer"}
         return Edit(**checks.fields("the edit", data, _CHECKS, optional=defaults, ignore=("version",)))
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter.errors import InputError, OnStep, report
+from rewriter import checks
+from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
@@ -55,20 +56,23 @@ class Effect:
         return {k: v for k, v in plain.items() if k not in LATER or v not in (None, "")}
 
     @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Effect:
-        """Inverse of `to_json`."""
-        try:
-            values: dict[str, Any] = {
-                k: math.nan if data[k] is None else float(data[k])
-                for k, field in Effect.__dataclass_fields__.items()
-                if k != "verdict" and (k in data or field.default is MISSING)
-            }
-            whole = {k: int(values[k]) for k in ("pictures", "places")}
-            if (verdict := data.get("verdict", "")) not in VERDICTS:
-                raise ValueError(f"verdict {str(verdict)[:40]!r}")
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"the rule's effect is damaged ({error})") from error
-        return Effect(**{**values, **whole}, verdict=verdict)
+    def from_json(data: Any) -> Effect:
+        """Inverse of `to_json`; InputError for anything but an object in which every field that it needs is right."""
+        others = data if isinstance(data, Mapping) else ()  # what later versions may add
+        defaults = [name for name, about in Effect.__dataclass_fields__.items() if about.default is not MISSING]
+        return Effect(**checks.fields("the rule's effect", data, _CHECKS, optional=defaults, ignore=others))
+
+
+def _figure(name: str, value: Any) -> float:
+    """Any finite number, or nan for None: what could not be measured."""
+    return math.nan if value is None else float(checks.number(-1e300, 1e300)(name, value))
+
+
+_CHECKS: dict[str, checks.Check] = {
+    **dict.fromkeys(Effect.__dataclass_fields__, _figure),
+    **dict.fromkeys(("pictures", "places"), checks.whole(0, 1 << 40)),
+    "verdict": checks.choice(VERDICTS),
+}
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,14 @@ from safetensors import SafetensorError
 from safetensors import torch as tensors_as
 from torch import Tensor
 
+from rewriter.checks import flag, number, refusal
 from rewriter.editing.edit import Edit
 from rewriter.editing.provenance import requests
-from rewriter.editing.region import Region
+from rewriter.editing.region import SEED, Region
 from rewriter.editing.rule import CELLS, RULES, Rule, assemble
 from rewriter.errors import InputError
 from rewriter.files import write_bytes
+from rewriter.generators.change import STRENGTHS
 from rewriter.masks import decode
 
 FORMAT = "rewriter-session-1"
@@ -101,17 +103,21 @@ class History:
         return data
 
     @staticmethod
-    def from_bytes(data: bytes) -> History:
-        """Inverse of `to_bytes`; InputError for what is not a session, or damaged."""
+    def from_bytes(data: bytes, *, cells: int = CELLS, limit: int = _SIZE) -> History:
+        """Inverse of `to_bytes`; InputError for what is not a session, or damaged.
+
+        Also for more than `limit` bytes, or masks of more than `cells` cells in all: whoever does not trust the data
+        sets these low. No mask beyond the cap is decoded.
+        """
         try:
-            if len(data) > _SIZE:
-                raise InputError(f"a session is at most {_SIZE >> 20} MB, this is {len(data) >> 20}")
+            if len(data) > limit:
+                raise InputError(f"a session is at most {limit:,} bytes here, and this has {len(data):,}")
             tensors = tensors_as.load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             metadata = header.get("__metadata__", {})
             if metadata.get("format") != FORMAT:
                 raise InputError(f"this is a safetensors file, but not a session ({FORMAT})")
-            return _unpack(json.loads(metadata["session"]), tensors)
+            return _unpack(json.loads(metadata["session"]), tensors, cells)
         except InputError:
             raise
         except _DAMAGE as error:
@@ -183,42 +189,43 @@ class _Tables:
 
 
 class _Decoded:
-    """The places of a file's edits; each mask is decoded once."""
+    """The places of a file's edits, with masks of at most `cells` cells in all; each mask is decoded once."""
 
-    def __init__(self, pngs: Any):
-        self.pngs, self.cells = pngs, 0
+    def __init__(self, pngs: list[Any], cells: int):
+        self.pngs, self.cells, self._left = pngs, cells, cells
         self._masks: dict[int, Tensor] = {}
         self._regions: dict[tuple[int, int], Region] = {}
 
     def edit(self, data: Mapping[str, Any]) -> Edit:
         """An edit whose places name rows of the masks' table."""
-        lists = {name: list(map(self.region, data[name])) for name in ("context", "keep") if name in data}
+        lists = {name: [*map(self.region, _list(name, data[name]))] for name in ("context", "keep") if name in data}
         single = {name: data[name] and self.region(data[name]) for name in ("copy", "paste") if name in data}
         return Edit.from_json({**data, **lists, **single})
 
     def region(self, place: Mapping[str, Any]) -> Region:
         """A place with its mask decoded."""
-        key = place["seed"], _row(place["mask"], len(self.pngs))
+        key = SEED("the seed of a place", place["seed"]), _row(place["mask"], len(self.pngs))
         if key not in self._regions:
-            self._regions[key] = Region(**{**place, "mask": self._mask(key[1])})
+            self._regions[key] = made = Region(**{**place, "mask": self._mask(key[1])})
+            vars(made)["png"] = self.pngs[key[1]]  # need not be encoded again
         return self._regions[key]
 
     def _mask(self, row: int) -> Tensor:
         if row not in self._masks:
-            self._masks[row] = decode(self.pngs[row])
-            if max(self._masks[row].shape) > FINEST:
-                raise InputError(f"the session has a mask of more than {FINEST} cells a side: no session saves such")
-            self.cells += self._masks[row].numel()
-            if self.cells > CELLS:
-                raise InputError(f"the session's masks have more than {CELLS >> 20} million cells in all")
+            try:
+                self._masks[row] = decode(self.pngs[row], side=FINEST, cells=self._left)
+            except InputError as error:
+                allowed = f"all masks of a session have at most {self.cells:,} cells together"
+                raise InputError(f"mask {row + 1} of {len(self.pngs)}: {error} ({allowed})") from error
+            self._left -= self._masks[row].numel()
         return self._masks[row]
 
 
-def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
-    counts = len(about["states"]), len(about["edits"]), len(about["rules"])
+def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor], cells: int) -> History:
+    counts = [len(_list(name, about[name])) for name in ("states", "edits", "rules")]
     if any(n > most for n, most in zip(counts, (LIMIT, LIMIT, LIMIT + RULES), strict=True)):
         raise InputError(f"a session has at most {LIMIT} states, not {counts[0]} with {counts[1]} edits and so on")
-    places = _Decoded(about["masks"])
+    places = _Decoded(_list("masks", about["masks"]), cells)
     edits = [places.edit(edit) for edit in about["edits"]]
     rules = []
     for i, rule in enumerate(about["rules"]):
@@ -227,17 +234,23 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> History:
     switched: dict[tuple[int, float, bool], Rule] = {}
 
     def switch(row: int, strength: float, on: bool) -> Rule:
-        key = _row(row, len(rules)), float(strength), bool(on)
+        key = _row(row, len(rules)), number(*STRENGTHS)("strength", strength), flag("on", on)
         return switched.setdefault(key, replace(rules[key[0]].at(key[1]), on=key[2]))
 
     states = []
     for state in about["states"]:
-        now = tuple(switch(*entry) for entry in state["rules"])
+        now = tuple(switch(*entry) for entry in _list("rules", state["rules"]))
         made = None if state["made"] is None else _row(state["made"], len(now))
         states.append(State(edits[_row(state["edit"], len(edits))], now, made))
     if any(len(state.rules) > RULES for state in states):
         raise InputError(f"a session has at most {RULES} rules")
     return History(tuple(states), _row(about["at"], len(states)))
+
+
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise refusal(f"the session is damaged: {name}", value, "a list")
+    return value
 
 
 def _row(value: Any, rows: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from rewriter.checks import number
+from rewriter.checks import Check, fields, flag, number, optional, text
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import Effect
 from rewriter.errors import InputError
@@ -130,31 +130,33 @@ class Rule(LowRank):
 
 
 def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit: Edit | None) -> Rule:
-    """A rule from what a file holds; InputError for unusable tensors, KeyError, TypeError or ValueError for `about`."""
+    """A rule from what a file holds; InputError for what is unusable, or KeyError, TypeError or ValueError."""
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
             raise InputError(f"the rule's {name} is not finite float32")
     if tensors["delta"].ndim != 4 or tensors["directions"].ndim != 2:
         raise InputError("the rule's delta is (out, r, kh, kw) and its directions (r, in); these are not")
-    if not 0 < len(tensors["directions"]) == tensors["delta"].shape[1] or not math.isfinite(float(about["level"])):
-        raise InputError("the rule's delta, directions and level do not belong together")
-    if not about["fingerprint"]:
+    if not 0 < len(tensors["directions"]) == tensors["delta"].shape[1]:
+        raise InputError("the rule's delta and directions do not belong together")
+    others = about if isinstance(about, Mapping) else ()
+    values = fields("the rule", about, _CHECKS, optional=("on",), ignore=others)
+    if not values["fingerprint"]:
         raise InputError("the rule does not say which generator it belongs to: its fingerprint is empty")
     beside = {name.removeprefix(BESIDE): tensor for name, tensor in tensors.items() if name.startswith(BESIDE)}
     if bool(beside) != ("form" in about):
         raise InputError("the rule's form and its tensors do not belong together")
-    rule = Rule(
-        str(about["layer"]),
-        tensors["delta"],
-        tensors["directions"],
-        on=bool(about.get("on", True)),
-        fingerprint=str(about["fingerprint"]),
-        level=float(about["level"]),
-        edit=edit,
-        effect=about["effect"] and Effect.from_json(about["effect"]),
-        beside=MEMORIES[about["form"]].from_tensors(beside) if beside else None,
-    )
-    return rule.at(float(about["strength"]))
+    memory = MEMORIES[about["form"]].from_tensors(beside) if beside else None
+    return Rule(delta=tensors["delta"], directions=tensors["directions"], edit=edit, beside=memory, **values)
+
+
+_CHECKS: dict[str, Check] = {
+    "layer": text(200),
+    "strength": number(*STRENGTHS),
+    "on": flag,
+    "fingerprint": text(64),
+    "level": number(-1e300, 1e300),
+    "effect": optional(lambda name, value: Effect.from_json(value)),
+}
 
 
 def carried_rules(generator: Generator) -> tuple[Rule, ...]:

@@ -7,6 +7,7 @@ recipe; another value of any of these is another measurement.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -246,20 +247,22 @@ class Statistics:
         """Keep a moment for the next time; InputError where it cannot be written (it stays in memory then)."""
         self._known.put(sampling, moment)
         tensors = {**moment.sums(), "count": torch.tensor(moment.count)}
-        write_tensors(tensors, self.path(sampling), self._label(sampling))
+        write_tensors(tensors, self.path(sampling), self._label(sampling) | {"sha256": _checksum(tensors)})
 
     def _read(self, sampling: Sampling) -> SecondMoment | None:
         return self._fill(sampling, SecondMoment(self.generator.layer(sampling.layer).in_channels))
 
     def _fill(self, sampling: Sampling, moment: Moment) -> Moment | None:
-        """A moment as its file holds it, or None where there is no sound file."""
+        """A moment as its file holds it, or None where there is no file whose checksum is right."""
         try:
             with safe_open(self.path(sampling), "pt") as file:
-                label, count = file.metadata(), file.get_tensor("count")
-                totals = {name: file.get_tensor(name) for name in moment.sums()}
+                label = file.metadata()
+                totals = {name: file.get_tensor(name) for name in (*moment.sums(), "count")}
         except (OSError, SafetensorError):
             return None
-        if label != self._label(sampling) or count.tolist() != sampling.recipe.keys:
+        if label != self._label(sampling) | {"sha256": _checksum(totals)}:
+            return None
+        if totals["count"].tolist() != sampling.recipe.keys:
             return None
         for name, total in moment.sums().items():
             found = totals[name]
@@ -305,6 +308,15 @@ class Statistics:
 
         base, mean_square = self._known.get(("answers", layer, truncation, before, digest(same)), answers)
         return Bystanders(features, places, torch.ones(places.shape, device=places.device), base), mean_square
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values: a damaged file often holds numbers that look like any others."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.cpu().flatten().view(torch.uint8).numpy().tobytes())  # as bytes: NumPy lacks some types
+    return sha.hexdigest()
 
 
 def statistics_for(generator: Generator, given: Statistics | None) -> Statistics:

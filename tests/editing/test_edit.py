@@ -154,7 +154,7 @@ def test_unknown_and_missing_fields_and_versions_are_named():
     for name in ("generator", "layer"):
         with pytest.raises(InputError, match=f"lacks {name}"):
             Edit.from_json({key: value for key, value in WHOLE.items() if key != name})
-    for version in (None, 0, 2, "1", [1], True):
+    for version in (None, 0, 2, "1", [1], True, 1.0):
         with pytest.raises(InputError, match=f"version {re.escape(repr(version))} is not 1"):
             Edit.from_json({**WHOLE, "version": version})
     with pytest.raises(InputError, match="version None"):

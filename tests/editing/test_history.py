@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import flipped
+from PIL import Image, ImageFile
 from safetensors import torch as tensors_as
 
 from rewriter import Edit, Rewriter, masks
@@ -388,6 +389,7 @@ WRONG = {
     "states 0 edit": [99, -1, True, 0.0, None],
     "states 0 made": [5, "0", -1],
     "states 0 rules": [
+        *("", {}, [[0, "1.0", True]], [[0, True, True]], [[0, 1.0, 1]], [[0, 1.0, "false"]], [[0, 1.0, None]]),
         *(5, [[0]], [[0, 1.0, True, 1]], [[7, 1.0, True]], [[0, 9.0, True]], [[0, float("nan"), True]]),
         *([[0, 10**400, True]], [[0, None, True]], [["0", 1.0, True]], [[0, 1.0, True]] * (RULES + 1)),
     ],
@@ -401,8 +403,9 @@ WRONG = {
     "edits 1 rank": [0],
     "edits 1 copy": [5, [1], {"seed": 1}, {"seed": 1, "mask": 0, "more": 2}],
     "edits 1 copy mask": [99, "data:image/png;base64,"],
-    "edits 1 copy seed": [-1, [1]],
-    "edits 1 context": [5, {"seed": 1, "mask": 0}, [{"seed": 1, "mask": 0}] * 1001, [None]],
+    "edits 1 copy seed": [-1, [1], True, 7.0],
+    "edits 1 keep": ["", {}, None],
+    "edits 1 context": [*("", {}), 5, {"seed": 1, "mask": 0}, [{"seed": 1, "mask": 0}] * 1001, [None]],
     "edits 1 more": [1],
     "edits 1 fingerprint": ["0" * 64],
     "edits 1 truncation": [10**400],
@@ -415,8 +418,9 @@ WRONG = {
     "rules 0 edit": [5, None, []],
     "rules 1 edit rank": [0],
     "rules 1 edit copy mask": [44],
-    "rules 0 effect": [{"reach": 1}],
-    "masks": [[], 5],
+    "rules 0 effect": [{"reach": 1}, [], 0, "", False],
+    "rules 0 on": [0, "true"],
+    "masks": [[], 5, {}, ""],
     "masks 0": [7, "data:image/png;base64,AAAA"],
 }
 
@@ -449,23 +453,44 @@ def test_tensors_that_do_not_belong_are_refused(stylegan, small):
 
 def test_a_mask_named_many_times_is_decoded_once(stylegan, small, monkeypatch):
     decoded = []
-    monkeypatch.setattr(history, "decode", lambda png: decoded.append(png) or masks.decode(png))
+    monkeypatch.setattr(history, "decode", lambda png, **most: decoded.append(png) or masks.decode(png, **most))
     many = put("edits 1 context", [{"seed": i, "mask": 0} for i in range(100)])
     session = read(stylegan, rewrite(small, many))
     assert len({place.mask.data_ptr() for place in session.history.states[1].edit.context}) == 1
     assert len(decoded) == len(set(decoded)) == 2
 
 
-def test_masks_that_would_fill_the_memory_are_refused(small, monkeypatch):
-    monkeypatch.setattr(history, "CELLS", 3 * 256**2)
+def with_masks(data, *sketches):
+    """The session's file with one context for each of these masks, instead of its own places."""
 
     def damage(about):
-        about["masks"] = [masks.encode(sketch(n)) for n in range(5)]
-        about["edits"][1]["context"] = [{"seed": n, "mask": n} for n in range(5)]
+        about["masks"] = [masks.encode(each) for each in sketches]
+        about["edits"] = [{**edit, "copy": None, "paste": None, "context": []} for edit in about["edits"]]
+        about["rules"] = [{**rule, "edit": {}} for rule in about["rules"]]
+        about["edits"][1]["context"] = [{"seed": n, "mask": n} for n in range(len(sketches))]
         return about
 
-    with pytest.raises(InputError, match="million cells"):
-        History.from_bytes(rewrite(small, damage))
+    return rewrite(data, damage)
+
+
+def test_masks_beyond_the_cap_are_refused_and_not_decoded(small, monkeypatch):
+    data, decoded = with_masks(small, *map(sketch, range(5))), []
+    assert len(History.from_bytes(data, cells=5 * 256**2).states[1].edit.context) == 5
+    alpha = Image.Image.getchannel
+    monkeypatch.setattr(Image.Image, "getchannel", lambda image, name: decoded.append(name) or alpha(image, name))
+    with pytest.raises(InputError, match=r"mask 4 of 5: .*all masks of a session have at most 262,143 cells together"):
+        History.from_bytes(data, cells=4 * 256**2 - 1)
+    assert len(decoded) == 3
+
+
+def test_a_small_file_of_a_huge_mask_is_refused_before_it_is_decoded(small, monkeypatch):
+    data = with_masks(small, torch.ones(2048, 2048))
+    assert len(data) < 100_000
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("this was decoded"))
+    with pytest.raises(InputError, match="2048 × 2048; at most 256 a side"):
+        History.from_bytes(data)
+    with pytest.raises(InputError, match="at most 1,000 cells"):
+        History.from_bytes(with_masks(small, torch.ones(200, 200)), cells=1000)
 
 
 def test_files_that_are_no_session_or_of_another_generator_are_refused_by_name(stylegan, proggan, small, tmp_path):
@@ -485,7 +510,9 @@ def test_files_that_are_no_session_or_of_another_generator_are_refused_by_name(s
     assert Rewriter.load(stylegan, path).history.present.made is None
 
 
-def test_a_file_too_large_for_a_session_is_refused_before_it_is_read(monkeypatch):
-    monkeypatch.setattr(history, "_SIZE", 10)
-    with pytest.raises(InputError, match="at most"):
-        History.from_bytes(b"0" * 11)
+def test_a_file_too_large_for_a_session_or_for_its_reader_is_refused(small):
+    with pytest.raises(InputError, match="at most 67,108,864 bytes"):
+        History.from_bytes(bytes(1 + (64 << 20)))
+    assert History.from_bytes(small, limit=len(small)).at == History.from_bytes(small).at
+    with pytest.raises(InputError, match=f"at most {len(small) - 1:,} bytes here, and this has {len(small):,}"):
+        History.from_bytes(small, limit=len(small) - 1)

@@ -191,12 +191,16 @@ def written(path, *, text=None, delta=None, directions=None, kind=FORMATS[0], **
 
 
 WRONG = {
-    "strength": [3, "strong", None, math.nan, 10**400],
-    "level": ["high", [1], math.nan, math.inf, 10**400],
-    "fingerprint": [""],
+    "layer": [8, None, ["layer4"]],
+    "strength": [3, "strong", "1.0", True, None, math.nan, 10**400],
+    "on": [0, 1, "", "false", None, []],
+    "level": ["high", "1.0", True, [1], math.nan, math.inf, 10**400],
+    "fingerprint": ["", 5, ["ab"], None],
     "edit": [None, [], 5, {"version": 1, "generator": "g"}, {**EDIT.to_json(), "rank": 0}],
-    "effect": ["good", {"reach": 1}]
-    + [{**EFFECT.to_json(), **wrong} for wrong in ({"reach": "far"}, {"pictures": None}, {"places": math.inf})],
+    "effect": [*([], {}, 0, 0.0, "", False, True, "good", {"reach": 1}, [EFFECT.to_json()])]
+    + [{**EFFECT.to_json(), **wrong} for wrong in ({"reach": "far"}, {"pictures": None}, {"places": math.inf})]
+    + [{**EFFECT.to_json(), **wrong} for wrong in ({"reach": "0.5"}, {"seconds": True}, {"pictures": 1.5})]
+    + [{**EFFECT.to_json(), **wrong} for wrong in ({"reach": math.nan}, {"places": -1}, {"verdict": []})],
     "text": ["", "{", "[]", "{}", "null", "[" * 100_000],
     "kind": ["rewriter-rule-99"],
     "delta": [torch.zeros(2, 1, 3), torch.full((2, 1, 3, 3), math.nan), torch.zeros(2, 1, 3, 3).double()],

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATA
+from conftest import DATA, flipped
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import rewriter
@@ -137,12 +139,51 @@ def test_a_damaged_or_mislabelled_cache_is_measured_again(stylegan, tmp_path):
     (path,) = tmp_path.rglob("*.safetensors")
     whole = path.read_bytes()
     damaged = [b"", whole[:100], whole[:-8], whole[:-8] + b"\xff" * 8]
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    damaged.append(path.read_bytes())
+    path.write_bytes(whole)
     for metadata in (None, {"of": "another"}):
         save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path, metadata=metadata)
         damaged.append(path.read_bytes())
     for damage in damaged:
         path.write_bytes(damage)
         assert same(Statistics(stylegan, cache=tmp_path).moment("layer4", recipe=recipe), exact)
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_a_flipped_bit_in_a_stored_moment_is_noticed_or_changes_nothing(stylegan, tmp_path, around):
+    recipe = Recipe(pictures=4)
+
+    def stored():
+        own = Statistics(stylegan, cache=tmp_path)
+        sampling = replace(own.sampling("layer4", recipe=recipe), of="neighbourhoods" if around else "")
+        return own._fill(sampling, own._around("layer4").moment(32) if around else SecondMoment(32))
+
+    measuring = Statistics(stylegan, cache=tmp_path)
+    measure = measuring.neighbourhoods if around else measuring.moment
+    exact = measure("layer4", recipe=recipe)
+    (path,) = tmp_path.rglob("*.safetensors")
+    whole = path.read_bytes()
+    header, noticed = 8 + int.from_bytes(whole[:8], "little"), 0
+    for damage in (*flipped(whole, 150), *flipped(whole, 150, header)):
+        path.write_bytes(damage)
+        if (found := stored()) is None:
+            noticed += 1
+        else:
+            assert all(torch.equal(total, exact.sums()[name]) for name, total in found.sums().items())
+    assert noticed >= 150 + 150 // 2  # what is harmless lies in the blanks that end the header
+
+
+def test_a_moment_without_a_checksum_is_measured_again_and_gets_one(stylegan, tmp_path):
+    recipe = Recipe(pictures=4)
+    exact = Statistics(stylegan, cache=tmp_path).moment("layer4", recipe=recipe)
+    (path,) = tmp_path.rglob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        label = file.metadata()
+    whole = path.read_bytes()
+    save_file(load_file(path), path, metadata={"of": label["of"]})
+    assert same(Statistics(stylegan, cache=tmp_path).moment("layer4", recipe=recipe), exact)
+    assert path.read_bytes() == whole and len(label["sha256"]) == 64
 
 
 def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(stylegan, tmp_path):
