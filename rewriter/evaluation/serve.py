@@ -11,25 +11,19 @@ import os
 import random
 import secrets
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from math import ceil
 from typing import Any
 
-import psutil
 import torch
 
-from rewriter.errors import ComputationError
 from rewriter.evaluation.isolation import PAGE, Plain, mixed_up, plain_loop
 from rewriter.evaluation.run import machine
+from rewriter.evaluation.server import Server, started, watched
 from rewriter.evaluation.tables import markdown_table
 from rewriter.generators.latents import SEEDS
 from rewriter.serving.load import Click, Marks, Site, Visitor
@@ -42,7 +36,6 @@ PAGES = 8  # that everybody looks at
 FRESH, TURNS = 5000, 900  # seeds from which on new pages are drawn at random, and how many for each visitor
 BRIEF, ARRIVING = 20.0, 10.0  # at most so many seconds for a smaller stage, and until the last visitor has arrived
 LATE = 600.0  # seconds after the end of a stage at which a click is given up as lost
-STARTING = 180.0  # seconds in which the server has to start
 MB = 2**20
 
 
@@ -89,7 +82,7 @@ def serve(plan: Plan, on_row: Callable[[str], object] = str) -> Row:
     on_row(f"a plain loop: {plain.rate:.2f} executes/s")
     about = {"machine": machine(torch.device("cpu")) | {"cores": os.cpu_count()}, "plan": asdict(plan)}
     report: Row = {**about, "plain_executes_per_second": plain.rate, "crowds": []}
-    with started(plan) as server:
+    with started(plan.url, plan.workers) as server:
         asyncio.run(warmed(server, plan))
         for stage, number in plan.stages().items():
             if stage != "killed":
@@ -105,91 +98,12 @@ def serve(plan: Plan, on_row: Callable[[str], object] = str) -> Row:
     return report
 
 
-# --- the server and its memory ---
-
-
-class Server:
-    """The server under test; `process` is its first one if it is ours."""
-
-    def __init__(self, url: str, process: psutil.Process | None = None) -> None:
-        self.url, self.process = url, process
-
-    def workers(self) -> list[psutil.Process]:
-        """The processes that our own server has started."""
-        return self.process.children(recursive=True) if self.process else []
-
-    def memory(self) -> float | None:
-        """Bytes of all its processes; what they share counts once where the system can tell. None if it is not ours."""
-        if self.process is None:
-            return None
-        total = 0.0
-        for process in (self.process, *self.workers()):
-            with suppress(psutil.Error):  # it has just ended
-                used = process.memory_full_info()
-                total += getattr(used, "pss", 0) or used.rss
-        return total
-
-
-@contextmanager
-def started(plan: Plan) -> Iterator[Server]:
-    """The server under test, ready; ours is ended on leaving. ComputationError if it does not start."""
-    if plan.url:
-        yield Server(plan.url)
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = {"--port": port, "--workers": plan.workers, "--generator": "townscape"}
-    command = [sys.executable, "-m", "rewriter", "demo", *(f"{each}" for pair in options.items() for each in pair)]
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        try:
-            server = Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
-            if not asyncio.run(_ready(Site(server.url), process)):
-                said.seek(0)
-                raise ComputationError(f"the server did not start: {said.read()[-2000:].decode(errors='replace')}")
-            yield server
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-async def _ready(site: Site, process: subprocess.Popen[bytes]) -> bool:
-    until = time.monotonic() + STARTING
-    while time.monotonic() < until and process.poll() is None:
-        health = await site.get("rewriter/health")
-        if health and all(worker["state"] == "ready" for worker in health["workers"]):
-            return True
-        await asyncio.sleep(0.5)
-    return False
-
-
-@asynccontextmanager
-async def watched(server: Server, settle: float) -> AsyncIterator[tuple[Site, Row]]:
-    """Connections to the server, and a row that gets its memory in bytes: before, peak, present and after."""
-    site, row = Site(server.url), Row(before=server.memory())
-    used = [row["before"] or 0.0]
-
-    async def watch() -> None:
-        while True:
-            await asyncio.sleep(1)
-            used.append(await asyncio.to_thread(server.memory) or 0.0)
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield site, row
-        row |= {"present": server.memory(), "peak": max(used) or None}
-    finally:
-        watching.cancel()
-        site.close()
-    await asyncio.sleep(settle if server.process else 0)
-    row["after"] = server.memory()
-
-
 # --- the stages ---
+
+
+def arriving(seconds: float) -> float:
+    """Seconds until the last visitor of a stage has arrived."""
+    return min(ARRIVING, seconds / 6)
 
 
 async def warmed(server: Server, plan: Plan) -> None:
@@ -213,7 +127,7 @@ async def crowd(server: Server, plan: Plan, stage: str, plain: Plain) -> Row:
 
         async def one(i: int) -> Visitor:
             visitor = Visitor(site, (stage, i), plan.pause, stop + LATE, keep=i in checked)
-            await visitor.arrive(min(ARRIVING, seconds / 6))
+            await visitor.arrive(arriving(seconds))
             for turn in count():
                 if visitor.lost or turn and time.monotonic() > stop:
                     break
@@ -222,8 +136,8 @@ async def crowd(server: Server, plan: Plan, stage: str, plain: Plain) -> Row:
 
         killing = asyncio.create_task(kill(server, site)) if stage == "killed" else None
         visitors = await asyncio.gather(*map(one, range(plan.stages()[stage])))
-    row = {"visitors": len(visitors), **figures(visitors, stop), "memory": memory}
-    row |= {"share_of_plain": (row["executes_per_second"] or 0) / plain.rate}
+    row = {"visitors": len(visitors), **figures(visitors), "memory": memory}
+    row |= {"share_of_plain": row["executes_per_second"] / plain.rate}
     if killing is not None:
         row["killed"] = killing.done()
         killing.cancel()
@@ -251,7 +165,7 @@ async def looking(server: Server, plan: Plan) -> Row:
 
         async def look(i: int) -> Visitor:
             visitor = Visitor(site, (kind, i), 0, stop + LATE)
-            await visitor.arrive(seconds / 4)
+            await visitor.arrive(arriving(seconds))
             for turn in count():
                 if visitor.lost or time.monotonic() > stop:
                     break
@@ -260,7 +174,7 @@ async def looking(server: Server, plan: Plan) -> Row:
 
         seen = await asyncio.gather(*map(look, range(visitors)))
         clicks = [click for visitor in seen for click in visitor.clicks if click.kind == "browse"]
-        row = {"visitors": visitors, "pictures_per_second": PAGE * (rate(clicks, stop) or 0), **figures(seen, stop)}
+        row = {"visitors": visitors, "pictures_per_second": PAGE * rate(clicks), **figures(seen)}
         return {name: row[name] for name in ("visitors", "pictures_per_second", "light_p50", "light_p95", *COUNTS)}
 
     new = random.Random(plan.seed).sample(range(FRESH, SEEDS - PAGE, PAGE), FEW * TURNS)
@@ -296,17 +210,14 @@ async def neighbour(server: Server, plan: Plan) -> Row:
                 await asyncio.sleep(pause)
         return visitor
 
-    async def slow(done: Awaitable[Any]) -> Visitor:
-        visitor, going = (
-            Visitor(site, ("slow", 0), 0, time.monotonic() + 2 * seconds + LATE),
-            asyncio.ensure_future(done),
-        )
+    async def slow(beside: asyncio.Task[Visitor]) -> Visitor:
+        visitor = Visitor(site, ("slow", 0), 0, time.monotonic() + 2 * seconds + LATE)
         await visitor.arrive(0)
         for turn in count():
             for kind, step, arguments in [*Marks.drawn(plan.seed, "slow", 0, turn).clicks("auto")][:3]:
                 await visitor.click(kind, step, arguments)
             for step in ("suggest", "find"):
-                if visitor.lost or going.done():
+                if visitor.lost or beside.done():
                     return visitor
                 await visitor.click(step, step)
         return visitor
@@ -316,15 +227,15 @@ async def neighbour(server: Server, plan: Plan) -> Row:
     busy = await slow(beside)
     seen = [alone, await beside, busy]
     site.close()
-    times = [[click.seconds for click in visitor.clicks] for visitor in seen[:2]]
-    row: Row = {
-        f"{name}_p{share}": percentile(each, share / 100) or 0.0
-        for name, each in zip(("alone", "beside"), times, strict=True)
-        for share in (50, 95)
-    }
-    row |= {f"times_p{share}": row[f"beside_p{share}"] / (row[f"alone_p{share}"] or 1) for share in (50, 95)}
-    shown, asked = figures(seen, 0), sum(click.kind in ("suggest", "find") for click in busy.clicks)
-    return row | {"asked": asked} | {name: shown[name] for name in COUNTS}
+    row: Row = {"asked": sum(click.kind in ("suggest", "find") for click in busy.clicks)}
+    for share in (50, 95):
+        took = [percentile([click.seconds for click in visitor.clicks], share / 100) or 0.0 for visitor in seen[:2]]
+        row |= {
+            f"alone_p{share}": took[0],
+            f"beside_p{share}": took[1],
+            f"times_p{share}": took[1] / max(1e-9, took[0]),
+        }
+    return row | {name: value for name, value in figures(seen).items() if name in COUNTS}
 
 
 # --- figures ---
@@ -335,17 +246,14 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[max(0, ceil(share * len(values)) - 1)] if values else None
 
 
-def rate(clicks: Sequence[Click], until: float) -> float | None:
-    """Ended clicks per second, from the first one's start to the last one's end before `until`, if there is one."""
+def rate(clicks: Sequence[Click]) -> float:
+    """Clicks that ended per second, from the first one's start to the last one's end; 0 if none did."""
     ends = [click.start + click.seconds for click in clicks if click.ended]
-    if not ends:
-        return None
-    first, last = min(click.start for click in clicks), max((end for end in ends if end <= until), default=max(ends))
-    return sum(end <= last for end in ends) / (last - first)
+    return len(ends) / (max(ends) - min(click.start for click in clicks)) if ends else 0.0
 
 
-def figures(visitors: Sequence[Visitor], until: float) -> Row:
-    """What visitors saw: seconds of a visit and of clicks, executes per second until then, and what went wrong."""
+def figures(visitors: Sequence[Visitor]) -> Row:
+    """What visitors saw: seconds of a visit and of clicks, executes per second, and what went wrong."""
     clicks = [click for visitor in visitors for click in visitor.clicks]
     kinds = {"copy": ("copy",), "light": LIGHT, "execute": ("execute",)}
     took = {name: [click.seconds for click in clicks if click.kind in own] for name, own in kinds.items()}
@@ -353,7 +261,7 @@ def figures(visitors: Sequence[Visitor], until: float) -> Row:
     return {
         "visits": len(took["visit"]),
         **{f"{name}_p{share}": percentile(each, share / 100) for name, each in took.items() for share in (50, 95)},
-        "executes_per_second": rate([click for click in clicks if click.kind == "execute"], until),
+        "executes_per_second": rate([click for click in clicks if click.kind == "execute"]),
         "refused": sum(click.refused for click in clicks),
         "resent": sum(click.resent for click in clicks),
         "lost": sum(not click.ended for click in clicks),
@@ -379,39 +287,35 @@ HEADS = (
 
 def markdown(report: Row) -> str:
     """The report as a table and sentences."""
-    plan, alone = report["plan"], next((row["visit_p50"] for row in report["crowds"] if row["visitors"] == 1), None)
-    where = plan["url"] or f"our own server on loopback, {plan['workers']} workers"
-    lines = [
-        f"{where}; {report['machine']['cores']} cores, torch {report['machine']['torch']}; {plan['seconds']:g} s for each "
-        f"number of visitors, who pause {plan['pause']:g} s on average and arrive within "
-        f"{min(ARRIVING, plan['seconds'] / 6):g} s; rules of form {plan['form']}; a plain loop with one thread makes "
-        f"{report['plain_executes_per_second']:.2f} executes/s; memory after: {plan['settle']:g} s later.",
-        "",
-        *markdown_table(HEADS, [_cells(row, alone) for row in report["crowds"]]),
-        "",
+    plan, look, near, crowds = (report[name] for name in ("plan", "looking", "neighbour", "crowds"))
+    alone = next((row["visit_p50"] for row in crowds if row["visitors"] == 1), None)
+    server = plan["url"] or f"our own server on loopback, {plan['workers']} workers"
+    cached, uncached, killed = look["cached"], look["uncached"], report.get("killed")
+    words = [
+        f"Server: {server}; {report['machine']['cores']} cores, torch {report['machine']['torch']}.",
+        f"{plan['seconds']:g} s for each number of visitors, who arrive within {arriving(plan['seconds']):.0f} s, pause "
+        f"{plan['pause']:g} s on average between clicks and finish the visits that they have begun.",
+        f"Form: {plan['form']}. Memory after: {plan['settle']:g} s later.",
+        f"A plain loop with one thread makes {report['plain_executes_per_second']:.2f} executes/s.",
     ]
-    look, near = report["looking"], report["neighbour"]
-    lines.append(
-        f"- Mostly look: {look['cached']['visitors']} visitors who look at known pictures get "
-        f"{look['cached']['pictures_per_second']:.0f} a second, {_text(look['times'])} times as many as "
-        f"{look['uncached']['visitors']} who look at new ones ({look['uncached']['pictures_per_second']:.0f}); "
-        f"a page of 12 takes {_pair(look['cached'], 'light')} s; {_per_visitor(look, look['cached'])} kB a visitor."
-    )
-    lines.append(
+    lines = [
+        f"- Mostly look, without pauses: {cached['visitors']} visitors get {cached['pictures_per_second']:,.0f} known "
+        f"pictures a second, {_text(look['times'], 0)} times the rate of new ones "
+        f"({uncached['pictures_per_second']:,.0f}, {uncached['visitors']} visitors). A known page of {PAGE} takes "
+        f"{_pair(cached, 'light')} s (p50 / p95); {_per_visitor(cached, look['memory'])} kB a visitor.",
         f"- A slow neighbour ({near['asked']} times every layer or a search): a light click takes "
-        f"{_pair(near, 'beside')} s (p50 / p95), {near['times_p50']:.1f} / {near['times_p95']:.1f} times as long as "
-        f"alone ({_pair(near, 'alone')} s)."
-    )
-    if "killed" in report:
-        row = report["killed"]
+        f"{_pair(near, 'beside')} s, {_pair(near, 'times')} times as long as alone ({_pair(near, 'alone')} s).",
+    ]
+    if killed:
+        how = "was killed in mid-execute" if killed["killed"] else "could not be killed, because none was busy"
         lines.append(
-            f"- A worker {'was killed in mid-execute' if row['killed'] else 'could not be killed: none was busy'}: "
-            f"{row['visitors']} visitors, {row['visits']} visits, {row['lost']} clicks lost, {row['resent']} sent again; "
-            f"an execute took {_text(row['execute_p50'])} s (p50) and {_text(row['execute_p95'])} s (p95)."
+            f"- A worker {how}: {killed['visitors']} visitors, {killed['visits']} visits, {killed['lost']} clicks lost, "
+            f"{killed['resent']} sent again. Executes {_pair(killed, 'execute')} s, light {_pair(killed, 'light')} s."
         )
-    troubles = [each for row in (*report["crowds"], look["cached"], look["uncached"], near) for each in row["troubles"]]
-    lines += [f"- {times} clicks were answered: {words}" for words, times in troubles]
-    return "\n".join([*lines, *(f"- FAILED: {words}" for words in failures(report))])
+    troubles = [each for row in (*crowds, killed or {}) for each in row.get("troubles", ())]
+    lines += [f"- {times} clicks were answered: {trouble}" for trouble, times in troubles]
+    lines += [f"- FAILED: {failure}" for failure in failures(report)]
+    return "\n".join([" ".join(words), "", *markdown_table(HEADS, [_cells(row, alone) for row in crowds]), "", *lines])
 
 
 def _cells(row: Row, alone: float | None) -> list[str]:
@@ -424,7 +328,7 @@ def _cells(row: Row, alone: float | None) -> list[str]:
         *(_pair(row, name) for name in ("copy", "light", "execute")),
         f"{_text(row['executes_per_second'])} ({row['share_of_plain']:.0%})",
         *(f"{row[name]:,}" for name in ("refused", "resent", "lost")),
-        *(memory, _per_visitor(row, row)),
+        *(memory, _per_visitor(row, row["memory"])),
         f"{row['checked']} checked" if not row["mixed_up"] else f"NO: {len(row['mixed_up'])} signs",
     ]
 
@@ -433,9 +337,8 @@ def _pair(row: Row, name: str) -> str:
     return f"{_text(row[f'{name}_p50'])} / {_text(row[f'{name}_p95'])}"
 
 
-def _per_visitor(row: Row, counted: Row) -> str:
-    memory = row["memory"]
-    return _text(memory["before"] and (memory["present"] - memory["before"]) / counted["visitors"] / 1000, 0)
+def _per_visitor(row: Row, memory: Row) -> str:
+    return _text(memory["before"] and (memory["present"] - memory["before"]) / row["visitors"] / 1000, 0)
 
 
 def _text(value: float | None, digits: int = 2) -> str:
