@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 
 import api
 from guard import Guard
+from handlers import Handlers
 from publish_panel import LOGIN, PublishPanel
 from rewriter.checkpoints.catalogue import BUILT_INS, catalogue
 from rewriter.checkpoints.client import connect, in_words
@@ -44,7 +45,7 @@ class Page:
 
     def __init__(self, shared: Shared, *, login: bool = LOGIN, workers: int = 0, here: str = "") -> None:
         shared.background = not ZERO_GPU  # whose seconds are the visitor's own
-        self.shared, self.queue = shared, WorkQueue(shared, workers)
+        self.shared, self.queue = shared, WorkQueue(Handlers(shared), workers)
         self.records, self.limits = Records(), Limits()
         self._own: dict[str, tuple[bytes, str]] = {}
         self.routes = Routes(self.queue, self.records, self.limits, self._own)

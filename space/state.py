@@ -38,7 +38,8 @@ from rewriter.serving.shelf import Shelf
 PAGE_SIZE = 12  # pictures in the filmstrip
 MOST_PICTURES = 48  # in the filmstrip
 MOST_STEPS = 500  # of an iterative method
-WORK_BYTES = 8 << 20  # of one visitor's work
+WORK_BYTES, CELLS = 8 << 20, 4 << 20  # bytes of one visitor's work, and cells of its masks on one generator
+AGE = 120.0  # seconds after which a process drops what nobody uses
 STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
 MODEL_BYTES = 4 << 30  # generators that stay in memory
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
@@ -77,7 +78,7 @@ class Visitor:
         """The history for the chosen generator, if there is one; InputError if it is damaged, or asks for too much."""
         if self.generator not in self.works:
             return None
-        history = History.from_bytes(self.works[self.generator])
+        history = History.from_bytes(self.works[self.generator], cells=CELLS, limit=WORK_BYTES)
         check_affordable(history.present.edit)
         return history
 
@@ -144,7 +145,8 @@ class Shared:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.shelf = Shelf(default_folder() / SHELF if shelf is None else shelf)
         self.background = True  # whether the machine may choose while a person paints
-        self.models, self.keys, self.pages, self.made = (Cache(limit) for limit in (MODEL_BYTES, KEPT, KEPT // 2, MADE))
+        self.models = Cache(MODEL_BYTES)
+        self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEPT // 2, KEPT // 4, MADE // 4))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
 
@@ -191,8 +193,8 @@ class Shared:
 
     def sweep(self) -> None:
         """Drop what was not used for some time."""
-        for cache in (self.models, self.keys, self.pages, self.made):
-            getattr(cache, "sweep", lambda: None)()
+        for cache in (self.keys, self.pages, self.made):
+            cache.sweep()
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""

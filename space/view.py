@@ -83,6 +83,8 @@ class View:
         for tile, one, original in zip(tiles, now, before, strict=True):
             if one.change > 0:
                 tile |= {"other": original.url, "changed": one.change > SEEN}
+            else:
+                tile["image"] = original.url
         note = ""
         if visitor.matches:
             note = "Places that match the context have a bright edge."
@@ -99,7 +101,7 @@ class View:
         (now,), (before,) = (
             self.shared.images(visitor, session, [visitor.selected], each, side=side) for each in (rules, [])
         )
-        shown: Shown = {"seed": visitor.selected, "now": now.url}
+        shown: Shown = {"seed": visitor.selected, "now": now.url if now.change > 0 else before.url}
         if now.change > 0:
             shown["then"] = before.url
         if visitor.matches:

@@ -67,9 +67,10 @@ NOBODY = Who()
 class WorkQueue:
     """Runs handlers by name; the library's errors become messages on the page."""
 
-    def __init__(self, shared: Shared, workers: int = 0) -> None:
-        self.shared, self._downloads = shared, Downloads()
-        self._work = Work(Handlers(shared))
+    def __init__(self, handlers: Handlers, workers: int = 0) -> None:
+        """`workers`: processes that do the work; 0: threads of this one."""
+        self.shared, self._downloads, self._work = handlers.shared, Downloads(), Work(handlers)
+        shared = self.shared
         self.pool = Pool([*_processes(shared, workers)] if workers else [Here(self._work, limit=LONG_SECONDS)])
         self._gpu_call = GPU(self._work, duration=self._seconds) if ZERO_GPU else None
         self._gpu_follow = GPU(self._progress, duration=self._seconds) if ZERO_GPU else None
@@ -153,7 +154,7 @@ class WorkQueue:
         if name == "example":
             with suppress(InputError):  # the handler says that there is no such example
                 return self.shared.example(arguments[1])[0]
-        if name in ("choose", "work", "adopt"):
+        if name in ("choose", "work", "adopt") and len(arguments) > 1:
             return f"{arguments[1]}"
         return arguments[0].generator if arguments and isinstance(arguments[0], Visitor) else ""
 

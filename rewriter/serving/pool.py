@@ -47,7 +47,7 @@ class Worker(Protocol):
         """Ask a job to end."""
 
     def kill(self) -> bool:
-        """End the worker at once, if that is possible; its jobs end with it."""
+        """End the worker's jobs at once; False if they go on, unheard."""
 
     def learn(self, *news: Any) -> None:
         """Tell the worker something that it has to know for later jobs."""
@@ -66,6 +66,7 @@ class Here:
 
     def listen(self, send: Send, gone: Callable[[], object]) -> None:
         """Say where reports go."""
+        self._send = send
         self._lanes = Lanes(self._run, send, limit=self._limit)
 
     def start(self, job: Job) -> None:
@@ -77,7 +78,8 @@ class Here:
         self._lanes.cancel(job.number)
 
     def kill(self) -> bool:
-        """Not possible."""
+        """A thread cannot be ended; new work is done by other threads."""
+        self._lanes = Lanes(self._run, self._send, limit=self._limit)
         return False
 
     def learn(self, *news: Any) -> None:
@@ -324,7 +326,7 @@ class Pool:
                     job.tries, job.deadline = 2, math.inf  # do not do it again
             for job, index in late:
                 log.warning("%s does not end: its process is ended", job.name)
-                if not self.workers[index].kill():  # a thread cannot be ended: forget it
+                if not self.workers[index].kill():  # it is left behind
                     with self._lock:
                         self._running.pop(job.number, None)
                     job.listen(("end", CANCELLED if job.cancelled else GONE))

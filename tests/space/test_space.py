@@ -19,9 +19,10 @@ from conftest import DATA, square
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from app import LAUNCH, Page, main
+from app import Page, main
 from downloads import Downloads
 from handlers import Handlers
+from received import from_record, read_painted, to_record
 from rewriter import Rewriter, Rule, load_edits, masks, save_edits
 from rewriter.cache import default_folder
 from rewriter.checkpoints.catalogue import catalogue
@@ -30,10 +31,10 @@ from rewriter.editing.history import History, State
 from rewriter.editing.statistics import Recipe
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.benchmark import random_config_f
+from rewriter.generators.latents import format_seeds
 from rewriter.generators.origin import Origin
 from state import Shared, Visitor
-from studio import read_painted
-from view import escape_markdown, format_seeds, generator_choices, restore
+from view import escape_markdown, generator_choices
 from wall import wall
 from work_queue import WorkQueue
 
@@ -135,7 +136,7 @@ def test_slots_hold_crops_and_outlines_of_what_is_marked(do, marked):
     assert held["copy"]["seed"] == 1 and held["paste"]["seed"] == 0 and [it["seed"] for it in held["context"]] == [0]
     assert [(it["kind"], it["seed"]) for it in held["marks"]] == [("copy", 1), ("paste", 0), ("context", 0)]
     assert torch.equal(masks.decode(held["marks"][0]["mask"]), THING)
-    assert all(held[name]["image"].startswith("data:image/jpeg;base64,") for name in ("copy", "paste"))
+    assert all(held[name]["image"].startswith("rewriter/pictures/") for name in ("copy", "paste"))
     assert (
         "context" not in do.unmark(marked, "context", 0)["slots"]
         or do.unmark(marked, "context", 0)["slots"]["context"] == []
@@ -192,7 +193,7 @@ def test_edits_of_a_file_are_executed_in_order_and_undone_in_one_step(do, execut
 def test_example_fills_the_slots_and_executes(do, example):
     assert len(example["rules"]["rules"]) == 1 and len(example["slots"]["context"]) >= 8
     assert "then" in example["canvas"] and not is_original(example["film"])
-    assert do.step(example["visitor"], "begin")["layer"]["value"] == "layer8"  # not the example's
+    assert do.step(example["visitor"], "begin")["settings"]["layer"]["value"] == "layer8"  # not the example's
     assert rules(do, do.step(example["visitor"], "undo")["visitor"]) == []
     with pytest.raises(InputError, match="no-light-on-ground"):
         do.example(Visitor(), "nothing")
@@ -202,7 +203,8 @@ def test_second_copy_begins_another_rule_and_is_undone_in_one_step(do, executed)
     again = do.mark(executed, "copy", paint(3, PLACE))
     edit = again["visitor"].history.present.edit
     assert edit.paste is None and edit.context == () and len(again["rules"]["rules"]) == 1
-    assert do.step(again["visitor"], "undo")["visitor"].history.present is executed.history.present
+    undone = do.step(again["visitor"], "undo")["visitor"].history.present
+    assert (undone.edit, undone.made) == (executed.history.present.edit, executed.history.present.made)
 
 
 def test_erasing_and_zeroing_need_no_copy(do):
@@ -217,10 +219,10 @@ def test_visitors_never_see_each_others_rules(do, executed):
 
 
 def test_one_click_makes_one_session(do, marked, executed, monkeypatch, tmp_path):
-    made, session, kept = [], do.shared.session, show(do, executed, "kept")["kept"]
+    made, session = [], do.shared.session
     monkeypatch.setattr(do.shared, "session", lambda visitor: made.append(visitor) or session(visitor))
     file, painted = saved(do.save(executed, "session"), tmp_path), paint(1, THING)
-    changing = ("open", new(), kept), ("choose", marked, "townscape"), ("look", executed, True)
+    changing = ("open", executed), ("choose", marked, "townscape"), ("look", executed, True)
     editing = ("mark", executed, "copy", painted), ("set", executed, "rank", 2), ("find", executed, painted)
     for name, *arguments in (*changing, *editing, ("execute", marked), ("load", new(), str(file))):
         made.clear()
@@ -257,7 +259,11 @@ def test_settings_belong_to_the_edit_and_iterative_methods_are_limited(do, marke
     for name, value in {"smoothness": 3.0, "method": "direct", "title": "hat", "layer": "layer3"}.items():
         visitor = do.set(visitor, name, value)["visitor"]
     shown, faster = show(do, visitor, "settings"), do.set(visitor, "method", "least-squares")["visitor"]
-    assert (shown["smoothness"], shown["title"], shown["layer"]["value"]) == (3.0, "hat", "layer3")
+    assert (shown["settings"]["smoothness"], shown["settings"]["title"], shown["settings"]["layer"]["value"]) == (
+        3.0,
+        "hat",
+        "layer3",
+    )
     assert (visitor.history.present.edit.steps, faster.history.present.edit.steps) == (500, None)
     assert do.set(visitor, "truncation", 0.5)["film"] != film(do, visitor)
     for name in ("generator", "statistics", "units"):
@@ -266,10 +272,10 @@ def test_settings_belong_to_the_edit_and_iterative_methods_are_limited(do, marke
 
 
 def test_form_and_budget_are_settings_and_a_setting_by_hand_leaves_the_automatic_form(do, marked):
-    shown = show(do, marked, "settings")
+    shown = show(do, marked, "settings")["settings"]
     assert (shown["form"], shown["budget"]) == ("auto", 0)
     by_hand = do.set(marked, "rank", 2)
-    assert (by_hand["form"], by_hand["rank"]) == ("weight", 2)
+    assert (by_hand["settings"]["form"], by_hand["settings"]["rank"]) == ("weight", 2)
     gated = do.set(do.set(by_hand["visitor"], "form", "gated")["visitor"], "budget", 20.0)["visitor"]
     assert gated.history.present.edit.budget == 20.0
     assert do.set(gated, "budget", 0)["visitor"].history.present.edit.budget is None
@@ -285,7 +291,7 @@ def test_every_layer_is_tried_and_one_is_chosen(do, marked):
     found = do.suggest(marked)["suggested"]["layers"]
     assert len(found) > 3 and all(each["words"].endswith("%") for each in found)
     best = found[0]["layer"]
-    assert do.set(marked, "layer", best)["layer"]["value"] == best
+    assert do.set(marked, "layer", best)["settings"]["layer"]["value"] == best
     with pytest.raises(CancelledError):
         do.suggest(marked, lambda *progress: False)
 
@@ -321,7 +327,7 @@ def test_matches_are_marked_in_the_pictures(do, marked):
 def test_similar_pictures_are_found_by_context_or_by_painting(do, marked):
     by_context, by_painting = do.find(marked), do.find(replace(marked, selected=0), paint(0, PLACE))
     assert len(by_context["visitor"].seeds) == 12 and by_context["visitor"].seeds == by_painting["visitor"].seeds
-    assert by_painting["visitor"].history is marked.history  # painting for a search adds no context
+    assert by_painting["visitor"].works == marked.works  # painting for a search adds no context
     with pytest.raises(InputError, match="paint on a picture"):
         do.find(new())
 
@@ -369,43 +375,78 @@ def test_recording_of_the_original_implementation_loads(do, tmp_path):
     whole = masks.encode(torch.ones(16, 16))
     (tmp_path / "all.json").write_text(json.dumps({"object": [1, whole], "paste": [0, whole], "key": [[0, whole]]}))
     shown = do.load(new(selected=3), str(tmp_path / "all.json"))
-    assert shown["rules"]["rules"][0]["title"] == "all" and shown["layer"]["value"] == "layer4"
+    assert shown["rules"]["rules"][0]["title"] == "all" and shown["settings"]["layer"]["value"] == "layer4"
+
+
+def reloaded(visitor, *, ours=True):
+    """The visitor after a reload."""
+    return from_record(to_record(visitor), ours=ours)
 
 
 def test_work_survives_a_reload(do, executed):
-    kept = json.loads(json.dumps(show(do, executed, "kept")["kept"]))
-    shown = do.open(Visitor(), kept)
+    shown = do.open(reloaded(executed))
     assert shown["film"] == film(do, executed) and shown["rules"] == show(do, executed, "rules")["rules"]
     assert do.step(shown["visitor"], "undo")["rules"]["rules"] == []  # with the steps to undo
-    assert restore(do.shared, {**kept, "works": {}}) == new(selected=executed.selected)
-    elsewhere = do.choose(executed, "townscape")["visitor"]
-    both = json.loads(json.dumps(show(do, elsewhere, "kept")["kept"]))
-    assert set(restore(do.shared, both).histories) == {SMALL} and restore(do.shared, both).generator == "townscape"
-    assert restore(do.shared, {**both, "generator": "gone"}).generator == SMALL
+    assert reloaded(replace(executed, works={})) == new(selected=executed.selected)
+    elsewhere = reloaded(do.choose(executed, "townscape")["visitor"])
+    assert set(elsewhere.works) == {SMALL} and elsewhere.generator == "townscape"
+    gone = do.open(replace(elsewhere, generator="gone"))
+    assert gone["visitor"].generator == SMALL and "choose it again" in gone["trouble"]["message"]
+    assert pickle.loads(pickle.dumps(executed)) == executed and len(to_record(executed)) < 20_000
 
 
 def test_work_that_is_too_large_for_the_browser_is_kept_as_its_edits(do, executed, monkeypatch):
+    assert "kept" not in show(do, executed, "kept")
     monkeypatch.setattr("view.KEPT_BYTES", 100)
-    kept = json.loads(json.dumps(show(do, executed, "kept")["kept"]))
-    assert kept["works"] == {} and len(kept["work"]) < 8000
-    opened = do.open(Visitor(), kept)
+    kept = from_record(show(do, executed, "kept")["kept"], ours=False)
+    assert kept.works == {} and 0 < len(kept.again) < 8000
+    opened = do.open(kept)
     again = do.work(opened["visitor"], SMALL, opened["pending"]["wanted"])
     assert again["rules"] == show(do, executed, "rules")["rules"]
 
 
+def test_work_beyond_what_a_page_keeps_loses_its_oldest_steps(do, executed, monkeypatch):
+    monkeypatch.setattr("state.WORK_BYTES", len(executed.works[SMALL]) * 2)
+    visitor = executed
+    for strength in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9) * 12:
+        visitor = do.rule(visitor, "strength", 0, strength)["visitor"]
+        assert len(visitor.works[SMALL]) <= len(executed.works[SMALL]) * 2
+    assert rules(do, visitor)[0]["strength"] == 0.9 and 2 <= len(visitor.history.states) < 100
+    monkeypatch.setattr("state.WORK_BYTES", 100)
+    with pytest.raises(InputError, match="remove some"):
+        do.rule(executed, "strength", 0, 0.5)
+
+
 KEPT = {"generator": "townscape", "seeds": "0-3", "selected": "0", "link": "", "works": {}}
-DAMAGED = (7, [], {}, {**KEPT, "works": []}, {**KEPT, "seeds": "-3"}, {**KEPT, "seeds": ["0"]})
+DAMAGED = (7, [], {}, None, {**KEPT, "works": []}, {**KEPT, "seeds": "-3"}, {**KEPT, "seeds": ["0"]})
 
 
-@pytest.mark.parametrize("kept", [*DAMAGED, *({**KEPT, "works": {"townscape": it}} for it in ("AAAA", "ÄÖ", 7))])
-def test_damaged_browser_storage_is_ignored_with_a_message(do, kept):
-    shown = do.open(new(), kept)
-    assert shown["visitor"] == new() and "cannot be restored" in shown["trouble"]["message"] and "kept" not in shown
+@pytest.mark.parametrize("kept", [*DAMAGED, *({**KEPT, "works": {"townscape": it}} for it in ("ÄÖ", 7, "AAA"))])
+def test_damaged_record_is_refused(kept):
+    for text in (json.dumps(kept), json.dumps(kept)[:-3], "[" * 10_000):
+        with pytest.raises(InputError, match="cannot be restored"):
+            from_record(text, ours=True)
+
+
+def test_work_that_cannot_be_read_is_dropped_with_a_message(do, executed):
+    for work in (b"", b"x" * 100, executed.works[SMALL][:-5]):
+        shown = do.open(replace(executed, works={SMALL: work}))
+        assert shown["visitor"].works == {} and "cannot be restored" in shown["trouble"]["message"]
+
+
+def test_records_of_strangers_hold_less(executed):
+    many = {**KEPT, "works": {f"{n}": "" for n in range(33)}}
+    large = {**KEPT, "works": {"townscape": "AAAA" * (1 << 20)}}
+    for kept in (many, large):
+        with pytest.raises(InputError, match="cannot be restored"):
+            from_record(json.dumps(kept), ours=False)
+    assert from_record(json.dumps(large), ours=True).works["townscape"] == bytes(3 << 20)
+    assert reloaded(executed, ours=False) == executed
 
 
 @pytest.mark.parametrize("name", [3, None, ["townscape"], "<img src=x>"])
-def test_unknown_generator_in_browser_storage_is_ignored(do, name):
-    shown = do.open(new(), {**KEPT, "generator": name})
+def test_unknown_generator_in_a_record_is_ignored(do, name):
+    shown = do.open(from_record(json.dumps({**KEPT, "generator": name}), ours=False))
     assert shown["visitor"].generator == SMALL
 
 
@@ -427,15 +468,15 @@ def test_loaded_session_is_undone_to_the_work_before(do, executed, tmp_path):
 
 
 def test_link_opens_an_example_once(do, example):
-    assert do.open(Visitor(), None, {"edit": "no-light-on-ground"})["pending"]["wanted"] == "no-light-on-ground"
-    opened = replace(example["visitor"], link="no-light-on-ground")
-    kept = show(do, opened, "kept")["kept"]
-    assert do.open(Visitor(), kept, {"edit": "no-light-on-ground"})["pending"]["wanted"] == ""  # the page was reloaded
-    assert do.open(Visitor(), kept, {"edit": "add-tree"})["pending"]["wanted"] == "add-tree"
+    asked = {"link": {"edit": "no-light-on-ground"}}
+    assert do.open(Visitor(), asked)["pending"]["wanted"] == "no-light-on-ground"
+    opened = reloaded(replace(example["visitor"], link="no-light-on-ground"))
+    assert do.open(opened, asked)["pending"]["wanted"] == ""  # the page was reloaded
+    assert do.open(opened, {"link": {"edit": "add-tree"}})["pending"]["wanted"] == "add-tree"
 
 
 def test_link_opens_a_picture(do):
-    shown = do.open(Visitor(), None, {"seed": "40"})
+    shown = do.open(Visitor(), {"link": {"seed": "40"}})
     assert shown["visitor"].selected == 40 and shown["visitor"].seeds == tuple(range(36, 48))
 
 
@@ -450,7 +491,7 @@ def test_link_opens_a_picture(do):
     ],
 )
 def test_link_to_nothing_says_so_and_what_there_is(do, link, said):
-    shown = do.open(Visitor(), None, link)
+    shown = do.open(Visitor(), {"hash": link["work"]} if "work" in link else {"link": link})
     assert shown["visitor"] == Visitor() and shown["pending"]["wanted"] == "" and said in shown["trouble"]["message"]
 
 
@@ -598,7 +639,7 @@ def test_closing_the_iterator_cancels_the_work_and_frees_the_queue():
     steps = Steps()
     queue = WorkQueue(steps)
     first, second = queue.follow("work", Visitor()), queue.follow("work", Visitor())
-    assert next(first)[1] == "Working" and next(second) == (0.0, "Working")  # the second one waits for its turn
+    assert next(first)[1] == "Working" and next(second)[1] == "Working"
     second.close()
     first.close()
     assert steps.ended.wait(10) and queue.call("quick", Visitor()) == {}
@@ -619,7 +660,7 @@ def test_error_messages_escape_html_and_hide_folders(do, tmp_path):
 
 def test_work_over_the_time_limit_is_cancelled_with_a_message(do, marked, monkeypatch):
     monkeypatch.setattr("work_queue.LONG_SECONDS", 0)
-    with pytest.raises(gr.Error, match="took longer than"):
+    with pytest.raises(gr.Error, match="took too long"):
         list(WorkQueue(do).follow("execute", marked))
 
 
@@ -676,8 +717,8 @@ def url(do):
     """The page with its MCP server."""
     page = Page(do.shared)
     options = {"prevent_thread_lock": True, "quiet": True, "server_name": "127.0.0.1", "mcp_server": True}
-    yield page.demo.queue().launch(**options, **LAUNCH)[1]
-    page.demo.close()
+    yield page.launch(**options)[1]
+    page.close()
 
 
 @pytest.fixture
@@ -823,9 +864,9 @@ def test_chosen_generator_is_downloaded_once_and_drawn_with_its_licence(shelf, m
     assert shown["visitor"].generator == "small" and len(shown["film"]["tiles"]) == 12
     assert shown["about"]["generators"][1] == ("Small things, 16 px", "small")
     assert "cc-by-4.0 · Ada <ada@example.org>" in shown["about"]["licence"]
-    layers = dict(map(reversed, shown["layer"]["choices"]))
-    assert shown["layer"]["value"] == "layer4" and "start here" in layers["layer4"]
-    assert shown["visitor"].histories[SMALL].present.edit.copy.seed == 1
+    layers = dict(map(reversed, shown["settings"]["layer"]["choices"]))
+    assert shown["settings"]["layer"]["value"] == "layer4" and "start here" in layers["layer4"]
+    assert History.from_bytes(shown["visitor"].works[SMALL]).present.edit.copy.seed == 1
     shelf.requests.clear()
     *_, again = choose(queue, replace(shown["visitor"], generator=SMALL), "small")
     assert again["film"] == shown["film"] and shelf.requests == []
@@ -861,21 +902,21 @@ def test_work_on_a_deleted_generator_is_kept_until_it_is_downloaded_again(shelf,
     *_, shown = choose(offering("small"), marked, "small")
     here = offering("small")
     visitor = here.call("mark", shown["visitor"], "copy", paint(3, THING))["visitor"]
-    kept = here.call("set", visitor, "rank", 2)["kept"]
+    visitor = here.call("set", visitor, "rank", 2)["visitor"]
     shutil.rmtree(tmp_path / "hub")
     there = offering("small", "townscape")
-    opened = there.call("open", new(), kept)
+    opened = there.call("open", reloaded(visitor))
     assert opened["visitor"].generator == SMALL and "choose it again" in opened["trouble"]["message"]
-    assert set(opened["visitor"].histories) == {SMALL, "small"}
+    assert set(opened["visitor"].works) == {SMALL, "small"}
     *_, shown = choose(there, opened["visitor"], "small")
     assert shown["visitor"].history.present.edit.copy.seed == 3
 
 
 def test_work_on_another_generator_of_the_same_name_is_dropped_with_a_message(do, marked):
-    visitor = replace(marked, histories={**marked.histories, "townscape": marked.history})
+    visitor = replace(marked, works={**marked.works, "townscape": marked.works[SMALL]})
     shown = do.choose(visitor, "townscape")
     assert (
         shown["visitor"].history is None
         and "is lost" in shown["trouble"]["message"]
-        and SMALL in shown["visitor"].histories
+        and SMALL in shown["visitor"].works
     )
