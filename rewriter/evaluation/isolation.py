@@ -30,9 +30,10 @@ Key = tuple[str, int, int]  # of a visit: stage, visitor and visit
 
 @dataclass(frozen=True)
 class Plain:
-    """What a plain loop does: executes per second, and pictures (12, 3, H, W) by visit and without a rule."""
+    """What a plain loop does: executes per second, processor seconds of each, and pictures (12, 3, H, W) by visit."""
 
     rate: float
+    cpu: float
     pictures: Mapping[Key, Tensor]
     original: Tensor
 
@@ -50,7 +51,7 @@ def plain_loop(keys: Sequence[Key], form: str, seed: int) -> Plain:
         known, made = Statistics(generator), dict[Key, Tensor]()
         for key in (("warm", 0, 0), *keys):
             if len(made) == 1:  # the first one has measured the layer
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
             session, marks = Rewriter(generator, statistics=known, keys=features), Marks.drawn(seed, *key)
             session.copy(*marks.copy)
             session.paste(*marks.paste)
@@ -59,8 +60,8 @@ def plain_loop(keys: Sequence[Key], form: str, seed: int) -> Plain:
             session.execute()
             session.crops()
             made[key] = session.sample(range(PAGE))
-        rate = len(keys) / (time.perf_counter() - start)
-        return Plain(rate, made, generator.sample(range(PAGE), rules=[]))
+        rate, cpu = len(keys) / (time.perf_counter() - start), (time.process_time() - used) / len(keys)
+        return Plain(rate, cpu, made, generator.sample(range(PAGE), rules=[]))
     finally:
         torch.set_num_threads(threads)
 

@@ -81,7 +81,7 @@ def serve(plan: Plan, on_row: Callable[[str], object] = str) -> Row:
     plain = plain_loop([(stage, i, 0) for stage in plan.stages() for i in plan.checked(stage)], plan.form, plan.seed)
     on_row(f"a plain loop: {plain.rate:.2f} executes/s")
     about = {"machine": machine(torch.device("cpu")) | {"cores": os.cpu_count()}, "plan": asdict(plan)}
-    report: Row = {**about, "plain_executes_per_second": plain.rate, "crowds": []}
+    report: Row = {**about, "plain": {"executes_per_second": plain.rate, "cpu": plain.cpu}, "crowds": []}
     with started(plan.url, plan.workers) as server:
         asyncio.run(warmed(server, plan))
         for stage, number in plan.stages().items():
@@ -137,7 +137,9 @@ async def crowd(server: Server, plan: Plan, stage: str, plain: Plain) -> Row:
         killing = asyncio.create_task(kill(server, site)) if stage == "killed" else None
         visitors = await asyncio.gather(*map(one, range(plan.stages()[stage])))
     row = {"visitors": len(visitors), **figures(visitors), "memory": memory}
-    row |= {"share_of_plain": row["executes_per_second"] / plain.rate}
+    row |= {"share_of_plain": row["executes_per_second"] / plain.rate, "times_cpu": None}
+    if row["executes"] and memory["cpu"]:  # unlike rates, it hardly depends on what else the machine does
+        row["times_cpu"] = memory["cpu"] / row["executes"] / plain.cpu
     if killing is not None:
         row["killed"] = killing.done()
         killing.cancel()
@@ -193,49 +195,47 @@ def _page(first: int) -> str:
 
 async def neighbour(server: Server, plan: Plan) -> Row:
     """Light clicks of one visitor alone, then beside another who asks for every layer and searches all the time."""
-    site, seconds, pause = Site(server.url), min(BRIEF, plan.seconds), min(0.1, plan.pause)
-
-    async def light(name: str) -> Visitor:
-        visitor = Visitor(site, (name, 0), pause, time.monotonic() + seconds + LATE)
-        await visitor.arrive(0)
-        await visitor.visit(Marks.drawn(plan.seed, name, 0, 0), plan.form)
-        visitor.clicks.clear()
-        until = time.monotonic() + seconds
-        for turn in count(1):
-            clicks = [each for each in Marks.drawn(plan.seed, name, 0, turn).clicks("auto") if each[0] in LIGHT]
-            for kind, step, arguments in sorted(clicks, key=lambda each: each[0] in ("copy", "paste")):
-                if visitor.lost or time.monotonic() > until:
-                    return visitor
-                await visitor.click(kind, step, arguments)
-                await asyncio.sleep(pause)
-        return visitor
-
-    async def slow(beside: asyncio.Task[Visitor]) -> Visitor:
-        visitor = Visitor(site, ("slow", 0), 0, time.monotonic() + 2 * seconds + LATE)
-        await visitor.arrive(0)
-        for turn in count():
-            for kind, step, arguments in [*Marks.drawn(plan.seed, "slow", 0, turn).clicks("auto")][:3]:
-                await visitor.click(kind, step, arguments)
-            for step in ("suggest", "find"):
-                if visitor.lost or beside.done():
-                    return visitor
-                await visitor.click(step, step)
-        return visitor
-
-    alone = await light("alone")
-    beside = asyncio.create_task(light("beside"))
-    busy = await slow(beside)
+    site = Site(server.url)
+    alone = await light(site, plan, "alone")
+    beside = asyncio.create_task(light(site, plan, "beside"))
+    busy = await slow(site, plan, beside)
     seen = [alone, await beside, busy]
     site.close()
     row: Row = {"asked": sum(click.kind in ("suggest", "find") for click in busy.clicks)}
     for share in (50, 95):
-        took = [percentile([click.seconds for click in visitor.clicks], share / 100) or 0.0 for visitor in seen[:2]]
-        row |= {
-            f"alone_p{share}": took[0],
-            f"beside_p{share}": took[1],
-            f"times_p{share}": took[1] / max(1e-9, took[0]),
-        }
+        one, two = (percentile([each.seconds for each in visitor.clicks], share / 100) or 0.0 for visitor in seen[:2])
+        row |= {f"alone_p{share}": one, f"beside_p{share}": two, f"times_p{share}": two / one if one else 0.0}
     return row | {name: value for name, value in figures(seen).items() if name in COUNTS}
+
+
+async def light(site: Site, plan: Plan, name: str) -> Visitor:
+    """A visitor who has a rule, and then does nothing but light clicks for some seconds."""
+    visitor = Visitor(site, (name, 0), min(0.1, plan.pause), time.monotonic() + LATE)
+    await visitor.arrive(0)
+    await visitor.visit(Marks.drawn(plan.seed, name, 0), plan.form)
+    visitor.clicks.clear()
+    until = time.monotonic() + min(BRIEF, plan.seconds)
+    for turn in count(1):
+        clicks = [each for each in Marks.drawn(plan.seed, name, turn).clicks("auto") if each[0] in LIGHT]
+        for kind, step, arguments in sorted(clicks, key=lambda each: each[1] == "mark"):  # a mark begins another rule
+            if visitor.lost or time.monotonic() > until:
+                return visitor
+            await visitor.click(kind, step, arguments)
+            await asyncio.sleep(visitor.pause)
+    return visitor
+
+
+async def slow(site: Site, plan: Plan, until: asyncio.Task[Visitor]) -> Visitor:
+    """A visitor who asks for every layer and searches, with new marks each time, until somebody has finished."""
+    visitor = Visitor(site, ("slow", 0), 0, time.monotonic() + 2 * LATE)
+    await visitor.arrive(0)
+    for turn in count():
+        marking = [each for each in Marks.drawn(plan.seed, "slow", turn).clicks("auto") if each[1] == "mark"]
+        for kind, step, arguments in (*marking, ("suggest", "suggest", []), ("find", "find", [])):
+            if visitor.lost or until.done():
+                return visitor
+            await visitor.click(kind, step, arguments)
+    return visitor
 
 
 # --- figures ---
@@ -261,6 +261,7 @@ def figures(visitors: Sequence[Visitor]) -> Row:
     return {
         "visits": len(took["visit"]),
         **{f"{name}_p{share}": percentile(each, share / 100) for name, each in took.items() for share in (50, 95)},
+        "executes": len(took["execute"]),
         "executes_per_second": rate([click for click in clicks if click.kind == "execute"]),
         "refused": sum(click.refused for click in clicks),
         "resent": sum(click.resent for click in clicks),
@@ -280,7 +281,14 @@ def failures(report: Row) -> list[str]:
 
 HEADS = (
     *("visitors at once", "a visit, p50 (× alone)", "copy p50 / p95, s", "light clicks p50 / p95, s"),
-    *("execute p50 / p95, s", "executes/s (share of a plain loop)", "refused", "sent again", "lost"),
+    *(
+        "execute p50 / p95, s",
+        "executes/s (of a plain loop)",
+        "processor time an execute (× plain)",
+        "refused",
+        "sent again",
+        "lost",
+    ),
     *("memory before / peak / after, MB", "kB a present visitor", "pictures are one's own"),
 )
 
@@ -293,10 +301,11 @@ def markdown(report: Row) -> str:
     cached, uncached, killed = look["cached"], look["uncached"], report.get("killed")
     words = [
         f"Server: {server}; {report['machine']['cores']} cores, torch {report['machine']['torch']}.",
-        f"{plan['seconds']:g} s for each number of visitors, who arrive within {arriving(plan['seconds']):.0f} s, pause "
+        f"{plan['seconds']:g} s for each number of visitors, who arrive in {arriving(plan['seconds']):.0f} s, pause "
         f"{plan['pause']:g} s on average between clicks and finish the visits that they have begun.",
         f"Form: {plan['form']}. Memory after: {plan['settle']:g} s later.",
-        f"A plain loop with one thread makes {report['plain_executes_per_second']:.2f} executes/s.",
+        f"A plain loop with one thread makes {report['plain']['executes_per_second']:.2f} executes/s and needs "
+        f"{report['plain']['cpu']:.2f} processor seconds for each; × plain: all that the server needs for a visit.",
     ]
     lines = [
         f"- Mostly look, without pauses: {cached['visitors']} visitors get {cached['pictures_per_second']:,.0f} known "
@@ -307,10 +316,11 @@ def markdown(report: Row) -> str:
         f"{_pair(near, 'beside')} s, {_pair(near, 'times')} times as long as alone ({_pair(near, 'alone')} s).",
     ]
     if killed:
-        how = "was killed in mid-execute" if killed["killed"] else "could not be killed, because none was busy"
+        how = "was killed in mid-execute" if killed["killed"] else "could not be killed: none was busy"
         lines.append(
-            f"- A worker {how}: {killed['visitors']} visitors, {killed['visits']} visits, {killed['lost']} clicks lost, "
-            f"{killed['resent']} sent again. Executes {_pair(killed, 'execute')} s, light {_pair(killed, 'light')} s."
+            f"- A worker {how}: {killed['visitors']} visitors with {killed['visits']} visits, "
+            f"{killed['lost']} clicks lost, {killed['resent']} sent again. Executes {_pair(killed, 'execute')} s, "
+            f"light clicks {_pair(killed, 'light')} s."
         )
     troubles = [each for row in (*crowds, killed or {}) for each in row.get("troubles", ())]
     lines += [f"- {times} clicks were answered: {trouble}" for trouble, times in troubles]
@@ -327,6 +337,7 @@ def _cells(row: Row, alone: float | None) -> list[str]:
         *(f"{row['visitors']}", f"{_text(row['visit_p50'])} s{times}"),
         *(_pair(row, name) for name in ("copy", "light", "execute")),
         f"{_text(row['executes_per_second'])} ({row['share_of_plain']:.0%})",
+        _text(row["times_cpu"]),
         *(f"{row[name]:,}" for name in ("refused", "resent", "lost")),
         *(memory, _per_visitor(row, row["memory"])),
         f"{row['checked']} checked" if not row["mixed_up"] else f"NO: {len(row['mixed_up'])} signs",

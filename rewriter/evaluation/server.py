@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import psutil
@@ -34,11 +34,17 @@ class Server:
         """Bytes of all its processes; what they share counts once where the system can tell. None if it is not ours."""
         if self.process is None:
             return None
+        return self._sum(lambda process: getattr(used := process.memory_full_info(), "pss", 0) or used.rss)
+
+    def cpu(self) -> float:
+        """Processor seconds that its present processes have used; 0 if it is not ours."""
+        return self._sum(lambda process: sum(process.cpu_times()[:2]))
+
+    def _sum(self, figure: Callable[[psutil.Process], float]) -> float:
         total = 0.0
-        for process in (self.process, *self.workers()):
+        for process in (self.process, *self.workers()) if self.process else ():
             with suppress(psutil.Error):  # it has just ended
-                used = process.memory_full_info()
-                total += getattr(used, "pss", 0) or used.rss
+                total += figure(process)
         return total
 
 
@@ -85,8 +91,8 @@ async def _ready(site: Site, process: subprocess.Popen[bytes]) -> bool:
 
 @asynccontextmanager
 async def watched(server: Server, settle: float) -> AsyncIterator[tuple[Site, dict[str, float | None]]]:
-    """Connections to the server, and a row that gets its memory in bytes: before, peak, present and after."""
-    site, row = Site(server.url), dict[str, float | None](before=server.memory())
+    """Connections to the server, and a row that gets bytes (before, peak, present, after) and processor seconds."""
+    site, row, start = Site(server.url), dict[str, float | None](before=server.memory()), server.cpu()
     used = [row["before"]]
 
     async def watch() -> None:
@@ -98,6 +104,7 @@ async def watched(server: Server, settle: float) -> AsyncIterator[tuple[Site, di
     try:
         yield site, row
         row |= {"present": server.memory(), "peak": max(each or 0 for each in used) or None}
+        row["cpu"] = server.cpu() - start
     finally:
         watching.cancel()
         site.close()

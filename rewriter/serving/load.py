@@ -199,9 +199,13 @@ class Visitor:
             if self.lost:
                 return
             if "film" in shown:
-                films[kind] = tuple(self._seen.get(tile["image"], "") for tile in shown["film"]["tiles"])
+                films[kind] = self.shown(shown["film"])
             await asyncio.sleep(self._random.expovariate(1 / self.pause) if self.pause else 0)
         self.visits.append((sum(click.seconds for click in self.clicks[first:]), films))
+
+    def shown(self, film: Mapping[str, Any]) -> tuple[str, ...]:
+        """The SHA-256 of each picture in a filmstrip, "" where it did not load."""
+        return tuple(self._seen.get(tile["image"], "") for tile in film["tiles"])
 
     async def click(self, kind: str, name: str, arguments: Sequence[Any] = ()) -> dict[str, Any]:
         """Do one step, or load the page if it has no name; returns the parts of the page that came."""
