@@ -187,6 +187,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
         (("apply", "xxxx"), "there is no edit 'xxxx': Shipped edits are"),
         (("sample", "--generator", "townscap"), "did you mean townscape"),
         (("sample", "--generator", "my-modle.pkl"), "did you mean my-model.pkl"),
+        (("benchmark", "srv"), "no benchmark 'srv': choose machine or serve"),
+        (("benchmark", "serve", "--visitors", "1,-2"), "numbers from 1 to 2,000, such as 1,20,100"),
         (("demo", "--port", "99999"), "no port 99999: choose one from 1024 to 65535"),
         (("demo", "--port", "-1"), "no port -1"),
         (("demo", "--host", "no.such.host.invalid"), "cannot be opened at no.such.host.invalid.*127.0.0.1"),
