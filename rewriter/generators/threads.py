@@ -1,8 +1,8 @@
 """How many processor threads a generator is worth.
 
 Threads wait for each other after every layer: one that shares its core with another program holds up all of them. On
-two cores a 256 px StyleGAN2 takes 0.55 times as long with two threads as with one where both cores are free, and 3 to
-10 times as long where somebody else is busy on them.
+two cores that others kept busy, two threads took up to 7 times as long as one, and two to three times the processor
+time (128 px towns and a 256 px StyleGAN2); on cores with little other work, 0.7 to 1 times as long.
 """
 
 from __future__ import annotations
