@@ -196,8 +196,8 @@ class Shared:
 
     def sweep(self) -> None:
         """Drop what was not used for some time."""
-        for cache in (self.keys, self.pages, self.made):
-            cache.sweep()
+        for kept in (self.keys, self.pages, self.made, *self._statistics.values()):
+            kept.sweep()
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""
@@ -206,7 +206,7 @@ class Shared:
     def session(self, visitor: Visitor) -> Rewriter:
         """The visitor's editing session; InputError if the history belongs to another generator of that name."""
         generator = self.model(visitor.generator)
-        statistics = self._statistics.pop(generator.fingerprint, None) or Statistics(generator)
+        statistics = self._statistics.pop(generator.fingerprint, None) or Statistics(generator, seconds=AGE)
         self._statistics[generator.fingerprint] = statistics
         while len(self._statistics) > STATISTICS:
             self._statistics.popitem(last=False)
