@@ -196,8 +196,10 @@ class Shared:
 
     def sweep(self) -> None:
         """Drop what was not used for some time."""
-        for kept in (self.keys, self.pages, self.made, *self._statistics.values()):
-            kept.sweep()
+        for cache in (self.keys, self.pages, self.made):
+            cache.sweep()
+        for statistics in [*self._statistics.values()]:
+            statistics.sweep()
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""
