@@ -25,7 +25,7 @@ EPILOGS = {
     "stats": "\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
 }
-MOST_VISITORS = 2000  # each may need a connection of the 4,096 that a process usually gets at most
+MOST_VISITORS = 2000  # each holds a connection; for more than about 900 at once, raise `ulimit -n` first
 EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last is used.")]
 
 
