@@ -240,7 +240,9 @@ class Shared:
             each = difference(now, before).flatten(1).max(1).values.tolist()
             made = {names[s]: (jpeg(one, side), change) for s, one, change in zip(missing, now, each, strict=True)}
             changes |= {name: change for name, (_, change) in made.items()}
-        inline = visitor.inline or self.inline or bool(made) and not self.shelf.put(made)
+        inline = visitor.inline or self.inline
+        if made and not self.shelf.put(made):
+            inline = True
         return [Drawn(self._url(names[seed], made, inline=inline), changes[names[seed]]) for seed in seeds]
 
     def crops(
@@ -252,7 +254,9 @@ class Shared:
         if len(notes) < count:
             made = {name: (jpeg(picture, side), 0.0) for name, picture in zip(names, make(), strict=False)}
             notes = {name: 0.0 for name in made}
-        inline = visitor.inline or self.inline or bool(made) and not self.shelf.put({name: (b"", NONE) for name in names} | made)
+        inline = visitor.inline or self.inline
+        if made and not self.shelf.put({name: (b"", NONE) for name in names} | made):
+            inline = True
         return [self._url(name, made, inline=inline) for name in names if notes.get(name, NONE) != NONE]
 
     def _url(self, name: str, made: Mapping[str, tuple[bytes, float]], *, inline: bool) -> str:
