@@ -218,7 +218,7 @@ class WorkQueue:
 
 
 def _processes(shared: Shared, workers: int) -> Iterator[Process]:
-    """Worker processes, each on the next GPU if there are any; several have another one beside them, for clicks alone."""
+    """Worker processes, each on the next GPU if there are any; several have one more beside them, for clicks alone."""
     gpus = torch.cuda.device_count() if shared.device is None else 0
     same = {"names": shared.names, "shelf": str(shared.shelf.path), "background": shared.background}
     same |= {"share": max(1, (os.cpu_count() or 1) // workers), "path": [str(HERE)], "limit": LONG_SECONDS}
