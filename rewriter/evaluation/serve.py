@@ -258,8 +258,10 @@ def figures(visitors: Sequence[Visitor]) -> Row:
     kinds = {"copy": ("copy",), "light": LIGHT, "execute": ("execute",)}
     took = {name: [click.seconds for click in clicks if click.kind in own] for name, own in kinds.items()}
     took["visit"] = [seconds for visitor in visitors for seconds, _ in visitor.visits]
+    every = {kind: [each.seconds for each in clicks if each.kind == kind] for kind in {each.kind for each in clicks}}
     return {
         "visits": len(took["visit"]),
+        "clicks": {kind: [percentile(own, 0.5), percentile(own, 0.95)] for kind, own in every.items()},  # p50 and p95
         **{f"{name}_p{share}": percentile(each, share / 100) for name, each in took.items() for share in (50, 95)},
         "executes": len(took["execute"]),
         "executes_per_second": rate([click for click in clicks if click.kind == "execute"]),
