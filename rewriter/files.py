@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -61,14 +62,17 @@ def _beside(target: Path, named: str | Path) -> Iterator[Path]:
     """A new temporary file in the target's folder, which is made if need be; it is gone on leaving."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:NAME]}-", suffix=target.suffix)
-        os.close(handle)
     except OSError as error:
         raise InputError(f"cannot write {named} ({reason(error)}): choose another place") from error
+    temporary = target.with_name(f".{target.stem[:NAME]}-{secrets.token_hex(8)}{target.suffix}")
     try:
-        yield Path(name)
+        try:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError as error:
+            raise InputError(f"cannot write {named} ({reason(error)}): choose another place") from error
+        yield temporary
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(data: bytes, path: str | Path) -> None:
@@ -102,6 +106,17 @@ def write_tensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Map
             header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
             file.seek(8)
             file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
+
+
+def write_torch(data: Any, path: str | Path) -> None:
+    """Write what `torch.save` takes; the same bytes wherever it lies."""
+    with replacing(path) as temporary, temporary.open("wb") as file:  # given a path, torch.save would write its name
+        try:
+            torch.save(data, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of which torch only says that a position is unexpected
+                raise error.__context__ from None
+            raise
 
 
 def check_writable(path: str | Path) -> None:

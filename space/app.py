@@ -44,14 +44,14 @@ class Page:
     """
 
     def __init__(self, shared: Shared, *, login: bool = LOGIN, workers: int = 0, here: str = "") -> None:
-        shared.background = not ZERO_GPU  # whose seconds are the visitor's own
         self.shared, self.queue = shared, WorkQueue(Handlers(shared), workers)
         self.records, self.limits = Records(), Limits()
         self._own: dict[str, tuple[bytes, str]] = {}
         self.routes = Routes(self.queue, self.records, self.limits, self._own)
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(60, 600)) as self.demo:
             visitor = Visitor(shared.names[0])
-            first = {} if ZERO_GPU and visitor.generator not in BUILT_INS else self.queue.call("first", visitor)
+            on_gpu = ZERO_GPU and visitor.generator not in shared.on_cpu  # not before somebody asks
+            first = {} if on_gpu else self.queue.call("first", visitor)
             self.studio = studio({**first, **self._served(self.queue.call("wall", visitor))})
             with gr.Column(elem_id="below"):
                 self.panel = PublishPanel(self.demo, self.queue, self.records, login=login, here=here)

@@ -6,6 +6,7 @@ Each click turns a visitor into one editing session: `Shared.session`.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,7 @@ from rewriter.generators.threads import choose_threads
 from rewriter.hub.resolve import resolve
 from rewriter.hub.sources import Source
 from rewriter.pictures import data_url, difference, jpeg
+from rewriter.serving.records import VARIABLE
 from rewriter.serving.shelf import Shelf
 
 PAGE_SIZE = 12  # pictures in the filmstrip
@@ -145,6 +147,9 @@ class Shared:
         self.names, self.device, self.catalogue = tuple(names), device, catalogue()
         self.shelf = Shelf(default_folder() / SHELF if shelf is None else shelf)
         self.background = True  # whether the machine may choose while a person paints
+        self.inline = bool(os.environ.get(VARIABLE))  # several hosts: another one does not have our pictures
+        self.share: int | None = None  # cores that this process may count on; None: all
+        self.on_cpu: frozenset[str] = frozenset()  # generators that are drawn on the CPU whatever there is
         self.models = Cache(MODEL_BYTES)
         self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEPT // 2, KEPT // 4, MADE // 4))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
@@ -187,14 +192,17 @@ class Shared:
         """
         if self.models.peek(name) is None and self.absent(name):
             raise InputError(f"{name} is not on this machine any more: choose it again to download it")
-        generator = self.models.get(name, lambda: self.source(name).load(device=self.device))
-        choose_threads(generator)
+        device = "cpu" if name in self.on_cpu else self.device
+        generator = self.models.get(name, lambda: self.source(name).load(device=device))
+        choose_threads(generator, share=self.share)
         return generator
 
     def sweep(self) -> None:
         """Drop what was not used for some time."""
         for cache in (self.keys, self.pages, self.made):
             cache.sweep()
+        for statistics in [*self._statistics.values()]:
+            statistics.sweep()
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""
@@ -203,7 +211,7 @@ class Shared:
     def session(self, visitor: Visitor) -> Rewriter:
         """The visitor's editing session; InputError if the history belongs to another generator of that name."""
         generator = self.model(visitor.generator)
-        statistics = self._statistics.pop(generator.fingerprint, None) or Statistics(generator)
+        statistics = self._statistics.pop(generator.fingerprint, None) or Statistics(generator, seconds=AGE)
         self._statistics[generator.fingerprint] = statistics
         while len(self._statistics) > STATISTICS:
             self._statistics.popitem(last=False)
@@ -231,9 +239,11 @@ class Shared:
             before = self.pictures(session, missing, []) if on else now
             each = difference(now, before).flatten(1).max(1).values.tolist()
             made = {names[s]: (jpeg(one, side), change) for s, one, change in zip(missing, now, each, strict=True)}
-            self.shelf.put(made)
             changes |= {name: change for name, (_, change) in made.items()}
-        return [Drawn(self._url(visitor, names[seed], made), changes[names[seed]]) for seed in seeds]
+        inline = visitor.inline or self.inline
+        if made and not self.shelf.put(made):
+            inline = True
+        return [Drawn(self._url(names[seed], made, inline=inline), changes[names[seed]]) for seed in seeds]
 
     def crops(
         self, visitor: Visitor, recipe: str, count: int, make: Callable[[], Sequence[Tensor]], *, side: int
@@ -243,12 +253,14 @@ class Shared:
         notes = self.shelf.notes(names)
         if len(notes) < count:
             made = {name: (jpeg(picture, side), 0.0) for name, picture in zip(names, make(), strict=False)}
-            self.shelf.put({name: (b"", NONE) for name in names} | made)
             notes = {name: 0.0 for name in made}
-        return [self._url(visitor, name, made) for name in names if notes.get(name, NONE) != NONE]
+        inline = visitor.inline or self.inline
+        if made and not self.shelf.put({name: (b"", NONE) for name in names} | made):
+            inline = True
+        return [self._url(name, made, inline=inline) for name in names if notes.get(name, NONE) != NONE]
 
-    def _url(self, visitor: Visitor, name: str, made: Mapping[str, tuple[bytes, float]]) -> str:
-        if not visitor.inline:
+    def _url(self, name: str, made: Mapping[str, tuple[bytes, float]], *, inline: bool) -> str:
+        if not inline:
             return PICTURES + name
         return data_url(made[name][0] if name in made else self.shelf.get(name) or b"", "image/jpeg")
 

@@ -44,8 +44,8 @@ class Work:
         self.shared.sweep()
 
 
-def work(names: Sequence[str], device: str | None, shelf: str, background: bool) -> Work:
-    """What a worker process runs."""
+def work(names: Sequence[str], device: str | None, shelf: str, background: bool, share: int) -> Work:
+    """What a worker process runs; `share`: cores that it may count on."""
     shared = Shared(names, device=device, shelf=shelf)
-    shared.background = background
+    shared.background, shared.share = background, share
     return Work(Handlers(shared))

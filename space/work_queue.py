@@ -71,6 +71,8 @@ class WorkQueue:
         """`workers`: processes that do the work; 0: threads of this one."""
         self.shared, self._downloads, self._work = handlers.shared, Downloads(), Work(handlers)
         shared = self.shared
+        if ZERO_GPU:
+            shared.background, shared.on_cpu = False, frozenset(BUILT_INS)  # its seconds are the visitors' own
         self.pool = Pool([*_processes(shared, workers)] if workers else [Here(self._work, limit=LONG_SECONDS)])
         self._gpu_call = GPU(self._work, duration=self._seconds) if ZERO_GPU else None
         self._gpu_follow = GPU(self._progress, duration=self._seconds) if ZERO_GPU else None
@@ -80,7 +82,7 @@ class WorkQueue:
         lane = BACKGROUND if name == "prepare" else LONG_LANE if name in ALWAYS_LONG else QUICK
         generator = self._generator(name, arguments)
         job = Job(name, arguments, listen, lane, who.visitor, who.address, generator)
-        if ZERO_GPU and generator not in BUILT_INS:  # built-in worlds need no visitor's seconds
+        if self._gpu_call and generator not in self.shared.on_cpu:
             Thread(target=self._on_gpu, args=[job, who.request], daemon=True).start()
         else:
             self.pool.submit(job)
@@ -117,7 +119,7 @@ class WorkQueue:
             if shared.absent(name):
                 shared.sources[name] = yield from self._downloads.follow(shared.source(name))
                 self.pool.learn(name, shared.sources[name])
-            if ZERO_GPU:
+            if self._gpu_call:
                 shared.model(name)  # a worker would load it again each time
 
     def fetch_wanted(self, wanted: str, *, linked: bool = True, on_top: bool = False) -> Following:
@@ -220,6 +222,7 @@ def _processes(shared: Shared, workers: int) -> Iterator[Process]:
     for index in range(workers):
         device = f"cuda:{index % count}" if count else shared.device and f"{shared.device}"
         options: dict[str, Any] = {"names": shared.names, "device": device, "shelf": str(shared.shelf.path)}
+        options |= {"share": max(1, (os.cpu_count() or 1) // workers)}
         options |= {"background": shared.background, "path": [str(Path(__file__).parent)], "limit": LONG_SECONDS}
         yield Process("work:work", options)
 

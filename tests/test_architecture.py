@@ -154,7 +154,7 @@ def undocumented(node, name):
     """Public classes and functions without a docstring; a class's docstring covers its magic methods."""
     if ast.get_docstring(node) is None:
         yield name
-    for child in node.body if not isinstance(node, ast.FunctionDef) else []:
+    for child in node.body if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else []:
         named = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         if named and not child.name.startswith("_"):
             yield from undocumented(child, f"{name}.{child.name}")

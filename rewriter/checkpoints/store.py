@@ -9,13 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rewriter.checkpoints.config import CONFIG, WEIGHTS, apply_config, config_of, read_config
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
-from rewriter.files import replacing, write_json, write_tensors
+from rewriter.files import write_json, write_tensors, write_torch
 from rewriter.generators.base import Generator
 
 
@@ -37,8 +35,7 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
     state: dict[str, Any] = rewrite_as(generator, layout)
     if layout == "rosinality":
         state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
-    with replacing(path) as temporary, temporary.open("wb") as file:  # given a path, torch.save would write its name
-        torch.save(state, file)
+    write_torch(state, path)
 
 
 def read_file(

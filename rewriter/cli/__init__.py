@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import os
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rewriter.errors import RewriterError
+from rewriter.cli import ending
 
 # the file beside this one that holds each command
 FILES = {"draw": "sample apply inspect", "study": "suggest search stats benchmark", "evaluate": "evaluate"}
@@ -76,9 +75,6 @@ def everywhere(
 
 
 def main() -> Any:
-    """Run the command line: an error is one clear line and exit status 2."""
-    try:
+    """Run the command line: an error is one clear line and exit status 2; see `ending` for what else ends it."""
+    with ending.stoppable(), ending.in_words():
         app()
-    except RewriterError as error:
-        print(f"rewriter: {error}", file=sys.stderr)
-        sys.exit(2)

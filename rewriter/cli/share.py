@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from queue import Empty, Queue
+from threading import Thread
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +25,11 @@ from rewriter.hub.draft import base_of
 from rewriter.hub.upload import Uploaded
 
 MOST_PORT, MOST_WORKERS = 65535, 64
+HARDWARE = (
+    f"Such as cpu-basic, if you have a paid plan. Default: unchanged; for a new Space {space.FREE} (ZeroGPU), on which "
+    "a free personal account may have two Gradio Spaces, while plain CPU needs a plan."
+)
+RESOLVED = 1.5  # seconds in which a host's name must be found: that of this machine is found at once
 
 
 def demo(
@@ -57,7 +65,7 @@ def _check_address(host: str, port: int | None) -> None:
     if port is not None and not 1 <= port <= MOST_PORT:
         raise InputError(f"there is no port {port}: choose one from 1024 to {MOST_PORT}, or leave --port out")
     try:
-        where = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        where = _found(host, port or 0)
         with socket.socket(*where[:3]) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(where[4])
@@ -65,6 +73,29 @@ def _check_address(host: str, port: int | None) -> None:
         at = host if port is None else f"{host}, port {port}"
         advice = "use 127.0.0.1 or 0.0.0.0 as --host, and a free port or none"
         raise InputError(f"the page cannot be opened at {at} ({error}): {advice}") from error
+
+
+def _found(host: str, port: int) -> Any:
+    """What `socket.getaddrinfo` says first of an address or name; OSError if that takes longer than `RESOLVED`."""
+    find = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    if ":" in host or re.fullmatch(r"[\d.]+", host):  # an address, or no name that a server could be asked about
+        return find(flags=socket.AI_NUMERICHOST)[0]
+    found: Queue[Any] = Queue()
+
+    def resolve() -> None:
+        try:
+            found.put(find()[0])
+        except (OSError, UnicodeError) as error:
+            found.put(error)
+
+    Thread(target=resolve, daemon=True).start()  # there is no other way to stop waiting for a name server
+    try:
+        first = found.get(timeout=RESOLVED)
+    except Empty:
+        raise OSError(f"no name server knew it within {RESOLVED:g} s") from None
+    if isinstance(first, Exception):
+        raise first
+    return first
 
 
 def deploy(
@@ -80,7 +111,7 @@ def deploy(
         bool, typer.Option("--static", help="A gallery of published generators, as pages that need no server: free.")
     ] = False,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Default: public.")] = None,
-    hardware: Annotated[str | None, typer.Option(help="Such as zero-a10g; default: unchanged.")] = None,
+    hardware: Annotated[str | None, typer.Option(help=HARDWARE)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files only; nothing is sent.")] = False,
     as_json: common.Json = False,
 ) -> None:

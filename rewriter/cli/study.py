@@ -25,6 +25,7 @@ EPILOGS = {
     "stats": "\b\nOver several GPUs: accelerate launch -m rewriter stats --all-layers\n"
     "Over processes of one CPU: torchrun --nproc-per-node 2 -m rewriter stats --all-layers"
 }
+MOST_VISITORS = 2000  # each holds a connection; for more than about 900 at once, raise `ulimit -n` first
 EditFile = Annotated[str, typer.Argument(help="An edit file or a shipped edit; of several, the last is used.")]
 
 
@@ -116,25 +117,67 @@ def stats(
 
 
 def benchmark(
+    what: Annotated[
+        str, typer.Argument(metavar="[machine|serve]", help="The machine, or its page under a load of visitors.")
+    ] = "machine",
     resolution: Annotated[int, typer.Option(help="Of the generator with config-f channels: 64 to 1024 px.")] = 256,
     device: common.Device = None,
-    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and benchmark.md into this folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write benchmark.json and .md, or serve.json and .md, here.")] = None,
+    visitors: Annotated[str, typer.Option(help="serve: numbers of visitors at once.")] = "1,20,100,500",
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="serve: for each number.")] = 60.0,
+    pause: Annotated[float, typer.Option(min=0, max=600, help="serve: mean seconds between a visitor's clicks.")] = 1.0,
+    workers: Annotated[int, typer.Option(min=0, help="serve: processes of our own server that work.")] = 2,
+    form: Annotated[str, typer.Option(help="serve: of the rules; auto: the machine chooses.")] = "weight",
+    settle: Annotated[
+        float, typer.Option(min=0, max=3600, help="serve: seconds after the visitors left, until memory is measured.")
+    ] = 10.0,
+    url: Annotated[str, typer.Option(help="serve: a server that runs already; default: our own.")] = "",
     as_json: common.Json = False,
 ) -> None:
-    """Time everything on this machine: edits by method, statistics, pictures, rules. Takes some minutes."""
-    from rewriter.evaluation import benchmark as timing  # late: only this command needs the evaluation
+    """Time everything on this machine: edits by method, statistics, pictures, rules. Takes some minutes.
+
+    `rewriter benchmark serve` is a load test of the page instead: visitors by script, over HTTP. It ends with status 1
+    if a click was lost, or somebody got pictures that are not their own.
+    """
+    if what not in ("machine", "serve"):
+        raise InputError(f"there is no benchmark {what!r}: choose machine or serve")
+    name = "benchmark" if what == "machine" else what
+    if out is not None:
+        check_writable(out / f"{name}.json")
+    failed = False
+    if what == "serve":
+        from rewriter.evaluation import serve  # late: only this command needs the evaluation
+
+        plan = serve.Plan(_numbers(visitors), seconds, pause, workers, form, settle, url)
+        report = serve.serve(plan, on_row=lambda row: typer.echo(row, err=True))
+        table, failed = serve.markdown(report), bool(serve.failures(report))
+    else:
+        report, table = _machine(resolution, device)
+    if out is not None:
+        write_json(report, out / f"{name}.json")
+        write_text(f"{table}\n", out / f"{name}.md")
+    common.say(as_json, report, table)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _machine(resolution: int, device: str | None) -> tuple[dict[str, Any], str]:
+    """The times on this machine, and the same as tables."""
+    from rewriter.evaluation import benchmark as timing
 
     if resolution not in (64, 128, 256, 512, 1024):
         raise InputError(f"resolution {resolution}: choose 64, 128, 256, 512 or 1024")
-    if out is not None:
-        check_writable(out / "benchmark.json")
     devices = [device] if device else list(dict.fromkeys(["cpu", default_device().type]))
     report = timing.benchmark(resolution, devices=devices, on_row=lambda row: typer.echo(row, err=True))
-    table = timing.markdown(report)
-    if out is not None:
-        write_json(report, out / "benchmark.json")
-        write_text(f"{table}\n", out / "benchmark.md")
-    common.say(as_json, report, table)
+    return report, timing.markdown(report)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Numbers of visitors, such as "1,20"."""
+    numbers = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if not all(1 <= number <= MOST_VISITORS for number in numbers):
+        raise InputError(f"--visitors {text!r}: numbers from 1 to {MOST_VISITORS:,}, such as 1,20,100")
+    return tuple(numbers)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], failed: Mapping[str, str]) -> str:

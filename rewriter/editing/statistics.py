@@ -136,13 +136,19 @@ class Sampling:
 class Statistics:
     """Second moments and bystanders of one generator's layers, measured once and kept within a bound.
 
-    May be shared by several sessions and threads.
+    May be shared by several sessions and threads. `seconds`: what is not used for so long is dropped by `sweep`, and
+    read from disk or measured again when it is wanted; None: kept.
     """
 
-    def __init__(self, generator: Generator, *, cache: Path | None = None):
+    def __init__(self, generator: Generator, *, cache: Path | None = None, seconds: float | None = None):
         self.generator = generator
         self.cache = default_folder() if cache is None else cache
-        self._known, self.searched = Cache(KEPT), Cache(SEARCHED)
+        self._known, self.searched = Cache(KEPT, seconds), Cache(SEARCHED, seconds)
+
+    def sweep(self) -> None:
+        """Drop what was not used for some time."""
+        self._known.sweep()
+        self.searched.sweep()
 
     def moment(
         self,

@@ -17,9 +17,15 @@ PACKAGE = Path(__file__).parents[1]
 PAGE = ("*.py", "page.html", "page.css", "page.js", "README.md", "pyproject.toml", "requirements.txt")
 INSIDE = ("**/*.py", "py.typed", "worlds/*/*px.safetensors", "worlds/*/examples*/*.json", "worlds/*/examples*/*.png")
 LICENCE = "rewriter-*.dist-info/licenses/LICENSE"  # where a wheel puts it, beside the package
+FREE = "zero-a10g"  # of a new Space: a free personal account may have two Gradio Spaces on it, and none on cpu-basic
+HARDWARE = (
+    f"a free personal account may have two Gradio Spaces, on {FREE}, and everything else needs a paid plan: delete "
+    "another Space, or subscribe; with a plan, --hardware cpu-basic is the plain CPU"
+)
 ADVICE = {
-    402: "a Gradio Space on the free CPU needs a paid plan: subscribe, or ask for ZeroGPU with the hardware zero-a10g",
-    403: "the token may not write there: use one that may write to this account's Spaces, or another name",
+    400: f"if it is about the hardware: {HARDWARE}",
+    402: HARDWARE,
+    403: f"use a token that may write to this account's Spaces; if it is about the hardware: {HARDWARE}",
 }
 
 
@@ -56,15 +62,15 @@ def deploy(
 
     What an earlier version left is deleted: files below rewriter/ and Python files at the root that are not ours. All
     other files in the Space stay. A new Space is public unless `private`; an existing one stays as it is. `hardware` is
-    such as zero-a10g; None: what the Space has, or the free CPU. The other arguments, and the errors, are those of
-    `publish`.
+    such as cpu-basic; None: what the Space has, or `FREE` for a new one. The other arguments, and the errors, are those
+    of `publish`.
     """
     ours, api = files(), connect(token, endpoint=endpoint)
-    new = {"space_sdk": "gradio", "private": bool(private), "space_hardware": hardware}
+    new = {"space_sdk": "gradio", "private": bool(private), "space_hardware": hardware or FREE}
     target = Target(api=api, repo_id=repo_id, check=_check, kind="space", private=private, options=new, advice=ADVICE)
     if hardware and isinstance(found := target.find(on_status=on_status), SpaceInfo):
         if found.runtime is None or found.runtime.requested_hardware != hardware:
-            with in_words(f"ask for the hardware {hardware} for {repo_id}", api):
+            with in_words(f"ask for the hardware {hardware} for {repo_id}", api, ADVICE):
                 api.request_space_hardware(repo_id, hardware)  # type: ignore[arg-type]  # new kinds are allowed
     left = partial(outdated, ours=ours)
     return target.upload(ours, "Deploy the page with the package", outdated=left, on_status=on_status)

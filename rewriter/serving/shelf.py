@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import local
 
+log = logging.getLogger(__name__)
 LIMIT = 512 << 20  # bytes
 TOUCHED = 60.0  # seconds after which use is noted again
 CHECKED = 256 << 10  # bytes written between looks at the whole size
@@ -48,16 +50,21 @@ class Shelf:
                 self._touch([(name, used) for name, _, used in rows])
         return found
 
-    def put(self, files: Mapping[str, tuple[bytes, float]]) -> None:
-        """Keep files by name, with a note each."""
+    def put(self, files: Mapping[str, tuple[bytes, float]]) -> bool:
+        """Keep files by name, with a note each; whether that was possible."""
         now = time.time()
         rows = [(name, data, note, now) for name, (data, note) in files.items()]
-        with suppress(sqlite3.Error, OSError), self._database() as database:
-            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+        try:
+            with self._database() as database:
+                database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("pictures cannot be kept in %s (%s): they are sent with each answer", self.path, error)
+            return False
         self._written += sum(len(data) for data, _ in files.values())
         if self._written >= CHECKED:
             self._written = 0
             self._tidy()
+        return True
 
     def _touch(self, used: Iterable[tuple[str, float]]) -> None:
         now = time.time()

@@ -20,7 +20,7 @@ from typing import Any
 
 from rewriter.serving.lanes import Lanes
 
-IDLE = 30.0  # seconds without a message after which memory is given back
+IDLE = 30.0  # seconds without a message after which memory is given back, again and again
 GROWN = 1 << 30  # bytes by which an idle worker may be larger than when it started
 
 
@@ -57,12 +57,12 @@ def main() -> None:
     send(0, "ready")
     with suppress(EOFError, OSError):
         while True:
-            if not pipe.poll(IDLE) and not lanes.busy:
-                run.rest()
-                give_back_memory()
-                if memory() > before + GROWN:
-                    break  # another process takes its place
-                pipe.poll(None)
+            while not pipe.poll(IDLE):
+                if not lanes.busy:
+                    run.rest()
+                    give_back_memory()
+                    if memory() > before + GROWN:
+                        return  # another process takes its place
             what, *message = pickle.loads(pipe.recv_bytes())
             if what == "start":
                 lanes.start(*message)

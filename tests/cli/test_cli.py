@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from conftest import DATA, square
 from PIL import Image
 
 from rewriter import Edit, Rewriter, Rule, load_edits, load_generator, save_edits, worlds
-from rewriter.cli import draw, main
+from rewriter.cli import draw, main, share
 from rewriter.editing.recipe import Recipe
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
@@ -186,6 +187,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path):
         (("apply", "xxxx"), "there is no edit 'xxxx': Shipped edits are"),
         (("sample", "--generator", "townscap"), "did you mean townscape"),
         (("sample", "--generator", "my-modle.pkl"), "did you mean my-model.pkl"),
+        (("benchmark", "srv"), "no benchmark 'srv': choose machine or serve"),
+        (("benchmark", "serve", "--visitors", "1,-2"), "numbers from 1 to 2,000, such as 1,20,100"),
         (("demo", "--port", "99999"), "no port 99999: choose one from 1024 to 65535"),
         (("demo", "--port", "-1"), "no port -1"),
         (("demo", "--host", "no.such.host.invalid"), "cannot be opened at no.such.host.invalid.*127.0.0.1"),
@@ -197,6 +200,30 @@ def test_a_name_port_or_host_that_is_wrong_gets_a_next_step(tmp_path, command, w
         (tmp_path / name).touch()
     error = rewriter(*command, cwd=tmp_path, status=2)
     assert error.startswith("rewriter: ") and re.search(words, error) and "Traceback" not in error
+
+
+@pytest.mark.parametrize("host", ["999.1.1.1", "256.256.256.256", "1.2.3.4.5", "zz::1", "a-name-that-nobody-knows"])
+def test_a_host_that_is_no_address_of_this_machine_is_refused_soon_however_slow_names_are(tmp_path, monkeypatch, host):
+    look_up = socket.getaddrinfo
+
+    def slow(*arguments, flags=0, **options):
+        if not flags & socket.AI_NUMERICHOST:
+            time.sleep(20)
+        return look_up(*arguments, flags=flags, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    began = time.monotonic()
+    error = rewriter("demo", "--host", host, "--port", "7860", cwd=tmp_path, status=2)
+    assert time.monotonic() - began < 2 and f"cannot be opened at {host}, port 7860" in error
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", socket.gethostname()])
+def test_this_machines_own_names_and_addresses_are_found(host):
+    try:
+        expected = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    except OSError:
+        pytest.skip("this machine does not know its own name")
+    assert share._found(host, 0) == expected
 
 
 def test_a_port_that_is_taken_is_refused(tmp_path):

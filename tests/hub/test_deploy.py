@@ -226,9 +226,27 @@ def test_another_space_and_a_wrong_visibility_are_refused(hub, refused, options,
     assert said in refused(NAME, flag) and len(there.commits) == 1
 
 
-def test_the_free_hardware_needs_a_plan_and_the_hint_names_another(hub, refused):
-    hub.fault = lambda n, request: 402 if "/create" in request.path else None
-    assert "zero-a10g" in refused() and hub.repositories == {}
+def test_a_new_space_runs_on_what_a_free_account_may_have_and_an_existing_one_keeps_its_hardware(hub, run):
+    assert run("deploy", NAME)[0] == 0 and hub.repositories[SPACE].hardware == "zero-a10g"
+    for there in (hub.add("space", "ada/plain", sdk="gradio"), hub.add("space", "ada/t4", sdk="gradio", hardware="t4")):
+        hardware = there.hardware
+        assert run("deploy", there.id)[0] == 0 and there.hardware == hardware and complete(there)
+    assert not any("hardware" in request for request in hub.requests)
+    assert run("deploy", "ada/cpu", "--hardware", "cpu-basic")[0] == 0
+    assert hub.repositories["space", "ada/cpu"].hardware == "cpu-basic"
+
+
+@pytest.mark.parametrize("status", [400, 402, 403])
+def test_hardware_that_the_hub_refuses_is_explained_with_a_next_step(hub, refused, status):
+    hub.fault = lambda n, request: status if request.path.endswith(("/create", "/hardware")) else None
+    for options in ((), ("--hardware", "cpu-upgrade")):
+        line = refused(NAME, *options)
+        assert f"answered {status}" in line and "may have two Gradio Spaces, on zero-a10g" in line
+        assert "--hardware cpu-basic" in line and "subscribe" in line
+    assert hub.repositories == {}
+    there = hub.add(*SPACE, sdk="gradio")
+    line = refused(NAME, "--hardware", "t4-small")
+    assert "t4-small" in line and "subscribe" in line and len(there.commits) == 1
 
 
 def test_a_missing_network_is_reported(hub, refused, monkeypatch):

@@ -3,16 +3,14 @@
 import base64
 import hashlib
 import json
-import secrets
-import socket
 import threading
 import time
-from contextlib import contextmanager
 
 import httpx
 import pytest
 import torch
-from conftest import DATA, square
+from clicks import PLACE, THING, Tab, busy, going_on, marked, until
+from conftest import DATA
 
 from app import Page
 from received import from_record, to_record
@@ -24,7 +22,6 @@ from rewriter.worlds import townscape
 from state import Shared, Visitor
 
 SMALL = str(DATA / "nvidia_stylegan2_16px_plain.pt")
-THING, PLACE = square(4, 4, 12, 12), square(2, 6, 8, 12)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -42,40 +39,9 @@ def http(page):
         yield client
 
 
-class Tab:
-    """A browser's tab: it keeps the record."""
-
-    def __init__(self, http):
-        self.http, self.name, self.record = http, secrets.token_hex(8), None
-
-    def asks(self, name, *args, **more):
-        return {"tab": self.name, "name": name, "args": args, "record": self.record, **more}
-
-    def step(self, name, *args, **more):
-        """All parts of the answer to a click; `lines` holds them one by one."""
-        answer = self.http.post("rewriter/step", json=self.asks(name, *args, **more))
-        assert answer.status_code == 200, answer.text
-        self.lines = [json.loads(line) for line in answer.text.splitlines() if line]
-        shown = {name: part for line in self.lines for name, part in line.items()}
-        assert self.lines[-1]["end"] is True and sum("end" in line for line in self.lines) == 1
-        self.record = shown.get("record", self.record)
-        return shown
-
-    def mark(self, what, seed, mask):
-        return self.step("mark", what, f"{seed}:{masks.encode(mask)}")
-
-
 @pytest.fixture
 def tab(http):
     return Tab(http)
-
-
-def marked(tab):
-    """A tab with an edit that can be executed."""
-    tab.mark("copy", 1, THING)
-    tab.mark("paste", 0, PLACE)
-    tab.step("set", "form", "weight")
-    return tab
 
 
 def from_record_of(tab):
@@ -265,29 +231,6 @@ def test_health_is_for_this_machine_only(http):
 
 
 # --- nobody gets more than a share ---
-
-
-@contextmanager
-def going_on(tab, name, *args):
-    """A request that is being answered; leaving closes the connection."""
-    body = json.dumps(tab.asks(name, *args)).encode()
-    with socket.create_connection((tab.http.base_url.host, tab.http.base_url.port)) as connection:
-        head = f"POST /rewriter/step HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-        connection.sendall(head.encode() + body)
-        assert b"200" in connection.recv(1000)
-        yield connection
-
-
-def busy(http):
-    health = http.get("rewriter/health").json()
-    return sum(worker["long"] for worker in health["workers"]) + health["waiting"]["long"]
-
-
-def until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import threading
 import tomllib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.benchmark import random_config_f
 from rewriter.generators.latents import format_seeds
 from rewriter.generators.origin import Origin
+from rewriter.serving.fair import LONG, Job
 from state import Shared, Visitor
 from view import escape_markdown, generator_choices
 from wall import wall
@@ -683,6 +685,35 @@ def test_forked_worker_gives_the_same_result(do, marked, executed):
         expected = getattr(do, name)(*arguments)
         assert shown["film"] == expected["film"]
         assert len(shown["visitor"].history.states) == len(expected["visitor"].history.states)
+
+
+def test_on_zero_gpu_built_in_worlds_cost_no_seconds_and_others_ask_for_what_they_need(do, marked, monkeypatch):
+    """With a stand-in for the `spaces` package, which calls the function in this process."""
+    asked = []
+
+    def gpu(task, duration):
+        def run(*arguments):
+            asked.append((arguments[0], duration(*arguments)))
+            return task(*arguments)
+
+        return run
+
+    monkeypatch.setattr("work_queue.GPU", gpu)
+    monkeypatch.setattr("work_queue.ZERO_GPU", True)
+    shared = Shared((SMALL, "townscape"), device="cpu")
+    queue = WorkQueue(Handlers(shared))
+    queue.call("browse", Visitor("townscape"), "0-3")
+    assert asked == [] and not shared.background and shared.model("townscape").device.type == "cpu"
+    *progress, shown = queue.follow("execute", marked)
+    assert asked == [("execute", 10)] and len(shown["rules"]["rules"]) == 1 and any(progress)
+    for _ in range(30):
+        queue.pool.estimates.learn(Job("suggest", (), print, LONG, about=SMALL), 20.0)
+    queue.call("pick", marked, 3)
+    with closing(queue.follow("suggest", marked)) as following:
+        next(following)
+    assert asked[1] == ("pick", 10) and 35 < asked[2][1] <= 40
+    with pytest.raises(gr.Error, match="copy a thing"):
+        queue.call("execute", new())
 
 
 # --- the server and its endpoints ---

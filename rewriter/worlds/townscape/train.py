@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError, RewriterError
-from rewriter.files import replacing
+from rewriter.files import replacing, write_torch
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.worlds.townscape import factors
@@ -87,8 +87,8 @@ def train(options: Options, *, on_report: OnReport | None = None) -> StyleGAN2:
             trainer.restore(state)
         for report in trainer.train(options.minutes * 60 * stage.share / total, every=options.every):
             if accelerator.is_main_process:
-                with replacing(options.checkpoint) as temporary:
-                    torch.save({"config": asdict(config), "fine_tune": fine_tune, **trainer.state()}, temporary)
+                about = {"config": asdict(config), "fine_tune": fine_tune}
+                write_torch({**about, **trainer.state()}, options.checkpoint)
             if on_report is not None and on_report(report) is False:
                 raise CancelledError(f"stopped at {stage.size} px, step {trainer.step}: resume with --resume")
         weights = trainer.generator.state_dict()
