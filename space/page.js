@@ -384,7 +384,10 @@ const found = () => {
   $('.too').hidden = !own.length;
   if (looking && own.length) { looking = false; $('.too').scrollIntoView({ block: 'center', behavior: still ? 'auto' : 'smooth' }); }
   $('.too .crops').replaceChildren(...own.map(place => {
-    const held = make('span', { className: 'held' }), done = (name, event) => { held.remove(); act(name, place.place); };
+    const held = make('span', { className: 'held' }), done = name => {  // it is not asked again, whatever is drawn before the answer
+      held.remove(); parts.found = { key, places: part('found').places.filter(one => one !== place) };
+      act(name, place.place);
+    };
     held.append(crop(place.image, `Yes, this place on picture ${place.seed} too`, () => done('accept'), { className: 'crop yes' }),
       make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `No, not the place on picture ${place.seed}`, onclick: () => done('reject') }));
     return held;
