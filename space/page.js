@@ -642,7 +642,7 @@ const WATCHED = { film, canvas: () => { picture(); chosen(part('canvas').seed); 
 const asks = new URLSearchParams(location.search), latest = stored('localStorage'), restore = $('[data-restore]');
 if (asks.has('here')) {  // given only to the browser that this machine opened; it publishes as the person who started the page
   stored('sessionStorage', asks.get('here'), 'rewriter-here'); asks.delete('here');
-  history.replaceState(history.state, '', `${location.pathname}${asks.size ? `?${asks}` : ''}${location.hash}`);
+  history.replaceState(history.state, '', `${location.pathname}?${asks}${location.hash}`.replace(/\?(?=#|$)/, ''));
 }
 window.rewriter = { record: () => record || '', here: () => stored('sessionStorage', undefined, 'rewriter-here') || '' };
 const linked = ['edit', 'seed', 'model'].some(name => asks.has(name)) || location.hash.startsWith('#edit=') || Boolean(record);

@@ -1,4 +1,4 @@
-"""The page in Chromium. Four journeys always run; the other tests have the marker `browser`."""
+"""The page in Chromium. Five journeys always run; the other tests have the marker `browser`."""
 
 import hashlib
 import time
@@ -278,6 +278,7 @@ def test_server_that_stays_away_is_given_up_and_the_paint_is_there_again(visit):
     v.page.wait_for_selector("[data-slot=copy].full")
 
 
+@pytest.mark.browser
 def test_click_that_is_told_to_wait_waits_as_long_and_says_so(visit):
     v = visit()
     sent, times = v.steps(), []
@@ -316,6 +317,7 @@ def test_large_record_is_named_by_its_digest_and_sent_when_the_server_lacks_it(v
     ]
 
 
+@pytest.mark.browser
 def test_picture_that_does_not_arrive_is_asked_for_once_more_as_data(visit):
     v = visit()
     sent, own = v.steps(), "**/rewriter/pictures/**"
@@ -333,6 +335,7 @@ def test_picture_that_does_not_arrive_is_asked_for_once_more_as_data(visit):
     assert len(sent) == 3
 
 
+@pytest.mark.browser
 def test_cancel_ends_the_request_at_once_and_the_pictures_are_those_of_the_rules(visit):
     v = visit()
     v.mark_edit()
@@ -403,7 +406,7 @@ def test_file_that_is_too_large_is_refused_before_it_is_sent(visit, tmp_path):
 @pytest.mark.browser
 def test_secret_of_this_machine_leaves_the_address_and_stays_in_the_tab(visit):
     v = visit("?here=abc123&seed=3#x")
-    assert v.page.url.partition("/?")[2] == "seed=3#x"
+    assert v.page.url.partition("/?")[2] == "seed=3#x" and visit("?here=abc123").page.url.endswith("/")
     assert v.page.evaluate("window.rewriter.here()") == "abc123"
     v.page.reload(wait_until="domcontentloaded")
     v.wait_until_loaded()
