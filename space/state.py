@@ -22,8 +22,6 @@ from rewriter.cache import Cache, default_folder
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.editing.edit import Edit
 from rewriter.editing.history import History
-from rewriter.editing.search import KEPT
-from rewriter.editing.session import MADE
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, did_you_mean, report
 from rewriter.generators.base import Generator
@@ -43,7 +41,7 @@ MOST_STEPS = 500  # of an iterative method
 WORK_BYTES, CELLS = 8 << 20, 4 << 20  # bytes of one visitor's work, and cells of its masks on one generator
 AGE = 120.0  # seconds after which a process drops what nobody uses
 STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
-MODEL_BYTES = 4 << 30  # generators that stay in memory
+MODEL_BYTES, KEYS = 4 << 30, 128 << 20  # of generators that stay in memory, and of features and rules
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
 SHELF = "served/pictures-1.sqlite"  # in the cache folder; another number for pictures that are made otherwise
 NONE = -1.0  # the note of a picture that there is not
@@ -151,7 +149,7 @@ class Shared:
         self.share: int | None = None  # cores that this process may count on; None: all
         self.on_cpu: frozenset[str] = frozenset()  # generators that are drawn on the CPU whatever there is
         self.models = Cache(MODEL_BYTES)
-        self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEPT // 2, KEPT // 4, MADE // 4))
+        self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEYS, KEYS // 2, KEYS))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
 

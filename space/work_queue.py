@@ -30,7 +30,7 @@ from rewriter.checkpoints.catalogue import BUILT_INS
 from rewriter.editing.link import decode
 from rewriter.errors import InputError, RewriterError
 from rewriter.hub.browse import public_rules
-from rewriter.serving.fair import BACKGROUND, QUICK, Job
+from rewriter.serving.fair import BACKGROUND, LANES, QUICK, Job
 from rewriter.serving.fair import LONG as LONG_LANE
 from rewriter.serving.pool import CANCELLED, GONE, Here, Pool, Process
 from state import Shared, Visitor
@@ -45,6 +45,7 @@ except ImportError:
 ZERO_GPU = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 ON_SPACE = bool(os.environ.get("SPACE_ID"))  # shared with strangers, who wait
 CALL_SECONDS, LONG_SECONDS = 10, 60 if ON_SPACE else 900  # limits for quick work on ZeroGPU, and for long work
+HERE, NICE = Path(__file__).parent, 5  # by how much long work gives way to clicks
 INTERVAL = 0.1  # seconds without progress after which whoever follows the work can stop following it
 ALWAYS_LONG = (*LONG, "choose", "example", "work", "adopt", "compare")
 LOST = "the process that did this ended, and nothing has changed: try again"
@@ -217,14 +218,16 @@ class WorkQueue:
 
 
 def _processes(shared: Shared, workers: int) -> Iterator[Process]:
-    """Worker processes; where there are several GPUs, each gets the next one."""
-    count = torch.cuda.device_count() if shared.device is None else 0
+    """Worker processes, each on the next GPU if there are any; several have one more beside them, for clicks alone."""
+    gpus = torch.cuda.device_count() if shared.device is None else 0
+    same = {"names": shared.names, "shelf": str(shared.shelf.path), "background": shared.background}
+    same |= {"share": max(1, (os.cpu_count() or 1) // workers), "path": [str(HERE)], "limit": LONG_SECONDS}
     for index in range(workers):
-        device = f"cuda:{index % count}" if count else shared.device and f"{shared.device}"
-        options: dict[str, Any] = {"names": shared.names, "device": device, "shelf": str(shared.shelf.path)}
-        options |= {"share": max(1, (os.cpu_count() or 1) // workers)}
-        options |= {"background": shared.background, "path": [str(Path(__file__).parent)], "limit": LONG_SECONDS}
-        yield Process("work:work", options)
+        device = f"cuda:{index % gpus}" if gpus else shared.device and f"{shared.device}"
+        lanes = (LONG_LANE, BACKGROUND) if workers > 1 else LANES
+        yield Process("work:work", {**same, "device": device, "nice": NICE if workers > 1 else 0}, lanes)
+        if workers > 1 and not index:
+            yield Process("work:work", {**same, "device": device}, (QUICK,))
 
 
 def is_end(item: Any) -> bool:

@@ -36,9 +36,10 @@ Send = Callable[[int, Any], object]
 
 
 class Worker(Protocol):
-    """Something that does jobs."""
+    """Something that does jobs of some lanes."""
 
     ready: bool
+    lanes: Sequence[str]
 
     def start(self, job: Job) -> None:
         """Begin a job; returns at once."""
@@ -59,7 +60,7 @@ class Worker(Protocol):
 class Here:
     """Does jobs in threads of this process."""
 
-    ready, pid = True, os.getpid()
+    ready, pid, lanes = True, os.getpid(), LANES
 
     def __init__(self, run: Run, *, limit: float) -> None:
         self._run, self._limit = run, limit
@@ -94,12 +95,13 @@ class Process:
 
     Args:
         entry: "module:function"; the function gets `options` and returns what runs jobs (see `worker`).
-        options: picklable.
-        environment: variables set for the process.
+        options: picklable; "limit": seconds that long work may take; "path": folders to import from; "nice": by how
+            much it gives way to other processes.
+        lanes: what kinds of jobs it does.
     """
 
-    def __init__(self, entry: str, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
-        self._entry, self._options, self._environment = entry, dict(options), dict(environment or {})
+    def __init__(self, entry: str, options: Mapping[str, Any], lanes: Sequence[str] = LANES) -> None:
+        self._entry, self._options, self.lanes = entry, dict(options), lanes
         self._news: list[tuple[Any, ...]] = []
         self.ready, self._closed, self._failures = False, False, 0
 
@@ -117,7 +119,7 @@ class Process:
         ours, theirs = Pipe()
         self._pipe, self._lock = ours, RLock()
         command = [sys.executable, "-m", "rewriter.serving.worker", str(theirs.fileno()), self._entry]
-        environment = {**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
         )
@@ -223,7 +225,8 @@ class Pool:
             for each, _ in self._running.values():
                 if each.lane == job.lane:
                     seconds += max(0.0, each.started + each.expected - now)
-            return len(first) + 1, seconds / max(1, sum(worker.ready for worker in self.workers))
+            serving = sum(worker.ready and job.lane in worker.lanes for worker in self.workers)
+            return len(first) + 1, seconds / max(1, serving)
 
     def waits(self, job: Job) -> bool:
         """Whether a job has not begun yet."""
@@ -265,8 +268,9 @@ class Pool:
         return sum(at == index and job.lane in lanes for job, at in self._running.values())
 
     def _free(self, index: int, lane: str) -> bool:
-        """Whether a worker can begin a job of this lane."""
-        if not self.workers[index].ready:
+        """Whether a worker can begin a job of this lane; clicks do not wait for a worker of theirs that is starting."""
+        worker = self.workers[index]
+        if not worker.ready or lane not in worker.lanes and any(w.ready and lane in w.lanes for w in self.workers):
             return False
         if lane == QUICK:
             return self._busy(index, QUICK) == 0
@@ -295,8 +299,9 @@ class Pool:
     def _begin(self, job: Job, index: int) -> None:
         job.started, job.tries = time.monotonic(), job.tries + 1
         self._running[job.number] = job, index
-        self._homes[job.visitor] = index
-        self._homes.move_to_end(job.visitor)
+        if LONG in self.workers[index].lanes:
+            self._homes[job.visitor] = index
+            self._homes.move_to_end(job.visitor)
         while len(self._homes) > HOMES:
             self._homes.popitem(last=False)
         job.deadline = job.started + (QUICK_SECONDS if job.lane == QUICK else math.inf)

@@ -51,7 +51,9 @@ def main() -> None:
 
     options = pickle.loads(pipe.recv_bytes())
     sys.path[:0] = options.pop("path", [])
-    limit = options.pop("limit")
+    limit, nice = options.pop("limit"), options.pop("nice", 0)
+    if nice:
+        os.nice(nice)
     run = getattr(import_module(module), function)(**options)
     lanes, before = Lanes(run, send, limit=limit), memory()
     send(0, "ready")
