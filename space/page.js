@@ -384,7 +384,10 @@ const found = () => {
   $('.too').hidden = !own.length;
   if (looking && own.length) { looking = false; $('.too').scrollIntoView({ block: 'center', behavior: still ? 'auto' : 'smooth' }); }
   $('.too .crops').replaceChildren(...own.map(place => {
-    const held = make('span', { className: 'held' }), done = (name, event) => { held.remove(); act(name, place.place); };
+    const held = make('span', { className: 'held' }), done = name => {  // it is not asked again, whatever is drawn before the answer
+      held.remove(); parts.found = { key, places: part('found').places.filter(one => one !== place) };
+      act(name, place.place);
+    };
     held.append(crop(place.image, `Yes, this place on picture ${place.seed} too`, () => done('accept'), { className: 'crop yes' }),
       make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `No, not the place on picture ${place.seed}`, onclick: () => done('reject') }));
     return held;
@@ -639,7 +642,7 @@ const WATCHED = { film, canvas: () => { picture(); chosen(part('canvas').seed); 
 const asks = new URLSearchParams(location.search), latest = stored('localStorage'), restore = $('[data-restore]');
 if (asks.has('here')) {  // given only to the browser that this machine opened; it publishes as the person who started the page
   stored('sessionStorage', asks.get('here'), 'rewriter-here'); asks.delete('here');
-  history.replaceState(history.state, '', `${location.pathname}${asks.size ? `?${asks}` : ''}${location.hash}`);
+  history.replaceState(history.state, '', `${location.pathname}?${asks}${location.hash}`.replace(/\?(?=#|$)/, ''));
 }
 window.rewriter = { record: () => record || '', here: () => stored('sessionStorage', undefined, 'rewriter-here') || '' };
 const linked = ['edit', 'seed', 'model'].some(name => asks.has(name)) || location.hash.startsWith('#edit=') || Boolean(record);

@@ -1,4 +1,4 @@
-"""The page in Chromium. Four journeys always run; the other tests have the marker `browser`."""
+"""The page in Chromium. Five journeys always run; the other tests have the marker `browser`."""
 
 import hashlib
 import time
@@ -278,6 +278,7 @@ def test_server_that_stays_away_is_given_up_and_the_paint_is_there_again(visit):
     v.page.wait_for_selector("[data-slot=copy].full")
 
 
+@pytest.mark.browser
 def test_click_that_is_told_to_wait_waits_as_long_and_says_so(visit):
     v = visit()
     sent, times = v.steps(), []
@@ -316,6 +317,7 @@ def test_large_record_is_named_by_its_digest_and_sent_when_the_server_lacks_it(v
     ]
 
 
+@pytest.mark.browser
 def test_picture_that_does_not_arrive_is_asked_for_once_more_as_data(visit):
     v = visit()
     sent, own = v.steps(), "**/rewriter/pictures/**"
@@ -333,6 +335,7 @@ def test_picture_that_does_not_arrive_is_asked_for_once_more_as_data(visit):
     assert len(sent) == 3
 
 
+@pytest.mark.browser
 def test_cancel_ends_the_request_at_once_and_the_pictures_are_those_of_the_rules(visit):
     v = visit()
     v.mark_edit()
@@ -359,20 +362,18 @@ def test_settings_leave_alone_what_somebody_types_and_are_kept(visit):
     v.page.focus("#title")
     v.page.keyboard.type("Domes be")
     choose = "(field, value) => { field.value = value; field.dispatchEvent(new Event('change')); }"
-    with v.page.expect_request_finished(lambda request: is_step(request.url)):
-        v.page.locator("#layer").evaluate(choose, "layer6")
-    v.page.wait_for_timeout(200)
+    sent = v.steps()
+    v.page.locator("#layer").evaluate(choose, "layer6")
+    v.page.wait_for_function("window.rewriter.record()")
     assert v.page.input_value("#title") == "Domes be" and v.page.input_value("#layer") == "layer6"
     v.page.keyboard.type("come spires")
-    with v.page.expect_request_finished(lambda request: is_step(request.url)) as asked:
-        v.page.focus("#budget")
-    assert asked.value.post_data_json["args"] == ["title", "Domes become spires"]
+    v.page.focus("#budget")
+    assert [step["args"] for step in sent] == [["layer", "layer6"], ["title", "Domes become spires"]]
     v.page.fill("#budget", "2.5")
     v.page.press("#budget", "Enter")
     v.page.locator("#rank").evaluate("r => { r.value = 3; r.dispatchEvent(new Event('input')); }")
     assert v.page.text_content("output[for=rank]") == "3"
     v.page.locator("#rank").evaluate(choose, "3")
-    v.page.wait_for_function("document.querySelector('.rw').dataset.busy === 'no'")
     v.press('[data-step="undo"]')
     v.page.wait_for_function("document.querySelector('#rank').value === '1'")
     v.page.reload(wait_until="domcontentloaded")
@@ -405,7 +406,7 @@ def test_file_that_is_too_large_is_refused_before_it_is_sent(visit, tmp_path):
 @pytest.mark.browser
 def test_secret_of_this_machine_leaves_the_address_and_stays_in_the_tab(visit):
     v = visit("?here=abc123&seed=3#x")
-    assert v.page.url.partition("/?")[2] == "seed=3#x"
+    assert v.page.url.partition("/?")[2] == "seed=3#x" and visit("?here=abc123").page.url.endswith("/")
     assert v.page.evaluate("window.rewriter.here()") == "abc123"
     v.page.reload(wait_until="domcontentloaded")
     v.wait_until_loaded()
@@ -495,8 +496,13 @@ def test_found_place_is_accepted_at_a_touch(visit):
     v.mark("copy", 1, 0.35, 0.2, 0.33)
     v.mark("paste", 0, 0.24, 0.3, 0.36)
     v.page.wait_for_selector(".too .crop", timeout=60_000)
+    v.wait_until_chosen()
+    places = v.page.locator(".too .crop").count()
+    searches = lambda route: None if "prepare" in route.request.post_data else route.continue_()  # noqa: E731
+    v.page.route(is_step, searches)  # until the machine has looked again, it does not ask again for the same place
     v.press(".too .crop")
     v.page.wait_for_selector("[data-slot=context] .crop")
+    assert v.page.locator(".too .crop").count() == places - 1
     v.press(".too .drop")
     v.press("[data-slot=context] .drop")
     v.page.wait_for_selector("[data-slot=context] .crop", state="detached")
