@@ -210,7 +210,7 @@ class Routes:
         elif name == "open":
             arguments = [asked.visitor, *(asked.arguments or [None]), asked.trouble]
         elif asked.trouble:
-            yield {"trouble": {"message": asked.trouble, "at": time.time_ns()}, "end": True}
+            yield {"trouble": _trouble(asked.trouble), "record": self._record(asked.visitor), "end": True}
             return
         partly = False
         async for one in self._done(name, tuple(arguments), asked, request):
@@ -273,7 +273,7 @@ class Routes:
         result: Shown = one["end"]
         shown: Shown = {} if asked.name == "prepare" else {"progress": None, "trouble": {}}
         if asked.name == "attempt":
-            return {"tried": time.time_ns(), "end": True} | ({} if ERROR in result else result)
+            return {"end": True} | ({} if ERROR in result else result)
         if ERROR in result:
             shown["trouble"] = _trouble(result[ERROR])
             if partly:  # the pictures as they are after all
@@ -283,14 +283,19 @@ class Routes:
         shown |= {name: part for name, part in result.items() if name not in ("visitor", ERROR)}
         visitor = result.get("visitor")
         if visitor is not None and (visitor != asked.visitor or asked.name in ("open", "fetch")):
-            shown["record"] = self.records.sign(to_record(visitor))
-            self.records.remember(shown["record"])
+            shown["record"] = self._record(visitor)
         return {**shown, "end": True}
+
+    def _record(self, visitor: Visitor) -> str:
+        """A visitor's record, signed."""
+        signed = self.records.sign(to_record(visitor))
+        self.records.remember(signed)
+        return signed
 
 
 def _trouble(message: str) -> Shown:
     """A message for the page; `at` makes it another one even if it says the same."""
-    return {"message": f"{message.rstrip('.')}.", "at": time.time_ns()}
+    return {"message": f"{message[:1].upper()}{message[1:].rstrip('.')}.", "at": time.time_ns()}
 
 
 def waiting_words(place: int, seconds: float) -> Shown:
