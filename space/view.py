@@ -141,8 +141,9 @@ class View:
         """A crop around a marked place; of the one pasted on or erased, with what is wanted there."""
         edit, wanted = session.edit, ""
         if pasted and edit.kind != "zero":
-            asked = edit.with_(context=(), keep=(), found=(), unlike=(), gate=None) if edit.kind == "replace" else edit
-            wanted = f"{asked.digest} {digest([rule for rule in session.history.present.before if rule.active])}"
+            ends = [f"{it.seed} {it.digest}" for it in (edit.copy, edit.paste) if it]
+            asked = f"{edit.layer} {' '.join(ends)}" if edit.kind == "replace" else edit.digest
+            wanted = f"{asked} {digest([rule for rule in session.history.present.before if rule.active])}"
 
         def make() -> list[Tensor]:
             picture = None

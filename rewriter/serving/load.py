@@ -27,7 +27,7 @@ PICTURES = "rewriter/pictures/"
 BROKEN = (OSError, EOFError, ValueError)  # a server that went away, or an answer that stops or is none
 AGAIN = 0.5  # seconds until a click is sent again
 AT_ONCE, FETCHING = 6, 64  # pictures that one browser loads at once, and all of them together
-GENERATOR, SIDE = "townscape", 64  # what is rewritten, and cells of a mask's side
+GENERATOR, SIDE, SEEN = "townscape", 64, 48  # what is rewritten; cells of a mask's side; pictures that are marked
 Films = dict[str, tuple[str, ...]]  # SHA-256 of the pictures in the filmstrip, by the click that showed them
 
 
@@ -46,7 +46,7 @@ class Marks:
 
         def place() -> tuple[int, Tensor]:
             row, column, radius = draw.uniform(0.2, 0.8), draw.uniform(0.2, 0.8), draw.uniform(0.07, 0.14)
-            return draw.randrange(2000), disc(SIDE, row, column, radius)
+            return draw.randrange(SEEN), disc(SIDE, row, column, radius)
 
         return cls(place(), place(), place())
 
