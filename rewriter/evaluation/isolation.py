@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from rewriter.serving.load import Marks, Visitor
 from rewriter.worlds import townscape
 
 PAGE = 12  # pictures in the filmstrip
-SAME = 0.2  # mean difference, in 1/255, up to which filmstrips are the same; those of two rules are some 3 apart
+SAME = 0.05  # mean difference, in 1/255, up to which filmstrips are the same; those of two rules are some 3 apart
 KEYS = 256 << 20  # bytes of features that sessions share, as on the page
 
 Key = tuple[str, int, int]  # of a visit: stage, visitor and visit
@@ -88,11 +87,12 @@ def mixed_up(visitors: Sequence[Visitor], plain: Plain) -> list[str]:
 
     No two visits may get the same pictures with their rule; switching it off, on and undoing that must show what was
     shown before; pictures without a rule are the same for everybody; and the pictures of visits that the plain loop
-    made too must be its own, which must be apart from each other.
+    made too must be its own. A rule that changes nothing visible proves nothing: see `told_apart`.
     """
     visits = [(visitor, films) for visitor in visitors for _, films in visitor.visits]
     ruled, originals = (Counter(films.get(kind) for _, films in visits) for kind in ("execute", "off"))
-    problems = [f"{count} visits got the same pictures with a rule" for count in ruled.values() if count > 1]
+    same_rule = [count for films, count in ruled.items() if count > 1 and films not in originals]
+    problems = [f"{count} visits got the same pictures with a rule" for count in same_rule]
     for visitor, films in visits:
         same = {"on": films.get("execute"), "off": originals.most_common(1)[0][0], "undo": films.get("off")}
         wrong = [kind for kind, wanted in same.items() if films.get(kind) != wanted]
@@ -103,7 +103,12 @@ def mixed_up(visitors: Sequence[Visitor], plain: Plain) -> list[str]:
                 files = [visitor.files.get(each, b"") for each in visitor.visits[0][1].get(kind, ())]
                 if (far := apart(files, pictures)) > SAME:
                     problems.append(f"{visitor.name}: after {kind}, its pictures are {far:.2f}/255 from its own")
-    pairs = combinations([*plain.pictures.values(), plain.original], 2)
-    if min(float(difference(one, other).mean()) for one, other in pairs) < 3 * SAME:
-        problems.append("two visits of the plain loop have too similar pictures for this test")
     return problems
+
+
+def told_apart(plain: Plain, stage: str) -> int:
+    """How many visits of a stage the plain loop made with pictures that nobody could mistake for any others."""
+    others = [*plain.pictures.values(), plain.original]
+    own = [pictures for key, pictures in plain.pictures.items() if key[0] == stage]
+    far = [min(float(difference(one, other).mean()) for other in others if other is not one) for one in own]
+    return sum(each > 3 * SAME for each in far)

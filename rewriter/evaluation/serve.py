@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from rewriter.evaluation.isolation import PAGE, Plain, mixed_up, plain_loop
+from rewriter.evaluation.isolation import PAGE, Plain, mixed_up, plain_loop, told_apart
 from rewriter.evaluation.run import machine
 from rewriter.evaluation.server import Server, started, watched
 from rewriter.evaluation.tables import markdown_table
@@ -143,7 +143,7 @@ async def crowd(server: Server, plan: Plan, stage: str, plain: Plain) -> Row:
     if killing is not None:
         row["killed"] = killing.done()
         killing.cancel()
-    return row | {"checked": len(checked), "mixed_up": mixed_up(visitors, plain)}
+    return row | {"checked": told_apart(plain, stage), "mixed_up": mixed_up(visitors, plain)}
 
 
 async def kill(server: Server, site: Site) -> None:
@@ -273,11 +273,13 @@ def figures(visitors: Sequence[Visitor]) -> Row:
 
 
 def failures(report: Row) -> list[str]:
-    """What must not happen, in words: lost clicks, and visitors who were mixed up."""
+    """What must not happen, in words: lost clicks, visitors who were mixed up, or none who could be checked."""
     rows = {f"{row['visitors']} visitors": row for row in report["crowds"]} | {"a slow neighbour": report["neighbour"]}
     rows |= {f"looking, {name}": report["looking"][name] for name in ("uncached", "cached")}
     rows |= {"a killed worker": report["killed"]} if "killed" in report else {}
     lost = [f"{name}: {row['lost']} clicks lost" for name, row in rows.items() if row["lost"]]
+    if not any(row.get("checked") for row in rows.values()):
+        lost.append("nobody's pictures could be checked: their rules change nothing visible")
     return lost + [f"{name}: {words}" for name, row in rows.items() for words in row.get("mixed_up", ())]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rewriter.evaluation import serve
-from rewriter.evaluation.isolation import PAGE, Plain, apart, mixed_up
+from rewriter.evaluation.isolation import PAGE, Plain, apart, mixed_up, told_apart
 from rewriter.masks import MAX_TEXT
 from rewriter.pictures import enlarged, to_image
 from rewriter.serving.load import Click, Marks, Site, Visitor
@@ -156,9 +156,17 @@ def test_any_way_to_mix_visitors_up_is_seen(crowded):
     ):
         one.visits[0] = 1.0, mine | wrong
         assert mixed_up([one, two], plain), wrong
-    alike = Plain(1.0, 1.0, {**plain.pictures, ("x", 0, 0): plain.original + 1e-3}, plain.original)
-    one.visits[0] = 1.0, mine
-    assert "too similar" in mixed_up([one, two], alike)[0]
+
+
+def test_a_rule_that_changes_nothing_visible_proves_nothing(crowded):
+    visitors, plain = crowded
+    assert told_apart(plain, "3 at once") == 2 and told_apart(plain, "killed") == 0
+    weak = {**plain.pictures, ("killed", 0, 0): plain.original + 1e-4}
+    assert told_apart(Plain(1.0, 1.0, weak, plain.original), "killed") == 0
+    for visitor in visitors:  # nothing is said of two visitors whose rules leave all pictures as they are
+        visitor.key = ("not compared", 0)
+        visitor.visits[0] = 1.0, dict.fromkeys(("execute", "on", "off", "undo"), visitor.visits[0][1]["off"])
+    assert mixed_up(visitors, plain) == []
 
 
 def test_figures_count_what_was_lost_and_how_fast_the_rest_was():
@@ -177,6 +185,6 @@ def test_a_small_crowd_on_a_real_server_loses_nothing_while_a_worker_is_killed()
     report = serve.serve(plan)
     assert serve.failures(report) == [] and report["killed"]["killed"]
     row = report["crowds"][0]
-    assert row["checked"] == 3 and row["visits"] >= 3 and row["troubles"] == []
+    assert 1 <= row["checked"] <= 3 and row["visits"] >= 3 and row["troubles"] == []
     assert report["looking"]["times"] > 3 and report["neighbour"]["asked"] >= 1
     assert "| 3 |" in serve.markdown(report)
