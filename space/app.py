@@ -26,13 +26,14 @@ from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError
 from rewriter.serving.limits import Limits
 from rewriter.serving.records import Records
+from rewriter.serving.worker import give_back_memory
 from routes import Routes
 from state import PICTURES, Shared, Visitor
 from studio import studio
 from style import LAUNCH
 from work_queue import ON_SPACE, ZERO_GPU, WorkQueue
 
-CORES = os.cpu_count() or 1
+CORES, REST = os.cpu_count() or 1, 30.0  # seconds between looks at what can be forgotten
 
 
 class Page:
@@ -76,6 +77,11 @@ class Page:
         around = {"routes": self.routes.all(), "middleware": [Middleware(Guard, limits=self.limits)]}
         self.demo.queue(max_size=512, api_open=False, default_concurrency_limit=None)
         return self.demo.launch(**LAUNCH, app_kwargs=around, **options)
+
+    def rest(self) -> None:
+        """Forget those who have left, and give memory back."""
+        self.records.sweep()
+        give_back_memory()
 
     def close(self) -> None:
         """Stop serving, once what is under way is done or some seconds have passed."""
@@ -135,8 +141,8 @@ def main(
             sys.stdout.flush()
             if browser:
                 webbrowser.open(url)
-        while not stop.wait(1.0):
-            pass
+        while not stop.wait(REST):
+            page.rest()
     except OSError as error:
         raise InputError(f"the page cannot be served ({error}): choose another port or host") from error
     finally:

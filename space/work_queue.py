@@ -80,8 +80,10 @@ class WorkQueue:
 
     def submit(self, name: str, arguments: tuple[Any, ...], listen: Callable[[Any], object], who: Who = NOBODY) -> Job:
         """Begin work as soon as it is the visitor's turn; `listen` gets progress, parts, and last ("end", result)."""
-        lane = BACKGROUND if name == "prepare" else LONG_LANE if name in ALWAYS_LONG else QUICK
         generator = self._generator(name, arguments)
+        lane = BACKGROUND if name == "prepare" else LONG_LANE if name in ALWAYS_LONG else QUICK
+        if name == "choose" and generator in BUILT_INS:  # small ones are drawn at once
+            lane = QUICK
         job = Job(name, arguments, listen, lane, who.visitor, who.address, generator)
         if self._gpu_call and generator not in self.shared.on_cpu:
             Thread(target=self._on_gpu, args=[job, who.request], daemon=True).start()

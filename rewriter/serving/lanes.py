@@ -11,26 +11,25 @@ from typing import Any
 from rewriter.serving.fair import BACKGROUND, QUICK
 
 SLICES = 4  # long jobs that are under way at once; one of them works
-QUANTUM = 1.0  # seconds that long work may go on while work that had less time waits
+QUANTUM = 4.0  # seconds of work after which a job lets those pass that have had less
 REPORTED = 0.1  # seconds between reports of progress
 
 Run = Callable[..., Any]  # (name, *arguments) → result; long work also takes notify=
 Send = Callable[[int, Any], object]  # number of the job, what it reports
 
 
+Turn = tuple[bool, int, int]  # background, how many times QUANTUM a job has worked, its number: the least is next
+
+
 class Turns:
-    """Lets one of several threads work at a time: the one that has worked least, background work last."""
+    """Lets one of several threads work at a time: in the order of their jobs' numbers, but long ones give way."""
 
     def __init__(self) -> None:
         self._changed, self._working = Condition(), False
-        self._waiting: list[tuple[bool, float]] = []
+        self._waiting: list[Turn] = []
 
-    def enter(self, background: bool, worked: float, cancelled: Event) -> bool:
-        """Wait for this thread's turn, and take it; False if the job is cancelled before.
-
-        `worked`: seconds that the job has had so far.
-        """
-        mine = background, worked
+    def enter(self, mine: Turn, cancelled: Event) -> bool:
+        """Wait for this thread's turn, and take it; False if the job is cancelled before."""
         with self._changed:
             self._waiting.append(mine)
             while (self._working or mine != min(self._waiting)) and not cancelled.is_set():
@@ -53,30 +52,34 @@ class Turns:
             cancelled.set()
             self._changed.notify_all()
 
-    def wanted(self, background: bool, worked: float) -> bool:
-        """Whether somebody waits who comes before a job that has worked so long."""
+    def wanted(self, mine: Turn) -> bool:
+        """Whether somebody waits who comes before this one."""
         with self._changed:
-            return bool(self._waiting) and min(self._waiting) < (background, worked)
+            return bool(self._waiting) and min(self._waiting) < mine
 
 
 class Slice:
     """The `notify` of one long job: reports progress, lets others work, and says whether to go on."""
 
-    def __init__(self, turns: Turns, background: bool, report: Callable[[Any], object], limit: float) -> None:
-        self._turns, self._background, self._report, self._limit = turns, background, report, limit
-        self.cancelled, self._mine = Event(), False
-        self.worked, self._since, self._reported = 0.0, 0.0, -REPORTED
+    def __init__(
+        self, turns: Turns, number: int, background: bool, report: Callable[[Any], object], limit: float
+    ) -> None:
+        self._turns, self._number, self._background, self._report = turns, number, background, report
+        self.cancelled, self._mine, self._limit = Event(), False, limit
+        self._worked, self._since, self._reported = 0.0, 0.0, -REPORTED
+
+    def _turn(self) -> Turn:
+        return self._background, int(self._worked // QUANTUM), self._number
 
     def begin(self) -> None:
         """Wait for this job's turn."""
-        self._mine = self._turns.enter(self._background, self.worked, self.cancelled)
+        self._mine = self._turns.enter(self._turn(), self.cancelled)
         self._since = time.monotonic()
 
     def end(self) -> None:
         """Let others work."""
         if self._mine:
             self._mine = False
-            self.worked += time.monotonic() - self._since
             self._turns.leave()
 
     def __call__(self, done: int, of: int, message: str, shown: Any = None) -> bool:
@@ -87,11 +90,11 @@ class Slice:
         elif now > self._reported + REPORTED:
             self._reported = now
             self._report((done / of if of else 0.0, message))
-        worked, quantum = self.worked + now - self._since, 0.0 if self._background else QUANTUM
-        if self._mine and now > self._since + quantum and self._turns.wanted(self._background, worked):
+        self._worked, self._since = self._worked + now - self._since, now
+        if self._mine and self._turns.wanted(self._turn()):
             self.end()
             self.begin()
-        return not self.cancelled.is_set() and worked < self._limit
+        return not self.cancelled.is_set() and self._worked < self._limit
 
 
 class Lanes:
@@ -115,7 +118,7 @@ class Lanes:
         if lane == QUICK:
             self._quick.submit(lambda: self._send(number, ("end", self._run(name, *arguments))))
             return
-        mine = Slice(self._turns, lane == BACKGROUND, lambda item: self._send(number, item), self._limit)
+        mine = Slice(self._turns, number, lane == BACKGROUND, lambda item: self._send(number, item), self._limit)
         self._slices[number] = mine
 
         def work() -> None:

@@ -22,7 +22,7 @@ from threading import RLock, Thread
 from typing import Any, Protocol
 
 from rewriter.serving.fair import BACKGROUND, LANES, LONG, QUICK, Estimates, FairQueue, Job
-from rewriter.serving.lanes import SLICES, Lanes, Run
+from rewriter.serving.lanes import QUANTUM, SLICES, Lanes, Run
 
 log = logging.getLogger(__name__)
 PATIENCE = 1.5  # seconds after which work that does not end when it is cancelled is ended with its process
@@ -276,6 +276,9 @@ class Pool:
             return self._busy(index, QUICK) == 0
         if lane == BACKGROUND and (self._busy(index, BACKGROUND) or self.queues[LONG]):
             return False
+        young = time.monotonic() - QUANTUM  # work that is not interrupted yet: whoever waits keeps their turn
+        if any(at == index and job.lane == LONG and job.started > young for job, at in self._running.values()):
+            return False
         return self._busy(index, LONG, BACKGROUND) < SLICES
 
     def _dispatch(self) -> None:
@@ -324,6 +327,7 @@ class Pool:
         """End the workers of jobs that do not end by themselves."""
         while not self._closed:
             time.sleep(WATCHED)
+            self._dispatch()  # what has become old enough to be interrupted
             now = time.monotonic()
             with self._lock:
                 late = [(job, index) for job, index in self._running.values() if now > job.deadline]

@@ -66,10 +66,15 @@ class Records:
             self._drop(digest)
             self._kept[digest] = time.monotonic(), signed
             self._size += len(signed)
+        self.sweep()
+        return digest
+
+    def sweep(self) -> None:
+        """Forget what is too old, or too much."""
+        with self._lock:
             oldest = time.monotonic() - self._seconds
             while self._kept and (self._size > self._limit or next(iter(self._kept.values()))[0] < oldest):
                 self._drop(next(iter(self._kept)))
-        return digest
 
     def recall(self, digest: str) -> str | None:
         """The remembered text with this digest."""

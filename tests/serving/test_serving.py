@@ -137,6 +137,19 @@ def test_a_click_does_not_wait_for_long_work_and_short_long_work_overtakes(monke
     assert ends(reports, 1) == [(1, "stopped")] and not run.busy
 
 
+def test_long_work_of_the_same_length_is_done_in_order():
+    def work(steps, notify):
+        for step in range(steps):
+            time.sleep(0.005)
+            notify(step, steps, "Working")
+        return steps
+
+    run, reports = lanes(work=work)
+    for number in range(1, 5):
+        run.start(number, LONG, "work", (20,))
+    assert [number for number, _ in ends(reports, 4)] == [1, 2, 3, 4]
+
+
 def test_background_work_waits_for_all_other_work_and_a_waiting_job_is_cancelled_at_once():
     hold, seen = threading.Event(), []
 
@@ -247,7 +260,7 @@ def test_whoever_waits_is_told_their_place_and_how_long(pool):
     running = [submit(pool, "steps", 10_000, 0.01, lane=LONG, visitor=f"{n}")[0] for n in range(8)]
     late, reports = submit(pool, "steps", 1, 0.0, lane=LONG, visitor="late")
     place, seconds = pool.wait(late)
-    assert pool.waits(late) and place == 1 and 1 < seconds < 60
+    assert pool.waits(late) and place == 7 and 1 < seconds < 60
     for each in running:
         pool.cancel(each)
     assert result(reports) == "done" and not pool.waits(late)

@@ -265,7 +265,7 @@ def test_who_waits_is_told_their_place_and_a_waiting_click_can_be_left(tab, http
             heard = b""
             while b"queue" not in heard:
                 heard += last.recv(1000)
-            assert b"You are second in the queue: about" in heard
+            assert b"You are fifth in the queue: about" in heard
         assert until(lambda: busy(http) == 4, 3)
     assert until(lambda: busy(http) == 0, 5)
 
