@@ -45,7 +45,7 @@ except ImportError:
 ZERO_GPU = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 ON_SPACE = bool(os.environ.get("SPACE_ID"))  # shared with strangers, who wait
 CALL_SECONDS, LONG_SECONDS = 10, 60 if ON_SPACE else 900  # limits for quick work on ZeroGPU, and for long work
-HERE, NICE = Path(__file__).parent, 5  # by how much long work gives way to clicks
+HERE, NICE = Path(__file__).parent, 15  # by how much long work gives way to clicks
 INTERVAL = 0.1  # seconds without progress after which whoever follows the work can stop following it
 ALWAYS_LONG = (*LONG, "choose", "example", "work", "adopt", "compare")
 LOST = "the process that did this ended, and nothing has changed: try again"

@@ -120,9 +120,7 @@ class Process:
         self._pipe, self._lock = ours, RLock()
         command = [sys.executable, "-m", "rewriter.serving.worker", str(theirs.fileno()), self._entry]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self._process = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdin=subprocess.DEVNULL)
         theirs.close()
         self._send(self._options)
         for news in self._news:

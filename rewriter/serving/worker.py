@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import pickle
+import signal
 import sys
 from contextlib import suppress
 from importlib import import_module
@@ -41,6 +42,7 @@ def memory(pid: int | str = "self") -> int:
 
 def main() -> None:
     """Work until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the server, which closes the pipe
     pipe, (module, _, function) = Connection(int(sys.argv[1])), sys.argv[2].partition(":")
     sending = Lock()
 
