@@ -17,6 +17,7 @@ from typing import Any
 
 import gradio as gr
 
+from guard import Listeners
 from handlers import MARKS, STEPS
 from rewriter.masks import disc, encode
 from routes import address_of
@@ -25,6 +26,7 @@ from view import Shown
 from work_queue import Who, WorkQueue
 
 CLIENTS, CLIENT_BYTES, CLIENT_SECONDS = 1000, 64 << 20, 3600.0  # whose work is remembered
+UNHEARD = 1.5  # seconds that work goes on while nobody listens
 DESCRIPTIONS = {
     "copy": "Copy the thing under the mask from picture `seed`.",
     "paste": "Paste the copied thing where the mask is on picture `seed`.",
@@ -66,8 +68,8 @@ class Clients:
 class Endpoints:
     """Each public method is an endpoint of that name; long ones are generators, which end with their client."""
 
-    def __init__(self, queue: WorkQueue) -> None:
-        self._queue, self._clients = queue, Clients()
+    def __init__(self, queue: WorkQueue, listeners: Listeners) -> None:
+        self._queue, self._listeners, self._clients = queue, listeners, Clients()
 
     def generator(self, name: str, request: gr.Request) -> Iterator[Any]:
         """Switch to another generator, which is downloaded if necessary; the work on this one is kept."""
@@ -148,9 +150,15 @@ class Endpoints:
             request.request,
         )
         shown: Shown | None = None
+        queued = request.request is not None and "/mcp" not in request.request.url.path
+        heard = time.monotonic()
         with closing(self._queue.follow(name, visitor, *arguments, who=who)) as following:
             for one in following:
                 shown = one if isinstance(one, dict) else shown
+                if not queued or (request.session_hash or "") in self._listeners:
+                    heard = time.monotonic()
+                elif time.monotonic() > heard + UNHEARD:
+                    raise gr.Error("cancelled: nobody waits for it", print_exception=False)
                 yield None
         assert shown is not None
         if "visitor" in shown and request.session_hash:
@@ -178,9 +186,9 @@ def _work(shown: Shown) -> Any:
     return {**words, "details": shown["bar"].get("details", []), **shown["rules"]}
 
 
-def expose(queue: WorkQueue) -> None:
+def expose(queue: WorkQueue, listeners: Listeners) -> None:
     """Add the endpoints to the Blocks that are being laid out."""
-    endpoints, button = Endpoints(queue), gr.Button(visible=False)
+    endpoints, button = Endpoints(queue, listeners), gr.Button(visible=False)
     outcome = gr.JSON(visible=False, label="outcome")
     inputs = {
         "seed": gr.Number(0, precision=0, visible=False, label="seed of a picture, 0 to 99,999"),

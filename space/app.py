@@ -18,7 +18,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 import api
-from guard import Guard
+from guard import Guard, Listeners
 from handlers import Handlers
 from publish_panel import LOGIN, PublishPanel
 from rewriter.checkpoints.catalogue import BUILT_INS, catalogue
@@ -46,7 +46,7 @@ class Page:
 
     def __init__(self, shared: Shared, *, login: bool = LOGIN, workers: int = 0, here: str = "") -> None:
         self.shared, self.queue = shared, WorkQueue(Handlers(shared), workers)
-        self.records, self.limits = Records(), Limits()
+        self.records, self.limits, self.listeners = Records(), Limits(), Listeners()
         self._own: dict[str, tuple[bytes, str]] = {}
         self.routes = Routes(self.queue, self.records, self.limits, self._own)
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(60, 600)) as self.demo:
@@ -56,7 +56,7 @@ class Page:
             self.studio = studio({**first, **self._served(self.queue.call("wall", visitor))})
             with gr.Column(elem_id="below"):
                 self.panel = PublishPanel(self.demo, self.queue, self.records, login=login, here=here)
-            api.expose(self.queue)
+            api.expose(self.queue, self.listeners)
 
     def _served(self, value: Any) -> Any:
         """Parts with their pictures as files, which a browser keeps for ever."""
@@ -74,7 +74,8 @@ class Page:
 
     def launch(self, **options: Any) -> Any:
         """Serve the page; options are those of Gradio's `launch`."""
-        around = {"routes": self.routes.all(), "middleware": [Middleware(Guard, limits=self.limits)]}
+        guard = Middleware(Guard, limits=self.limits, listeners=self.listeners)
+        around = {"routes": self.routes.all(), "middleware": [guard]}
         self.demo.queue(max_size=512, api_open=False, default_concurrency_limit=None)
         return self.demo.launch(**LAUNCH, app_kwargs=around, **options)
 

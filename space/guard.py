@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rewriter.serving.limits import Limits, RefusedError
 from routes import FILE_BODY, address_of
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OWN = "/rewriter/"  # routes that have limits of their own
 UPLOAD = re.compile(r"/gradio_api/upload/?")
@@ -24,6 +22,7 @@ CLOSED = re.compile(  # Gradio's, for other apps than this
     r"(/gradio_api)?/(runs?-?history|runs|vibe|undo-vibe|profiling|monitoring|stream|deep_link|proxy=|process_recording|dev)"
     r"([/-].*|)|(/gradio_api)?/proxy=.*"
 )
+LISTENING = re.compile(r"/gradio_api/(queue/data|call/(v2/)?[^/]+/(?P<event>[^/]+))/?")
 POSTED = 2 << 20  # bytes of a request that brings no file
 
 
@@ -31,11 +30,37 @@ class TooLargeError(Exception):
     """A body that is larger than it may be."""
 
 
+class Listeners:
+    """Who listens to the results of Gradio's queue, by session: whoever asked and does not listen has gone."""
+
+    def __init__(self) -> None:
+        self._open: Counter[str] = Counter()
+
+    def __contains__(self, session: str) -> bool:
+        return self._open[session] > 0
+
+    @contextmanager
+    def listening(self, request: Request) -> Iterator[None]:
+        """Note that a request listens, if it does, while it is answered."""
+        found = LISTENING.fullmatch(request.scope["path"]) if request.method == "GET" else None
+        session = found and (found["event"] or request.query_params.get("session_hash"))
+        if not session:
+            yield
+            return
+        self._open[session] += 1
+        try:
+            yield
+        finally:
+            self._open[session] -= 1
+            if not self._open[session]:
+                del self._open[session]
+
+
 class Guard:
     """Middleware. What is refused is answered with JSON: {"detail": message}."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], limits: Limits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, limits: Limits, listeners: Listeners) -> None:
+        self._app, self._limits, self._listeners = app, limits, listeners
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -52,6 +77,7 @@ class Guard:
         try:
             with ExitStack() as stack:
                 self._check(request, stack)
+                stack.enter_context(self._listeners.listening(request))
                 limit = FILE_BODY if UPLOAD.fullmatch(scope["path"]) else POSTED
                 await self._app(scope, _bounded(receive, request, limit), sent)
         except RefusedError as error:

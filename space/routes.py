@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
@@ -20,6 +20,7 @@ from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from handlers import LONG, QUICK
 from received import from_record, to_record
@@ -70,8 +71,23 @@ class Step:
     trouble: str = ""  # why the record could not be read
 
 
+class Lines(StreamingResponse):
+    """An answer line by line; `limited` is left when it ends, also if nobody waits for it any more."""
+
+    def __init__(self, lines: AsyncIterator[bytes], limited: AbstractContextManager[None]) -> None:
+        super().__init__(lines, media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+        self._limited = limited
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._limited.__exit__(None, None, None)
+
+
 class Routes:
-    """The routes, for Gradio's app to serve; `pages`: what is served by name besides the pictures on the shelf."""
+    """The routes, for Gradio's app to serve; `own`: what is served by name besides the pictures on the shelf."""
 
     def __init__(self, queue: WorkQueue, records: Records, limits: Limits, own: dict[str, tuple[bytes, str]]) -> None:
         self.queue, self.records, self.limits, self.own = queue, records, limits, own
@@ -99,13 +115,10 @@ class Routes:
             return Response(status_code=400)
 
         async def lines() -> AsyncIterator[bytes]:
-            try:
-                async for shown in self._answers(asked, request):
-                    yield json.dumps(shown).encode() + b"\n" if shown is not None else b"\n"
-            finally:
-                limited.__exit__(None, None, None)
+            async for shown in self._answers(asked, request):
+                yield json.dumps(shown).encode() + b"\n" if shown is not None else b"\n"
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson", headers={"Cache-Control": "no-store"})
+        return Lines(lines(), limited)
 
     async def picture(self, request: Request) -> Response:
         """A picture by its name; its content never changes."""
@@ -306,12 +319,16 @@ def waiting_words(place: int, seconds: float) -> Shown:
 
 
 def address_of(request: Request) -> str:
-    """The address that a request comes from, as far as it says something: "" on this machine without a proxy."""
+    """The address that a request comes from, as far as it says something: "" on this machine without a proxy.
+
+    The server believes the headers of proxies on this machine, and at the addresses in $FORWARDED_ALLOW_IPS.
+    """
     host = request.client.host if request.client else ""
     told = [part.strip() for part in request.headers.get("x-forwarded-for", "").split(",") if part.strip()]
-    with suppress(ValueError):
-        if told and (ON_SPACE or ip_address(host).is_private):  # the last is what our own proxy saw
-            return told[-1][:64]
-        if ip_address(host).is_loopback:
-            return "" if not any(name in request.headers for name in FORWARDED) else host
-    return host
+    if ON_SPACE and told:
+        return told[-1][:64]  # what the Space's own proxy saw
+    try:
+        here = ip_address(host).is_loopback and not any(name in request.headers for name in FORWARDED)
+    except ValueError:
+        here = False
+    return "" if here else host

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,13 +242,6 @@ def result_of(item: Any) -> Shown:
     if result is CANCELLED:
         return {ERROR: "cancelled"}
     return {ERROR: LOST} if result == GONE else result
-
-
-def future(queue: WorkQueue, name: str, *arguments: Any, who: Who = NOBODY) -> Future[Shown]:
-    """A handler's result, to wait for."""
-    promise: Future[Shown] = Future()
-    queue.submit(name, arguments, lambda item: promise.set_result(result_of(item)) if is_end(item) else None, who)
-    return promise
 
 
 @contextmanager

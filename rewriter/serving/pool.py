@@ -128,7 +128,7 @@ class Process:
         Thread(target=self._read, args=[ours, self._process], daemon=True).start()
 
     def _read(self, pipe: Any, process: subprocess.Popen[bytes]) -> None:
-        with suppress(EOFError, OSError):
+        with suppress(EOFError, OSError, pickle.UnpicklingError):
             while True:
                 number, item = pickle.loads(pipe.recv_bytes())
                 if number:

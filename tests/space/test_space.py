@@ -6,13 +6,17 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
+import time
 import tomllib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+import httpx
 import pytest
 import torch
 import yaml
@@ -744,12 +748,17 @@ def test_files_preloaded_by_the_space_are_in_the_catalogue():
 
 
 @pytest.fixture(scope="module")
-def url(do):
+def page(do):
     """The page with its MCP server."""
     page = Page(do.shared)
-    options = {"prevent_thread_lock": True, "quiet": True, "server_name": "127.0.0.1", "mcp_server": True}
-    yield page.launch(**options)[1]
+    page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", mcp_server=True)
+    yield page
     page.close()
+
+
+@pytest.fixture
+def url(page):
+    return page.demo.local_url
 
 
 @pytest.fixture
@@ -827,6 +836,46 @@ def test_executing_twice_at_once_makes_one_rule(client):
     client.predict(0, masks.encode(PLACE), api_name="/paste")
     jobs = [client.submit(api_name="/execute") for _ in range(2)]
     assert [len(job.result()["rules"]) for job in jobs] == [1, 1]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_work_of_a_script_ends_when_it_is_cancelled_or_has_gone(page, url, client, monkeypatch):
+    running = threading.Event()
+
+    def ends(event):
+        """Whether it is cleared within two seconds."""
+        end = time.monotonic() + 2
+        while event.is_set() and time.monotonic() < end:
+            time.sleep(0.02)
+        return not event.is_set()
+
+    def suggest(visitor, notify=None):
+        running.set()
+        while notify(0, 1, "Trying"):
+            time.sleep(0.01)
+        running.clear()
+        return {}
+
+    monkeypatch.setattr(page.queue._work._handlers, "suggest", suggest)
+    job = client.submit(api_name="/layers")
+    assert running.wait(10)
+    job.cancel()
+    assert ends(running)
+    code = f"from gradio_client import Client; Client({url!r}, verbose=False).predict(api_name='/layers')"
+    for listened in (0.0, 1.0):  # at once, perhaps before it listens to the answer, and later
+        script = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        assert running.wait(30)
+        time.sleep(listened)
+        script.kill()
+        assert ends(running)
+    for listens in (False, True):  # by plain requests
+        event = httpx.post(f"{url}gradio_api/call/layers", json={"data": []}).json()["event_id"]
+        assert running.wait(10)
+        if listens:
+            with httpx.stream("GET", f"{url}gradio_api/call/layers/{event}"):
+                time.sleep(2.5)
+                assert running.is_set()
+        assert ends(running)
 
 
 # --- downloads ---
