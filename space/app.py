@@ -15,6 +15,7 @@ from threading import Event
 from typing import Any
 
 import gradio as gr
+import torch
 from starlette.middleware import Middleware
 
 import api
@@ -33,7 +34,7 @@ from studio import studio
 from style import LAUNCH
 from work_queue import ON_SPACE, ZERO_GPU, WorkQueue
 
-CORES, REST = os.cpu_count() or 1, 30.0  # seconds between looks at what can be forgotten
+CORES, REST = min(4, os.cpu_count() or 1), 30.0  # worth a process each; seconds between looks at what to forget
 
 
 class Page:
@@ -114,7 +115,7 @@ def main(
 ) -> None:
     """Serve the page with the generators of the catalogue and the given ones; options are those of Gradio's launch.
 
-    `workers`: processes that do the work; None: one on a person's machine, one a core on a Space. `browser`: open the
+    `workers`: processes that do the work; None: one on a person's machine, one a GPU or core on a Space. `browser`: open the
     page in this machine's browser.
 
     Raises:
@@ -123,7 +124,9 @@ def main(
     _check(mcp, login)
     known = [entry.id for entry in catalogue().values() if entry.remote or entry.local.is_file()]
     if workers is None:
-        workers = 0 if ZERO_GPU or sys.platform == "win32" else CORES if ON_SPACE else 1
+        workers = (
+            0 if ZERO_GPU or sys.platform == "win32" else 1 if not ON_SPACE else torch.cuda.device_count() or CORES
+        )
     here, stop = "" if ON_SPACE else secrets.token_urlsafe(24), Event()
 
     def end(number: int, frame: object) -> None:

@@ -8,11 +8,10 @@ import os
 import secrets
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from threading import Lock
 
 from rewriter.cache import default_folder
-from rewriter.errors import InputError
-from rewriter.files import read_bytes, write_bytes
 
 VARIABLE = "REWRITER_SECRET"  # the same on all hosts that serve one page
 BYTES, SECONDS = 64 << 20, 600.0  # of records that are remembered
@@ -22,17 +21,15 @@ def secret() -> bytes:
     """The secret of this installation: $REWRITER_SECRET, or made once and kept in the cache folder."""
     if given := os.environ.get(VARIABLE):
         return given.encode()
-    path = default_folder() / "secret"
-    try:
-        return read_bytes(path, limit=1024)
-    except InputError:  # the first time
-        made = secrets.token_bytes(32)
+    path, made = default_folder() / "secret", secrets.token_bytes(32)
+    with suppress(OSError):  # where it cannot be kept, it lasts as long as this process
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write_bytes(made, path)
-            path.chmod(0o600)
-        except (InputError, OSError):  # it lasts as long as this process
-            pass
-        return made
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(made)
+        except FileExistsError:
+            return path.read_bytes()[:1024] or made
+    return made
 
 
 class Records:
