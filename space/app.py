@@ -104,6 +104,12 @@ def _check(mcp: bool, login: bool) -> None:
         raise InputError("MCP needs another package: pip install 'gradio[mcp]'")
 
 
+def _usual_workers() -> int:
+    if ZERO_GPU or sys.platform == "win32":  # which cannot hand a pipe to another program
+        return 0
+    return torch.cuda.device_count() or CORES if ON_SPACE else 1
+
+
 def main(
     generators: Sequence[str] = (),
     *,
@@ -115,18 +121,15 @@ def main(
 ) -> None:
     """Serve the page with the generators of the catalogue and the given ones; options are those of Gradio's launch.
 
-    `workers`: processes that do the work; None: one on a person's machine, one a GPU or core on a Space. `browser`: open the
-    page in this machine's browser.
+    `workers`: processes that do the work; None: one on a person's machine, one a GPU or core on a Space. `browser`: open
+    the page in this machine's browser.
 
     Raises:
         InputError: a file does not exist, the port is taken, or a package for MCP or the login is not installed.
     """
     _check(mcp, login)
     known = [entry.id for entry in catalogue().values() if entry.remote or entry.local.is_file()]
-    if workers is None:
-        workers = (
-            0 if ZERO_GPU or sys.platform == "win32" else 1 if not ON_SPACE else torch.cuda.device_count() or CORES
-        )
+    workers = _usual_workers() if workers is None else workers
     here, stop = "" if ON_SPACE else secrets.token_urlsafe(24), Event()
 
     def end(number: int, frame: object) -> None:
