@@ -121,8 +121,8 @@ def main(
 ) -> None:
     """Serve the page with the generators of the catalogue and the given ones; options are those of Gradio's launch.
 
-    `workers`: processes that do the work; None: one on a person's machine, one a GPU or core on a Space. `browser`: open
-    the page in this machine's browser.
+    `workers`: processes that do the work; None: one on a person's machine, one a GPU or core on a Space.
+    `browser`: open the page in this machine's browser.
 
     Raises:
         InputError: a file does not exist, the port is taken, or a package for MCP or the login is not installed.
