@@ -131,6 +131,7 @@ def benchmark(
     settle: Annotated[
         float, typer.Option(min=0, max=3600, help="serve: seconds after the visitors left, until memory is measured.")
     ] = 10.0,
+    lookers: Annotated[int, typer.Option(min=1, help="serve: visitors who only look.")] = 500,
     url: Annotated[str, typer.Option(help="serve: a server that runs already; default: our own.")] = "",
     as_json: common.Json = False,
 ) -> None:
@@ -148,7 +149,7 @@ def benchmark(
     if what == "serve":
         from rewriter.evaluation import serve  # late: only this command needs the evaluation
 
-        plan = serve.Plan(_numbers(visitors), seconds, pause, workers, form, settle, url)
+        plan = serve.Plan(_numbers(visitors), seconds, pause, workers, form, settle, url, lookers)
         report = serve.serve(plan, on_row=lambda row: typer.echo(row, err=True))
         table, failed = serve.markdown(report), bool(serve.failures(report))
     else:

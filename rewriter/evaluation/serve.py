@@ -51,6 +51,7 @@ class Plan:
         form: of the rules.
         settle: seconds after the visitors have left until memory is measured again.
         url: of a server that runs already; "": our own.
+        lookers: visitors who only look.
         seed: from which marks are drawn; another one each time, because a server may keep pictures for ever.
     """
 
@@ -61,6 +62,7 @@ class Plan:
     form: str = "weight"
     settle: float = 10.0
     url: str = ""
+    lookers: int = 500
     seed: int = field(default_factory=lambda: secrets.randbelow(2**32))
 
     def stages(self) -> dict[str, int]:
@@ -160,21 +162,21 @@ async def kill(server: Server, site: Site) -> None:
 
 async def looking(server: Server, plan: Plan) -> Row:
     """Pictures per second without pauses: a few visitors look at new ones, then all look at the same pages."""
-    seconds, number = min(BRIEF, plan.seconds), max(plan.visitors)
+    seconds = min(BRIEF, plan.seconds)
 
     async def rates(site: Site, kind: str, visitors: int, texts: Callable[[int, int], str]) -> Row:
+        here = [Visitor(site, (kind, i), 0, time.monotonic() + LATE) for i in range(visitors)]
+        await asyncio.gather(*(visitor.arrive(arriving(seconds)) for visitor in here))
         stop = time.monotonic() + seconds
 
-        async def look(i: int) -> Visitor:
-            visitor = Visitor(site, (kind, i), 0, stop + LATE)
-            await visitor.arrive(arriving(seconds))
+        async def look(i: int, visitor: Visitor) -> Visitor:
             for turn in count():
                 if visitor.lost or time.monotonic() > stop:
                     break
                 await visitor.click("browse", "browse", [texts(i, turn)])
             return visitor
 
-        seen = await asyncio.gather(*map(look, range(visitors)))
+        seen = await asyncio.gather(*map(look, range(visitors), here))
         clicks = [click for visitor in seen for click in visitor.clicks if click.kind == "browse"]
         row = {"visitors": visitors, "pictures_per_second": PAGE * rate(clicks), **figures(seen)}
         return {name: row[name] for name in ("visitors", "pictures_per_second", "light_p50", "light_p95", *COUNTS)}
@@ -184,7 +186,7 @@ async def looking(server: Server, plan: Plan) -> Row:
         uncached = await rates(site, "new", FEW, lambda i, turn: _page(new[i * TURNS + turn % TURNS]))
         await rates(site, "first", 1, lambda i, turn: _page(turn % PAGES * PAGE))
     async with watched(server, plan.settle) as (site, memory):
-        cached = await rates(site, "known", number, lambda i, turn: _page((i + turn) % PAGES * PAGE))
+        cached = await rates(site, "known", plan.lookers, lambda i, turn: _page((i + turn) % PAGES * PAGE))
     times = cached["pictures_per_second"] / uncached["pictures_per_second"] if uncached["pictures_per_second"] else None
     return {"uncached": uncached, "cached": cached, "times": times, "memory": memory}
 
@@ -310,6 +312,7 @@ def markdown(report: Row) -> str:
         f"Form: {plan['form']}. Memory after: {plan['settle']:g} s later.",
         f"A plain loop with one thread makes {report['plain']['executes_per_second']:.2f} executes/s and needs "
         f"{report['plain']['cpu']:.2f} processor seconds for each; × plain: all that the server needs for a visit.",
+        "A present visitor: by how much the process that talks to them grows; the others have caches of fixed sizes.",
     ]
     lines = [
         f"- Mostly look, without pauses: {cached['visitors']} visitors get {cached['pictures_per_second']:,.0f} known "
@@ -353,7 +356,8 @@ def _pair(row: Row, name: str) -> str:
 
 
 def _per_visitor(row: Row, memory: Row) -> str:
-    return _text(memory["before"] and (memory["present"] - memory["before"]) / row["visitors"] / 1000, 0)
+    grown = memory["alone_before"] and (memory["alone_present"] - memory["alone_before"])
+    return _text(grown and grown / row["visitors"] / 1000, 0)
 
 
 def _text(value: float | None, digits: int = 2) -> str:

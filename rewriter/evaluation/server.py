@@ -30,11 +30,14 @@ class Server:
         """The processes that our own server has started."""
         return self.process.children(recursive=True) if self.process else []
 
-    def memory(self) -> float | None:
-        """Bytes of all its processes; what they share counts once where the system can tell. None if it is not ours."""
+    def memory(self, *, alone: bool = False) -> float | None:
+        """Bytes of all its processes; what they share counts once where the system can tell. None if it is not ours.
+
+        `alone`: of the process that talks to visitors, without those that work.
+        """
         if self.process is None:
             return None
-        return self._sum(lambda process: getattr(used := process.memory_full_info(), "pss", 0) or used.rss)
+        return _bytes(self.process) if alone else self._sum(_bytes)
 
     def cpu(self) -> float:
         """Processor seconds that its present processes have used; 0 if it is not ours."""
@@ -46,6 +49,10 @@ class Server:
             with suppress(psutil.Error):  # it has just ended
                 total += figure(process)
         return total
+
+
+def _bytes(process: psutil.Process) -> float:
+    return float(getattr(used := process.memory_full_info(), "pss", 0) or used.rss)
 
 
 @contextmanager
@@ -93,6 +100,7 @@ async def _ready(site: Site, process: subprocess.Popen[bytes]) -> bool:
 async def watched(server: Server, settle: float) -> AsyncIterator[tuple[Site, dict[str, float | None]]]:
     """Connections to the server, and a row that gets bytes (before, peak, present, after) and processor seconds."""
     site, row, start = Site(server.url), dict[str, float | None](before=server.memory()), server.cpu()
+    row["alone_before"] = server.memory(alone=True)
     used = [row["before"]]
 
     async def watch() -> None:
@@ -103,7 +111,11 @@ async def watched(server: Server, settle: float) -> AsyncIterator[tuple[Site, di
     watching = asyncio.create_task(watch())
     try:
         yield site, row
-        row |= {"present": server.memory(), "peak": max(each or 0 for each in used) or None}
+        row |= {
+            "alone_present": server.memory(alone=True),
+            "present": server.memory(),
+            "peak": max(each or 0 for each in used) or None,
+        }
         row["cpu"] = server.cpu() - start
     finally:
         watching.cancel()
