@@ -634,7 +634,7 @@ def test_download_fails_is_cancelled_and_succeeds_while_others_work(visit, shelf
         v.page.wait_for_selector(".rw[data-busy=no]")
         before, shelf.fault = v.pictures(), lambda n, request: 404
         choose(v, "small")
-        assert "cannot download small" in v.trouble()
+        assert "Cannot download small" in v.trouble()
         wait_for_towns(v)
         shelf.fault, shelf.pause = lambda n, request: "slow", 5
         choose(v, "small")
