@@ -256,21 +256,23 @@ class Handlers:
             return {}
         key, on_step = session.edit.digest, _on_step(notify, "The machine chooses a form and a layer")
         if session.edit.copy:
-            notify(0, 1, "Looking for more places", {"found": self._found(session)})
+            notify(0, 1, "Looking for more places", {"found": self._found(session, notify)})
         try:
             rule = session.execute(on_step=on_step, on_statistics=_on_step(notify, "Measuring this layer (once)"))
         except (InputError, ComputationError) as error:
             return {"chosen": {"key": key, "words": f"This edit does not work yet: {error}."}}
-        for seeds in (visitor.seeds, (visitor.selected,)):  # so that executing only has to show them
-            self.shared.pictures(session, seeds)
-        session.crops()
+        for part in ("film", "canvas", "bar"):  # so that executing only has to show them
+            if not notify(1, 1, "Drawing with this rule"):
+                return {}
+            self.view.show(visitor, session, part)
         return {"chosen": {"key": key, "words": view.chosen_words(rule)}}
 
-    def _found(self, session: Rewriter) -> Shown:
+    def _found(self, session: Rewriter, notify: Notify) -> Shown:
         """Places like the marked ones, to accept or reject."""
         marked = {region.seed for region in session.edit.regions}
         with suppress(InputError):
-            found = session.find(FOUND + len(marked), seeds=LOOKED_THROUGH)
+            on_step = _on_step(notify, "Looking for more places")
+            found = session.find(FOUND + len(marked), seeds=LOOKED_THROUGH, on_step=on_step)
             tiles = [view.found_tile(session, place) for place, _ in found if place.seed not in marked][:FOUND]
             places = [{"seed": tile["seed"], "image": tile["image"], "place": tile["found"]} for tile in tiles]
             return {"key": view.found_key(session), "places": places}
@@ -308,7 +310,7 @@ class Handlers:
         if step is None:
             raise InputError("there is nothing to mend: execute an edit first")
         if step.action == "find":
-            return {"found": self._found(session)}
+            return {"found": self._found(session, notify)}
         before = session.history
         session.set(**step.change)
         self._execute(visitor, session, notify)

@@ -435,7 +435,7 @@ press('[data-step]', button => act('step', button.dataset.step));
 press('[data-execute]', () => work('execute'));
 press('[data-mend]', () => { looking = part('bar').mend?.action === 'find'; work('mend'); });
 press('[data-drop]', () => act('rule', 'remove', part('bar').made, null));
-press('[data-cancel]', () => running?.stop());
+press('[data-cancel]', () => { running?.stop(); say('Cancelled: nothing has changed.'); });
 
 // --- the first run: hints where the eye is, and a brush that shows how ---
 

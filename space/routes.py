@@ -40,6 +40,7 @@ BODY_SECONDS, BODIES = 60.0, 8  # to receive a body, and large ones that are rec
 SMALL = 256 << 10  # bytes up to which a body is not large
 PROGRESS, HEARTBEAT = 0.2, 0.5  # seconds between reports, and between signs of life
 MOST_WAITING = 2000  # clicks
+FINISHING = {"progress": {"share": 0.0, "words": "Getting ready …"}}  # a first measurement, or other work that ends
 FORWARDED = ("x-forwarded-for", "forwarded", "via", "x-forwarded-host", "x-real-ip")  # headers of a proxy or a tunnel
 FOREVER = {"Cache-Control": "public, max-age=31536000, immutable"}
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
@@ -260,7 +261,7 @@ class Routes:
                 loop.call_soon_threadsafe(items.put_nowait, item)
 
         pool, silent = self.queue.pool, name in ("prepare", "rule")
-        job, ended, reported = self.queue.submit(name, arguments, listen, asked.who), False, 0.0
+        job, ended, heard, reported = self.queue.submit(name, arguments, listen, asked.who), False, False, 0.0
         try:
             while not ended:
                 try:
@@ -268,8 +269,10 @@ class Routes:
                 except TimeoutError:
                     if await request.is_disconnected():
                         return
-                    yield waiting_words(*pool.wait(job)) if pool.waits(job) and not silent else None
+                    waits = pool.waits(job)
+                    yield None if silent or heard else waiting_words(*pool.wait(job)) if waits else FINISHING
                     continue
+                heard = True
                 if ended := is_end(item):
                     yield {"end": result_of(item)}
                 elif isinstance(item, dict):
@@ -284,7 +287,8 @@ class Routes:
     async def _last(self, one: Shown, asked: Step, partly: bool, request: Request) -> Shown:
         """The last line of an answer."""
         result: Shown = one["end"]
-        shown: Shown = {} if asked.name == "prepare" else {"progress": None, "trouble": {}}
+        shown: Shown = {} if asked.name == "prepare" else {"progress": None}
+        shown |= {} if asked.name in ("prepare", "refresh") else {"trouble": {}}
         if asked.name == "attempt":
             return {"end": True} | ({} if ERROR in result else result)
         if ERROR in result:
@@ -308,7 +312,9 @@ class Routes:
 
 def _trouble(message: str) -> Shown:
     """A message for the page; `at` makes it another one even if it says the same."""
-    return {"message": f"{message[:1].upper()}{message[1:].rstrip('.')}.", "at": time.time_ns()}
+    first, _, _ = message.partition(" ")  # a file's name stays as it is
+    message = f"{message[:1].upper()}{message[1:]}" if first.isalpha() else message
+    return {"message": f"{message.rstrip('.')}.", "at": time.time_ns()}
 
 
 def waiting_words(place: int, seconds: float) -> Shown:

@@ -25,7 +25,7 @@ from rewriter.serving.fair import BACKGROUND, LANES, LONG, QUICK, Estimates, Fai
 from rewriter.serving.lanes import QUANTUM, SLICES, Lanes, Run
 
 log = logging.getLogger(__name__)
-PATIENCE = 1.5  # seconds after which work that does not end when it is cancelled is ended with its process
+PATIENCE = {LONG: 1.5, BACKGROUND: 4.0}  # seconds until cancelled work that does not end is ended with its process
 QUICK_SECONDS = 30.0  # after which a click that still runs is taken for hanging
 WATCHED = 0.25  # seconds between looks at what has run too long
 HOMES = 10_000  # visitors whose worker is remembered
@@ -210,7 +210,7 @@ class Pool:
             _, index = self._running.get(job.number, (job, -1))
             if index >= 0 and job.lane != QUICK:
                 self.workers[index].cancel(job)
-                job.deadline = min(job.deadline, time.monotonic() + PATIENCE)
+                job.deadline = min(job.deadline, time.monotonic() + PATIENCE[job.lane])
         if waited:
             job.listen(("end", CANCELLED))
 

@@ -54,10 +54,10 @@ def main() -> None:
     options = pickle.loads(pipe.recv_bytes())
     sys.path[:0] = options.pop("path", [])
     limit, nice = options.pop("limit"), options.pop("nice", 0)
-    if nice:
-        os.nice(nice)
     run = getattr(import_module(module), function)(**options)
     lanes, before = Lanes(run, send, limit=limit), memory()
+    if nice:  # now that all is imported: others wait for a process that starts
+        os.nice(nice)
     send(0, "ready")
     with suppress(EOFError, OSError):
         while True:

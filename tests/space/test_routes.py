@@ -140,7 +140,7 @@ def test_damaged_and_foreign_records_are_told_apart_from_lost_work(tab):
         assert "cannot be restored" in opened["trouble"]["message"] and "copy" not in opened["slots"]
         tab.record = bad
         assert "cannot be restored" in tab.step("execute")["trouble"]["message"]
-        assert "cannot" not in tab.step("refresh")["trouble"].get("message", "")  # the tab goes on, without that work
+        assert "trouble" not in tab.step("refresh")  # the tab goes on, without that work
 
 
 # --- what is refused ---
