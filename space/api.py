@@ -124,7 +124,7 @@ class Endpoints:
 
     def load(self, file: str, request: gr.Request) -> Iterator[Any]:
         """Load a file: an edit, a recording of the original implementation, a rule or a session."""
-        yield from self._follow(request, _work, "load", file)
+        yield from self._follow(request, _work, "load_file", file)
 
     def _work(self, request: gr.Request, name: str, *arguments: Any) -> Any:
         """What comes next or the verdict, and the rules."""

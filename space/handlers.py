@@ -399,23 +399,19 @@ class Handlers:
             return {"link": {"words": words}, **self.save(visitor, "edit")}
         return {"link": {"text": text, "words": f"{len(text):,} characters hold the whole edit."}}
 
-    def load(self, visitor: Visitor, file: str, data: str | None = None, notify: Notify = silent) -> Shown:
-        """Load a file: edits, a recording of the original implementation, a rule or a session.
-
-        `data`: its content in base64, from a browser; `file` is then only its name.
-        """
-        if data is None:
-            return self._load(visitor, file, notify)
+    def load(self, visitor: Visitor, name: str, data: str, notify: Notify = silent) -> Shown:
+        """Load a file of this name with this content, in base64; see `load_file`."""
         try:
             content = base64.b64decode(data, validate=True)
         except (ValueError, TypeError) as error:
-            raise InputError(f"{str(file)[:60]!r} did not arrive as a whole ({error}): load it again") from error
+            raise InputError(f"{str(name)[:60]!r} did not arrive as a whole ({error}): load it again") from error
         with TemporaryDirectory() as folder:
-            path = Path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{file}")[-80:].lstrip(".")
+            path = Path(folder) / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{name}")[-80:].lstrip(".")
             write_bytes(content, path)
-            return self._load(visitor, str(path), notify)
+            return self.load_file(visitor, str(path), notify)
 
-    def _load(self, visitor: Visitor, file: str, notify: Notify) -> Shown:
+    def load_file(self, visitor: Visitor, file: str, notify: Notify = silent) -> Shown:
+        """Load a file: edits, a recording of the original implementation, a rule or a session; never by a given path."""
         try:
             session = self.shared.session(visitor)
             if Path(file).suffix != ".safetensors":

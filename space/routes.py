@@ -10,10 +10,11 @@ import html
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from starlette.concurrency import iterate_in_threadpool
@@ -36,7 +37,8 @@ from work_queue import ON_SPACE, Who, WorkQueue, is_end, result_of
 STEPS = (*QUICK, *LONG, "attempt", "fetch")
 TAB = re.compile(r"[A-Za-z0-9-]{16,64}")
 BODY, FILE_BODY = 16 << 20, 48 << 20  # bytes of a request; of one that brings a file
-BODY_SECONDS, BODIES = 60.0, 8  # to receive a body, and large ones that are received at once
+BODY_SECONDS, BODY_RATE, BODIES = 6.0, 32_000, 16  # to receive a body: seconds and bytes a second; large ones at once
+MOST_PARTS = 50_000  # commas and brackets in a request
 SMALL = 256 << 10  # bytes up to which a body is not large
 PROGRESS, HEARTBEAT = 0.2, 0.5  # seconds between reports, and between signs of life
 MOST_WAITING = 2000  # clicks
@@ -92,7 +94,7 @@ class Routes:
 
     def __init__(self, queue: WorkQueue, records: Records, limits: Limits, own: dict[str, tuple[bytes, str]]) -> None:
         self.queue, self.records, self.limits, self.own = queue, records, limits, own
-        self._large = asyncio.Semaphore(BODIES)
+        self._large, self._receiving = asyncio.Semaphore(BODIES), Counter[str]()
 
     def all(self) -> list[Route]:
         """For `app_kwargs={"routes": …}`."""
@@ -146,15 +148,21 @@ class Routes:
     async def _asked(self, request: Request) -> Step:
         """What a request asks for; AnswerError if that makes no sense, or too much waits already."""
         body = await self._body(request)
+        if sum(map(body.count, (b"{", b"[", b","))) > MOST_PARTS:  # so many would hold up everybody
+            raise AnswerError(413, "the request has too many parts")
         try:
             data = json.loads(body) if len(body) < SMALL else await asyncio.to_thread(json.loads, body)
             name, arguments, tab = data["name"], data.get("args", []), data["tab"]
             if not isinstance(tab, str) or not TAB.fullmatch(tab):
                 raise AnswerError(400, "tab: 16 to 64 letters, digits and hyphens, chosen at random by each client")
-            if name not in STEPS:
+            if not isinstance(name, str) or name not in STEPS:
                 raise AnswerError(400, unknown("step", name, STEPS))
             if not isinstance(arguments, list) or len(arguments) > 8:
                 raise AnswerError(400, "args: a list of at most eight values")
+            if name == "load" and not (len(arguments) == 2 and all(isinstance(each, str) for each in arguments)):
+                raise AnswerError(400, "load: the name of a file, and its content in base64")
+            if not all(data.get(part) is None or isinstance(data[part], str) for part in ("record", "known")):
+                raise AnswerError(400, "record, known: texts")
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             wrong = f"the request is not as it should be ({type(error).__name__}: {error})"
             raise AnswerError(400, wrong[:200]) from error
@@ -187,22 +195,32 @@ class Routes:
         if size > FILE_BODY:
             raise AnswerError(413, f"the request is larger than {FILE_BODY >> 20} MB")
         if size > SMALL or "content-length" not in request.headers:
-            with self.limits.request(address=address_of(request), size=size):
-                async with self._large:
-                    return await self._received(request)
+            address = address_of(request)
+            if address and self._receiving[address] >= BODIES // 4:
+                raise AnswerError(429, "too many large requests at once from here", 1.0)
+            if self._large.locked():
+                raise AnswerError(503, "many files are arriving: try again in some seconds", 2.0)
+            self._receiving[address] += 1
+            try:
+                with self.limits.request(address=address, size=size):
+                    async with self._large:
+                        return await self._received(request)
+            finally:
+                self._receiving[address] -= 1
         return await self._received(request)
 
     async def _received(self, request: Request) -> bytes:
-        parts, size = [], 0
+        parts, size, began = [], 0, asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(BODY_SECONDS) as limit:
                 async for part in request.stream():
                     size += len(part)
                     if size > FILE_BODY:
                         raise AnswerError(413, f"the request is larger than {FILE_BODY >> 20} MB")
                     parts.append(part)
+                    limit.reschedule(began + BODY_SECONDS + size / BODY_RATE)
         except TimeoutError as error:
-            raise AnswerError(408, f"the request took longer than {BODY_SECONDS:.0f} s to arrive") from error
+            raise AnswerError(408, "the request took too long to arrive: your connection may be slow") from error
         return b"".join(parts)
 
     # --- answering ---
@@ -334,7 +352,9 @@ def address_of(request: Request) -> str:
     if ON_SPACE and told:
         return told[-1][:64]  # what the Space's own proxy saw
     try:
-        here = ip_address(host).is_loopback and not any(name in request.headers for name in FORWARDED)
+        address = ip_address(host)
     except ValueError:
-        here = False
-    return "" if here else host
+        return host
+    if address.is_loopback and not any(name in request.headers for name in FORWARDED):
+        return ""
+    return str(ip_network((address, 64), strict=False)) if address.version == 6 else host  # what one home has

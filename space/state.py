@@ -25,7 +25,7 @@ from rewriter.editing.history import History
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, did_you_mean, report
 from rewriter.generators.base import Generator
-from rewriter.generators.change import digest
+from rewriter.generators.change import identity
 from rewriter.generators.layer import Features
 from rewriter.generators.origin import Origin
 from rewriter.generators.threads import choose_threads
@@ -37,13 +37,13 @@ from rewriter.serving.shelf import Shelf
 
 PAGE_SIZE = 12  # pictures in the filmstrip
 MOST_PICTURES = 48  # in the filmstrip
-MOST_STEPS = 500  # of an iterative method
+MOST_STEPS, MOST_RULES = 500, 16  # of an iterative method; on a page
 WORK_BYTES, CELLS = 8 << 20, 4 << 20  # bytes of one visitor's work, and cells of its masks on one generator
 AGE = 120.0  # seconds after which a process drops what nobody uses
 STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
 MODEL_BYTES, KEYS = 4 << 30, 128 << 20  # of generators that stay in memory, and of features and rules
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
-SHELF = "served/pictures-1.sqlite"  # in the cache folder; another number for pictures that are made otherwise
+SHELF = "served/pictures-2.sqlite"  # in the cache folder; another number for pictures that are made otherwise
 NONE = -1.0  # the note of a picture that there is not
 PICTURES = "rewriter/pictures/"  # before the name of a picture, relative to the page
 SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
@@ -80,6 +80,7 @@ class Visitor:
             return None
         history = History.from_bytes(self.works[self.generator], cells=CELLS, limit=WORK_BYTES)
         check_affordable(history.present.edit)
+        check_room(history)
         return history
 
     @property
@@ -93,6 +94,7 @@ class Visitor:
         Raises:
             InputError: its present state alone is too large.
         """
+        check_room(history)
         data = history.to_bytes()
         while len(data) > WORK_BYTES and history.at:
             history = replace(history, states=history.states[(history.at + 1) // 2 :], at=history.at // 2)
@@ -114,6 +116,12 @@ class Visitor:
 def name_of(recipe: str) -> str:
     """The name of the picture that is made by a recipe."""
     return f"{hashlib.sha256(recipe.encode()).hexdigest()[:40]}.jpg"
+
+
+def check_room(history: History) -> None:
+    """Raise InputError for more rules than a page draws with."""
+    if max(len(state.rules) for state in history.states) > MOST_RULES:
+        raise InputError(f"a page keeps at most {MOST_RULES} rules: remove one, or use `rewriter apply`")
 
 
 def check_affordable(edit: Edit) -> Edit:
@@ -228,7 +236,7 @@ class Shared:
     ) -> list[Drawn]:
         """Pictures with the session's rules or the given ones, for a browser; drawn once for all who want them."""
         on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
-        recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {digest(on)} {side}"
+        recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {identity(on)} {side}"
         names = {seed: name_of(f"{recipe} {seed}") for seed in seeds}
         changes = self.shelf.notes([*names.values()])
         made: dict[str, tuple[bytes, float]] = {}
@@ -289,7 +297,7 @@ class Shared:
         def drawn() -> Tensor:
             return generator.picture(self.pages.get(key, features), rules=on)
 
-        return self.pages.get((*key, digest(on)), drawn)
+        return self.pages.get((*key, identity(on)), drawn)
 
     def _drawn(self, session: Rewriter, seeds: Sequence[int], on_step: OnStep | None) -> Iterator[Tensor]:
         """Pictures without rules: all at once, or one by one if each takes seconds."""
@@ -302,5 +310,5 @@ class Shared:
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """There is no such thing: what there is, and what may have been meant."""
     names = list(known)
-    meant = did_you_mean(name, names)
+    meant = did_you_mean(str(name)[:60], names)
     return f"there is no {what} {str(name)[:60]!r}: {meant}{'There' if meant else 'there'} are {', '.join(names)}"

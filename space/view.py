@@ -24,7 +24,7 @@ from rewriter.editing.verdict import CROPS, square
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
-from rewriter.generators.change import digest
+from rewriter.generators.change import identity
 from rewriter.generators.latents import format_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
@@ -143,7 +143,7 @@ class View:
         if pasted and edit.kind != "zero":
             ends = [f"{it.seed} {it.digest}" for it in (edit.copy, edit.paste) if it]
             asked = f"{edit.layer} {' '.join(ends)}" if edit.kind == "replace" else edit.digest
-            wanted = f"{asked} {digest([rule for rule in session.history.present.before if rule.active])}"
+            wanted = f"{asked} {identity([rule for rule in session.history.present.before if rule.active])}"
 
         def make() -> list[Tensor]:
             picture = None
@@ -176,8 +176,8 @@ class View:
             return {"next": f"{rule.title}: its effect was not measured."}
         crops: list[list[str]] = []
         if self.shared.page_size(session.generator) == PAGE_SIZE and rule.edit is not None:
-            before = digest([each for each in session.rules[:made] if each.active])
-            recipe = f"verdict {rule.fingerprint} {before} {digest([replace(rule, on=True)])} {rule.edit.digest}"
+            before = identity([each for each in session.rules[:made] if each.active])
+            recipe = f"verdict {rule.fingerprint} {before} {identity([replace(rule, on=True)])} {rule.edit.digest}"
             with suppress(InputError):
                 urls = self.shared.crops(
                     visitor,

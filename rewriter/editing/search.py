@@ -15,7 +15,7 @@ from rewriter.cache import Cache
 from rewriter.checks import whole
 from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
-from rewriter.generators.change import LowRank, digest
+from rewriter.generators.change import LowRank, identity
 from rewriter.masks import Box, grow
 from rewriter.memory.directions import Directions
 
@@ -69,7 +69,7 @@ class Places:
     @cached_property
     def model(self) -> tuple[Hashable, ...]:
         """Identity of everything the keys depend on besides the seeds."""
-        earlier = digest(self.generator.rules_at(self.rules, self.layer, before=True))
+        earlier = identity(self.generator.rules_at(self.rules, self.layer, before=True))
         return self.generator.fingerprint, str(self.generator.device), self.layer, self.truncation, earlier
 
     def level(self, directions: Directions) -> float:

@@ -32,7 +32,7 @@ from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
-from rewriter.generators.change import digest
+from rewriter.generators.change import identity
 from rewriter.memory.directions import Directions
 
 T = TypeVar("T")
@@ -346,7 +346,7 @@ class Rewriter:
         if rule.edit is None or not 1 <= number <= verdict.JUDGED:
             raise InputError(f"no {number} crops of {rule.title!r}: it needs an edit, and 1 to {verdict.JUDGED} crops")
         generator, edit = self.generator, rule.edit.with_(after=())
-        wanted = ("crops", *self._model(before), digest([rule]), edit.digest, number)
+        wanted = ("crops", *self._model(before), identity([rule]), edit.digest, number)
 
         def cut() -> list[tuple[Tensor, Tensor, Tensor]]:
             job = prepare(generator, edit, rules=before, statistics=self.statistics)
@@ -440,7 +440,7 @@ class Rewriter:
     def _model(self, rules: Sequence[Rule]) -> tuple[Hashable, ...]:
         """Identity of the generator with some rules."""
         active = [rule for rule in rules if rule.active]
-        return self.generator.fingerprint, str(self.generator.device), digest(active)
+        return self.generator.fingerprint, str(self.generator.device), identity(active)
 
     def _then(self, **changes: Any) -> None:
         self.history = self.history.then(replace(self.history.present, **changes))

@@ -23,7 +23,7 @@ from rewriter.editing.recipe import BATCH, BLOCK, Recipe
 from rewriter.errors import InputError, OnStep, report
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.change import LowRank, digest
+from rewriter.generators.change import LowRank, identity
 from rewriter.generators.layer import Features
 from rewriter.memory.goal import Bystanders
 from rewriter.memory.neighbourhoods import Neighbourhood, NeighbourhoodMoment
@@ -178,7 +178,7 @@ class Statistics:
         measured = measure_layers(self.generator, missing, truncation=truncation, rules=rules, on_step=on_step)
         for layer, moment in measured:
             found[layer] = moment
-            if wanted[layer].rules:  # of one person's rules: in memory only
+            if wanted[layer].rules or self._passing(truncation):  # of one person: in memory only
                 self._known.put(wanted[layer], moment)
                 continue
             with contextlib.suppress(InputError):  # a cache that cannot be written is no reason to fail
@@ -190,7 +190,7 @@ class Statistics:
     ) -> Sampling:
         """Which moment is meant; recipe None: the layer's default."""
         recipe = recipe or Recipe.for_channels(self.generator.layer(layer).in_channels)
-        return Sampling(layer, truncation, digest(self.generator.rules_at(rules, layer, before=True)), recipe)
+        return Sampling(layer, truncation, identity(self.generator.rules_at(rules, layer, before=True)), recipe)
 
     def stored(self, sampling: Sampling) -> SecondMoment | None:
         """A moment that was measured before, or None where there is none that can be used."""
@@ -223,10 +223,14 @@ class Statistics:
         if found is None:
             found = self._measure_neighbourhoods(sampling, rules, gate, on_step)
             with contextlib.suppress(InputError):  # a cache that cannot be written is no reason to fail
-                if not sampling.rules:
+                if not sampling.rules and not self._passing(truncation):
                     self.keep(sampling, found)
         self._known.put(sampling, found)
         return found
+
+    def _passing(self, truncation: float) -> bool:
+        """Whether a server's visitor made up this truncation: its measurement is not worth a file."""
+        return self._known.seconds is not None and round(truncation, 1) != truncation
 
     def _around(self, layer: str) -> Neighbourhood:
         side = self.generator.layer(layer).key_resolution
@@ -295,7 +299,7 @@ class Statistics:
         """Random places of pictures that no edit is about, all of weight 1; and E[v²] (out,) of each value there."""
         same = self.generator.rules_at(rules, layer)
         earlier = self.generator.rules_at(rules, layer, before=True)
-        seeds, info, before = list(BYSTANDERS), self.generator.layer(layer), digest(earlier)
+        seeds, info, before = list(BYSTANDERS), self.generator.layer(layer), identity(earlier)
 
         def look_up() -> Features:
             return self.generator.keys(seeds, layer, truncation=truncation, rules=earlier)
@@ -312,7 +316,7 @@ class Statistics:
             values = self.generator.values(features[:4], rules=same)
             return torch.cat(base), values.square().mean((0, 2, 3))
 
-        base, mean_square = self._known.get(("answers", layer, truncation, before, digest(same)), answers)
+        base, mean_square = self._known.get(("answers", layer, truncation, before, identity(same)), answers)
         return Bystanders(features, places, torch.ones(places.shape, device=places.device), base), mean_square
 
 

@@ -97,6 +97,7 @@ class Generator(nn.Module, ABC):
             )
         info, delta, directions = self.layer(change.layer), change.delta, change.directions
         fits = delta.ndim == 4 and delta.shape[0] == info.out_channels and delta.shape[2:] == (info.kernel, info.kernel)
+        fits = fits and delta.shape[1] <= info.in_channels  # more directions than that say nothing new
         if not fits or directions.shape != (delta.shape[1], info.in_channels):
             raise InputError(
                 f"the change is {tuple(delta.shape)} with directions {tuple(directions.shape)}, but {change.layer} "

@@ -21,6 +21,8 @@ from rewriter.generators.template import Peaks, Template, single
 if TYPE_CHECKING:
     from rewriter.generators.layer import LayerInfo, Memory
 
+CODES = 64  # most numbers in which a window's border says what its light is like
+
 
 class Beside(ABC):
     """A memory beside a layer's weight."""
@@ -82,7 +84,7 @@ class Gated(Beside):
             self.delta.shape == (info.out_channels, rank, *kernel),
             self.directions.shape == (rank, info.in_channels),
         )
-        return rank > 0 and all(shapes) and self.low < self.high
+        return 0 < rank <= info.in_channels and all(shapes) and self.low < self.high
 
     def matches(self, keys: Tensor) -> Tensor:
         """How far the gate is open at each key, (n, h, w) in 0 … 1."""
@@ -138,13 +140,15 @@ class Recall(Beside):
         codes, (low, high) = tuple(self.encode.shape), (self.template.low, self.template.high)
         return (
             patch.ndim == 3
-            and min(patch.shape) > 0
+            and 0 < min(patch.shape)
+            and len(patch) <= info.in_channels
             and max(patch.shape[1:]) <= info.key_resolution
             and whitening.shape == (len(patch), info.in_channels)
             and len(window) == 2
             and 0 < min(window) <= max(window) <= 2 * info.resolution  # its border lies around what was copied
             and self.copied.shape == (info.out_channels, *window)
             and len(codes) == 4
+            and codes[0] <= CODES
             and codes[1:] == (info.out_channels, *window)
             and self.decode.shape == codes
             and self.scale == info.scale

@@ -57,8 +57,26 @@ def stack(changes: Sequence[LowRank], like: Tensor) -> tuple[Tensor, Tensor]:
     return delta, torch.cat([change.directions.to(like) for change in changes])
 
 
+def identity(changes: Sequence[LowRank]) -> str:
+    """Forty hexadecimal digits for caches that many people share; "" for an empty list.
+
+    They tell changes apart that were made to look alike: of the same bytes, in another shape or form.
+    """
+    sha = hashlib.sha256()
+    for change in changes:
+        tensors = {"delta": change.scaled_delta(), "directions": change.directions}
+        strength = None if change.beside is None else change.strength
+        if change.beside is not None:
+            tensors |= {f"beside.{name}": tensor for name, tensor in change.beside.tensors().items()}
+        parts = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors.items()]
+        sha.update(f"{change.layer!r} {type(change.beside).__name__} {strength!r} {parts!r}\n".encode())
+        for tensor in tensors.values():
+            sha.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:40] if changes else ""
+
+
 def digest(changes: Sequence[LowRank]) -> str:
-    """Sixteen hexadecimal digits that identify a list of changes; "" for an empty list."""
+    """Sixteen hexadecimal digits that name a list of changes in files; "" for an empty list. For caches: `identity`."""
     sha = hashlib.sha256()
     for change in changes:
         sha.update(change.layer.encode())

@@ -56,7 +56,9 @@ class Estimates:
 
     def learn(self, job: Job, seconds: float) -> None:
         """Take what a job took into account."""
-        self._seconds[job.name, job.about] = (1 - LATEST) * self.expected(job) + LATEST * seconds
+        key = job.name, job.about
+        if key in self._seconds or len(self._seconds) < REMEMBERED:  # names come from the network
+            self._seconds[key] = (1 - LATEST) * self.expected(job) + LATEST * seconds
 
 
 class FairQueue:

@@ -25,8 +25,11 @@ from rewriter.serving.fair import BACKGROUND, LANES, LONG, QUICK, Estimates, Fai
 from rewriter.serving.lanes import QUANTUM, SLICES, Lanes, Run
 
 log = logging.getLogger(__name__)
-PATIENCE = {LONG: 1.5, BACKGROUND: 4.0}  # seconds until cancelled work that does not end is ended with its process
-QUICK_SECONDS = 30.0  # after which a click that still runs is taken for hanging
+PATIENCE, BESIDE = (
+    1.6,
+    6.0,
+)  # seconds until cancelled work that does not end is ended with its process, alone in it or not
+QUICK_SECONDS = 10.0  # after which a click that still runs is taken for hanging
 WATCHED = 0.25  # seconds between looks at what has run too long
 HOMES = 10_000  # visitors whose worker is remembered
 GONE = "gone"  # what a job's listener gets as its result if its worker died and it is not tried again
@@ -210,7 +213,8 @@ class Pool:
             _, index = self._running.get(job.number, (job, -1))
             if index >= 0 and job.lane != QUICK:
                 self.workers[index].cancel(job)
-                job.deadline = min(job.deadline, time.monotonic() + PATIENCE[job.lane])
+                alone = sum(at == index for _, at in self._running.values()) == 1 and job.lane != BACKGROUND
+                job.deadline = min(job.deadline, time.monotonic() + (PATIENCE if alone else BESIDE))
         if waited:
             job.listen(("end", CANCELLED))
 

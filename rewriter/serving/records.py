@@ -50,7 +50,8 @@ class Records:
     def read(self, signed: str) -> tuple[str, bool]:
         """The text, and whether its signature is ours; without a signature the whole is the text."""
         text, _, signature = signed.rpartition(".")
-        ours = hmac.compare_digest(signature.encode(), self._signature(text).encode())
+        own = self._signature(text).encode()
+        ours = hmac.compare_digest(signature.encode("utf-8", "surrogatepass"), own)
         return (text, True) if ours else (text if len(signature) == 64 else signed, False)
 
     def _signature(self, text: str) -> str:
@@ -58,7 +59,7 @@ class Records:
 
     def remember(self, signed: str) -> str:
         """Remember a signed text; returns its digest."""
-        digest = hashlib.sha256(signed.encode()).hexdigest()
+        digest = hashlib.sha256(signed.encode("utf-8", "surrogatepass")).hexdigest()
         with self._lock:
             self._drop(digest)
             self._kept[digest] = time.monotonic(), signed

@@ -8,7 +8,7 @@ from conftest import near
 
 from rewriter.errors import InputError
 from rewriter.generators.beside import MEMORIES, Gated, Recall, form_of
-from rewriter.generators.change import LowRank
+from rewriter.generators.change import LowRank, identity
 from rewriter.generators.template import Template
 from rewriter.memory.recall import whitening
 from rewriter.memory.second_moment import SecondMoment
@@ -369,3 +369,12 @@ def test_a_memory_of_another_layer_is_refused(stylegan):
             stylegan.sample([0], rules=[as_rule(stylegan, "layer4", beside)])
     for beside in (gate, recall):
         stylegan.check(as_rule(stylegan, "layer4", beside))
+
+
+def test_changes_that_hold_the_same_bytes_in_another_shape_are_told_apart():
+    """Pictures that many people share are kept under this identity."""
+    one = LowRank("layer8", torch.arange(8.0).reshape(2, 4, 1, 1), torch.arange(8.0).reshape(4, 2))
+    other = LowRank("layer8", torch.arange(8.0).reshape(4, 2, 1, 1), torch.arange(8.0).reshape(2, 4))
+    assert identity([one]) != identity([other]) and len(identity([one])) == 40
+    assert identity([one]) == identity([LowRank("layer8", one.delta.clone(), one.directions.clone())])
+    assert identity([]) == "" and identity([one, one]) != identity([one])

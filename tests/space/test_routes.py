@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import socket
 import threading
 import time
 
@@ -122,7 +123,7 @@ def test_trouble_is_said_and_nothing_is_lost(tab):
             ("load", "a.json", "AAAA"),
             ("set", "x", 1),
         ),
-        *(("load", "../../etc/passwd", "!"), ("load", 7, 7), ("browse", ["0"]), ("open", 7), ("fetch",)),
+        *(("load", "../../etc/passwd", "!"), ("browse", ["0"]), ("open", 7), ("fetch",)),
     ):
         shown = tab.step(name, *args)
         assert (name == "open") or shown["trouble"]["message"], name
@@ -135,7 +136,7 @@ def test_damaged_and_foreign_records_are_told_apart_from_lost_work(tab):
     text, signature = tab.record.rpartition(".")[::2]
     own = tab.step("open", {}, record=text)  # unsigned, as from an earlier installation
     assert own["slots"]["copy"]["seed"] == 1 and own["trouble"]["message"] == ""
-    for bad in ("{}", "[" * 3000, f"{text[:-9]}.{signature}", 7, ["x"]):
+    for bad in ("{}", "[" * 3000, f"{text[:-9]}.{signature}"):
         opened = tab.step("open", {}, record=bad)
         assert "cannot be restored" in opened["trouble"]["message"] and "copy" not in opened["slots"]
         tab.record = bad
@@ -158,6 +159,12 @@ def test_damaged_and_foreign_records_are_told_apart_from_lost_work(tab):
         (json.dumps({"name": ["x"], "tab": "a" * 16}).encode(), 400, "no"),
         (json.dumps({"name": "pick", "args": [1] * 9, "tab": "a" * 16}).encode(), 400, "at most eight"),
         (json.dumps({"name": "pick", "args": "x", "tab": "a" * 16}).encode(), 400, "a list"),
+        (json.dumps({"name": "load", "args": ["/etc/passwd"], "tab": "a" * 16}).encode(), 400, "base64"),
+        (json.dumps({"name": "load", "args": [7, 7], "tab": "a" * 16}).encode(), 400, "base64"),
+        (json.dumps({"name": "load_file", "args": ["/etc/passwd"], "tab": "a" * 16}).encode(), 400, "no step"),
+        (json.dumps({"name": "pick", "record": ["x"], "tab": "a" * 16}).encode(), 400, "texts"),
+        (json.dumps({"name": "ab" * (1 << 20), "tab": "a" * 16}).encode(), 400, "no step"),
+        (json.dumps({"name": "pick", "args": [[{}] * 100_000], "tab": "a" * 16}).encode(), 413, "parts"),
         (json.dumps({"name": "pick", "tab": "a" * 16, "x": "x" * (17 << 20)}).encode(), 413, "16 MB"),
         (bytes(49 << 20), 413, "48 MB"),
     ],
@@ -231,6 +238,10 @@ def test_health_is_for_this_machine_only(http):
     assert http.get("rewriter/health", headers={"x-forwarded-for": "9.9.9.9"}).status_code == 404
 
 
+def test_a_record_with_half_a_character_is_refused(tab):
+    assert "cannot be restored" in tab.step("open", {}, record="\ud800")["trouble"]["message"]
+
+
 # --- nobody gets more than a share ---
 
 
@@ -247,6 +258,21 @@ def slow(page, monkeypatch):
 
     monkeypatch.setattr(page.queue._work._handlers, "find", find)
     return stopped
+
+
+def test_a_body_that_comes_too_slowly_is_cut_off_and_others_are_not_held_up(http, tab, monkeypatch):
+    monkeypatch.setattr("routes.BODY_SECONDS", 1.0)
+    slow = [socket.create_connection((http.base_url.host, http.base_url.port)) for _ in range(10)]
+    try:
+        for each in slow:
+            each.sendall(b"POST /rewriter/step HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n{")
+        large = http.post("rewriter/step", json=tab.asks("pick", "5", x="x" * 300_000))
+        assert large.status_code == 200
+        slow[0].settimeout(5)
+        assert b"408" in slow[0].recv(100)
+    finally:
+        for each in slow:
+            each.close()
 
 
 def test_work_ends_when_its_client_has_gone(tab, http, slow):

@@ -187,7 +187,7 @@ def test_strength_zero_switched_off_removed_and_tried_give_the_original(do, exec
 def test_edits_of_a_file_are_executed_in_order_and_undone_in_one_step(do, executed, tmp_path):
     edit = executed.history.present.edit.with_(form="weight")
     save_edits([edit.with_(title="one"), edit.with_(title="two")], tmp_path / "two.json")
-    loaded = do.load(new(), str(tmp_path / "two.json"))
+    loaded = do.load_file(new(), str(tmp_path / "two.json"))
     assert [rule["title"] for rule in loaded["rules"]["rules"]] == ["one", "two"]
     assert "match much the same places" in str(loaded["rules"]["remarks"])
     assert rules(do, do.step(loaded["visitor"], "undo")["visitor"]) == []
@@ -230,7 +230,7 @@ def test_one_click_makes_one_session(do, marked, executed, monkeypatch, tmp_path
     file, painted = saved(do.save(executed, "session"), tmp_path), paint(1, THING)
     changing = ("open", executed), ("choose", marked, "townscape"), ("look", executed, True)
     editing = ("mark", executed, "copy", painted), ("set", executed, "rank", 2), ("find", executed, painted)
-    for name, *arguments in (*changing, *editing, ("execute", marked), ("load", new(), str(file))):
+    for name, *arguments in (*changing, *editing, ("execute", marked), ("load_file", new(), str(file))):
         made.clear()
         getattr(do, name)(*arguments)
         assert len(made) == 1
@@ -358,12 +358,12 @@ def test_board_shows_fewer_pictures_of_a_slow_generator(do):
 def test_saved_work_loads_to_the_same_pictures(do, executed, tmp_path):
     edit, session, rule = (saved(do.save(executed, what), tmp_path) for what in ("edit", "session", "rule"))
     for file in (edit, session, rule):
-        loaded = do.load(new(), str(file))["visitor"]
+        loaded = do.load_file(new(), str(file))["visitor"]
         assert film(do, replace(loaded, seeds=executed.seeds, selected=1)) == film(do, executed)
     assert edit.name == "rule-at-layer4.json" and load_edits(edit)[0].copy.seed == 1
     assert rule.name == "rule-at-layer4.rule.safetensors" and Rule.load(rule).layer == "layer4"
     unfinished = do.mark(new(), "copy", paint(1, THING))["visitor"]
-    assert "paste it" in do.load(new(), str(saved(do.save(unfinished, "edit"), tmp_path)))["bar"]["next"]
+    assert "paste it" in do.load_file(new(), str(saved(do.save(unfinished, "edit"), tmp_path)))["bar"]["next"]
 
 
 def test_pictures_are_saved_as_sheet_and_animation(do, executed, tmp_path):
@@ -380,7 +380,7 @@ def test_file_names_are_harmless(do, marked):
 def test_recording_of_the_original_implementation_loads(do, tmp_path):
     whole = masks.encode(torch.ones(16, 16))
     (tmp_path / "all.json").write_text(json.dumps({"object": [1, whole], "paste": [0, whole], "key": [[0, whole]]}))
-    shown = do.load(new(selected=3), str(tmp_path / "all.json"))
+    shown = do.load_file(new(selected=3), str(tmp_path / "all.json"))
     assert shown["rules"]["rules"][0]["title"] == "all" and shown["settings"]["layer"]["value"] == "layer4"
 
 
@@ -457,6 +457,15 @@ def test_unknown_generator_in_a_record_is_ignored(do, name):
     assert shown["visitor"].generator == SMALL
 
 
+def test_more_rules_than_a_page_draws_with_are_refused(do, executed):
+    state = executed.history.present
+    many = History((State(state.edit, state.rules * 17),))
+    with pytest.raises(InputError, match="at most 16 rules"):
+        new().with_history(many)
+    opened = do.open(replace(executed, works={SMALL: many.to_bytes()}))
+    assert opened["visitor"].works == {} and "at most 16 rules" in opened["trouble"]["message"]
+
+
 def test_edit_that_would_block_the_queue_is_refused(do, marked, tmp_path):
     edit = marked.history.present.edit
     for slow in (edit.with_(statistics=Recipe(50_000, 16, 0)), edit.with_(method="direct", steps=50_000)):
@@ -464,13 +473,13 @@ def test_edit_that_would_block_the_queue_is_refused(do, marked, tmp_path):
         History((State(slow),)).save(tmp_path / "slow.safetensors")
         for name in ("slow.json", "slow.safetensors"):
             with pytest.raises(InputError, match="rewriter apply"):
-                do.load(new(), str(tmp_path / name))
+                do.load_file(new(), str(tmp_path / name))
 
 
 def test_loaded_session_is_undone_to_the_work_before(do, executed, tmp_path):
     file = saved(do.save(executed, "session"), tmp_path)
     own = do.rule(executed, "strength", 0, 0.5)["visitor"]
-    loaded = do.load(own, str(file))["visitor"]
+    loaded = do.load_file(own, str(file))["visitor"]
     assert rules(do, loaded)[0]["strength"] == 1 and do.step(loaded, "undo")["rules"]["rules"] == rules(do, own)
 
 
@@ -566,7 +575,7 @@ def test_unusable_file_is_refused(do, marked, tmp_path):
     Rewriter(do.shared.model("townscape")).save(tmp_path / "foreign.safetensors")
     for name in ("damaged.json", "damaged.safetensors", "foreign.json", "foreign.safetensors", "none.json"):
         with pytest.raises(InputError, match="made on" if "foreign" in name else name):
-            do.load(new(), str(tmp_path / name))
+            do.load_file(new(), str(tmp_path / name))
 
 
 def test_impossible_step_is_refused(do, marked, executed):
@@ -661,7 +670,7 @@ def test_unexpected_error_is_logged_and_shown_without_details(caplog):
 def test_error_messages_escape_html_and_hide_folders(do, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps({"version": 1, "generator": "", "layer": "a", "<img src=x>": 1}))
     with pytest.raises(gr.Error, match="&lt;img src=x&gt;") as caught:
-        list(WorkQueue(do).follow("load", Visitor(), str(tmp_path / "bad.json")))
+        list(WorkQueue(do).follow("load_file", Visitor(), str(tmp_path / "bad.json")))
     assert str(tmp_path) not in str(caught.value)
 
 
