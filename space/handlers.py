@@ -68,11 +68,11 @@ class Handlers:
 
     # --- choosing what to see ---
 
-    def first(self, visitor: Visitor) -> Shown:
+    def first(self, visitor: Visitor, notify: Notify = silent) -> Shown:
         """The page as it arrives, the same for everybody."""
         return self.view.show(visitor, self.shared.session(visitor), *view.EVERYTHING)
 
-    def wall(self, visitor: Visitor) -> Shown:
+    def wall(self, visitor: Visitor, notify: Notify = silent) -> Shown:
         """The wall of pictures and the cards, the same for everybody."""
         return {"wall": wall.wall(self.shared), "cards": view.cards(self.shared)}
 
@@ -411,7 +411,7 @@ class Handlers:
             return self.load_file(visitor, str(path), notify)
 
     def load_file(self, visitor: Visitor, file: str, notify: Notify = silent) -> Shown:
-        """Load a file: edits, a recording of the original implementation, a rule or a session; never by a given path."""
+        """Load a file: edits, a recording of the original implementation, a rule or a session; the path is our own."""
         try:
             session = self.shared.session(visitor)
             if Path(file).suffix != ".safetensors":

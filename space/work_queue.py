@@ -44,9 +44,10 @@ except ImportError:
 ZERO_GPU = GPU is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 ON_SPACE = bool(os.environ.get("SPACE_ID"))  # shared with strangers, who wait
 CALL_SECONDS, LONG_SECONDS = 10, 60 if ON_SPACE else 900  # limits for quick work on ZeroGPU, and for long work
+CLICK_SECONDS, SLOW_CLICK_SECONDS = 10.0, 90.0  # after which a click hangs: on built-in worlds, on large generators
 HERE, NICE = Path(__file__).parent, 15  # by how much long work gives way to clicks
 INTERVAL = 0.1  # seconds without progress after which whoever follows the work can stop following it
-ALWAYS_LONG = (*LONG, "choose", "example", "work", "adopt", "compare", "load_file")
+ALWAYS_LONG = (*LONG, "choose", "example", "work", "adopt", "compare", "load_file", "first", "wall")
 LOST = "the process that did this ended, and nothing has changed: try again"
 Progress = tuple[float, str]  # share done, message
 Following = Generator[Progress | Shown, None, None]
@@ -83,7 +84,8 @@ class WorkQueue:
         lane = BACKGROUND if name == "prepare" else LONG_LANE if name in ALWAYS_LONG else QUICK
         if name == "choose" and generator in BUILT_INS:  # small ones are drawn at once
             lane = QUICK
-        job = Job(name, arguments, listen, lane, who.visitor, who.address, generator)
+        seconds = CLICK_SECONDS if generator in BUILT_INS else SLOW_CLICK_SECONDS
+        job = Job(name, arguments, listen, lane, who.visitor, who.address, generator, seconds=seconds)
         if self._gpu_call and generator not in self.shared.on_cpu:
             Thread(target=self._on_gpu, args=[job, who.request], daemon=True).start()
         else:

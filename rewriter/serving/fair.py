@@ -39,7 +39,8 @@ class Job:
     turn: float = math.inf  # virtual time at which it is due
     expected: float = 0.0  # seconds
     started: float = math.inf  # when it was given to a worker
-    deadline: float = math.inf  # when it is taken for hanging
+    seconds: float = 10.0  # for a click: after so many it is taken for hanging
+    deadline: float = math.inf  # when it is ended
     tries: int = 0
     cancelled: bool = False
 

@@ -25,11 +25,8 @@ from rewriter.serving.fair import BACKGROUND, LANES, LONG, QUICK, Estimates, Fai
 from rewriter.serving.lanes import QUANTUM, SLICES, Lanes, Run
 
 log = logging.getLogger(__name__)
-PATIENCE, BESIDE = (
-    1.6,
-    6.0,
-)  # seconds until cancelled work that does not end is ended with its process, alone in it or not
-QUICK_SECONDS = 10.0  # after which a click that still runs is taken for hanging
+PATIENCE = 1.6  # seconds until cancelled work that does not end is ended with its process
+BESIDE = 6.0  # seconds if other work would end with it, or if it gives way to all other work anyway
 WATCHED = 0.25  # seconds between looks at what has run too long
 HOMES = 10_000  # visitors whose worker is remembered
 GONE = "gone"  # what a job's listener gets as its result if its worker died and it is not tried again
@@ -309,7 +306,7 @@ class Pool:
             self._homes.move_to_end(job.visitor)
         while len(self._homes) > HOMES:
             self._homes.popitem(last=False)
-        job.deadline = job.started + (QUICK_SECONDS if job.lane == QUICK else math.inf)
+        job.deadline = job.started + (job.seconds if job.lane == QUICK else math.inf)
         self.workers[index].start(job)
 
     def _report(self, number: int, item: Any) -> None:
