@@ -38,8 +38,11 @@ Send = Callable[[int, Any], object]
 class Worker(Protocol):
     """Something that does jobs of some lanes."""
 
-    ready: bool
     lanes: Sequence[str]
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can begin a job."""
 
     def start(self, job: Job) -> None:
         """Begin a job; returns at once."""
@@ -103,7 +106,12 @@ class Process:
     def __init__(self, entry: str, options: Mapping[str, Any], lanes: Sequence[str] = LANES) -> None:
         self._entry, self._options, self.lanes = entry, dict(options), lanes
         self._news: list[tuple[Any, ...]] = []
-        self.ready, self._closed, self._failures = False, False, 0
+        self._ready, self._closed, self._failures = False, False, 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can begin a job; not if it has just died, although nobody has noticed yet."""
+        return self._ready and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -134,9 +142,9 @@ class Process:
                 if number:
                     self._sends(number, item)
                 else:
-                    self.ready, self._failures = True, 0
+                    self._ready, self._failures = True, 0
                     self._gone()
-        self.ready = False
+        self._ready = False
         status = process.wait()
         pipe.close()
         if not self._closed:
@@ -163,7 +171,7 @@ class Process:
 
     def kill(self) -> bool:
         """End the process at once; another takes its place."""
-        self.ready = False
+        self._ready = False
         self._process.kill()
         return True
 
