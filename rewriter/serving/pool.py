@@ -27,6 +27,7 @@ from rewriter.serving.lanes import QUANTUM, SLICES, Lanes, Run
 log = logging.getLogger(__name__)
 PATIENCE = 1.6  # seconds until cancelled work that does not end is ended with its process
 BESIDE = 6.0  # seconds if other work would end with it, or if it gives way to all other work anyway
+SETTLED = 0.3  # seconds until what a dead process did is done by others: whatever ended it may end them too
 WATCHED = 0.25  # seconds between looks at what has run too long
 HOMES = 10_000  # visitors whose worker is remembered
 GONE = "gone"  # what a job's listener gets as its result if its worker died and it is not tried again
@@ -148,6 +149,7 @@ class Process:
         status = process.wait()
         pipe.close()
         if not self._closed:
+            time.sleep(SETTLED)
             self._gone()
             self._failures += 1
             if status:
