@@ -354,3 +354,15 @@ def test_neighbourhoods_are_measured_once_and_read_back_with_the_same_bits(reque
     assert shut.count == RECIPE.keys and not any(bool(total.any()) for total in shut.totals)
     with pytest.raises(CancelledError):
         Statistics(generator, cache=tmp_path / "new").neighbourhoods("layer2", on_step=lambda *_: False)
+
+
+def test_a_server_writes_no_files_for_truncations_that_somebody_made_up(town, tmp_path):
+    recipe = Recipe(pictures=8, places=4)
+    server, own = (
+        Statistics(town, cache=tmp_path / name, seconds=seconds) for name, seconds in (("s", 60.0), ("o", None))
+    )
+    for statistics in (server, own):
+        statistics.moment("layer8", truncation=0.91234567, recipe=recipe)
+    assert not [*(tmp_path / "s").rglob("*.safetensors")] and len([*(tmp_path / "o").rglob("*.safetensors")]) == 1
+    server.moment("layer8", truncation=0.9, recipe=recipe)
+    assert len([*(tmp_path / "s").rglob("*.safetensors")]) == 1

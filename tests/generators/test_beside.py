@@ -378,3 +378,14 @@ def test_changes_that_hold_the_same_bytes_in_another_shape_are_told_apart():
     assert identity([one]) != identity([other]) and len(identity([one])) == 40
     assert identity([one]) == identity([LowRank("layer8", one.delta.clone(), one.directions.clone())])
     assert identity([]) == "" and identity([one, one]) != identity([one])
+
+
+def test_memories_of_more_directions_than_a_layer_has_channels_do_not_fit(town):
+    """Files of strangers would take gigabytes when a picture is drawn."""
+    info = town.layer("layer8")
+    many = info.in_channels + 1
+    delta = torch.zeros(info.out_channels, many, info.kernel, info.kernel)
+    assert not Gated(delta, torch.zeros(many, info.in_channels), 0.0, 1.0).fits(info)
+    assert Gated(delta[:, 1:], torch.zeros(many - 1, info.in_channels), 0.0, 1.0).fits(info)
+    with pytest.raises(InputError, match="made for another model"):
+        town.check(LowRank("layer8", delta, torch.zeros(many, info.in_channels)))
