@@ -254,7 +254,8 @@ class Routes:
 
     async def _fetched(self, asked: Step, request: Request) -> AsyncIterator[Shown | None]:
         """The progress of a download, beside the queue; at last {"fetched": …}, or the trouble."""
-        wanted, linked, on_top = (*asked.arguments, "", True, False)[:3] if asked.arguments else ("", True, False)
+        usual = ["", True, False]
+        wanted, linked, on_top = [*asked.arguments, *usual[len(asked.arguments) :]][:3]
         following = self.queue.fetch_wanted(f"{wanted}", linked=bool(linked), on_top=bool(on_top))
         try:
             async for one in iterate_in_threadpool(following):

@@ -107,6 +107,8 @@ def test_progress_and_parts_come_before_the_end(tab):
     assert any("progress" in line and line["progress"] for line in tab.lines[:-1])
     tab.step("fetch", "townscape", True)
     assert tab.lines[-1]["about"]["value"] == "townscape" and from_record_of(tab).link == "townscape"
+    tab.step("fetch", SMALL)
+    assert from_record_of(tab).link == SMALL  # linked, and not on top, unless the page says otherwise
     prepared = tab.step("prepare")
     assert "progress" not in prepared and "record" not in prepared
 
