@@ -55,6 +55,13 @@ class Cache:
             while self.size > self.limit:
                 dropped.append(self._drop_oldest())
 
+    def replace(self, key: Hashable, value: object) -> None:
+        """Keep a value instead of what is kept under the key."""
+        with self._lock:
+            _, size, _ = self._kept.pop(key, (None, 0, 0.0))
+            self.size -= size
+        self.put(key, value)
+
     def sweep(self) -> int:
         """Drop what nobody used for `seconds`; returns how many values that were."""
         dropped = []

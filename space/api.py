@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from inspect import signature
@@ -19,13 +18,14 @@ import gradio as gr
 
 from guard import Listeners
 from handlers import MARKS, STEPS
+from rewriter.cache import Cache
 from rewriter.masks import disc, encode
 from routes import address_of
 from state import Visitor
 from view import Shown
 from work_queue import Who, WorkQueue
 
-CLIENTS, CLIENT_BYTES, CLIENT_SECONDS = 1000, 64 << 20, 3600.0  # whose work is remembered
+CLIENT_BYTES, CLIENT_SECONDS = 64 << 20, 3600.0  # of scripts' work that is remembered by their session
 UNHEARD = 1.5  # seconds that work goes on while nobody listens
 DESCRIPTIONS = {
     "copy": "Copy the thing under the mask from picture `seed`.",
@@ -42,40 +42,17 @@ DESCRIPTIONS = {
 NAMES = {"zero": "forget_context", "begin": "new_rule", "revert": "remove_all_rules"}  # of steps, where they differ
 
 
-class Clients:
-    """The work of scripts by their session, for an hour; the least recently active are forgotten first."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[float, Visitor]] = OrderedDict()
-
-    def get(self, key: str, new: Visitor) -> Visitor:
-        """A client's work, or a new one."""
-        return self._kept.get(key, (0.0, new))[1]
-
-    def put(self, key: str, visitor: Visitor) -> None:
-        """Remember a client's work."""
-        now = time.monotonic()
-        self._kept[key] = now, visitor
-        self._kept.move_to_end(key)
-        size = sum(len(work) for _, each in self._kept.values() for work in each.works.values())
-        for oldest, (at, gone) in [*self._kept.items()][:-1]:
-            if len(self._kept) <= CLIENTS and size <= CLIENT_BYTES and at > now - CLIENT_SECONDS:
-                break
-            del self._kept[oldest]
-            size -= sum(map(len, gone.works.values()))
-
-
 class Endpoints:
     """Each public method is an endpoint of that name; long ones are generators, which end with their client."""
 
     def __init__(self, queue: WorkQueue, listeners: Listeners) -> None:
-        self._queue, self._listeners, self._clients = queue, listeners, Clients()
+        self._queue, self._listeners, self._clients = queue, listeners, Cache(CLIENT_BYTES, CLIENT_SECONDS)
 
     def generator(self, name: str, request: gr.Request) -> Iterator[Any]:
         """Switch to another generator, which is downloaded if necessary; the work on this one is kept."""
         for _ in self._queue.fetch(name):
             yield gr.skip()
-        yield from self._follow(request, _work, "choose", name)
+        yield from self._follow(request, outcome, "choose", name)
 
     def pictures(self, seeds: str, original: bool, request: gr.Request) -> dict[str, str]:
         """Draw pictures such as 0-11, 40, 97: with the rules that are on, or by the original generator."""
@@ -98,11 +75,11 @@ class Endpoints:
 
     def execute(self, request: gr.Request) -> Iterator[Any]:
         """Turn the edit into a rule: the generator is rewritten."""
-        yield from self._follow(request, _work, "execute")
+        yield from self._follow(request, outcome, "execute")
 
     def example(self, name: str, request: gr.Request) -> Iterator[Any]:
         """Load an example's edits and execute them."""
-        yield from self._follow(request, _work, "example", name)
+        yield from self._follow(request, outcome, "example", name)
 
     def change_rule(self, rule: int, action: str, value: Any, request: gr.Request) -> Any:
         """Change a rule. action: strength (-1 to 2), switch (true or false), move (to a position) or remove."""
@@ -124,11 +101,11 @@ class Endpoints:
 
     def load(self, file: str, request: gr.Request) -> Iterator[Any]:
         """Load a file: an edit, a recording of the original implementation, a rule or a session."""
-        yield from self._follow(request, _work, "load_file", file)
+        yield from self._follow(request, outcome, "load_file", file)
 
     def _work(self, request: gr.Request, name: str, *arguments: Any) -> Any:
         """What comes next or the verdict, and the rules."""
-        return _work(self._result(request, name, *arguments))
+        return outcome(self._result(request, name, *arguments))
 
     def _result(self, request: gr.Request, name: str, *arguments: Any) -> Shown:
         *_, shown = self._shown(request, name, *arguments)
@@ -143,7 +120,7 @@ class Endpoints:
     def _shown(self, request: gr.Request, name: str, *arguments: Any) -> Iterator[Shown | None]:
         """None while work goes on, then what its handler returned."""
         key = request.session_hash or secrets.token_hex(8)  # without a session: one for this call
-        visitor = self._clients.get(key, Visitor(self._queue.shared.names[0]))
+        visitor = self._clients.peek(key) or Visitor(self._queue.shared.names[0])
         who = Who(
             request.session_hash or "no session",
             address_of(request.request) if request.request else "",
@@ -162,7 +139,7 @@ class Endpoints:
                 yield None
         assert shown is not None
         if "visitor" in shown and request.session_hash:
-            self._clients.put(key, shown["visitor"])
+            self._clients.replace(key, shown["visitor"])
         yield shown
 
     def _step(self, handler: str, what: str) -> Callable[..., Any]:
@@ -180,7 +157,7 @@ class Endpoints:
         return run
 
 
-def _work(shown: Shown) -> Any:
+def outcome(shown: Shown) -> Any:
     """What comes next or the verdict, and the rules."""
     words = {key: shown["bar"][key] for key in ("next", "verdict") if key in shown["bar"]}
     return {**words, "details": shown["bar"].get("details", []), **shown["rules"]}
@@ -189,7 +166,7 @@ def _work(shown: Shown) -> Any:
 def expose(queue: WorkQueue, listeners: Listeners) -> None:
     """Add the endpoints to the Blocks that are being laid out."""
     endpoints, button = Endpoints(queue, listeners), gr.Button(visible=False)
-    outcome = gr.JSON(visible=False, label="outcome")
+    answer = gr.JSON(visible=False, label="outcome")
     inputs = {
         "seed": gr.Number(0, precision=0, visible=False, label="seed of a picture, 0 to 99,999"),
         "mask": _mask(),
@@ -205,7 +182,7 @@ def expose(queue: WorkQueue, listeners: Listeners) -> None:
     for run in runs.values():
         name = run.__name__
         given = [inputs[each] for each in signature(run).parameters if each in inputs]
-        button.click(run, given, outcome, api_name=name, concurrency_limit=None)
+        button.click(run, given, answer, api_name=name, concurrency_limit=None)
 
 
 def _mask() -> gr.Textbox:

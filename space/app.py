@@ -83,6 +83,7 @@ class Page:
     def rest(self) -> None:
         """Forget those who have left, and give memory back."""
         self.records.sweep()
+        self.shared.sweep()  # of work in this process
         give_back_memory()
 
     def close(self) -> None:

@@ -41,9 +41,8 @@ from state import MOST_PICTURES, MOST_STEPS, Shared, Visitor, check_affordable
 from view import Shown
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
-QUICK = tuple(
-    "mark unmark pick browse more look step rule accept reject set save link open refresh".split()
-)  # by the page
+# what the page asks for
+QUICK = tuple("mark unmark pick browse more look step rule accept reject set save link open refresh".split())
 LONG = tuple("execute find mend suggest zero prepare load".split())
 SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smil
 MODEL_BYTES, KEYS = 4 << 30, 128 << 20  # of generators that stay in memory, and of features and rules
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
 SHELF = "served/pictures-2.sqlite"  # in the cache folder; another number for pictures that are made otherwise
-NONE = -1.0  # the note of a picture that there is not
+ABSENT = -1.0  # the note of a picture that there is not
 PICTURES = "rewriter/pictures/"  # before the name of a picture, relative to the page
 SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
 
@@ -246,10 +247,8 @@ class Shared:
             each = difference(now, before).flatten(1).max(1).values.tolist()
             made = {names[s]: (jpeg(one, side), change) for s, one, change in zip(missing, now, each, strict=True)}
             changes |= {name: change for name, (_, change) in made.items()}
-        inline = visitor.inline or self.inline
-        if made and not self.shelf.put(made):
-            inline = True
-        return [Drawn(self._url(names[seed], made, inline=inline), changes[names[seed]]) for seed in seeds]
+        urls = self._urls(visitor, [names[seed] for seed in seeds], made)
+        return [Drawn(url, changes[names[seed]]) for seed, url in zip(seeds, urls, strict=True)]
 
     def crops(
         self, visitor: Visitor, recipe: str, count: int, make: Callable[[], Sequence[Tensor]], *, side: int
@@ -258,17 +257,18 @@ class Shared:
         names, made = [name_of(f"{recipe} {side} {i}") for i in range(count)], dict[str, tuple[bytes, float]]()
         notes = self.shelf.notes(names)
         if len(notes) < count:
-            made = {name: (jpeg(picture, side), 0.0) for name, picture in zip(names, make(), strict=False)}
-            notes = {name: 0.0 for name in made}
-        inline = visitor.inline or self.inline
-        if made and not self.shelf.put({name: (b"", NONE) for name in names} | made):
-            inline = True
-        return [self._url(name, made, inline=inline) for name in names if notes.get(name, NONE) != NONE]
+            pictures = (jpeg(picture, side) for picture in make())
+            made = {name: (data or b"", 0.0 if data else ABSENT) for name, data in zip_longest(names, pictures)}
+            notes = {name: note for name, (_, note) in made.items()}
+        return self._urls(visitor, [name for name in names if notes[name] != ABSENT], made)
 
-    def _url(self, name: str, made: Mapping[str, tuple[bytes, float]], *, inline: bool) -> str:
-        if not inline:
-            return PICTURES + name
-        return data_url(made[name][0] if name in made else self.shelf.get(name) or b"", "image/jpeg")
+    def _urls(self, visitor: Visitor, names: Sequence[str], made: Mapping[str, tuple[bytes, float]]) -> list[str]:
+        """URLs of pictures, after those just `made` are kept; data URLs where a browser could not fetch them."""
+        kept = not made or self.shelf.put(made)
+        if kept and not (visitor.inline or self.inline):
+            return [PICTURES + name for name in names]
+        contents = (made[name][0] if name in made else self.shelf.get(name) or b"" for name in names)
+        return [data_url(content, "image/jpeg") for content in contents]
 
     @torch.no_grad()
     def pictures(

@@ -121,3 +121,13 @@ def test_threads_that_use_and_sweep_keep_the_books_right():
     finally:
         sys.setswitchinterval(interval)
     assert not errors and ours.size == sum(size for _, size, _ in ours._kept.values()) <= 400
+
+
+def test_a_replaced_value_counts_once():
+    cache = Cache(1000)
+    for _ in range(5):
+        cache.replace("a", bytes(300))
+    cache.replace("a", bytes(400))
+    assert len(cache.peek("a")) == 400 and cache.size == 400
+    cache.put("b", bytes(500))
+    assert cache.peek("a") is not None and cache.peek("b") is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -91,12 +90,12 @@ class FairQueue:
             return 1
         return len({each.visitor for each in self.jobs if each.address == job.address} | {job.visitor})
 
-    def take(self, wanted: Callable[[Job], bool] = lambda job: True) -> Job | None:
-        """Remove and return the first job that is wanted, if there is one."""
-        job = next((each for each in self.jobs if wanted(each)), None)
-        if job is not None:
-            self.jobs.remove(job)
-            self.time = max(self.time, job.turn)
+    def take(self) -> Job | None:
+        """Remove and return the first job, if there is one."""
+        if not self.jobs:
+            return None
+        job = self.jobs.pop(0)
+        self.time = max(self.time, job.turn)
         return job
 
     def remove(self, job: Job) -> bool:
@@ -109,7 +108,3 @@ class FairQueue:
     def before(self, job: Job) -> list[Job]:
         """The jobs that will be served before this one."""
         return self.jobs[: self.jobs.index(job)] if job in self.jobs else []
-
-    def waiting(self) -> Counter[str]:
-        """How many jobs wait, by visitor."""
-        return Counter(job.visitor for job in self.jobs)

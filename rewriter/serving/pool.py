@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import Pipe
 from threading import RLock, Thread
-from typing import Any, Protocol
+from typing import Any
 
 from rewriter.serving.fair import BACKGROUND, LANES, LONG, QUICK, Estimates, FairQueue, Job
 from rewriter.serving.lanes import QUANTUM, SLICES, Lanes, Run
@@ -34,31 +34,6 @@ GONE = "gone"  # what a job's listener gets as its result if its worker died and
 CANCELLED = None  # the result of a job that was cancelled
 
 Send = Callable[[int, Any], object]
-
-
-class Worker(Protocol):
-    """Something that does jobs of some lanes."""
-
-    lanes: Sequence[str]
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can begin a job."""
-
-    def start(self, job: Job) -> None:
-        """Begin a job; returns at once."""
-
-    def cancel(self, job: Job) -> None:
-        """Ask a job to end."""
-
-    def kill(self) -> bool:
-        """End the worker's jobs at once; False if they go on, unheard."""
-
-    def learn(self, *news: Any) -> None:
-        """Tell the worker something that it has to know for later jobs."""
-
-    def close(self) -> None:
-        """End without a complaint."""
 
 
 class Here:

@@ -6,12 +6,9 @@ import hashlib
 import hmac
 import os
 import secrets
-import time
-from collections import OrderedDict
 from contextlib import suppress
-from threading import Lock
 
-from rewriter.cache import default_folder
+from rewriter.cache import Cache, default_folder
 
 VARIABLE = "REWRITER_SECRET"  # the same on all hosts that serve one page
 BYTES, SECONDS = 64 << 20, 600.0  # of records that are remembered
@@ -39,9 +36,7 @@ class Records:
     """
 
     def __init__(self, key: bytes | None = None, *, limit: int = BYTES, seconds: float = SECONDS) -> None:
-        self._key, self._limit, self._seconds = secret() if key is None else key, limit, seconds
-        self._kept: OrderedDict[str, tuple[float, str]] = OrderedDict()
-        self._size, self._lock = 0, Lock()
+        self._key, self._kept = secret() if key is None else key, Cache(limit, seconds)
 
     def sign(self, text: str) -> str:
         """A text with its signature behind a point."""
@@ -60,29 +55,14 @@ class Records:
     def remember(self, signed: str) -> str:
         """Remember a signed text; returns its digest."""
         digest = hashlib.sha256(signed.encode("utf-8", "surrogatepass")).hexdigest()
-        with self._lock:
-            self._drop(digest)
-            self._kept[digest] = time.monotonic(), signed
-            self._size += len(signed)
-        self.sweep()
+        self._kept.put(digest, signed)
         return digest
-
-    def sweep(self) -> None:
-        """Forget what is too old, or too much."""
-        with self._lock:
-            oldest = time.monotonic() - self._seconds
-            while self._kept and (self._size > self._limit or next(iter(self._kept.values()))[0] < oldest):
-                self._drop(next(iter(self._kept)))
 
     def recall(self, digest: str) -> str | None:
         """The remembered text with this digest."""
-        with self._lock:
-            found = self._kept.get(digest)
-        return found[1] if found else None
+        found: str | None = self._kept.peek(digest)
+        return found
 
-    def _drop(self, digest: str) -> None:
-        if (found := self._kept.pop(digest, None)) is not None:
-            self._size -= len(found[1])
-
-    def __len__(self) -> int:
-        return len(self._kept)
+    def sweep(self) -> None:
+        """Forget what is too old."""
+        self._kept.sweep()
