@@ -55,6 +55,7 @@ NO_LOGIN = (
 OPTIONS: dict[str, Any] = {**PRIVATE, "concurrency_id": "publish", "concurrency_limit": 4}
 DRAWN = 64 << 20  # bytes of pictures in the cache
 SENT = "(sent, ...form) => [{ record: window.rewriter.record(), here: window.rewriter.here() }, ...form]"
+Filled = tuple[Any, str, str, bool, bool]  # see `PublishPanel._form`
 Profile = gr.OAuthProfile | None
 Token = gr.OAuthToken | None
 
@@ -69,6 +70,25 @@ class Form:
     description: str
     rules_only: bool
     private: bool
+
+
+def pressed(run: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """What a button does with what is filled in, as Gradio calls it: by position, and what it knows by its type."""
+
+    def press(
+        sent: Any,
+        name: str,
+        description: str,
+        rules_only: bool,
+        private: bool,
+        request: gr.Request,
+        profile: Profile,
+        token: Token,
+        progress: gr.Progress = PROGRESS,
+    ) -> Iterator[Any]:
+        yield from run((sent, name, description, rules_only, private), request, profile, token, progress)
+
+    return press
 
 
 class PublishPanel:
@@ -119,8 +139,8 @@ class PublishPanel:
         form = [self.sent, self.name, self.description, self.rules_only, self.private]
         options = {"show_progress_on": self.status, "js": SENT, **OPTIONS}
         shown = [self.draft, self.files, self.card, self.status]
-        previewing = self.preview.click(self.on_preview, form, shown, **options)
-        self.publish.click(self.on_publish, form, [self.status, self.draft], cancels=[previewing], **options)
+        previewing = self.preview.click(pressed(self.on_preview), form, shown, **options)
+        self.publish.click(pressed(self.on_publish), form, [self.status, self.draft], cancels=[previewing], **options)
         self.list.click(self.on_list, None, self.listed, **OPTIONS)
 
     def returned(self, profile: Profile) -> Any:
@@ -128,22 +148,13 @@ class PublishPanel:
         return gr.Accordion(open=True) if profile else gr.skip()
 
     def on_preview(
-        self,
-        sent: Any,
-        name: str,
-        description: str,
-        rules_only: bool,
-        private: bool,
-        request: gr.Request,
-        profile: Profile,
-        token: Token,
-        progress: gr.Progress = PROGRESS,
+        self, filled: Filled, request: gr.Request, profile: Profile, token: Token, progress: gr.Progress = PROGRESS
     ) -> Iterator[Any]:
         """Show the card, and the files with their sizes; nothing is sent."""
         yield [gr.Accordion(visible=False), "", "", "Preparing the preview …"]
         account = "you"
         try:
-            form = self._form(sent, name, description, rules_only, private)
+            form = self._form(*filled)
             with suppress(InputError):
                 account = self._client(form, request, profile, token)[0]
             draft = yield from self._draft(form, account, progress)
@@ -160,21 +171,12 @@ class PublishPanel:
         yield [gr.Accordion(visible=True, open=True), files, card, "Nothing is sent until you press *Publish*."]
 
     def on_publish(
-        self,
-        sent: Any,
-        name: str,
-        description: str,
-        rules_only: bool,
-        private: bool,
-        request: gr.Request,
-        profile: Profile,
-        token: Token,
-        progress: gr.Progress = PROGRESS,
+        self, filled: Filled, request: gr.Request, profile: Profile, token: Token, progress: gr.Progress = PROGRESS
     ) -> Iterator[Any]:
         """Publish in the visitor's account; show where it is, or why it failed."""
         yield ["Publishing …", gr.Accordion(visible=False)]
         try:
-            form = self._form(sent, name, description, rules_only, private)
+            form = self._form(*filled)
             with errors_shown("publishing"):
                 account, api = self._client(form, request, profile, token)
             there = partial(target, api=api, private=form.private, advice=PAGE_ADVICE)

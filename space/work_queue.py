@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import gradio as gr
@@ -31,6 +31,7 @@ from rewriter.errors import InputError, RewriterError
 from rewriter.hub.browse import public_rules
 from rewriter.serving.fair import BACKGROUND, LANES, QUICK, Job
 from rewriter.serving.fair import LONG as LONG_LANE
+from rewriter.serving.lanes import Lanes
 from rewriter.serving.pool import CANCELLED, GONE, Here, Pool, Process
 from state import Shared, Visitor
 from view import Shown
@@ -199,25 +200,18 @@ class WorkQueue:
     def _progress(self, name: str, *arguments: Any) -> Generator[Any, None, None]:
         """The progress of a handler, then ("end", its result), in ZeroGPU's worker."""
         items: SimpleQueue[Any] = SimpleQueue()
-        cancelled, end, last = Event(), time.monotonic() + LONG_SECONDS, (0.0, "Working")
-
-        def notify(done: int, of: int, message: str, shown: Shown | None = None) -> bool:
-            items.put(shown or (done / of, message))
-            return not cancelled.is_set() and time.monotonic() < end
-
-        worker = Thread(
-            target=lambda: items.put(("end", self._work(name, *arguments, notify=notify))), name="gpu", daemon=True
-        )
-        worker.start()
+        lanes = Lanes(self._work, lambda _, item: items.put(item), limit=LONG_SECONDS)
+        lanes.start(1, LONG_LANE, name, arguments)
+        item: Any = (0.0, "Working")
         try:
-            item: Any = last
             while not is_end(item):
                 with suppress(Empty):
                     item = items.get(timeout=INTERVAL)
                 yield item
         finally:
-            cancelled.set()
-            worker.join()  # somebody else gets the GPU as soon as this returns
+            lanes.cancel(1)
+            while not is_end(item):  # somebody else gets the GPU as soon as this returns
+                item = items.get()
 
 
 def _processes(shared: Shared, workers: int) -> Iterator[Process]:

@@ -80,7 +80,7 @@ def updates(press, visitor, name="hats", *, rules_only=True, private=True, who=A
     headers = {"host": "ada-page.hf.space", "origin": "https://ada-page.hf.space", **headers}
     sent = {"record": to_record(visitor), "here": here}
     request = gr.Request(request=SimpleNamespace(headers=headers, client=None))
-    return press(sent, name, "", rules_only, private, request, *who, lambda *progress, **message: None)
+    return press((sent, name, "", rules_only, private), request, *who, lambda *progress, **message: None)
 
 
 def publish(page, *form, **options):
