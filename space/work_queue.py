@@ -32,7 +32,8 @@ from rewriter.hub.browse import public_rules
 from rewriter.serving.fair import BACKGROUND, LANES, QUICK, Job
 from rewriter.serving.fair import LONG as LONG_LANE
 from rewriter.serving.lanes import Lanes
-from rewriter.serving.pool import CANCELLED, GONE, Here, Pool, Process
+from rewriter.serving.pool import CANCELLED, GONE, Pool
+from rewriter.serving.process import Here, Process
 from state import Shared, Visitor
 from view import Shown
 from work import ERROR, WRONG, Work

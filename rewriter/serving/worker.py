@@ -1,4 +1,4 @@
-"""A worker process: `python -m rewriter.serving.worker FD MODULE:FUNCTION`, started by `pool.Process`.
+"""A worker process: `python -m rewriter.serving.worker FD MODULE:FUNCTION`, started by `process.Process`.
 
 It reads messages from the inherited pipe FD: first the options of FUNCTION, which returns what runs jobs, then jobs and
 cancellations; it ends when the pipe is closed. Messages are pickles between our own processes.

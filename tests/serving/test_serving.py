@@ -12,7 +12,8 @@ import pytest
 from rewriter.serving.fair import BACKGROUND, LONG, QUICK, Estimates, FairQueue, Job
 from rewriter.serving.lanes import Lanes
 from rewriter.serving.limits import Allowance, Limits, RefusedError
-from rewriter.serving.pool import GONE, Here, Pool, Process
+from rewriter.serving.pool import GONE, Pool
+from rewriter.serving.process import Here, Process
 from rewriter.serving.records import Records, secret
 from rewriter.serving.shelf import Shelf
 
