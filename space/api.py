@@ -16,11 +16,11 @@ from typing import Any
 
 import gradio as gr
 
+from asked import address_of
 from guard import Listeners
 from handlers import MARKS, STEPS
 from rewriter.cache import Cache
 from rewriter.masks import disc, encode
-from routes import address_of
 from state import Visitor
 from view import Shown
 from work_queue import Who, WorkQueue

@@ -13,8 +13,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from asked import FILE_BODY, address_of
 from rewriter.serving.limits import Limits, RefusedError
-from routes import FILE_BODY, address_of
 
 OWN = "/rewriter/"  # routes that have limits of their own
 UPLOAD = re.compile(r"/gradio_api/upload/?")

@@ -265,7 +265,7 @@ def slow(page, monkeypatch):
 
 
 def test_a_body_that_comes_too_slowly_is_cut_off_and_others_are_not_held_up(http, tab, monkeypatch):
-    monkeypatch.setattr("routes.BODY_SECONDS", 1.0)
+    monkeypatch.setattr("asked.BODY_SECONDS", 1.0)
     slow = [socket.create_connection((http.base_url.host, http.base_url.port)) for _ in range(10)]
     try:
         for each in slow:
