@@ -20,7 +20,7 @@ from rewriter.editing.job import Job
 from rewriter.editing.likeness import Likeness
 from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
-from rewriter.editing.verdict import MOST, TOOK, HeldOut, held_out
+from rewriter.editing.verdict import ASKED, MOST, TOOK, HeldOut, held_out
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.memory.goal import Goal
@@ -68,7 +68,11 @@ def execute(
     or a narrower template, unless the edit names these itself. `seconds`: after which no further candidate is tried.
     `on_step` is called with (candidates tried, of). For the rest see `execute.replay`.
     """
-    if edit.form != AUTO and (edit.budget is None or edit.kind == "zero" or edit.smoothness is not None or edit.gate):
+    if edit.kind == "switch":
+        edit = edit.with_(form="units")
+    if edit.form != AUTO and (
+        edit.budget is None or edit.kind in ("zero", "switch") or edit.smoothness is not None or edit.gate
+    ):
         steps = {"on_step": on_step, "on_statistics": on_statistics, "on_rule": on_rule}
         return replay(generator, edit, rules=rules, statistics=statistics, **steps)  # type: ignore[arg-type]
     first = edit if edit.form != AUTO else edit.with_(form="weight" if edit.kind == "zero" else "gated")
@@ -88,7 +92,7 @@ def execute(
 def _best(job: Job, stages: Sequence[Sequence[Edit]], seconds: float, on_step: OnStep | None) -> Attempt:
     """The best candidate that could be tried in time; the search ends where one has taken."""
     started, tried, refused = time.monotonic(), list[Attempt](), list[Exception]()
-    held = held_out(job, SEARCHED) if job.edit.kind == "replace" else None
+    held = held_out(job, SEARCHED) if job.edit.kind in ASKED else None
     total, done = sum(map(len, stages)), 0
     for stage in stages:
         for edit in stage:
@@ -122,6 +126,9 @@ def _candidates(generator: Generator, edit: Edit) -> Iterator[list[Edit]]:
         return
     for rank in ranks:
         yield [edit.with_(form="gated", rank=rank, spread=spread) for spread in (True, False)]
+    if edit.kind == "paint":  # units belong to a layer
+        yield [edit.with_(form="weight", rank=rank) for rank in ranks]
+        return
     yield [edit.with_(form="template")]
     near = _near(generator, edit.layer)
     yield [edit.with_(form="gated", layer=layer) for layer in near]
@@ -196,7 +203,7 @@ def _within_budget(attempt: Attempt, steps: int, on_step: OnStep | None) -> Rule
 
 
 def _can_be_gentler(edit: Edit) -> bool:
-    return edit.kind != "zero" and (edit.form != "weight" or edit.method in PROTECTING)
+    return edit.kind not in ("zero", "switch") and (edit.form != "weight" or edit.method in PROTECTING)
 
 
 def _gentler(edit: Edit) -> Edit:

@@ -16,16 +16,18 @@ from rewriter.checks import optional
 from rewriter.editing import recording
 from rewriter.editing.recipe import Recipe, recipe
 from rewriter.editing.region import Place, Region, places, region, regions
+from rewriter.editing.stroke import Stroke, strokes
 from rewriter.errors import InputError
 from rewriter.files import read_json, write_json
 from rewriter.generators.change import STRENGTHS
+from rewriter.masks import MAX_CELLS
 from rewriter.memory import DIRECTIONS, FORMS, SOLVERS
 
 __all__ = ["Edit", "Region", "load_edits", "read_recording", "save_edits"]
 
 VERSION = 1
 MOST = 64  # edits in one file
-KINDS = ("replace", "erase", "zero")
+KINDS = ("replace", "erase", "zero", "paint", "switch")
 AUTO = "auto"  # in place of a form: the machine chooses layer, form and numbers, and the rule's edit names them
 BY_HAND = {
     "rank",
@@ -45,7 +47,8 @@ class Edit:
     """A request: which rule of which generator to change, and how.
 
     Kind "replace" draws the copied thing at the pasted place, "erase" removes what is there, and "zero" makes the layer
-    forget what singles the context out. An edit may lack places: see `missing`.
+    forget what singles the context out. "paint" makes what was painted with units hold wherever the context is, and
+    "switch" sets units to levels on all pictures. An edit may lack places: see `missing`.
     """
 
     generator: str  # the one that it was made on; "": any
@@ -73,6 +76,7 @@ class Edit:
     unlike: tuple[Place, ...] = ()  # places that look like the context and are none
     budget: float | None = None  # how much may change elsewhere, in 1/255; None: see `choose.BUDGET`
     gate: tuple[float, float] | None = None  # where a memory beside W starts to open, and is open; None: see `forms`
+    strokes: tuple[Stroke, ...] = ()  # units that were painted with, or switched
 
     def missing(self) -> list[str]:
         """What the edit still needs, as next steps; empty when it can be executed."""
@@ -81,7 +85,9 @@ class Edit:
             copy: self.kind == "replace" and not self.copy,
             "paste it onto another picture": self.kind == "replace" and not self.paste,
             "mark the place to erase on a picture": self.kind == "erase" and not self.paste,
-            "mark the context on at least one picture": not self.context and not self.paste,
+            "paint on a picture with units": self.kind == "paint" and not (self.paste and self.strokes),
+            "choose units to switch": self.kind == "switch" and not self.strokes,
+            "mark the context on at least one picture": not (self.context or self.paste or self.kind == "switch"),
         }
         return [step for step, lacking in steps.items() if lacking]
 
@@ -91,9 +97,14 @@ class Edit:
         return tuple(place for place in (self.copy, self.paste, *self.context, *self.keep) if place)
 
     @property
+    def masks(self) -> tuple[Region, ...]:
+        """Every place with a mask of its own: those that it points at, and those of its strokes."""
+        return (*self.regions, *(each.place for each in self.strokes if each.place))
+
+    @property
     def cells(self) -> int:
         """How many values its masks have together."""
-        return sum(place.mask.numel() for place in self.regions)
+        return sum(place.mask.numel() for place in self.masks)
 
     @cached_property
     def digest(self) -> str:
@@ -113,7 +124,7 @@ class Edit:
         plain = {name: getattr(self, name) for name in _CHECKS if name not in (*single, *lists)}
         plain |= {"after": list(self.after), "statistics": self.statistics and asdict(self.statistics)}
         plain |= {name: [place.to_json() for place in getattr(self, name)] for name in ("found", "unlike")}
-        plain |= {"gate": self.gate and list(self.gate)}
+        plain |= {"gate": self.gate and list(self.gate), "strokes": [each.plain(place) for each in self.strokes]}
         usual = {name for name in LATER if plain[name] == LATER[name]}  # so that earlier edits keep bytes and digest
         return {"version": VERSION, **{k: v for k, v in plain.items() if k not in usual}, **single, **lists}
 
@@ -199,6 +210,14 @@ def _gate(name: str, value: Any) -> tuple[float, float]:
     return gate[0], gate[1]
 
 
+def _strokes(name: str, value: Any) -> tuple[Stroke, ...]:
+    """Check strokes; their masks are bounded together, like those of `regions`."""
+    found: tuple[Stroke, ...] = strokes(name, value)
+    if sum(each.place.mask.numel() for each in found if each.place) > MAX_CELLS:
+        raise checks.refusal(name, value, f"masks of at most {MAX_CELLS >> 20}M cells together")
+    return found
+
+
 _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "generator": checks.text(200),
     "layer": checks.text(40),
@@ -225,6 +244,7 @@ _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file
     "unlike": places,
     "budget": optional(checks.number(0.01, 255)),
     "gate": optional(_gate),
+    "strokes": _strokes,
 }
 # Fields of version 0.2, which files leave out at these values.
-LATER: Mapping[str, Any] = {"form": "weight", "found": [], "unlike": [], "budget": None, "gate": None}
+LATER: Mapping[str, Any] = {"form": "weight", "found": [], "unlike": [], "budget": None, "gate": None, "strokes": []}

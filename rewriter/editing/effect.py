@@ -17,6 +17,7 @@ from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
 from rewriter.generators.latents import UNSEEN
+from rewriter.generators.units import Units
 from rewriter.masks import grow
 from rewriter.pictures import difference
 
@@ -104,6 +105,8 @@ def suggestion(rule: Rule) -> NextStep | None:
         return NextStep("Remove more of it", {"rank": rule.rank + 1})
     if edit.form == "weight":
         return NextStep("Change only what is marked", {"form": "gated"})
+    if edit.kind == "paint":
+        return NextStep("Ask for more", {"rank": rule.rank + 1})
     if edit.kind == "replace" and edit.form == "gated":
         return NextStep("Copy it exactly", {"form": "template"})
     layer = _next_layer(rule.layer)
@@ -129,7 +132,7 @@ def verdict_in_words(effect: Effect) -> str:
 def advice(rule: Rule) -> list[str]:
     """What fell short and what to try next; empty if the rule did what was asked, or its effect is not known."""
     effect, edit = rule.effect, rule.edit
-    if effect is None:
+    if effect is None or edit is not None and edit.kind == "switch":
         return []
     much = f"{effect.side_effect:.1f}/255"
     remarks = {
@@ -178,6 +181,10 @@ def _by_figures(rule: Rule, effect: Effect) -> dict[str, bool]:
 def effect_in_words(name: str, rule: Rule) -> str:
     """One paragraph: the layer and form, the verdict, what the rule did, and how long it took to solve."""
     effect, form = rule.effect, form_of(rule.beside)
+    if isinstance(rule.beside, Units):
+        count = len(rule.beside.units)
+        changes = "" if effect is None else f"; unseen pictures change by {effect.side_effect:.2f}/255 on average"
+        return f"{name}: {rule.layer}, {count} unit{'' if count == 1 else 's'} set to a level{changes}"
     made = f"{name}: {rule.layer}, {form}, rank {rule.rank}"
     if effect is None:
         return f"{made}; its effect was not measured"
@@ -250,9 +257,7 @@ def measure(
     `seeds`: pictures to measure on; None: the first 48 unseen ones, fewer if they are large and there is no GPU.
     `seconds`: how long solving took.
     """
-    if seeds is None:
-        number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))
-        seeds = [seed for seed in range(UNSEEN, UNSEEN + 2 * number) if seed not in rule.seeds()][:number]
+    seeds = _unseen(generator, rule) if seeds is None else seeds
     aim = goal[:1] if goal[:1].asks_for_change else goal
     left = aim.remaining(generator.values(aim.features, rules=[*rules, rule]))
     removed = 1 - left / aim.remaining(aim.before) if aim.asks_for_change else 0.0
@@ -278,6 +283,30 @@ def measure(
         places=int(places),
         seconds=seconds,
     )
+
+
+@torch.no_grad()
+def measure_switch(
+    generator: Generator,
+    rule: Rule,
+    *,
+    truncation: float = 1.0,
+    rules: Sequence[LowRank] = (),
+    seeds: Sequence[int] | None = None,
+) -> Effect:
+    """How much switched units change unseen pictures, on average over all pixels; there is no goal to judge them by."""
+    seeds, changed = list(_unseen(generator, rule) if seeds is None else seeds), 0.0
+    for i in range(0, len(seeds), BATCH):
+        features = generator.keys(seeds[i : i + BATCH], rule.layer, truncation=truncation, rules=rules)
+        before, after = (generator.picture(features, rules=each).clamp(-1, 1) for each in (rules, [*rules, rule]))
+        changed += float(difference(before, after).mean((1, 2)).sum())
+    return Effect(1.0, 1.0, changed / len(seeds), 0.0, len(seeds), 0, 0.0)
+
+
+def _unseen(generator: Generator, rule: Rule) -> list[int]:
+    """Pictures to measure on: fewer if they are large and there is no GPU."""
+    number = 48 if generator.device.type == "cuda" else max(8, min(48, 48 * 64 // generator.resolution))
+    return [seed for seed in range(UNSEEN, UNSEEN + 2 * number) if seed not in rule.seeds()][:number]
 
 
 def _moved(before: Tensor, after: Tensor, towards: Tensor, size: Sequence[int]) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rewriter.editing import forms
 from rewriter.editing.edit import AUTO, Edit
-from rewriter.editing.effect import Effect, measure
+from rewriter.editing.effect import Effect, measure, measure_switch
 from rewriter.editing.job import Job
 from rewriter.editing.likeness import Likeness
 from rewriter.editing.provenance import check_complete, check_rules, requests
@@ -52,6 +53,11 @@ def replay(
         ComputationError: the numbers went wrong.
         CancelledError: `on_step` or `on_statistics` returned False.
     """
+    if edit.kind == "switch":
+        rule = switched(generator, edit, rules, unseen)
+        if on_rule is not None:
+            on_rule(rule)
+        return rule
     job = prepare(generator, edit, rules=rules, statistics=statistics, on_statistics=on_statistics)
     rule, goal, seconds = solved(job, on_step=on_step)
     rule = with_twin(job, rule, goal)
@@ -79,11 +85,24 @@ def prepare(
     return job
 
 
+FORMS_OF = {  # that an edit of a kind can have; those of others are weight and gated
+    "replace": ("weight", "gated", "template"),
+    "zero": ("weight",),
+    "switch": ("units",),
+}
+
+
 def _check_form(edit: Edit) -> None:
     if edit.form == AUTO:
         raise InputError("the form of the edit is not chosen yet: execute it, or set form to weight, gated or template")
-    if edit.form == "template" and edit.kind != "replace" or edit.form == "gated" and edit.kind == "zero":
-        raise InputError(f"an edit of kind {edit.kind} cannot have the form {edit.form}: set form to weight")
+    if edit.form not in FORMS_OF.get(edit.kind, ("weight", "gated")):
+        usual = FORMS_OF.get(edit.kind, ("weight",))[0]
+        raise InputError(f"an edit of kind {edit.kind} cannot have the form {edit.form}: set form to {usual}")
+    if layers := {stroke.layer for stroke in edit.strokes} - {edit.layer}:
+        raise InputError(
+            f"a rule changes one layer, and {edit.layer} is not the layer of all units that were set "
+            f"({', '.join(sorted(layers))}): undo some strokes, or set layer to theirs"
+        )
 
 
 def solved(job: Job, *, on_step: OnStep | None = None) -> tuple[Rule, Goal, float]:
@@ -119,6 +138,20 @@ def solved(job: Job, *, on_step: OnStep | None = None) -> tuple[Rule, Goal, floa
         edit=edit.with_(after=requests(job.rules)),
     )
     return rule, goal, time.perf_counter() - started
+
+
+def switched(generator: Generator, edit: Edit, rules: Sequence[Rule], unseen: Sequence[int] | None = None) -> Rule:
+    """The rule that sets units to levels on all pictures, and how much these change; nothing has to be solved."""
+    check_complete(generator, edit)
+    _check_form(edit)
+    check_rules(generator, edit, rules)
+    (stroke,) = edit.strokes
+    change, strength = stroke.change(generator.layer(edit.layer)), edit.strength * stroke.strength
+    edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
+    about: dict[str, Any] = {"fingerprint": generator.fingerprint, "edit": edit.with_(after=requests(rules))}
+    rule = Rule(edit.layer, change.delta, change.directions, strength, beside=change.beside, **about)
+    rule = rule.to(generator.device)
+    return replace(rule, effect=measure_switch(generator, rule, truncation=edit.truncation, rules=rules, seeds=unseen))
 
 
 def with_twin(job: Job, rule: Rule, goal: Goal) -> Rule:

@@ -142,7 +142,7 @@ class History:
 def _fits(states: Sequence[State]) -> bool:
     """Whether the masks and rules of all states, each counted once, are small enough to be saved and read again."""
     edits = {id(state.edit): state.edit for state in states}.values()
-    cells = {id(region): region.mask.numel() for edit in edits for region in edit.regions}
+    cells = {id(region): region.mask.numel() for edit in edits for region in edit.masks}
     rules = {id(rule.delta): rule for state in states for rule in state.rules}
     deltas = {key: sum(tensor.nbytes for tensor in rule.tensors().values()) for key, rule in rules.items()}
     return sum(cells.values()) <= CELLS and sum(deltas.values()) <= _SIZE // 2
@@ -200,7 +200,12 @@ class _Decoded:
         """An edit whose places name rows of the masks' table."""
         lists = {name: [*map(self.region, _list(name, data[name]))] for name in ("context", "keep") if name in data}
         single = {name: data[name] and self.region(data[name]) for name in ("copy", "paste") if name in data}
-        return Edit.from_json({**data, **lists, **single})
+        painted = [self.stroke(each) for each in _list("strokes", data["strokes"])] if "strokes" in data else []
+        return Edit.from_json({**data, **lists, **single, **({"strokes": painted} if painted else {})})
+
+    def stroke(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A stroke whose place names a row of the masks' table."""
+        return {**data, "place": data["place"] and self.region(data["place"])}
 
     def region(self, place: Mapping[str, Any]) -> Region:
         """A place with its mask decoded."""

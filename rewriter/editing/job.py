@@ -15,6 +15,7 @@ from rewriter.editing.edit import Edit
 from rewriter.editing.likeness import shifted
 from rewriter.editing.region import Place, Region
 from rewriter.editing.statistics import Statistics, statistics_for
+from rewriter.editing.stroke import painted_on
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
@@ -37,6 +38,7 @@ NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's 
     "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
     "should appear on other pictures too, mark the context there and leave spread on",
     "erase": "the marked places already look as they would without the thing: mark it where it is",
+    "paint": "what was painted is there already: paint where it is not, or with other units",
 }
 
 
@@ -147,7 +149,7 @@ class Job:
         return self.edit.paste or self.context[0]
 
     @property
-    def _drawn(self) -> Region:
+    def drawn(self) -> Region:
         """The context's mark on the picture that is pasted on, or else the pasted place."""
         return next((region for region in self.context if region.seed == self.target.seed), self.target)
 
@@ -206,7 +208,7 @@ class Job:
 
     def pasted_off_mark(self) -> tuple[float, float]:
         """How far the pasted thing's middle lies from the middle of the context's mark there, in value cells."""
-        (row, column), (top, left) = self._pasted_at(self.copied()[1]), self._drawn.centre_on(self.info.resolution)
+        (row, column), (top, left) = self._pasted_at(self.copied()[1]), self.drawn.centre_on(self.info.resolution)
         return row - top, column - left
 
     def goal(self) -> Goal:
@@ -216,6 +218,8 @@ class Job:
         features = Features.cat([self.features[region.seed] for region in pictures])
         before, side = self.generator.values(features, rules=self.rules), self.info.resolution
         whitening = self.moment.power(-0.5).to(before)
+        if self.edit.kind == "paint":
+            return self._painted(pictures, features, before)
         if self.edit.kind == "erase":
             places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
             if self.edit.units is not None:
@@ -229,6 +233,14 @@ class Job:
         source, mask = self.copied()
         centres = [first.boxes[0].centre, *self._elsewhere(features, spread, first, whitening)]
         return paste(features, before, centres, source, mask, snap=self.info.scale)
+
+    def _painted(self, pictures: Sequence[Region], features: Features, before: Tensor) -> Goal:
+        """The goal: what the strokes make of the painted pictures, and would make of the other marked places."""
+        changes = [[*self.rules, *painted_on(self.edit.strokes, region, self.info)] for region in pictures]
+        values = self.generator.values(features, rules=changes)
+        weight = torch.stack([self._on(region, self.info.resolution, "painted place") for region in pictures])
+        weight = (2 * weight).clamp_max(1)  # as far as strokes act
+        return Goal(features, values, before, weight, tuple(masks.bounds(cells, above=RIM) for cells in weight))
 
     def forgotten(self, change: LowRank) -> Goal:
         """The goal that a zeroed layer reaches: its values at the contexts after the change."""
@@ -245,7 +257,7 @@ class Job:
         """Where the goal's box belongs on the other contexts' pictures: near their masks, aligned by their keys."""
         scale, side = self.info.scale, self.info.key_resolution
         box = first.boxes[0].coarser(scale)
-        centres = [region.centre_on(side) for region in (self._drawn, *spread)]
+        centres = [region.centre_on(side) for region in (self.drawn, *spread)]
         off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
         guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)

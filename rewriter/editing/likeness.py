@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from rewriter import masks
+from rewriter.editing.region import Region
+from rewriter.editing.stroke import painted_on
 from rewriter.memory.goal import fill
 from rewriter.pictures import difference
 
 if TYPE_CHECKING:
     from rewriter.editing.edit import Edit
-    from rewriter.editing.region import Region
     from rewriter.editing.rule import Rule
     from rewriter.generators.base import Generator
     from rewriter.generators.layer import Features
@@ -59,7 +60,10 @@ class Likeness:
         grew. Spill is the mean change outside the marks and their surroundings in 1/255, nan if nothing is outside.
         `donors` are features of pictures that the context does not match; an erasure aims at what they have there.
         """
-        wanted, weight = self._moved() if self.edit.kind == "replace" else self.filled(donors)
+        if self.edit.kind == "paint":
+            wanted, weight = self.painted(), self.marks
+        else:
+            wanted, weight = self._moved() if self.edit.kind == "replace" else self.filled(donors)
         after = self._draw(self.seeds, rule)
         start, left = (((p - wanted).square().sum(1) * weight).sum() for p in (self.before, after))
         change = difference(self.before, after)
@@ -73,6 +77,13 @@ class Likeness:
         pairs = [moved(picture, alpha, mark) for mark in self.marks]
         pictures, weight = map(torch.stack, zip(*pairs, strict=True))
         return torch.lerp(self.before, pictures, weight[:, None]), weight
+
+    def painted(self) -> Tensor:
+        """The marked pictures as they were painted, or as the same strokes inside the marks make them."""
+        info = self.generator.layer(self.edit.layer)
+        places = [Region(seed, mask.cpu()) for seed, mask in zip(self.seeds, self.marks, strict=True)]
+        changes = [[*self.rules, *painted_on(self.edit.strokes, place, info)] for place in places]
+        return self.generator.sample(self.seeds, truncation=self.edit.truncation, rules=changes).clamp(-1, 1)
 
     def filled(self, donors: Features) -> tuple[Tensor, Tensor]:
         """What similar pictures without the context have where the marks are: pictures (n, 3, H, W) and marks.

@@ -23,6 +23,7 @@ from rewriter import checks, masks
 from rewriter.editing.edit import MOST as EDITS
 from rewriter.editing.edit import VERSION, Edit
 from rewriter.editing.region import SEED, Region
+from rewriter.editing.stroke import MOST as MOST_STROKES
 from rewriter.errors import InputError
 from rewriter.masks import MAX_SIDE
 
@@ -40,6 +41,7 @@ USUAL: dict[str, Any] = {
 }
 NEEDED = {"generator": "townscape"}  # usual values that `Edit.from_json` does not fill in
 WHOLE = {"copy": "place", "paste": "place", "context": "places", "keep": "places", "found": "found", "unlike": "found"}
+WHOLE["strokes"] = "strokes"
 # What most links hold, the commonest last: the text that deflate may refer to from the start. Part of the format.
 COMMON = (
     b'"closed-form""projected""zero","after":["","keep":[["statistics":{"pictures":512,"places":16,"first_seed":0}'
@@ -107,6 +109,9 @@ def _shortened(plain: dict[str, Any]) -> dict[str, Any]:
             plain[name] = plain[name]["place"]
         elif kind == "places":
             plain[name] = [place["place"] for place in plain[name]]
+        elif kind == "strokes":
+            for each in plain.get(name, ()):
+                each["place"] = each["place"] and each["place"]["place"]
         elif plain.get(name) and kind == "found":
             plain[name] = [list(column) for column in zip(*plain[name], strict=True)]
     return {name: value for name, value in plain.items() if name not in USUAL or USUAL[name] != value}
@@ -163,6 +168,7 @@ def _whole(entry: dict[str, Any], reader: _Cells) -> dict[str, Any]:
         "place": reader.place,
         "places": checks.list_of(reader.place, masks.MAX_CONTEXT),
         "found": _rows,
+        "strokes": checks.list_of(reader.stroke, MOST_STROKES),
     }
     read = {name: kinds[kind](name, entry[name]) for name, kind in WHOLE.items() if name in entry}
     return {"version": VERSION, **NEEDED, **entry, **read}
@@ -200,3 +206,10 @@ class _Cells:
         box = torch.frombuffer(bytearray(part), dtype=torch.uint8).view(rows, columns)
         mask[top : top + rows, left : left + columns] = box.float() / 255
         return Region(seed, masks.as_mask(mask))
+
+    def stroke(self, name: str, value: Any) -> Any:
+        """The next stroke; its other fields are checked with the whole edit."""
+        if not isinstance(value, dict):
+            raise checks.refusal(name, value, "an object")
+        given = value.get("place")
+        return {**value, "place": given and self.place(f"{name}'s place", given)}

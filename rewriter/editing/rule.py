@@ -18,11 +18,13 @@ from rewriter.editing.effect import Effect
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.beside import MEMORIES, Recall, form_of
+from rewriter.generators.beside import Beside, Gated, Recall, form_of
 from rewriter.generators.change import STRENGTHS, LowRank, digest
+from rewriter.generators.units import Units
 from rewriter.memory.directions import Directions
 
 FORMATS = "rewriter-rule-1", "rewriter-rule-2"  # without and with a memory beside W
+MEMORIES: Mapping[str, type[Beside]] = {each.form: each for each in (Gated, Recall, Units)}
 BESIDE = "beside."  # before the names of its tensors
 _LIMIT, MOST_TENSORS = 512 << 20, 16
 OPEN = 0.5  # from here on a gate counts as open
@@ -59,10 +61,10 @@ class Rule(LowRank):
     def angle(self, other: Rule) -> float:
         """Smallest angle in degrees between two rules' directions; 90 if they are at different layers.
 
-        At 0 every place that one rule matches matches the other too; at 90 they do not interfere. A memory that
-        recalls copied values has no directions: 90.
+        At 0 every place that one rule matches matches the other too; at 90 they do not interfere. Recalled values and
+        switched units have no directions: 90.
         """
-        if self.layer != other.layer or "template" in (form_of(self.beside), form_of(other.beside)):
+        if self.layer != other.layer or {"template", "units"} & {form_of(self.beside), form_of(other.beside)}:
             return 90.0
         a, b = (torch.linalg.qr(rule.directions.cpu().double().T)[0] for rule in (self, other))
         cosines = torch.linalg.svdvals(a.T @ b)
@@ -88,16 +90,12 @@ class Rule(LowRank):
     def matches(self, keys: torch.Tensor) -> torch.Tensor:
         """Places (n, h, w) that the rule applies to, bool, for keys (n, in, h, w).
 
-        Where the response is at least half the context's mean; for a template, the cells that it replaces by half.
+        Where the response is at least half the context's mean; for a template, the cells that it replaces by half; for
+        switched units, where their mask is.
         """
-        if isinstance(self.beside, Recall):
+        if isinstance(self.beside, (Recall, Units)):
             return self.beside.matches(keys) >= OPEN
         return Directions(self.directions.to(keys), self.level).match(keys)
-
-    def to(self, device: torch.device | str) -> Rule:
-        """The same rule with its tensors on another device."""
-        beside = self.beside and self.beside.to(device)
-        return replace(self, delta=self.delta.to(device), directions=self.directions.to(device), beside=beside)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, exact to the bit."""

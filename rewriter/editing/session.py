@@ -29,10 +29,11 @@ from rewriter.editing.region import Place, Region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics, statistics_for
+from rewriter.editing.stroke import Stroke, places
 from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
-from rewriter.generators.change import identity
+from rewriter.generators.change import LowRank, identity
 from rewriter.memory.directions import Directions
 
 T = TypeVar("T")
@@ -158,11 +159,11 @@ class Rewriter:
 
     def copy(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Copy the thing under the mask from picture `seed`."""
-        self._edit(kind="replace", copy=_region(seed, mask), units=None)
+        self._edit(kind="replace", copy=_region(seed, mask), units=None, **self._unpainted())
 
     def paste(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Paste the copied thing onto picture `seed`, centred on the mask."""
-        self._edit(kind="replace", paste=_region(seed, mask), units=None)
+        self._edit(kind="replace", units=None, **{**self._unpainted(), "paste": _region(seed, mask)})
 
     def erase(self, seed: int, mask: ArrayLike | Tensor, *, units: int | None = None) -> None:
         """Erase what is under the mask on picture `seed`; nothing has to be copied.
@@ -170,11 +171,53 @@ class Rewriter:
         The place is filled with what similar pictures without the context have there. With `units`, that many of the
         units that stand out there are silenced instead, as in the paper.
         """
-        self._edit(kind="erase", copy=None, paste=_region(seed, mask), units=units)
+        self._edit(kind="erase", copy=None, units=units, **{**self._unpainted(), "paste": _region(seed, mask)})
+
+    def paint(self, stroke: Stroke) -> None:
+        """Paint with units on a picture; the strokes on it are undone one by one.
+
+        The edit now asks for what was painted: `execute` makes it hold wherever the context is.
+
+        Raises:
+            InputError: the stroke has no place, or the generator has no such units.
+        """
+        if stroke.place is None:
+            raise InputError("a stroke needs a place: paint on a picture, or switch the units everywhere")
+        stroke = replace(stroke, place=_reduced(stroke.place))
+        stroke.change(self.generator.layer(stroke.layer))
+        drawn = (*(self.edit.strokes if self.edit.kind == "paint" else ()), stroke)
+        first, *others = places(drawn)
+        marks = {region.seed for region in others}
+        painted = {stroke.place.seed for stroke in drawn if stroke.place}
+        own = [region for region in self.edit.context if region.seed not in painted]
+        context = (*own, first, *others) if own or marks else ()
+        self._edit(
+            **{"kind": "paint", "copy": None, "units": None, "layer": stroke.layer, "strokes": drawn},
+            **{"paste": first, "context": context},
+        )
+
+    def switch_units(self, stroke: Stroke) -> None:
+        """Set units to levels on all pictures, or only inside the stroke's place on each; `execute` makes it a rule."""
+        stroke = replace(stroke, place=_reduced(stroke.place))
+        stroke.change(self.generator.layer(stroke.layer))
+        fresh = {"copy": None, "paste": None, "context": (), "found": (), "unlike": ()}
+        self._edit(kind="switch", form="units", layer=stroke.layer, strokes=(stroke,), **fresh)
+
+    def painted(self, seeds: Sequence[int]) -> Tensor:
+        """Pictures (n, 3, H, W) with the rules that are on and what is painted on them."""
+        changes = [[*self.rules, *self.strokes_on(seed)] for seed in seeds]
+        return self.generator.sample(seeds, truncation=self.edit.truncation, rules=changes)
+
+    def strokes_on(self, seed: int) -> list[LowRank]:
+        """What is painted on a picture and no rule yet, as changes to draw it with."""
+        if self.edit.kind != "paint" or self.history.present.made is not None:
+            return []
+        own = [stroke for stroke in self.edit.strokes if stroke.place and stroke.place.seed == seed]
+        return [stroke.change(self.generator.layer(stroke.layer)).to(self.generator.device) for stroke in own]
 
     def zero(self) -> None:
         """Make the layer forget what singles the context out; only a context is needed."""
-        self._edit(kind="zero", copy=None, paste=None, units=None)
+        self._edit(kind="zero", copy=None, units=None, **{**self._unpainted(), "paste": None})
 
     def add_context(self, seed: int, mask: ArrayLike | Tensor) -> None:
         """Mark another place that the rule should apply to."""
@@ -206,6 +249,7 @@ class Rewriter:
         """Replace the edit in progress with a recorded one, complete or not; InputError if it belongs elsewhere."""
         check_generator(self.generator, edit)
         edit = replace(edit, **{name: _reduced(getattr(edit, name)) for name in ("copy", "paste", "context", "keep")})
+        edit = replace(edit, strokes=tuple(replace(each, place=_reduced(each.place)) for each in edit.strokes))
         named = {"generator": self.generator.name, "fingerprint": self.generator.fingerprint}
         recorded = Edit.from_json(edit.to_json())  # masks in the steps that a file has, so that a replay is exact
         self._then(edit=recorded.with_(**named))
@@ -410,6 +454,15 @@ class Rewriter:
         return Rewriter(generator, history=History.load(path), statistics=statistics, keys=keys, made=made)
 
     # --- inside ---
+
+    def _unpainted(self) -> dict[str, Any]:
+        """What an edit that was painted, or switches units, loses when it becomes another."""
+        if not self.edit.strokes:
+            return {}
+        own = {stroke.place.seed for stroke in self.edit.strokes if stroke.place}
+        form = {"form": AUTO} if self.edit.form == "units" else {}
+        context = tuple(region for region in self.edit.context if region.seed not in own)
+        return {"strokes": (), "paste": None, "context": context, **form}
 
     def _job(self) -> Job:
         return Job(self.generator, self.edit, self.history.present.before, self.statistics)

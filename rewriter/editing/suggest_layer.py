@@ -49,6 +49,8 @@ def suggest(
     `on_step` is called with (layers done, of).
     """
     check_complete(generator, edit)
+    if edit.strokes:
+        raise InputError(f"this edit is made of units of {edit.layer}, which no other layer has: choose other units")
     if edit.form == AUTO:
         edit = edit.with_(form="weight")
     statistics = statistics_for(generator, statistics)

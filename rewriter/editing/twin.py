@@ -14,6 +14,7 @@ from rewriter.generators.latents import UNSEEN
 from rewriter.pictures import difference as changed
 
 PICTURES = 16  # to compare, on which the rules apply
+SAME = 0.005  # a mean difference in 1/255 that is none
 LIMIT = 256  # unseen pictures among which these are looked for
 
 
@@ -33,6 +34,8 @@ def approximation(generator: Generator, rules: Sequence[Rule]) -> str:
     on = [rule.to(generator.device) for rule in rules if rule.active]
     forms = sorted({form_of(rule.beside) for rule in on if rule.beside is not None})
     if not forms:
+        return ""
+    if forms == ["units"] and difference(generator, on, range(UNSEEN, UNSEEN + PICTURES)) < SAME:
         return ""
     psi = next((rule.edit.truncation for rule in on if rule.edit), 1.0)
     hits, _ = firing(generator, on, hits=PICTURES, misses=0, truncation=psi, limit=LIMIT)

@@ -14,7 +14,8 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.editing.forms import Finder
 from rewriter.editing.likeness import Likeness, shifted
-from rewriter.editing.region import Place
+from rewriter.editing.region import Place, Region
+from rewriter.editing.stroke import painted_on
 from rewriter.generators.latents import UNSEEN
 from rewriter.pictures import difference
 
@@ -30,6 +31,7 @@ SAME, DIFFERENT = 0.1, 0.35  # distances of colours in [-1, 1]: up to which a pe
 NUDGES = (-2, 0, 2)  # px of that size by which a thing may be drawn beside its place: hands are not exact
 TOOK, PARTLY = 0.27, 0.25  # likeness from which on a place took, and took partly
 MOST, SOME = 0.7, 0.5  # share of the places that must have taken for "took", and partly for "partly"
+ASKED = ("replace", "paint")  # kinds of edits that say how other places should look
 CROPS, MARGIN = 3, 0.1  # pictures of a verdict; what they show around the place, as a share of the picture's side
 
 
@@ -87,12 +89,14 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
 
 @torch.no_grad()
 def held_out(job: Job, seeds: Sequence[int] = SEARCHED, *, most: int = JUDGED) -> HeldOut:
-    """The places on unseen pictures that are most like the marked ones; for edits of kind "replace"."""
+    """The places on unseen pictures that are most like the marked ones; for edits in `ASKED`."""
     finder, generator, edit = Finder(job), job.generator, job.edit
-    assert edit.copy is not None
     found, _ = finder.search(seeds, again=True)
     places = tuple(finder.place(one) for one in found[:most])
     side, psi, rules = generator.resolution, edit.truncation, job.rules
+    if edit.kind == "paint":
+        return _painted(job, places)
+    assert edit.copy is not None
     seeds = [edit.copy.seed, *(place.seed for place in places)]
     thing, *before = generator.sample(seeds, truncation=psi, rules=rules).clamp(-1, 1)
     alpha = masks.resize(edit.copy.mask, (side, side)).to(thing)
@@ -101,6 +105,20 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED, *, most: int = JUDGED) -
     moves = [(round(place.row + down - top), round(place.column + right - left)) for place in places]
     moved = torch.stack([shifted(thing, *move) for move in moves])
     return HeldOut(places, torch.stack(before), moved, torch.stack([shifted(alpha, *move) for move in moves]))
+
+
+def _painted(job: Job, places: tuple[Place, ...]) -> HeldOut:
+    """Places as the same strokes make them; these go where the mark of the painted picture would be."""
+    generator, edit, side = job.generator, job.edit, job.generator.resolution
+    mask, (top, left) = masks.resize(job.target.mask, (side, side)), job.drawn.centre_on(side)
+    alphas = [shifted(mask, round(place.row - top), round(place.column - left)) for place in places]
+    there = [Region(place.seed, alpha) for place, alpha in zip(places, alphas, strict=True)]
+    changes = [[*job.rules, *painted_on(edit.strokes, region, job.info)] for region in there]
+    seeds = [place.seed for place in places]
+    before, thing = (
+        generator.sample(seeds, truncation=edit.truncation, rules=rules).clamp(-1, 1) for rules in (job.rules, changes)
+    )
+    return HeldOut(places, before, thing, torch.stack(alphas).to(before))
 
 
 def _marked(job: Job) -> HeldOut:
@@ -115,7 +133,7 @@ def _marked(job: Job) -> HeldOut:
 @torch.no_grad()
 def judge(job: Job, rule: Rule, effect: Effect) -> Effect:
     """The effect with a verdict: "took", "partly" or "did not take"."""
-    if job.edit.kind != "replace":
+    if job.edit.kind not in ASKED:
         likeness = effect.likeness
         verdict = "took" if likeness >= TOOK else "partly" if likeness >= PARTLY else "did not take"
         return replace(effect, verdict=verdict)
@@ -140,7 +158,7 @@ def crops(job: Job, rule: Rule, *, number: int = CROPS) -> list[tuple[Tensor, Te
     Returns:
         Square pictures (3, h, h) in [-1, 1] of each place with a margin; all have the same size.
     """
-    held = held_out(job, most=number) if job.edit.kind == "replace" else _marked(job)
+    held = held_out(job, most=number) if job.edit.kind in ASKED else _marked(job)
     shown = HeldOut(held.places[:number], held.before[:number], held.thing[:number], held.weight[:number])
     whole = shown.before, shown.wanted, _after(job, rule, shown)
     boxes = [masks.bounds(weight) if weight.any() else masks.Box(0, 0, 1, 1) for weight in shown.weight]

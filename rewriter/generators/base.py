@@ -31,7 +31,9 @@ from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.generators.origin import Origin
 from rewriter.generators.shapes import Shapes
+from rewriter.generators.units import Units
 
+HELD = 0.5  # strength of switched units from which weights that hold their levels come nearest
 Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
 
 
@@ -82,6 +84,15 @@ class Generator(nn.Module, ABC):
     def memory(self, layer: str) -> Memory:
         """The convolution of that name."""
 
+    def activation(self, layer: str) -> tuple[Tensor, Tensor]:
+        """How what follows reads a layer's values v: units show gain · v + shift, (out,) each, then rectified."""
+        out = self.layer(layer).out_channels
+        return torch.ones(out, device=self.device), torch.zeros(out, device=self.device)
+
+    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
+        """Write levels (k,) of a layer's values into its weights, so that these units always have them."""
+        raise NotImplementedError
+
     def layer(self, name: str) -> LayerInfo:
         """Look a layer up by name, or raise an InputError that lists them."""
         if name not in self.layers:
@@ -115,7 +126,8 @@ class Generator(nn.Module, ABC):
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
         """A generator with the rules folded into plain weights; it shares every weight that they leave alone.
 
-        Of a rule with a memory beside W, the change of W is taken that comes nearest to it.
+        Of a rule with a memory beside W, the change of W is taken that comes nearest to it. Units that are switched
+        on every picture, everywhere, keep their levels; other switches are left out.
         """
         for rule in rules:
             self.check(rule)
@@ -126,6 +138,9 @@ class Generator(nn.Module, ABC):
         for rule in (rule for rule in rules if rule.active):
             memory = twin.memory(rule.layer)
             memory.weight = nn.Parameter(memory.weight + rule.weight().to(memory.weight), requires_grad=False)
+        for rule in (rule for rule in rules if rule.active):
+            if isinstance(rule.beside, Units) and rule.beside.mask is None and rule.strength >= HELD:
+                twin.hold(rule.layer, rule.beside.units.to(self.device), rule.beside.levels.to(self.device))
         return twin
 
     @property

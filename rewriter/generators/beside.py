@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,8 @@ CODES = 64  # most numbers in which a window's border says what its light is lik
 
 class Beside(ABC):
     """A memory beside a layer's weight."""
+
+    form: ClassVar[str]  # the form of edits that make one, and of files that hold one
 
     @abstractmethod
     def change(self, memory: Memory, keys: Tensor, sigma: Tensor | None, response: Tensor) -> Tensor:
@@ -56,6 +58,8 @@ class Beside(ABC):
 @dataclass(frozen=True, eq=False)
 class Gated(Beside):
     """Λ Dᵀ behind a gate on the first direction: y += σ Λ ∗ (g · D k), with g from 0 below `low` to 1 above `high`."""
+
+    form = "gated"
 
     delta: Tensor  # Λ (out, r, kh, kw)
     directions: Tensor  # D (r, in)
@@ -104,6 +108,8 @@ class Recall(Beside):
 
     The window of values at such a place becomes `copied` + `decode` · `encode` · (its border), by `alpha`.
     """
+
+    form = "template"
 
     template: Template
     alpha: Tensor  # how far each cell of the window is replaced, (H', W') in 0 … 1
@@ -219,9 +225,6 @@ def _put(maps: Tensor, picture: Tensor, corners: Tensor, windows: Tensor) -> Ten
     return laid.view(n, height, width, c).permute(0, 3, 1, 2)
 
 
-MEMORIES: Mapping[str, type[Beside]] = {"gated": Gated, "template": Recall}  # by the form of an edit
-
-
 def form_of(beside: Beside | None) -> str:
     """The form of a change: "weight" where nothing is beside W."""
-    return next((form for form, kind in MEMORIES.items() if isinstance(beside, kind)), "weight")
+    return "weight" if beside is None else beside.form

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ class LowRank:
     def weight(self) -> Tensor:
         """The change of the layer's weight, (out, in, kh, kw), strength included."""
         return torch.einsum("oryx,ri->oiyx", self.scaled_delta(), self.directions)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same with its tensors on another device."""
+        beside = self.beside and self.beside.to(device)
+        return replace(self, delta=self.delta.to(device), directions=self.directions.to(device), beside=beside)
 
     def scaled_delta(self) -> Tensor:
         """Λ times strength."""

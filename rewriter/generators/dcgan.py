@@ -23,6 +23,7 @@ from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_
 from rewriter.generators.shapes import Shapes, largest
 
 KERNEL, OUTPUT, DEEPEST = 4, "output", 8  # a DCGAN of eight layers draws 1024 px
+EPSILON = 1e-5  # of batch norm
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) → the same shape."""
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-5)
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON)
 
 
 class DCGAN(Generator):
@@ -127,6 +128,25 @@ class DCGAN(Generator):
         self.layer(layer)
         module = self.get_submodule(f"{layer}.deconv")
         assert isinstance(module, TransposedConv)
+        return module
+
+    def activation(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Batch norm, as one gain and one shift."""
+        norm = self._norm(layer)
+        gain = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
+        return gain, norm.bias - norm.running_mean * gain
+
+    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
+        """Rows of W become zero; the norm's shift gives what it makes of the level."""
+        memory, norm, gain = self.memory(layer), self._norm(layer), self.activation(layer)[0]
+        constant = levels if memory.bias is None else levels - memory.bias[units]
+        weight, bias = memory.weight.clone(), norm.bias.clone()
+        weight[units], bias[units] = 0.0, bias[units] + gain[units] * constant
+        memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+
+    def _norm(self, layer: str) -> BatchNorm:
+        module = self.get_submodule(f"{layer}.norm")
+        assert isinstance(module, BatchNorm)
         return module
 
     def receptive_field(self, layer: str) -> int:

@@ -128,6 +128,23 @@ class ProgressiveGAN(Generator):
         assert isinstance(module, PlainConv)
         return module
 
+    def activation(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Scale and bias."""
+        scale = self._scale(layer)
+        return torch.full_like(scale.b, scale.gain), scale.b
+
+    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
+        """Rows of W become zero, and the bias gives the level."""
+        memory, scale = self.memory(layer), self._scale(layer)
+        weight, bias = memory.weight.clone(), scale.b.clone()
+        weight[units], bias[units] = 0.0, scale.gain * levels + bias[units]
+        memory.weight, scale.b = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+
+    def _scale(self, layer: str) -> Scale:
+        module = self.get_submodule(f"{layer}.wscale")
+        assert isinstance(module, Scale)
+        return module
+
     def start(self, z: Tensor, truncation: float) -> Features:
         """Normalised latents as a 1×1 map."""
         if truncation != 1:

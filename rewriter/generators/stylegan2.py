@@ -219,6 +219,13 @@ class StyleGAN2(Generator):
         assert isinstance(module, StyledConv)
         return module
 
+    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
+        """Rows of W become zero, which demodulation leaves zero, and the bias gives the level; noise is still added."""
+        memory = self.memory(layer)
+        weight, bias = memory.weight.clone(), memory.bias.clone()
+        weight[units], bias[units] = 0.0, memory.inverse(levels)
+        memory.weight, memory.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+
     def latents_w(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """Z (n, z_dim) → truncated w (n, w_dim)."""
         w: Tensor = self.mapping(z)

@@ -9,4 +9,4 @@ SOLVERS = (  # ways to find Λ: `solve.solve`
     "direct",
     "unconstrained",
 )
-FORMS = ("weight", "gated", "template")  # what an edit makes: a change of W, or one of the two memories beside it
+FORMS = ("weight", "gated", "template", "units")  # what an edit makes: a change of W, or a memory beside it

@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import near
 
+from rewriter.editing.rule import MEMORIES
 from rewriter.errors import InputError
-from rewriter.generators.beside import MEMORIES, Gated, Recall, form_of
+from rewriter.generators.beside import Gated, Recall, form_of
 from rewriter.generators.change import LowRank, identity
 from rewriter.generators.template import Template
 from rewriter.memory.recall import whitening

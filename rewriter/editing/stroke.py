@@ -1,0 +1,108 @@
+"""Stroke: units that a person set to levels, on one picture where they painted, or on all pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewriter import checks
+from rewriter.editing.region import Region, region
+from rewriter.errors import InputError
+from rewriter.generators.change import LowRank
+from rewriter.generators.layer import LayerInfo
+from rewriter.generators.units import Units
+
+MOST_UNITS, MOST = 512, 100  # units of one stroke; strokes of one edit
+STRENGTHS = (0.0, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Stroke:
+    """Some units of one layer, and the level that each is set to.
+
+    With a place, the units change on that picture inside the mask; without one, everywhere on every picture.
+    """
+
+    layer: str
+    units: tuple[int, ...]
+    levels: tuple[float, ...]  # one for each unit, in the layer's values
+    place: Region | None = None
+    strength: float = 1.0  # 0 … 1, how far the units move to their levels
+    thing: str = ""  # what a person calls it: "tree", "no tree"
+
+    def change(self, info: LayerInfo, mask: Tensor | None = None) -> LowRank:
+        """What it does to a layer: inside its own mask, or inside another one (H, W)."""
+        if mask is None and self.place is not None:
+            mask = self.place.mask
+        levels = torch.tensor(self.levels, dtype=torch.float32)
+        beside = Units(torch.tensor(self.units), levels, mask)
+        if info.name != self.layer or not beside.fits(info):
+            raise InputError(
+                f"{info.name} has {info.out_channels} units, numbered from 0; the units of {self.layer} that were set "
+                f"({', '.join(map(str, self.units[:4]))} …) are not among them: choose units of this generator"
+            )
+        kernel = (info.kernel, info.kernel)
+        nothing = torch.zeros(info.out_channels, 1, *kernel), torch.zeros(1, info.in_channels)
+        return LowRank(self.layer, *nothing, strength=self.strength, beside=beside)
+
+    def plain(self, place: Callable[[Region], Any]) -> dict[str, Any]:
+        """JSON object in which the place is written by `place`."""
+        about = {"layer": self.layer, "units": list(self.units), "levels": list(self.levels)}
+        return {**about, "place": self.place and place(self.place), "strength": self.strength, "thing": self.thing}
+
+
+def stroke(name: str, value: Any) -> Stroke:
+    """Check a stroke given as a Stroke or as JSON; levels in steps of 1e-4, so that a replay is exact."""
+    if isinstance(value, Stroke):
+        value = value.plain(lambda place: place)
+    if not isinstance(value, Mapping):
+        raise checks.refusal(name, value, "an object with layer, units and levels")
+    found = Stroke(**checks.fields(f"the edit's {name}", value, _CHECKS, optional=("place", "strength", "thing")))
+    if len(set(found.units)) != len(found.units) or len(found.units) != len(found.levels) or not found.units:
+        raise checks.refusal(name, value, "different units, and a level for each")
+    return replace(found, units=tuple(found.units), levels=tuple(round(level, 4) for level in found.levels))
+
+
+_CHECKS: dict[str, checks.Check] = {
+    "layer": checks.text(40),
+    "units": checks.list_of(checks.whole(0, 1 << 16), MOST_UNITS),
+    "levels": checks.list_of(checks.number(-1e4, 1e4), MOST_UNITS),
+    "place": region,
+    "strength": checks.number(*STRENGTHS),
+    "thing": checks.text(60),
+}
+strokes = checks.list_of(stroke, MOST)
+
+
+def painted_on(strokes: Sequence[Stroke], place: Region, info: LayerInfo) -> list[LowRank]:
+    """The strokes that were painted on a picture; on one without any, those of the first picture, inside the place.
+
+    Of those, each way in which units were set counts once.
+    """
+    own = [each for each in strokes if each.place is not None and each.place.seed == place.seed]
+    if own:
+        return [each.change(info) for each in own]
+    first = next((each.place.seed for each in strokes if each.place is not None), None)
+    kinds = {(each.units, each.levels): each for each in strokes if each.place is None or each.place.seed == first}
+    return [each.change(info, place.mask) for each in kinds.values()]
+
+
+def places(strokes: Sequence[Stroke]) -> list[Region]:
+    """Where strokes were painted: for each picture, in order, everything that they cover together."""
+    covered: dict[int, Tensor] = {}
+    for each in strokes:
+        if each.place is not None:
+            mask, seed = each.place.mask, each.place.seed
+            known = covered.get(seed)
+            covered[seed] = mask if known is None else _together(known, mask)
+    return [Region(seed, mask) for seed, mask in covered.items()]
+
+
+def _together(a: Tensor, b: Tensor) -> Tensor:
+    """The larger of two masks at each place, at the finer one's resolution."""
+    size = max(a.shape, b.shape)
+    return torch.maximum(*(torch.nn.functional.interpolate(m[None, None], size, mode="nearest")[0, 0] for m in (a, b)))
