@@ -1,0 +1,182 @@
+"""A thing as units draw it: which units of which layer, and how strong they usually are on it.
+
+marks on pictures ──agreement──► units, best first ──tried on other pictures──► layer and number of units
+                                                                                    │
+                             strokes that draw or remove the thing  ◄── Thing ◄─────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewriter import checks, masks
+from rewriter.editing.region import Region, regions
+from rewriter.editing.stroke import MOST_UNITS, Stroke
+from rewriter.errors import InputError, OnStep, report
+from rewriter.generators.base import Generator
+from rewriter.generators.change import LowRank
+from rewriter.pictures import difference
+from rewriter.units.agreement import Agreement, Labels, measure
+
+COUNTS = (5, 10, 20, 40)  # numbers of units that are tried
+TRIED = range(7000, 7012)  # pictures to try a thing on
+MOST_MARKS = 5  # pictures that a person points at
+FINEST = 64  # cells a side: finer layers draw texture; units of coarser ones than COARSEST draw whole scenes
+COARSEST = 8
+ELSEWHERE = 0.05  # penalty of a mean change of 1/255 outside the painted place
+
+
+@dataclass(frozen=True, eq=False)
+class Thing:
+    """What paints a thing: units of a layer, best first, with their values on it, and silent."""
+
+    name: str
+    layer: str
+    units: tuple[int, ...]
+    on: tuple[float, ...]  # the usual value of each unit on the thing
+    off: tuple[float, ...]  # the value at which nothing reads the unit
+    marks: tuple[Region, ...] = ()  # where it was pointed at
+
+    def stroke(self, place: Region | None = None, *, remove: bool = False, strength: float = 1.0) -> Stroke:
+        """Draw the thing at a place, or remove it; without a place: on all pictures, everywhere."""
+        levels, name = (self.off, f"no {self.name}") if remove else (self.on, self.name)
+        return Stroke(self.layer, self.units, levels, place, strength, name)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON object; the inverse of `thing`."""
+        plain = {name: list(getattr(self, name)) for name in ("units", "on", "off")}
+        return {"name": self.name, "layer": self.layer, **plain, "marks": [mark.to_json() for mark in self.marks]}
+
+
+_CHECKS: dict[str, checks.Check] = {
+    "name": checks.text(60),
+    "layer": checks.text(40),
+    "units": checks.list_of(checks.whole(0, 1 << 16), MOST_UNITS),
+    **dict.fromkeys(("on", "off"), checks.list_of(checks.number(-1e4, 1e4), MOST_UNITS)),
+    "marks": regions,
+}
+
+
+def thing(name: str, value: Any) -> Thing:
+    """Check a thing given as JSON."""
+    found = Thing(**checks.fields(name, value, _CHECKS, optional=("marks",)))
+    if not len(found.units) == len(found.on) == len(found.off) > 0 or len({*found.units}) < len(found.units):
+        raise checks.refusal(name, value, "different units, each with a value on the thing and a silent one")
+    return found
+
+
+def marked(marks: Sequence[Region]) -> tuple[list[int], Labels]:
+    """The pictures that marks are on, and their masks as labels of one thing."""
+    known: dict[int, list[Tensor]] = {}
+    for mark in marks:
+        known.setdefault(mark.seed, []).append(mark.mask)
+
+    def labels(seeds: Sequence[int], pictures: Tensor) -> Tensor:
+        side = pictures.shape[-1]
+        each = [torch.stack([masks.resize(mask, (side, side)) for mask in known[seed]]).amax(0) for seed in seeds]
+        return torch.stack(each)[:, None]
+
+    return [*known], labels
+
+
+def point(
+    generator: Generator,
+    marks: Sequence[Region],
+    layer: str,
+    *,
+    truncation: float = 1.0,
+    rules: Sequence[LowRank] = (),
+) -> Agreement:
+    """The units of a layer by how well they single out what a person marked on one to five pictures.
+
+    Raises:
+        InputError: no marks, or more pictures than that.
+    """
+    seeds, labels = marked(marks)
+    if not 1 <= len(seeds) <= MOST_MARKS:
+        raise InputError(f"point at a thing on 1 to {MOST_MARKS} pictures, not {len(seeds)}")
+    return measure(generator, layer, ("it",), labels, seeds, truncation=truncation, rules=rules)
+
+
+def made_of(generator: Generator, agreement: Agreement, count: int, *, name: str, which: int = 0) -> Thing:
+    """A thing as the first `count` units that agree with it draw it, with their usual values and silent ones."""
+    units = agreement.order(which)[:count]
+    gain, shift = (each.cpu() for each in generator.activation(agreement.layer))
+    silent = torch.where(gain == 0, torch.zeros_like(shift), -shift / torch.where(gain == 0, 1.0, gain))
+    on, off = ([round(float(each[unit]), 4) for unit in units] for each in (agreement.on[which], silent))
+    return Thing(name, agreement.layer, tuple(units), tuple(on), tuple(off))
+
+
+def candidate_layers(generator: Generator) -> list[str]:
+    """Layers whose units may draw things: neither the whole scene nor single pixels."""
+    inside = [n for n, info in generator.layers.items() if COARSEST < info.resolution <= FINEST]
+    return inside[:-1] if len(inside) > 2 else [*generator.layers][1:]
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A way to draw a thing, and how far it drew it on other pictures: 1 at best."""
+
+    thing: Thing
+    score: float
+
+
+@torch.no_grad()
+def choose(
+    generator: Generator,
+    marks: Sequence[Region],
+    *,
+    name: str = "",
+    layers: Sequence[str] | None = None,
+    truncation: float = 1.0,
+    rules: Sequence[LowRank] = (),
+    on_step: OnStep | None = None,
+) -> Tried:
+    """Which units draw what a person marked on one to five pictures: the layer and number that draw it best elsewhere.
+
+    Each candidate paints the thing, where it was marked, on pictures that were not marked; what it paints is compared
+    with the thing itself. `on_step` gets (candidates tried, of). Errors as for `point`.
+    """
+    names = candidate_layers(generator) if layers is None else list(layers)
+    seeds, labels = marked(marks)
+    shown = generator.sample(seeds, truncation=truncation, rules=rules).clamp(-1, 1)
+    trial = _Trial(generator, truncation, rules, shown, labels(seeds, shown)[:, 0].to(shown))
+    tried = list[Tried]()
+    for i, layer in enumerate(names):
+        agreement = point(generator, marks, layer, truncation=truncation, rules=rules)
+        for count in COUNTS:
+            made = made_of(generator, agreement, count, name=name)
+            tried.append(Tried(replace(made, marks=tuple(marks)), trial.score(made)))
+        report(on_step, i + 1, len(names))
+    return max(tried, key=lambda each: each.score)
+
+
+class _Trial:
+    """Pictures on which a thing is painted where it was marked on others."""
+
+    def __init__(
+        self, generator: Generator, truncation: float, rules: Sequence[LowRank], shown: Tensor, where: Tensor
+    ) -> None:
+        self.generator, self.rules, self.truncation = generator, list(rules), truncation
+        self.seeds = list(TRIED)
+        self.thing, self.mask = (
+            each.repeat(-(-len(self.seeds) // len(each)), *[1] * (each.ndim - 1))[: len(self.seeds)]
+            for each in (shown, where)
+        )
+        self.before = generator.sample(self.seeds, truncation=truncation, rules=rules).clamp(-1, 1)
+        self.away = ~masks.around(self.mask > 0)
+
+    def score(self, thing: Thing) -> float:
+        """The median share of the way to the thing that painting it goes, less what it changes elsewhere."""
+        info = self.generator.layer(thing.layer)
+        changes = [[*self.rules, thing.stroke().change(info, mask.cpu())] for mask in self.mask]
+        after = self.generator.sample(self.seeds, truncation=self.truncation, rules=changes).clamp(-1, 1)
+        start, left = (((p - self.thing).square().sum(1) * self.mask).sum((1, 2)) for p in (self.before, after))
+        share = 1 - (left / start.clamp_min(1e-6)).sqrt()
+        spill = float(difference(self.before, after)[self.away].mean()) if self.away.any() else 0.0
+        return float(share.median()) - ELSEWHERE * spill
