@@ -17,7 +17,7 @@ from rewriter.generators.layer import LayerInfo
 from rewriter.generators.units import Units
 
 MOST_UNITS, MOST = 512, 100  # units of one stroke; strokes of one edit
-STRENGTHS = (0.0, 1.0)
+STRENGTHS = (0.0, 2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Stroke:
     units: tuple[int, ...]
     levels: tuple[float, ...]  # one for each unit, in the layer's values
     place: Region | None = None
-    strength: float = 1.0  # 0 … 1, how far the units move to their levels
+    strength: float = 1.0  # 0 … 2, how far the units move to their levels, and beyond
     thing: str = ""  # what a person calls it: "tree", "no tree"
 
     def change(self, info: LayerInfo, mask: Tensor | None = None) -> LowRank:

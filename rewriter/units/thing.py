@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import checks, masks
@@ -21,10 +23,14 @@ from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
 from rewriter.pictures import difference
-from rewriter.units.agreement import Agreement, Labels, measure
+from rewriter.units.agreement import Agreement, Labels, activations, measure
 
-COUNTS = (5, 10, 20, 40)  # numbers of units that are tried
+COUNTS, GAINS = (5, 10, 20, 40), (1.0, 1.5)  # numbers of units that are tried, and how far beyond their usual change
+REACHED = 0.75  # of the pictures tried, the one that counts: on some the thing may not stand where it is painted
+FEW = 5  # layers, all of which are tried
 TRIED = range(7000, 7012)  # pictures to try a thing on
+OTHERS = range(7000, 7064)  # pictures whose same places marks are compared with
+STEADY = 0.1  # of the mean deviation, added to each unit's: a unit that hardly ever moves singles nothing out
 MOST_MARKS = 5  # pictures that a person points at
 FINEST = 64  # cells a side: finer layers draw texture; units of coarser ones than COARSEST draw whole scenes
 COARSEST = 8
@@ -103,19 +109,63 @@ def point(
     return measure(generator, layer, ("it",), labels, seeds, truncation=truncation, rules=rules)
 
 
-def made_of(generator: Generator, agreement: Agreement, count: int, *, name: str, which: int = 0) -> Thing:
-    """A thing as the first `count` units that agree with it draw it, with their usual values and silent ones."""
-    units = agreement.order(which)[:count]
-    gain, shift = (each.cpu() for each in generator.activation(agreement.layer))
-    silent = torch.where(gain == 0, torch.zeros_like(shift), -shift / torch.where(gain == 0, 1.0, gain))
-    on, off = ([round(float(each[unit]), 4) for unit in units] for each in (agreement.on[which], silent))
+@torch.no_grad()
+def contrast(
+    generator: Generator,
+    marks: Sequence[Region],
+    layer: str,
+    *,
+    truncation: float = 1.0,
+    rules: Sequence[LowRank] = (),
+) -> list[int]:
+    """The units of a layer by how much stronger they are at the marks than other pictures have them at the same place.
+
+    In deviations of those pictures. What always stands there, as the eyes behind glasses, counts for nothing.
+    """
+    seeds, labels = marked(marks)
+
+    def active(seeds: Sequence[int]) -> Tensor:
+        values = generator.values(generator.keys(seeds, layer, truncation=truncation, rules=rules), rules=rules)
+        return activations(generator, layer, values).relu()
+
+    at = active(seeds)
+    share = labels(seeds, at.new_zeros(1, 1, side := generator.resolution, side))[:, 0].to(at)
+    share = F.interpolate(share[:, None], at.shape[2:], mode="area") ** 3
+    share = (share / share.sum((2, 3), keepdim=True))[:, 0]
+    there = torch.einsum("nuhw,mhw->mnu", active(list(OTHERS)), share)
+    on, mean, deviation = torch.einsum("muhw,mhw->u", at, share) / len(at), there.mean((0, 1)), there.mean(0).std(0)
+    score = (on - mean) / (deviation + STEADY * deviation.mean()).clamp_min(1e-9)
+    return [int(unit) for unit in score.argsort(descending=True, stable=True)]
+
+
+def made_of(
+    generator: Generator,
+    agreement: Agreement,
+    count: int,
+    *,
+    name: str,
+    which: int = 0,
+    order: Sequence[int] | None = None,
+    gain: float = 1.0,
+) -> Thing:
+    """A thing as `count` units draw it, with their usual values on it and silent ones.
+
+    They are the first of `order`; None: of those that agree with it best. `gain`: how far the values on the thing lie
+    from those elsewhere, in terms of the usual distance; more makes up for the units that are left as they are.
+    """
+    units = list(agreement.order(which) if order is None else order)[:count]
+    slope, shift = (each.cpu() for each in generator.activation(agreement.layer))
+    silent = torch.where(slope == 0, 0.0, -shift / torch.where(slope == 0, torch.ones_like(slope), slope))
+    values = torch.lerp(agreement.off[which], agreement.on[which], gain)
+    on, off = ([round(float(each[unit]), 4) for unit in units] for each in (values, silent))
     return Thing(name, agreement.layer, tuple(units), tuple(on), tuple(off))
 
 
 def candidate_layers(generator: Generator) -> list[str]:
     """Layers whose units may draw things: neither the whole scene nor single pixels."""
-    inside = [n for n, info in generator.layers.items() if COARSEST < info.resolution <= FINEST]
-    return inside[:-1] if len(inside) > 2 else [*generator.layers][1:]
+    if len(generator.layers) <= FEW:
+        return [*generator.layers]
+    return [n for n, info in generator.layers.items() if COARSEST < info.resolution <= FINEST][:-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +199,9 @@ def choose(
     tried = list[Tried]()
     for i, layer in enumerate(names):
         agreement = point(generator, marks, layer, truncation=truncation, rules=rules)
-        for count in COUNTS:
-            made = made_of(generator, agreement, count, name=name)
+        orders = agreement.order(), contrast(generator, marks, layer, truncation=truncation, rules=rules)
+        for order, count, gain in product(orders, COUNTS, GAINS):
+            made = made_of(generator, agreement, count, name=name, order=order, gain=gain)
             tried.append(Tried(replace(made, marks=tuple(marks)), trial.score(made)))
         report(on_step, i + 1, len(names))
     return max(tried, key=lambda each: each.score)
@@ -172,11 +223,11 @@ class _Trial:
         self.away = ~masks.around(self.mask > 0)
 
     def score(self, thing: Thing) -> float:
-        """The median share of the way to the thing that painting it goes, less what it changes elsewhere."""
+        """How far painting goes towards the thing where it may stand, less what it changes elsewhere."""
         info = self.generator.layer(thing.layer)
         changes = [[*self.rules, thing.stroke().change(info, mask.cpu())] for mask in self.mask]
         after = self.generator.sample(self.seeds, truncation=self.truncation, rules=changes).clamp(-1, 1)
         start, left = (((p - self.thing).square().sum(1) * self.mask).sum((1, 2)) for p in (self.before, after))
         share = 1 - (left / start.clamp_min(1e-6)).sqrt()
         spill = float(difference(self.before, after)[self.away].mean()) if self.away.any() else 0.0
-        return float(share.median()) - ELSEWHERE * spill
+        return float(share.quantile(REACHED)) - ELSEWHERE * spill

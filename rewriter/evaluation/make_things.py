@@ -1,0 +1,83 @@
+"""Makes the shipped things of a built-in world: `python -m rewriter.evaluation.make_things [GENERATOR …]`.
+
+For each label of a built-in world: the units that draw it best, of what three pictures show of it. For faces: glasses.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewriter.editing.region import Region
+from rewriter.files import write_json
+from rewriter.generators.base import Generator
+from rewriter.hub.resolve import load_generator
+from rewriter.masks import as_mask
+from rewriter.units.shipped import FOLDER, VERSION
+from rewriter.units.thing import choose, contrast, made_of, point
+from rewriter.worlds import townscape
+from rewriter.worlds.townscape import scenes
+
+THINGS = ("tree", "door", "window", "dome", "spire", "cloud", "light")
+POINTED, NUMBER, SIDE = range(400), 3, 64
+GLASSES_AT, GLASSES_BY = "layer1", 120
+EYES = {  # seeds of faces with glasses, and ovals over their eyes: row, column, half height and half width, in shares
+    10046: (0.45, 0.51, 0.18, 0.37),
+    10393: (0.47, 0.5, 0.16, 0.34),
+    10559: (0.47, 0.49, 0.16, 0.34),
+}
+WORTH = 0.2  # score from which a thing is worth painting with
+
+
+def marks(label: str) -> list[Region]:
+    """Three pictures that show much of a thing, with its exact mask."""
+    shown = scenes.described(POINTED, SIDE).where(label).float()
+    best = shown.sum((1, 2)).argsort(descending=True, stable=True)[:NUMBER].tolist()
+    return [Region(seed, as_mask(shown[seed])) for seed in best]
+
+
+def made(generator: Generator, labels: tuple[str, ...] = THINGS) -> dict[str, Any]:
+    """What the shipped file holds: the things that painting draws."""
+    things = []
+    for label in labels:
+        found = choose(generator, marks(label), name=label)
+        print(f"{generator.name}, {label}: {found.thing.layer}, {len(found.thing.units)} units, {found.score:.2f}")  # noqa: T201
+        if found.score >= WORTH:
+            things.append(found.thing.to_json())
+    return {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint, "things": things}
+
+
+def made_glasses(generator: Generator) -> dict[str, Any]:
+    """What the shipped file of faces holds: glasses, by units of the coarsest layer, which `choose` does not prefer.
+
+    It compares pixels, and frames stand a little elsewhere on each face. The number of units was chosen by looking.
+    """
+    ovals = [_oval(*place) for place in EYES.values()]
+    pointed = [Region(seed, as_mask(mask)) for seed, mask in zip(EYES, ovals, strict=True)]
+    order = contrast(generator, pointed, GLASSES_AT)
+    found = made_of(generator, point(generator, pointed, GLASSES_AT), GLASSES_BY, name="glasses", order=order)
+    about = {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint}
+    return {**about, "things": [replace(found, marks=tuple(pointed)).to_json()]}
+
+
+def _oval(row: float, column: float, height: float, width: float) -> torch.Tensor:
+    """An oval around a middle, in shares of the side: 1 inside."""
+    at = (torch.arange(SIDE) + 0.5) / SIDE
+    return (((at[:, None] - row) / height) ** 2 + ((at[None] - column) / width) ** 2 <= 1).float()
+
+
+def main(names: list[str], folder: Path = FOLDER) -> None:
+    """Write one file for each generator."""
+    folder.mkdir(exist_ok=True)
+    for name in names or (*townscape.WEIGHTS, "faces"):
+        made_of_it = made_glasses(load_generator(name)) if name == "faces" else made(townscape.load(name))
+        write_json(made_of_it, folder / f"{name}.json", indent=0)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main(sys.argv[1:])
