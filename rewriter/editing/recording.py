@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.checks import Check, fields, list_of, refusal, whole
+from rewriter.checks import Check, list_of, object_of, refusal, whole
 from rewriter.errors import InputError
 from rewriter.generators.latents import SEEDS
 from rewriter.masks import MAX_CELLS, MAX_CONTEXT
@@ -89,20 +89,18 @@ def parse_interventions(data: Mapping[Any, Any]) -> tuple[list[Place], list[Plac
         if not (isinstance(name, str) and name.isascii() and name.isdecimal() and len(name) < 10):
             raise refusal("the recording's image number", name, "digits")
         picture = f"picture {name}"
-        given = fields(picture, value, _INTERVENTION) if isinstance(value, Mapping) else None
-        if given is None:
-            raise refusal(picture, value, "an object with value, intervention and revert")
-        where, cause, effect = int(name), *(given[part] for part in ("intervention", "revert"))
+        given = _INTERVENTION(picture, value)
+        where, cause, effect = int(name), given["intervention"], given["revert"]
         places = place(f"{picture}, intervention", [where, cause]), place(f"{picture}, revert", [where, effect])
         if pictures.setdefault(where, places) is not places:
-            raise InputError(f"{picture} is in the recording twice")
+            raise InputError(f"picture {where} is in the recording twice")
     causes, effects = zip(*(pictures[seed] for seed in sorted(pictures)), strict=True)
     return list(causes), list(effects)
 
 
 def _level(name: str, value: Any) -> float:
     """One of the experiment's levels, as text."""
-    if value not in {f"{level:.1f}" for level in LEVELS} if isinstance(value, str) else True:
+    if value not in [f"{level:.1f}" for level in LEVELS]:
         raise refusal(name, value, " or ".join(f'"{level:.1f}"' for level in LEVELS))
     return float(value)
 
@@ -112,7 +110,7 @@ def _mask(name: str, value: Any) -> Any:
     return value
 
 
-_INTERVENTION: dict[str, Check] = {"value": _level, "intervention": _mask, "revert": _mask}
+_INTERVENTION: Check = object_of({"value": _level, "intervention": _mask, "revert": _mask})
 
 
 def _reader(most: int) -> Callable[[str, Any], Place]:

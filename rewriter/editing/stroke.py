@@ -106,6 +106,8 @@ def with_units(
         at = each.layer if layer is None else layer
         if not each.units:
             info, given = generator.layer(at), checks.list_of(_UNIT, MOST_UNITS)("units", list(units))
+            if not given or len(set(given)) != len(given):
+                raise checks.refusal("units", list(units), "one or more different units")
             replace(each, layer=at, units=given, levels=each.levels * len(given), place=None).change(info)
             levels = generator.level(at, given, each.levels[0]).tolist()
             each = stroke("stroke", replace(each, layer=at, units=given, levels=tuple(levels)))
