@@ -114,7 +114,8 @@ def _strokes_in_words(edit: Edit) -> str:
     chosen = sorted({(each.layer, each.units) for each in edit.strokes})
     words = [f"{len(units) or 'units not chosen yet'}{' units' * bool(units)} of {layer}" for layer, units in chosen]
     levels = sorted({each.levels for each in edit.strokes})
-    set_to = f"{len(levels)} sets of levels" if any(len(own) > 1 for own in levels) else f"levels {levels}"
+    single = all(len(own) == 1 for own in levels)
+    set_to = f"levels {' and '.join(f'{own[0]:g}' for own in levels)}" if single else f"{len(levels)} sets of levels"
     pictures = len({each.place.seed for each in edit.strokes if each.place})
     return f"{', '.join(words)}, {set_to}, {len(edit.strokes)} strokes on {pictures} pictures"
 

@@ -344,7 +344,12 @@ def test_the_command_asks_for_units_and_runs_the_swap(run, tmp_path):
     path, out = saved(RECORDED, tmp_path), tmp_path / "sheet.png"
     generator = ["--generator", DATA / "gandissect_proggan_32px.pth"]
     status, said, _ = run("inspect", path)
-    assert status == 0 and "swap at layer6 of any generator" in said and "6 strokes on 3 pictures" in said
+    assert (
+        status == 0
+        and "swap at layer6 of any generator" in said
+        and "6 strokes on 3 pictures" in said
+        and "levels -5 and 10," in said
+    )
     assert "units not chosen yet of layer4" in said and "--units 3,17,42" in said
     status, _, error = run("apply", path, *generator, "--out", out)
     assert status == 2 and "--units 3,17,42" in error and not out.exists()
@@ -387,4 +392,5 @@ def test_units_that_light_windows_of_a_town_darken_its_ground_afterwards(town):
         return float(((up - down) * light[8:]).sum() / light[8:].sum())
 
     assert rule.effect.goal_error_removed > 0.3 and rule.effect.verdict == "took" and rule.effect.side_effect < 1
+    assert rule.effect.reach > 0.2  # along the change that is wanted of the condition which the rule matches
     assert thrown() > 0.2 and thrown(rule) < 0
