@@ -29,8 +29,7 @@ from rewriter.generators.latents import format_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
-from rewriter.memory import SOLVERS
-from rewriter.memory.solve import SMOOTHNESS
+from rewriter.memory import SMOOTHNESS, SOLVERS
 from rewriter.pictures import data_url, jpeg, to_image, webp
 from state import PAGE_SIZE, Shared, Visitor
 
@@ -188,7 +187,7 @@ class View:
                 )
                 crops = [urls[first : first + 3] for first in range(0, len(urls), 3)]
         step = suggestion(rule)
-        words = verdict_in_words(rule.effect)
+        words = verdict_in_words(rule.effect, rule.edit.kind if rule.edit else "")
         return {
             "next": f"{words[:1].upper()}{words[1:]}.",
             "verdict": rule.effect.verdict,

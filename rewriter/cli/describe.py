@@ -76,6 +76,8 @@ def _edit(edit: Edit) -> Description:
     seeds: dict[str, Any] = {"copy": edit.copy and edit.copy.seed, "paste": edit.paste and edit.paste.seed}
     seeds |= {"context": [region.seed for region in edit.context]}
     fields = {name: value for name, value in edit.to_json().items() if name not in (*seeds, "keep")} | _form(edit)
+    if edit.strokes:
+        fields["strokes"] = [each.plain(lambda place: {"seed": place.seed}) for each in edit.strokes]
     if missing:
         state = f"still missing: {'; '.join(missing)}"
     else:
@@ -86,6 +88,7 @@ def _edit(edit: Edit) -> Description:
         f"  copy from seed {seeds['copy']}, paste on {seeds['paste']}, context on {seeds['context']}",
         f"  rank {edit.rank}, {edit.method}, strength {edit.strength:g}, made on {edit.fingerprint[:12] or 'any'}",
         f"  {_form_in_words(edit)}",
+        *[f"  {_strokes_in_words(edit)}"] * bool(edit.strokes),
         f"  {state}",
     ]
     return {"what": "edit", **fields, **seeds, "missing": missing}, "\n".join(words)
@@ -104,6 +107,17 @@ def _form_in_words(edit: Edit) -> str:
     words += [f"gate from {edit.gate[0]:.2f} to {edit.gate[1]:.2f}"] if edit.gate else []
     words += [f"at most {edit.budget:g}/255 elsewhere"] if edit.budget is not None else []
     return ", ".join(words)
+
+
+def _strokes_in_words(edit: Edit) -> str:
+    """Which units are set, to how many ways of levels, and on how many pictures."""
+    chosen = sorted({(each.layer, each.units) for each in edit.strokes})
+    words = [f"{len(units) or 'units not chosen yet'}{' units' * bool(units)} of {layer}" for layer, units in chosen]
+    levels = sorted({each.levels for each in edit.strokes})
+    single = all(len(own) == 1 for own in levels)
+    set_to = f"levels {' and '.join(f'{own[0]:g}' for own in levels)}" if single else f"{len(levels)} sets of levels"
+    pictures = len({each.place.seed for each in edit.strokes if each.place})
+    return f"{', '.join(words)}, {set_to}, {len(edit.strokes)} strokes on {pictures} pictures"
 
 
 def _rewritten(rule: Rule) -> str:

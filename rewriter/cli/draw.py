@@ -19,6 +19,7 @@ from rewriter.editing.provenance import check_complete, with_default_layer
 from rewriter.editing.rule import Rule, carried_rules
 from rewriter.editing.session import Rewriter, by_hand
 from rewriter.editing.statistics import Statistics
+from rewriter.editing.stroke import MOST_UNITS, with_units
 from rewriter.editing.twin import approximation
 from rewriter.errors import InputError, OnStep
 from rewriter.files import check_writable
@@ -33,6 +34,7 @@ FORM = (
     "where the context is. template: copied values, recalled at places that look like the marked ones. auto: try them "
     "at several layers and keep the best. Default: the edit's own."
 )
+UNITS = "numbers from 0 as in 3,17,40-42"
 BUDGET = "Most that may change elsewhere, on average in 1/255: the rule is made gentler until that holds."
 Requests = Sequence[tuple[str, Edit]]  # edits, each with a name to report it by
 
@@ -83,6 +85,8 @@ def apply(
     budget: Annotated[float | None, typer.Option(help=BUDGET)] = None,
     layer: Annotated[str | None, typer.Option(help="Layer to rewrite, or with --form auto to start from.")] = None,
     truncation: Annotated[float | None, typer.Option(help="Truncation instead of the edit's own.")] = None,
+    units: Annotated[str | None, typer.Option(help=f"Units of a recording that names none: {UNITS}.")] = None,
+    units_layer: Annotated[str | None, typer.Option(help="Their layer; the edit's own if not given.")] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,
     device: common.Device = None,
     out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
@@ -93,7 +97,8 @@ def apply(
 ) -> None:
     """Apply edits to a generator: report what they did, and draw unseen pictures before and after.
 
-    An edit file was written by this package, or recorded by the original implementation (add --generator and --layer).
+    An edit file was written by this package, or recorded by the original implementation (add --generator and --layer;
+    for recorded unit interventions, --units and perhaps --units-layer too).
     Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark, and
     grand-tour, three in succession; for faces: glasses, hat, smile.
     """
@@ -107,6 +112,7 @@ def apply(
     model = common.generator_of([edit for _, edit in requests], generator, device, as_json)
     if layer is None:
         requests = [(name, with_default_layer(model, edit)) for name, edit in requests]
+    requests = _with_units(model, requests, units, units_layer)
     for _, edit in requests:
         check_complete(model, edit)
     earlier, psi = carried_rules(model), requests[0][1].truncation
@@ -159,6 +165,25 @@ def _requests(files: Sequence[str], given: dict[str, Any], generator: str | None
     if given:  # later edits name the earlier rules that they were made after, and the options change those
         requests = [(name, edit.with_(after=()) if i else edit) for i, (name, edit) in enumerate(requests)]
     return requests
+
+
+def _with_units(model: Generator, requests: Requests, units: str | None, layer: str | None) -> list[tuple[str, Edit]]:
+    """The edits, with the units given in those that lack some; InputError if none does."""
+    if units is None:
+        if layer is not None:
+            raise InputError(f"--units-layer {layer} belongs to --units: add --units 3,17,42")
+        return list(requests)
+    if not any(_lacks_units(edit) for _, edit in requests):
+        raise InputError("--units belongs to a recording of unit interventions that names none: leave it out")
+    chosen = parse_seeds(units, most=MOST_UNITS, what="units")
+    return [
+        (name, edit.with_(strokes=with_units(model, edit.strokes, chosen, layer)) if _lacks_units(edit) else edit)
+        for name, edit in requests
+    ]
+
+
+def _lacks_units(edit: Edit) -> bool:
+    return any(not each.units for each in edit.strokes)
 
 
 def _check_outputs(sheet: Path, others: Sequence[Path]) -> None:

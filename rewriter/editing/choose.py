@@ -23,8 +23,8 @@ from rewriter.editing.statistics import Statistics
 from rewriter.editing.verdict import ASKED, MOST, TOOK, HeldOut, held_out
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import Generator
+from rewriter.memory import SMOOTHNESS
 from rewriter.memory.goal import Goal
-from rewriter.memory.solve import SMOOTHNESS
 
 SECONDS = 10.0  # after which no further candidate is tried
 SEARCHED = range(8000, 8064)  # pictures on which candidates are compared; verdicts are given on others
@@ -70,6 +70,8 @@ def execute(
     """
     if edit.kind == "switch":
         edit = edit.with_(form="units")
+    if edit.kind == "swap" and edit.form == AUTO:
+        edit = edit.with_(form="weight")
     if edit.form != AUTO and (
         edit.budget is None or edit.kind in ("zero", "switch") or edit.smoothness is not None or edit.gate
     ):

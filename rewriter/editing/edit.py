@@ -16,7 +16,7 @@ from rewriter.checks import optional
 from rewriter.editing import recording
 from rewriter.editing.recipe import Recipe, recipe
 from rewriter.editing.region import Place, Region, places, region, regions
-from rewriter.editing.stroke import Stroke, strokes
+from rewriter.editing.stroke import Stroke, are_pairs, strokes
 from rewriter.errors import InputError
 from rewriter.files import read_json, write_json
 from rewriter.generators.change import STRENGTHS
@@ -27,7 +27,7 @@ __all__ = ["Edit", "Region", "load_edits", "read_recording", "save_edits"]
 
 VERSION = 1
 MOST = 64  # edits in one file
-KINDS = ("replace", "erase", "zero", "paint", "switch")
+KINDS = ("replace", "erase", "zero", "paint", "switch", "swap")
 AUTO = "auto"  # in place of a form: the machine chooses layer, form and numbers, and the rule's edit names them
 BY_HAND = {
     "rank",
@@ -48,7 +48,8 @@ class Edit:
 
     Kind "replace" draws the copied thing at the pasted place, "erase" removes what is there, and "zero" makes the layer
     forget what singles the context out. "paint" makes what was painted with units hold wherever the context is, and
-    "switch" sets units to levels on all pictures. An edit may lack places: see `missing`.
+    "switch" sets units to levels on all pictures. "swap" inverts what units of an earlier layer cause: with them at one
+    level each picture's context gets what it has with them at another. An edit may lack places: see `missing`.
     """
 
     generator: str  # the one that it was made on; "": any
@@ -87,6 +88,12 @@ class Edit:
             "mark the place to erase on a picture": self.kind == "erase" and not self.paste,
             "paint on a picture with units": self.kind == "paint" and not (self.paste and self.strokes),
             "choose units to switch": self.kind == "switch" and not self.strokes,
+            "choose its units: rewriter apply with --units 3,17,42, or choose_units in a session": (
+                any(not each.units for each in self.strokes)
+            ),
+            "set units to two levels at one place of each picture of the context, in its order": (
+                self.kind == "swap" and not are_pairs(self.strokes, self.context)
+            ),
             "mark the context on at least one picture": not (self.context or self.paste or self.kind == "switch"),
         }
         return [step for step, lacking in steps.items() if lacking]
@@ -190,14 +197,24 @@ def load_edits(path: str | Path) -> tuple[Edit, ...]:
     return tuple(edits)
 
 
-def read_recording(data: Any, *, layer: str = "layer8", title: str = "") -> Edit:
+def read_recording(data: Any, *, layer: str | None = None, title: str = "") -> Edit:
     """An edit that the original implementation recorded: a replacement on any generator, perhaps incomplete.
 
-    Recordings do not name a layer. Their authors advise layer8 for objects, layer6 for smiles and watermarks, layer10
-    for hair. They do not say either whether the edit was executed as an erasure: `with_(kind="erase")` makes it one.
-    InputError names the first field that is wrong, and what was expected.
+    Recordings do not name a layer. Their authors advise layer8 for objects (which None means), layer6 for smiles and
+    watermarks, layer10 for hair. They do not say either whether the edit was executed as an erasure:
+    `with_(kind="erase")` makes it one. Unit interventions become a swap at layer6, whose units are still to be chosen:
+    see `stroke.with_units`. InputError names the first field that is wrong, and what was expected.
     """
+    if recording.intervenes_on_units(data):
+        causes, effects = recording.parse_interventions(data)
+        set_to = {"layer": recording.UNITS_LAYER, "units": ()}
+        strokes = [
+            {**set_to, "place": Region(*place), "levels": (level,)} for place in causes for level in recording.LEVELS
+        ]
+        changes: dict[str, Any] = {"context": [Region(*place) for place in effects], "strokes": strokes}
+        return Edit("", "").with_(layer=layer or recording.SWAP_LAYER, kind="swap", title=title, **changes)
     found = recording.parse(data)
+    layer = layer or recording.LAYER
     copy, paste = (place and Region(*place) for place in (found.copy, found.paste))
     context = [Region(*place) for place in found.context]
     return Edit("", "").with_(layer=layer, title=title, copy=copy, paste=paste, context=context)

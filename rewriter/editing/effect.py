@@ -19,6 +19,7 @@ from rewriter.generators.change import LowRank
 from rewriter.generators.latents import UNSEEN
 from rewriter.generators.units import Units
 from rewriter.masks import grow
+from rewriter.memory import SMOOTHNESS
 from rewriter.pictures import difference
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ BATCH = 16
 POOR, UNLIKE = 0.15, 0.3  # below this reach or goal error removed, or this likeness, an edit had little effect
 PROTECTING = ("least-squares", "closed-form")  # methods that know protected places
 HARM, EVERYWHERE = 4.0, 0.9  # above this side effect in 1/255, or this share of the picture, it does too much
+LESS, LEAST = 10.0, 0.01  # by how much a lower λ is tried, and the lowest
 FEW = 3  # marked and accepted places; an edit with fewer that did not take needs more of them first
 LATER = "took", "unseen_likeness", "verdict"  # fields of an effect that files of version 0.1 lack
 VERDICTS = "", "took", "partly", "did not take"
@@ -99,6 +101,9 @@ def suggestion(rule: Rule) -> NextStep | None:
         harmful = effect.side_effect > HARM and edit.kind == "replace"
         return NextStep("Allow less change elsewhere", less) if harmful else None
     taken = [place for place in edit.found if place.by == "person"]
+    if edit.kind == "swap":
+        smoothness = (SMOOTHNESS if edit.smoothness is None else edit.smoothness) / LESS
+        return NextStep("Protect the rest less", {"smoothness": smoothness}) if smoothness >= LEAST else None
     if edit.kind != "zero" and len(edit.context) + len(taken) < FEW:
         return NextStep("Find more places", action="find")
     if edit.kind == "zero":
@@ -119,11 +124,13 @@ def _next_layer(layer: str) -> str:
     return f"layer{number - 1 if number > 3 else number + 1}"
 
 
-def verdict_in_words(effect: Effect) -> str:
-    """The verdict in one sentence; "" if there is none."""
+def verdict_in_words(effect: Effect, kind: str = "") -> str:
+    """The verdict on an edit of that kind in one sentence; "" if there is none."""
     if not effect.verdict:
         return ""
     said = {"took": "the edit took", "partly": "the edit took only partly"}.get(effect.verdict, "the edit did not take")
+    if kind == "swap":
+        return f"{said}: marked places came {max(0.0, effect.likeness):.0%} of the way to how the other condition looks"
     if math.isnan(effect.took):
         return f"{said}: {max(0.0, effect.likeness):.0%} of what was marked is gone from there"
     return f"{said}: {effect.took:.0%} of similar places on unseen pictures became what was asked for"
@@ -161,7 +168,8 @@ def _by_verdict(rule: Rule, effect: Effect) -> dict[str, bool]:
     if effect.verdict == "took":
         return {f"much else changes ({effect.side_effect:.1f}/255 on average). {next_step}": bool(step)}
     doubt = "; some rules cannot be changed" if effect.verdict == "did not take" else ""
-    return {f"{verdict_in_words(effect)}. {next_step}{doubt}": True}
+    kind = rule.edit.kind if rule.edit else ""
+    return {f"{verdict_in_words(effect, kind)}. {next_step}{doubt}": True}
 
 
 def _by_figures(rule: Rule, effect: Effect) -> dict[str, bool]:
@@ -191,7 +199,7 @@ def effect_in_words(name: str, rule: Rule) -> str:
     method = f", {rule.edit.method if rule.edit else 'unknown method'}" if form == "weight" else ""
     lines = [f"{made}{method}, solved in {effect.seconds:.2f} s"]
     if effect.verdict:
-        lines.append(f"  {verdict_in_words(effect)}")
+        lines.append(f"  {verdict_in_words(effect, rule.edit.kind if rule.edit else '')}")
     if not math.isnan(effect.likeness):
         unmarked = f"outside them {effect.spill:.2f}/255 changed"
         beside = "they cover the whole picture" if math.isnan(effect.spill) else unmarked
@@ -253,12 +261,14 @@ def measure(
     """Compare the generator with a rule and without it, on top of the rules that were on when it was made.
 
     The goal error is that of the goal's first picture, the one that was pasted on. If that one is to stay as it is,
-    because the thing was pasted where it was copied and should appear at the contexts too, it is that of all pictures.
+    because the thing was pasted where it was copied and should appear at the contexts too, it is that of all pictures;
+    so it is if these come in two conditions, and the mean change is that of the condition which the rule matches.
     `seeds`: pictures to measure on; None: the first 48 unseen ones, fewer if they are large and there is no GPU.
     `seconds`: how long solving took.
     """
     seeds = _unseen(generator, rule) if seeds is None else seeds
-    aim = goal[:1] if goal[:1].asks_for_change else goal
+    aim = goal[:1] if goal[:1].asks_for_change and not goal.paired else goal
+    towards = max(goal.conditions, key=lambda each: float(rule.matches(each.features.keys).float().mean()))
     left = aim.remaining(generator.values(aim.features, rules=[*rules, rule]))
     removed = 1 - left / aim.remaining(aim.before) if aim.asks_for_change else 0.0
     margin = _margin(generator, rule.layer, goal)
@@ -267,7 +277,7 @@ def measure(
         features = generator.keys(list(seeds[i : i + BATCH]), rule.layer, truncation=truncation, rules=rules)
         match = rule.matches(features.keys)
         before, after = generator.values(features, rules=rules), generator.values(features, rules=[*rules, rule])
-        moved += float(_moved(before, after, goal.mean_change(), match.shape[1:])[match].sum())
+        moved += float(_moved(before, after, towards.mean_change(), match.shape[1:])[match].sum())
         places += float(match.sum())
         pictures = (generator.picture(features, v, rules=rules) for v in (before, after))
         change = difference(*pictures)

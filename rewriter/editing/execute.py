@@ -20,8 +20,9 @@ from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import Beside
 from rewriter.generators.change import LowRank
+from rewriter.memory import SMOOTHNESS
 from rewriter.memory.goal import Goal
-from rewriter.memory.solve import SMOOTHNESS, forget
+from rewriter.memory.solve import forget
 
 
 def replay(
@@ -76,7 +77,7 @@ def prepare(
 ) -> Job:
     """Check an edit and look up what solving it needs; arguments and errors as for `replay`."""
     check_complete(generator, edit)
-    _check_form(edit)
+    _check_form(generator, edit)
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     check_rules(generator, edit, rules)
     job = Job(generator, edit, rules, statistics)
@@ -89,20 +90,37 @@ FORMS_OF = {  # that an edit of a kind can have; those of others are weight and 
     "replace": ("weight", "gated", "template"),
     "zero": ("weight",),
     "switch": ("units",),
+    "swap": ("weight",),
 }
 
 
-def _check_form(edit: Edit) -> None:
+def _check_form(generator: Generator, edit: Edit) -> None:
     if edit.form == AUTO:
         raise InputError("the form of the edit is not chosen yet: execute it, or set form to weight, gated or template")
     if edit.form not in FORMS_OF.get(edit.kind, ("weight", "gated")):
         usual = FORMS_OF.get(edit.kind, ("weight",))[0]
         raise InputError(f"an edit of kind {edit.kind} cannot have the form {edit.form}: set form to {usual}")
-    if layers := {stroke.layer for stroke in edit.strokes} - {edit.layer}:
+    if edit.kind == "swap":
+        _check_swap(generator, edit)
+    elif layers := {stroke.layer for stroke in edit.strokes} - {edit.layer}:
         raise InputError(
             f"a rule changes one layer, and {edit.layer} is not the layer of all units that were set "
             f"({', '.join(sorted(layers))}): undo some strokes, or set layer to theirs"
         )
+
+
+def _check_swap(generator: Generator, edit: Edit) -> None:
+    """Raise InputError unless the units lie before the edit's layer, which has one direction to be changed in."""
+    order = list(generator.layers)
+    for each in edit.strokes:
+        if order.index(generator.layer(each.layer).name) >= order.index(edit.layer):
+            raise InputError(
+                f"a swap changes what a layer makes of units before it, and {each.layer}, whose units are set, is not "
+                f"before {edit.layer}: set layer to a later one, or choose units of an earlier layer"
+            )
+        each.change(generator.layer(each.layer))
+    if edit.rank != 1:
+        raise InputError(f"two conditions are told apart in one direction: set rank to 1 instead of {edit.rank}")
 
 
 def solved(job: Job, *, on_step: OnStep | None = None) -> tuple[Rule, Goal, float]:
@@ -143,7 +161,7 @@ def solved(job: Job, *, on_step: OnStep | None = None) -> tuple[Rule, Goal, floa
 def switched(generator: Generator, edit: Edit, rules: Sequence[Rule], unseen: Sequence[int] | None = None) -> Rule:
     """The rule that sets units to levels on all pictures, and how much these change; nothing has to be solved."""
     check_complete(generator, edit)
-    _check_form(edit)
+    _check_form(generator, edit)
     check_rules(generator, edit, rules)
     (stroke,) = edit.strokes
     change, strength = stroke.change(generator.layer(edit.layer)), edit.strength * stroke.strength

@@ -15,13 +15,13 @@ from rewriter.editing.edit import Edit
 from rewriter.editing.likeness import shifted
 from rewriter.editing.region import Place, Region
 from rewriter.editing.statistics import Statistics, statistics_for
-from rewriter.editing.stroke import painted_on
+from rewriter.editing.stroke import Stroke, painted_on
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features, LayerInfo, Memory
-from rewriter.memory.directions import Directions, key_directions
-from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste
+from rewriter.memory.directions import Directions, key_directions, separating
+from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste, swap
 from rewriter.memory.neighbourhoods import NeighbourhoodMoment
 from rewriter.memory.second_moment import SecondMoment
 from rewriter.memory.sites import Gate
@@ -38,6 +38,8 @@ NO_CHANGE = {  # what to do about a goal that asks for no change, by the edit's 
     "replace": "the copied thing is already there: paste it onto another picture or place, erase it instead, or, if it "
     "should appear on other pictures too, mark the context there and leave spread on",
     "erase": "the marked places already look as they would without the thing: mark it where it is",
+    "swap": "the two conditions hardly differ where the context is: set other units, or levels further apart, or mark "
+    "the context where their consequence shows",
     "paint": "what was painted is there already: paint where it is not, or with other units",
 }
 
@@ -58,8 +60,12 @@ class Job:
         self.features: dict[int, Features] = {}
 
     def _found_like(self, marked: Sequence[Region]) -> Iterator[Region]:
-        """The places that a person took, or of an erasure all that were found, under the first mark, moved there."""
-        taken = [place for place in self.edit.found if place.by == "person" or self.edit.kind == "erase"]
+        """The places that a person took, or of an erasure all that were found, under the first mark, moved there.
+
+        None of a swap, in whose other pictures no units are set.
+        """
+        found = () if self.edit.kind == "swap" else self.edit.found
+        taken = [place for place in found if place.by == "person" or self.edit.kind == "erase"]
         seen = {region.seed for region in marked}
         for place in taken if marked else ():
             mask = _moved(marked[0].mask, place, self.generator.resolution)
@@ -70,8 +76,8 @@ class Job:
         """The same work on a changed edit at the same layer: what was looked up and measured stays."""
         job = Job(self.generator, self.edit.with_(**changes), self.rules, self.statistics)
         job.features = self.features
-        same = "context" not in changes and "truncation" not in changes and "statistics" not in changes
-        for name in ("memory", "moment", "_others") if same else ():
+        same = changes.keys().isdisjoint(("context", "truncation", "statistics", "strokes"))
+        for name in ("memory", "moment", "_others", "swapped") if same else ():
             if name in self.__dict__:
                 job.__dict__[name] = self.__dict__[name]
         return job
@@ -156,7 +162,8 @@ class Job:
     def look_up(self, regions: Iterable[Region | Place | None] | None = None) -> None:
         """Compute the features of every picture that the edit points at, or of the given places, in batches."""
         if regions is None:
-            regions = [self.edit.paste, *self.edit.context, *self.context, *self.edit.keep, self.edit.copy]
+            context = () if self.edit.kind == "swap" else (*self.edit.context, *self.context)
+            regions = [self.edit.paste, *context, *self.edit.keep, self.edit.copy]
         seeds = sorted({region.seed for region in regions if region} - self.features.keys())
         for i in range(0, len(seeds), BATCH):
             batch = seeds[i : i + BATCH]
@@ -168,11 +175,15 @@ class Job:
 
     @cached_property
     def directions(self) -> Directions:
-        """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside."""
+        """What singles out the context: from the keys of the cells inside its masks, weighted by how far inside.
+
+        For a swap: what tells the two conditions apart there.
+        """
+        moment = self.moment.with_more(self._near_misses()) if self.edit.unlike else self.moment
+        if self.edit.kind == "swap":
+            return separating(self.swapped, moment)
         keys, weights = context_keys(self.generator, self.info, self.context, self.features)
-        method, rank, moment = self.edit.directions, 1 if self.edit.method == CLOSED else self.edit.rank, self.moment
-        if self.edit.unlike:
-            moment = moment.with_more(self._near_misses())
+        method, rank = self.edit.directions, 1 if self.edit.method == CLOSED else self.edit.rank
         return key_directions(keys, moment, weights=weights, rank=rank, method=method)
 
     def _near_misses(self) -> Tensor:
@@ -213,6 +224,8 @@ class Job:
 
     def goal(self) -> Goal:
         """The goal: the values wanted of the pasted picture and, if the edit is spread, of each context."""
+        if self.edit.kind == "swap":
+            return self.swapped
         spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
         pictures = [self.target, *spread]
         features = Features.cat([self.features[region.seed] for region in pictures])
@@ -241,6 +254,25 @@ class Job:
         weight = torch.stack([self._on(region, self.info.resolution, "painted place") for region in pictures])
         weight = (2 * weight).clamp_max(1)  # as far as strokes act
         return Goal(features, values, before, weight, tuple(masks.bounds(cells, above=RIM) for cells in weight))
+
+    @cached_property
+    def swapped(self) -> Goal:
+        """The pictures of a swap in both conditions: where the context is, each shall get the other's values."""
+        side = self.info.resolution
+        masks = torch.stack([self._on(region, side, "context") for region in self.context])
+        first, second = (self._with_units(self.edit.strokes[i::2]) for i in (0, 1))
+        before = (self.generator.values(first, rules=self.rules), self.generator.values(second, rules=self.rules))
+        return swap(first, second, before, masks)
+
+    def _with_units(self, strokes: Sequence[Stroke]) -> Features:
+        """What enters the layer on the pictures of some strokes, which set units of an earlier layer."""
+        parts, psi = [], self.edit.truncation
+        for i in range(0, len(strokes), BATCH):
+            batch = [(each, each.place.seed) for each in strokes[i : i + BATCH] if each.place]
+            changes = [[*self.rules, each.change(self.generator.layer(each.layer))] for each, _ in batch]
+            seeds = [seed for _, seed in batch]
+            parts.append(self.generator.keys(seeds, self.info.name, truncation=psi, rules=changes))
+        return Features.cat(parts)
 
     def forgotten(self, change: LowRank) -> Goal:
         """The goal that a zeroed layer reaches: its values at the contexts after the change."""

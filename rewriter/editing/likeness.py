@@ -1,8 +1,8 @@
 """How near a rule brings the marked pictures to what was asked for: a measure that layers can be compared by.
 
 Values of different layers cannot be compared; pictures can. Inside the marks a rule should make each picture look like
-what was asked for: the copied thing moved there or, for an erasure, what similar pictures have there. Outside the marks
-it should change nothing.
+what was asked for: the copied thing moved there or, for an erasure, what similar pictures have there; for a swap, the
+same picture in the other condition. Outside the marks it should change nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ class Likeness:
         self.generator, self.edit, self.rules = generator, edit, rules
         pasted = [edit.paste] if edit.paste else []
         judged = [*pasted, *(region for region in edit.context if region.seed not in {p.seed for p in pasted})][:JUDGED]
+        self.set = [each.change(generator.layer(each.layer)) for each in edit.strokes] if edit.kind == "swap" else []
+        if self.set:  # each picture in both conditions, one after the other
+            judged = [region for region in judged[: JUDGED // 2] for _ in (0, 1)]
         self.seeds = [region.seed for region in judged]
         self.marks = torch.stack([self._pixels(region) for region in judged])
-        self.before = self._draw(self.seeds)
+        self.before = self._drawn()
         marked = {seed: torch.zeros_like(self.marks[0]) for seed in self.seeds}
         for region in (*pasted, *edit.context):  # one picture may be marked in several places
             if region.seed in marked:
@@ -52,6 +55,13 @@ class Likeness:
     def _draw(self, seeds: Sequence[int], *more: Rule) -> Tensor:
         return self.generator.sample(seeds, truncation=self.edit.truncation, rules=[*self.rules, *more]).clamp(-1, 1)
 
+    def _drawn(self, *more: Rule) -> Tensor:
+        """The marked pictures; those of a swap with its units set."""
+        if not self.set:
+            return self._draw(self.seeds, *more)
+        changes, psi = [[*self.rules, *more, each] for each in self.set[: len(self.seeds)]], self.edit.truncation
+        return self.generator.sample(self.seeds, truncation=psi, rules=changes).clamp(-1, 1)
+
     @torch.no_grad()
     def judge(self, rule: Rule, donors: Features) -> tuple[float, float]:
         """How near the edit's rule comes to what was asked for, and what else it changes: (likeness, spill).
@@ -62,9 +72,11 @@ class Likeness:
         """
         if self.edit.kind == "paint":
             wanted, weight = self.painted(), self.marks
+        elif self.edit.kind == "swap":
+            wanted, weight = self.swapped(), self.marks
         else:
             wanted, weight = self._moved() if self.edit.kind == "replace" else self.filled(donors)
-        after = self._draw(self.seeds, rule)
+        after = self._drawn(rule)
         start, left = (((p - wanted).square().sum(1) * weight).sum() for p in (self.before, after))
         change = difference(self.before, after)
         likeness = 1 - float(left / start) if start > 0 else 0.0
@@ -84,6 +96,11 @@ class Likeness:
         places = [Region(seed, mask.cpu()) for seed, mask in zip(self.seeds, self.marks, strict=True)]
         changes = [[*self.rules, *painted_on(self.edit.strokes, place, info)] for place in places]
         return self.generator.sample(self.seeds, truncation=self.edit.truncation, rules=changes).clamp(-1, 1)
+
+    def swapped(self) -> Tensor:
+        """The marked pictures, each with the look of its other condition inside its mark."""
+        others = self.before.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        return torch.lerp(self.before, others, self.marks[:, None])
 
     def filled(self, donors: Features) -> tuple[Tensor, Tensor]:
         """What similar pictures without the context have where the marks are: pictures (n, 3, H, W) and marks.

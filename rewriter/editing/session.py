@@ -29,7 +29,7 @@ from rewriter.editing.region import Place, Region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics, statistics_for
-from rewriter.editing.stroke import Stroke, places
+from rewriter.editing.stroke import Stroke, places, with_units
 from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
@@ -189,7 +189,8 @@ class Rewriter:
         first, *others = places(drawn)
         marks = {region.seed for region in others}
         painted = {stroke.place.seed for stroke in drawn if stroke.place}
-        own = [region for region in self.edit.context if region.seed not in painted]
+        marked = () if self.edit.kind == "swap" else self.edit.context
+        own = [region for region in marked if region.seed not in painted]
         context = (*own, first, *others) if own or marks else ()
         self._edit(
             **{"kind": "paint", "copy": None, "units": None, "layer": stroke.layer, "strokes": drawn},
@@ -202,6 +203,14 @@ class Rewriter:
         stroke.change(self.generator.layer(stroke.layer))
         fresh = {"copy": None, "paste": None, "context": (), "found": (), "unlike": ()}
         self._edit(kind="switch", form="units", layer=stroke.layer, strokes=(stroke,), **fresh)
+
+    def choose_units(self, units: Sequence[int], layer: str | None = None) -> None:
+        """Choose the units of a recorded edit that names none, at the layer that it names or another one.
+
+        Raises:
+            InputError: no units are left to choose, or the generator has no such layer or units.
+        """
+        self._edit(strokes=with_units(self.generator, self.edit.strokes, units, layer))
 
     def painted(self, seeds: Sequence[int]) -> Tensor:
         """Pictures (n, 3, H, W) with the rules that are on and what is painted on them."""

@@ -49,7 +49,7 @@ def suggest(
     `on_step` is called with (layers done, of).
     """
     check_complete(generator, edit)
-    if edit.strokes:
+    if edit.strokes and edit.kind != "swap":
         raise InputError(f"this edit is made of units of {edit.layer}, which no other layer has: choose other units")
     if edit.form == AUTO:
         edit = edit.with_(form="weight")

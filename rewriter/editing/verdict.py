@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from rewriter.editing.forms import Finder
 from rewriter.editing.likeness import Likeness, shifted
 from rewriter.editing.region import Place, Region
 from rewriter.editing.stroke import painted_on
+from rewriter.generators.base import Changes
+from rewriter.generators.change import LowRank
 from rewriter.generators.latents import UNSEEN
 from rewriter.pictures import difference
 
@@ -43,6 +45,7 @@ class HeldOut:
     before: Tensor  # the pictures (n, 3, H, W)
     thing: Tensor  # the copied thing's picture, moved to each place, (n, 3, H, W)
     weight: Tensor  # how far each pixel should be replaced, (n, H, W)
+    set: Sequence[LowRank] = ()  # of a swap: the units that are set on each picture
 
     @property
     def wanted(self) -> Tensor:
@@ -122,12 +125,12 @@ def _painted(job: Job, places: tuple[Place, ...]) -> HeldOut:
 
 
 def _marked(job: Job) -> HeldOut:
-    """The marked places, for edits whose result is not copied from a picture."""
+    """The marked places, for edits whose result is not copied from a picture; those of a swap in both conditions."""
     marks = Likeness(job.generator, job.edit, job.rules)
-    filled, weight = marks.filled(job.references)
+    filled, weight = (marks.swapped(), marks.marks) if marks.set else marks.filled(job.references)
     middles = [masks.centre(mask) for mask in weight]
     places = tuple(Place(seed, *middle, "person") for seed, middle in zip(marks.seeds, middles, strict=True))
-    return HeldOut(places, marks.before, filled, weight)
+    return HeldOut(places, marks.before, filled, weight, marks.set[: len(places)])
 
 
 @torch.no_grad()
@@ -159,7 +162,7 @@ def crops(job: Job, rule: Rule, *, number: int = CROPS) -> list[tuple[Tensor, Te
         Square pictures (3, h, h) in [-1, 1] of each place with a margin; all have the same size.
     """
     held = held_out(job, most=number) if job.edit.kind in ASKED else _marked(job)
-    shown = HeldOut(held.places[:number], held.before[:number], held.thing[:number], held.weight[:number])
+    shown = HeldOut(*(getattr(held, each.name)[:number] for each in fields(held)))
     whole = shown.before, shown.wanted, _after(job, rule, shown)
     boxes = [masks.bounds(weight) if weight.any() else masks.Box(0, 0, 1, 1) for weight in shown.weight]
     size, side = max(max(box.size) for box in boxes), job.generator.resolution
@@ -185,5 +188,6 @@ def square(picture: Tensor, middle: tuple[float, float], size: float) -> Tensor:
 
 def _after(job: Job, rule: Rule, held: HeldOut) -> Tensor:
     """The pictures of the places with the rule."""
-    seeds, rules = [place.seed for place in held.places], [*job.rules, rule]
+    seeds, own = [place.seed for place in held.places], [*job.rules, rule]
+    rules: Changes = [[*own, each] for each in held.set] if held.set else own
     return job.generator.sample(seeds, truncation=job.edit.truncation, rules=rules).clamp(-1, 1)

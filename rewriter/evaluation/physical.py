@@ -13,16 +13,13 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from rewriter import masks
 from rewriter.errors import OnStep, report
 from rewriter.evaluation.methods import Case, Result, entering, has_converged, of_rule
 from rewriter.generators.base import exact
 from rewriter.generators.change import LowRank
-from rewriter.generators.layer import Features
 from rewriter.memory import descent
-from rewriter.memory.directions import Directions
-from rewriter.memory.goal import RIM, Goal
-from rewriter.memory.second_moment import SecondMoment
+from rewriter.memory.directions import separating
+from rewriter.memory.goal import Goal, swap
 from rewriter.memory.sites import goal_sites
 from rewriter.memory.solve import solve
 from rewriter.worlds.townscape import factors, scenes
@@ -69,21 +66,8 @@ def swapped(case: Case, layer: str) -> Goal:
     generator = case.generator
     z, u = scenes.towns(seeds_with(lambda u: factors.is_lit(u) & plain(u), number=PAIRS))
     lamps = [factors.change(u, lit=on) for on in (True, False)]
-    pair = [entering(generator, layer, factors.latents_of(each, z), case.edit.truncation) for each in lamps]
-    lit, dark = (generator.values(features, rules=[]) for features in pair)
+    first, second = (entering(generator, layer, factors.latents_of(each, z), case.edit.truncation) for each in lamps)
+    lit, dark = (generator.values(features, rules=[]) for features in (first, second))
     light = scenes.draw(lamps[0], generator.resolution).where("light").float()
     alpha = F.interpolate(light[:, None], size=lit.shape[2:], mode="area").to(lit)
-    values, cells = torch.cat([torch.lerp(lit, dark, alpha), torch.lerp(dark, lit, alpha)]), alpha[:, 0]
-    boxes = tuple(masks.bounds(mask, above=RIM) for mask in cells) * 2
-    return Goal(Features.cat(pair), values, torch.cat([lit, dark]), torch.cat([cells, cells]), boxes)
-
-
-def separating(goal: Goal, moment: SecondMoment) -> Directions:
-    """The direction that separates the two halves of the goal, d = C⁻¹(k̄_lit − k̄_dark)."""
-    keys = goal.features.keys
-    weight = F.interpolate(goal.weight[:, None], size=keys.shape[2:], mode="area")
-    sums, half = (keys * weight).sum((2, 3)).cpu().double(), len(keys) // 2
-    lit, dark = (part.sum(0) / weight[:half].cpu().double().sum() for part in (sums[:half], sums[half:]))
-    d = moment.power(-1) @ (lit - dark)
-    d = d / d.norm()
-    return Directions(d[None].float().to(keys.device).contiguous(), float(d @ lit))
+    return swap(first, second, (lit, dark), alpha[:, 0])

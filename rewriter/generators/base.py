@@ -47,6 +47,7 @@ class Generator(nn.Module, ABC):
     pattern: ClassVar[str]  # matches a name in this architecture's state dict, and in no other's
     SETTINGS: ClassVar[Mapping[str, Check]] = MappingProxyType({})  # what a state dict cannot hold → what it may be
     name = "generator"
+    leak: ClassVar[float] = 1.0  # what is left of a layer's negative values where they are rectified: 1 all, 0 nothing
     zdim: int
     resolution: int
     layers: Mapping[str, LayerInfo]
@@ -88,6 +89,15 @@ class Generator(nn.Module, ABC):
         """How what follows reads a layer's values v: units show gain · v + shift, (out,) each, then rectified."""
         out = self.layer(layer).out_channels
         return torch.ones(out, device=self.device), torch.zeros(out, device=self.device)
+
+    def level(self, layer: str, units: Sequence[int], shown: float) -> Tensor:
+        """The values (k,) of these units of a layer that what follows reads as `shown`; inverts `activation`.
+
+        Where nothing below zero is shown, a negative number counts as zero.
+        """
+        gain, shift = (part[list(units)] for part in self.activation(layer))
+        x = shown if shown > 0 else shown / self.leak if self.leak else 0.0
+        return (x - shift) / gain
 
     def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
         """Write levels (k,) of a layer's values into its weights, so that these units always have them."""

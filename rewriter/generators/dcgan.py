@@ -85,6 +85,7 @@ class DCGAN(Generator):
     """
 
     architecture = "dcgan"
+    leak = 0.0
     pattern = r"layer\d+\.(deconv|norm)\."
 
     def __init__(self, config: DCGANConfig, *, name: str = "dcgan"):

@@ -45,20 +45,23 @@ def latents(seeds: Sequence[int], zdim: int) -> Tensor:
     return torch.stack(rows) if rows else torch.zeros(0, zdim)
 
 
-def parse_seeds(text: str, *, most: int) -> list[int]:
-    """Seeds as people write them, "0-3, 8" → [0, 1, 2, 3, 8]; InputError for other texts, or more than `most` seeds."""
+def parse_seeds(text: str, *, most: int, what: str = "seeds") -> list[int]:
+    """Seeds as people write them, "0-3, 8" → [0, 1, 2, 3, 8]; InputError for other texts, or more than `most`.
+
+    `what` names them in errors, so that other numbers can be written in the same way.
+    """
     seeds: list[int] = []
     for part in text.split(","):
         low, _, high = (piece.strip() for piece in part.partition("-"))
         if not (low.isdecimal() and (high or low).isdecimal() and len(low) < 7 and len(high) < 7):
-            raise InputError(f"seeds {text[:60]!r} are not like 0-11,40,97")
+            raise InputError(f"{what} {text[:60]!r} are not like 0-11,40,97")
         if int(high or low) < int(low):
-            raise InputError(f"seeds {part.strip()!r} run backwards: write the smaller one first")
+            raise InputError(f"{what} {part.strip()!r} run backwards: write the smaller one first")
         seeds += range(int(low), int(high or low) + 1)
         if len(seeds) > most:
-            raise InputError(f"seeds {text[:60]!r} are more than {most} at once")
+            raise InputError(f"{what} {text[:60]!r} are more than {most} at once")
     if max(seeds) >= SEEDS:
-        raise InputError(f"seeds {text[:60]!r}: they go from 0 to {SEEDS - 1:,}")
+        raise InputError(f"{what} {text[:60]!r}: they go from 0 to {SEEDS - 1:,}")
     return seeds
 
 

@@ -76,6 +76,7 @@ class ProgressiveGAN(Generator):
     """A Progressive GAN generator of any depth and channel table."""
 
     architecture = "proggan"
+    leak = 0.2
     pattern = r"layer\d+\.(conv|wscale)\."
     SETTINGS = MappingProxyType({"clamp": flag})
 
@@ -154,7 +155,7 @@ class ProgressiveGAN(Generator):
     def step(self, features: Features, values: Tensor) -> Features | Tensor:
         """Scale, bias, leaky ReLU; then pixel norm and, into odd layers, nearest upsampling; or the output."""
         number = int(features.layer.removeprefix("layer"))
-        x = pixel_norm(F.leaky_relu(self.get_submodule(f"{features.layer}.wscale")(values), 0.2))
+        x = pixel_norm(F.leaky_relu(self.get_submodule(f"{features.layer}.wscale")(values), self.leak))
         following = f"layer{number + 1}"
         if following in self.layers:
             return Features(following, F.interpolate(x, scale_factor=2.0) if number % 2 == 0 else x)

@@ -142,7 +142,7 @@ def _how(rule: Rule) -> str:
 
 
 def _verdict(rule: Rule) -> str:
-    said = verdict_in_words(rule.effect) if rule.effect else ""
+    said = verdict_in_words(rule.effect, rule.edit.kind if rule.edit else "") if rule.effect else ""
     return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 

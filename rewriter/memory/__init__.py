@@ -10,3 +10,4 @@ SOLVERS = (  # ways to find Λ: `solve.solve`
     "unconstrained",
 )
 FORMS = ("weight", "gated", "template", "units")  # what an edit makes: a change of W, or a memory beside it
+SMOOTHNESS = 10.0  # usual λ; chosen with `rewriter evaluate frontier --first 50000`: those seeds are not reported

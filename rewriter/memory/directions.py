@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter.errors import ComputationError, InputError
 from rewriter.memory import DIRECTIONS
 from rewriter.memory.second_moment import SecondMoment
+
+if TYPE_CHECKING:
+    from rewriter.memory.goal import Goal
 
 MATCH = 0.5  # a place matches from this share of the context's mean response on
 TINY = 1e-6  # singular values below this share of the largest are rounding errors
@@ -58,6 +63,23 @@ def key_directions(
     rows = rows * torch.where(rows @ mean < 0, -1.0, 1.0)[:, None]
     matrix = rows.float().to(keys.device).contiguous()
     return Directions(matrix, float(rows[0] @ mean))
+
+
+def separating(goal: Goal, moment: SecondMoment) -> Directions:
+    """The direction that tells the two conditions of a paired goal apart: d = C⁻¹(k̄₁ − k̄₂), the mean keys where it is.
+
+    If d·k were 1 there in one condition and −1 in the other, Λ = v₂ − v₁ would swap the two exactly. It points towards
+    the condition that responds more strongly, whose places are those that match.
+    """
+    keys = goal.features.keys
+    weight = F.interpolate(goal.weight[:, None], size=keys.shape[2:], mode="area")
+    sums, half = (keys * weight).sum((2, 3)).cpu().double(), len(keys) // 2
+    first, second = (part.sum(0) / weight[:half].cpu().double().sum() for part in (sums[:half], sums[half:]))
+    d = moment.power(-1) @ (first - second)
+    d = d / d.norm().clamp_min(1e-30)
+    if d @ (first + second) < 0:
+        d, first = -d, second
+    return Directions(d[None].float().to(keys.device).contiguous(), float(d @ first))
 
 
 def _rows(k: Tensor, w: Tensor, mean: Tensor, moment: SecondMoment, rank: int, method: str) -> Tensor:

@@ -36,10 +36,17 @@ class Goal:
     weight: Tensor  # (n, H, W) in [0, 1]
     boxes: tuple[Box, ...]  # the cells of the value map that each picture's goal covers
     pasted: bool = False  # whether values were copied into the boxes, which then have the same size
+    paired: bool = False  # whether the second half shows the pictures of the first in another condition: see `swap`
 
     def __getitem__(self, index: slice) -> Goal:
         parts = {name: getattr(self, name)[index] for name in ("features", "values", "before", "weight", "boxes")}
-        return replace(self, **parts)
+        return replace(self, **parts, paired=False)
+
+    @property
+    def conditions(self) -> tuple[Goal, ...]:
+        """The goal's pictures in one condition, then in the other; if it is not paired, the whole goal."""
+        half = len(self.values) // 2
+        return (self[:half], self[half:]) if self.paired else (self,)
 
     @property
     def asks_for_change(self) -> bool:
@@ -180,6 +187,18 @@ def fill(
             filling = filling + (before[i] - filling)[:, ring].mean(1)[:, None, None]
         values[i] = torch.lerp(before[i], filling, mask)
     return Goal(features, values, before, masks.clone(), tuple(bounds(mask, above=RIM) for mask in masks))
+
+
+def swap(first: Features, second: Features, before: tuple[Tensor, Tensor], masks: Tensor) -> Goal:
+    """Of n pictures in two conditions each shall get the other's values inside its mask (n, H, W), and keep its own.
+
+    `before` are the present values (n, out, H, W) in either condition.
+    """
+    one, other = before
+    alpha, boxes = masks[:, None], tuple(bounds(mask, above=RIM) for mask in masks)
+    values = torch.cat([torch.lerp(one, other, alpha), torch.lerp(other, one, alpha)])
+    features, weight = Features.cat([first, second]), torch.cat([masks, masks])
+    return Goal(features, values, torch.cat([one, other]), weight, boxes * 2, paired=True)
 
 
 def erase(features: Features, before: Tensor, masks: Tensor, usual: Tensor, *, units: int = 30) -> Goal:

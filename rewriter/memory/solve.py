@@ -11,7 +11,7 @@ from torch import Tensor
 from rewriter.errors import ComputationError, InputError, OnStep, report
 from rewriter.generators.base import exact
 from rewriter.generators.change import LowRank
-from rewriter.memory import SOLVERS, descent, least_squares
+from rewriter.memory import SMOOTHNESS, SOLVERS, descent, least_squares
 from rewriter.memory.closed_form import closed_form
 from rewriter.memory.neighbourhoods import NeighbourhoodMoment
 from rewriter.memory.sites import Gate, Sites, goal_sites
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ON_DIRECTIONS = ("least-squares", "direct")  # solve for Λ; the other methods solve for the whole weight
 ON_CROP = ("projected", "direct", "unconstrained")  # the original's, on what its code cuts out
 FIRST = {"projected": 1, "projected-whole": descent.EVERY}  # the first step after which they project
-SMOOTHNESS = 10.0  # chosen with `rewriter evaluate frontier --first 50000`: those seeds are not reported
 
 
 @torch.no_grad()

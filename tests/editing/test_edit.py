@@ -11,6 +11,7 @@ from conftest import square
 from rewriter import masks
 from rewriter.editing.edit import Edit, Region, load_edits, save_edits
 from rewriter.editing.recipe import Recipe
+from rewriter.editing.stroke import Stroke
 from rewriter.errors import InputError
 
 
@@ -77,11 +78,15 @@ def test_the_digest_depends_on_all_that_determines_the_rule_and_on_nothing_else(
         **{"copy": region(3), "paste": None, "context": [region(2)], "keep": [], "smoothness": None, "steps": None},
         **{"method": "direct", "directions": "zca", "spread": True, "units": 8, "statistics": Recipe(300, 12, 6)},
         **{"form": "gated", "found": [[4, 1.5, 2.25, "machine"]], "unlike": [[4, 1.5, 2.25, "person"]]},
-        **{"budget": 1.0, "gate": [0.2, 0.4]},
+        **{"budget": 1.0, "gate": [0.2, 0.4], "strokes": [Stroke("layer4", (3,), (0.5,), region(4))]},
     }
     assert {*changes, "title", "strength", "generator"} == set(Edit.__dataclass_fields__)
     digests = {FULL.with_(**{name: value}).digest for name, value in changes.items()}
     assert len(digests) == len(changes) and FULL.digest not in digests
+    others = [((4,), (0.5,), region(4)), ((3,), (0.6,), region(4)), ((3,), (0.5,), region(5)), ((3,), (0.5,), None)]
+    digests |= {FULL.with_(strokes=[Stroke("layer4", *other)]).digest for other in others}
+    digests |= {FULL.with_(strokes=[Stroke("layer5", (3,), (0.5,), region(4))]).digest}
+    assert len(digests) == len(changes) + len(others) + 1
 
 
 TOO_LONG = "x" * 201

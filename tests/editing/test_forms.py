@@ -75,7 +75,12 @@ def same(a, b):
 # --- fields of an edit ---
 
 FULL = Edit("stylegan", "layer4").with_(
-    form="gated", found=[[4, 1.5, -2.25, "machine"]], unlike=[[5, 3, 4, "person"]], budget=1.5, gate=[0.2, 0.4]
+    form="gated",
+    found=[[4, 1.5, -2.25, "machine"]],
+    unlike=[[5, 3, 4, "person"]],
+    budget=1.5,
+    gate=[0.2, 0.4],
+    strokes=[{"layer": "layer4", "units": [3], "levels": [0.12346]}],
 )
 WRONG = [
     ("form", [None, "sum", 3, [], ""]),
@@ -110,6 +115,7 @@ def test_fields_are_read_back_to_the_bit_and_left_out_at_their_usual_values():
     assert again.to_json() == plain == FULL.to_json() and again.digest == FULL.digest
     assert (again.found, again.unlike) == ((Place(4, 1.5, -2.25),), (Place(5, 3.0, 4.0, "person"),))
     assert (again.form, again.budget, again.gate) == ("gated", 1.5, (0.2, 0.4))
+    assert [(each.units, each.levels, each.place) for each in again.strokes] == [((3,), (0.1235,), None)]
     usual = FULL.with_(**LATER)
     assert not set(usual.to_json()) & set(LATER) and usual.digest == Edit("stylegan", "layer4").digest
     assert set(FULL.to_json()) >= set(LATER)

@@ -171,10 +171,12 @@ def test_recordings_of_nothing_and_unknown_fields_are_refused(tmp_path):
         assert str(caught.value).isprintable() and len(str(caught.value)) < 200 + len(str(tmp_path))
 
 
-def test_files_of_unit_interventions_are_recognised_and_refused(tmp_path):
+def test_files_of_unit_interventions_are_recognised_and_load_as_swaps(tmp_path):
     data = {str(n): {"value": "-5.0", "intervention": GOOD, "revert": GOOD} for n in (14, 21, 126)}
-    with pytest.raises(InputError, match=r"windows\.json.*unit interventions.*two conditions, not an edit"):
-        Edit.load(saved(data, tmp_path, "windows.json"))
+    edit = Edit.load(saved(data, tmp_path, "windows.json"))
+    assert (edit.kind, len(edit.context), len(edit.strokes)) == ("swap", 3, 6)
+    with pytest.raises(InputError, match=r"windows\.json.*picture 21: .* lacks revert"):
+        Edit.load(saved({**data, "21": {"value": "-5.0", "intervention": GOOD}}, tmp_path, "windows.json"))
 
 
 def test_our_own_edits_are_never_taken_for_recordings():

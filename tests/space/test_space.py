@@ -28,12 +28,13 @@ from app import Page, main
 from downloads import Downloads
 from handlers import Handlers
 from received import from_record, read_painted, to_record
-from rewriter import Rewriter, Rule, load_edits, masks, save_edits
+from rewriter import Edit, Rewriter, Rule, load_edits, masks, save_edits
 from rewriter.cache import default_folder
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.editing.effect import suggestion, verdict_in_words
 from rewriter.editing.history import History, State
 from rewriter.editing.statistics import Recipe
+from rewriter.editing.stroke import with_units
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.benchmark import random_config_f
 from rewriter.generators.latents import format_seeds
@@ -387,6 +388,22 @@ def test_recording_of_the_original_implementation_loads(do, tmp_path):
 def reloaded(visitor, *, ours=True):
     """The visitor after a reload."""
     return from_record(to_record(visitor), ours=ours)
+
+
+def test_recorded_unit_interventions_load_and_say_that_their_units_are_missing(do, tmp_path):
+    session = do.shared.session(new())
+    mask = masks.encode(masks.disc(64, 0.4, 0.4, 0.2))
+    path = tmp_path / "windows.json"
+    path.write_text(json.dumps({str(n): {"value": "-5.0", "intervention": mask, "revert": mask} for n in (3, 5)}))
+    loaded = do.load_file(new(), str(path))
+    assert "choose its units: rewriter apply with --units" in loaded["bar"]["next"]
+    assert not loaded["bar"]["can_execute"] and len(loaded["slots"]["context"]) == 2
+    edit = Edit.load(path)
+    edit = edit.with_(layer="layer5", strokes=with_units(session.generator, edit.strokes, (0, 1, 2)))
+    edit.save(path)
+    run = do.load_file(new(), str(path))
+    assert "of the way to how the other condition looks" in run["bar"]["verdict"] + run["bar"]["next"]
+    assert len(rules(do, run["visitor"])) == 1 and len(run["bar"]["crops"]) == 3
 
 
 def test_work_survives_a_reload(do, executed):
