@@ -31,9 +31,7 @@ from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.generators.origin import Origin
 from rewriter.generators.shapes import Shapes
-from rewriter.generators.units import Units
 
-HELD = 0.5  # strength of switched units from which weights that hold their levels come nearest
 Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
 
 
@@ -149,8 +147,8 @@ class Generator(nn.Module, ABC):
             memory = twin.memory(rule.layer)
             memory.weight = nn.Parameter(memory.weight + rule.weight().to(memory.weight), requires_grad=False)
         for rule in (rule for rule in rules if rule.active):
-            if isinstance(rule.beside, Units) and rule.beside.mask is None and rule.strength >= HELD:
-                twin.hold(rule.layer, rule.beside.units.to(self.device), rule.beside.levels.to(self.device))
+            if rule.beside is not None:
+                rule.beside.fold(twin, rule.layer, rule.strength)
         return twin
 
     @property

@@ -19,6 +19,7 @@ from torch import Tensor
 from rewriter.generators.template import Peaks, Template, single
 
 if TYPE_CHECKING:
+    from rewriter.generators.base import Generator
     from rewriter.generators.layer import LayerInfo, Memory
 
 CODES = 64  # most numbers in which a window's border says what its light is like
@@ -36,6 +37,9 @@ class Beside(ABC):
     @abstractmethod
     def matches(self, keys: Tensor) -> Tensor:
         """How far the gate is open at each key, (n, h, w) in 0 … 1."""
+
+    def fold(self, twin: Generator, layer: str, strength: float) -> None:
+        """Write into the weights of a copy what these can hold of it, besides the rule's own change of W: nothing."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

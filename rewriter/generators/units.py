@@ -17,8 +17,10 @@ from torch import Tensor
 from rewriter.generators.beside import Beside
 
 if TYPE_CHECKING:
+    from rewriter.generators.base import Generator
     from rewriter.generators.layer import LayerInfo, Memory
 
+HELD = 0.5  # strength from which weights that hold the levels come nearest
 LARGEST = 2048  # cells of a mask on each side
 
 
@@ -59,6 +61,11 @@ class Units(Beside):
         if self.mask is None:
             return maps.new_ones(1, *maps.shape[2:])
         return (2 * F.interpolate(self.mask[None, None].to(maps), maps.shape[2:], mode="area")[0]).clamp_max(1)
+
+    def fold(self, twin: Generator, layer: str, strength: float) -> None:
+        """Levels that hold everywhere are weights as well; others are left out, as are strengths nearer to none."""
+        if self.mask is None and strength >= HELD:
+            twin.hold(layer, self.units.to(twin.device), self.levels.to(twin.device))
 
     def change(self, memory: Memory, keys: Tensor, sigma: Tensor | None, response: Tensor) -> Tensor:
         """What moves the units' values to their levels, where the mask is; elsewhere exactly zero."""
