@@ -16,10 +16,12 @@ from rewriter.checks import optional
 from rewriter.editing import recording
 from rewriter.editing.recipe import Recipe, recipe
 from rewriter.editing.region import Place, Region, places, region, regions
-from rewriter.editing.stroke import Stroke, are_pairs, strokes
+from rewriter.editing.stroke import MOST as MOST_STROKES
+from rewriter.editing.stroke import Stroke, are_pairs, painted_on, stroke
 from rewriter.errors import InputError
 from rewriter.files import read_json, write_json
-from rewriter.generators.change import STRENGTHS
+from rewriter.generators.change import STRENGTHS, LowRank
+from rewriter.generators.layer import LayerInfo
 from rewriter.masks import MAX_CELLS
 from rewriter.memory import DIRECTIONS, FORMS, SOLVERS
 
@@ -107,6 +109,10 @@ class Edit:
     def masks(self) -> tuple[Region, ...]:
         """Every place with a mask of its own: those that it points at, and those of its strokes."""
         return (*self.regions, *(each.place for each in self.strokes if each.place))
+
+    def painted_on(self, place: Region, info: LayerInfo) -> list[LowRank]:
+        """What its strokes do to a layer at a place; see `stroke.painted_on`."""
+        return painted_on(self.strokes, place, info)
 
     @property
     def cells(self) -> int:
@@ -229,7 +235,8 @@ def _gate(name: str, value: Any) -> tuple[float, float]:
 
 def _strokes(name: str, value: Any) -> tuple[Stroke, ...]:
     """Check strokes; their masks are bounded together, like those of `regions`."""
-    found: tuple[Stroke, ...] = strokes(name, value)
+    each = checks.list_of(lambda part, entry: stroke(part, entry, region), MOST_STROKES)
+    found: tuple[Stroke, ...] = each(name, value)
     if sum(each.place.mask.numel() for each in found if each.place) > MAX_CELLS:
         raise checks.refusal(name, value, f"masks of at most {MAX_CELLS >> 20}M cells together")
     return found

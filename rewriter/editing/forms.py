@@ -15,7 +15,7 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.editing.region import Place
 from rewriter.errors import InputError, OnStep, report
-from rewriter.generators.beside import Gated, Recall, cut
+from rewriter.generators.gated import Gated, Recall, cut
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.recall import MARGIN, Marked, template_of, transplant, whitening
 

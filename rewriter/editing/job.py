@@ -15,7 +15,7 @@ from rewriter.editing.edit import Edit
 from rewriter.editing.likeness import shifted
 from rewriter.editing.region import Place, Region
 from rewriter.editing.statistics import Statistics, statistics_for
-from rewriter.editing.stroke import Stroke, painted_on
+from rewriter.editing.stroke import Stroke
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
@@ -249,7 +249,7 @@ class Job:
 
     def _painted(self, pictures: Sequence[Region], features: Features, before: Tensor) -> Goal:
         """The goal: what the strokes make of the painted pictures, and would make of the other marked places."""
-        changes = [[*self.rules, *painted_on(self.edit.strokes, region, self.info)] for region in pictures]
+        changes = [[*self.rules, *self.edit.painted_on(region, self.info)] for region in pictures]
         values = self.generator.values(features, rules=changes)
         weight = torch.stack([self._on(region, self.info.resolution, "painted place") for region in pictures])
         weight = (2 * weight).clamp_max(1)  # as far as strokes act

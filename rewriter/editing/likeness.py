@@ -15,7 +15,6 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.editing.region import Region
-from rewriter.editing.stroke import painted_on
 from rewriter.memory.goal import fill
 from rewriter.pictures import difference
 
@@ -94,7 +93,7 @@ class Likeness:
         """The marked pictures as they were painted, or as the same strokes inside the marks make them."""
         info = self.generator.layer(self.edit.layer)
         places = [Region(seed, mask.cpu()) for seed, mask in zip(self.seeds, self.marks, strict=True)]
-        changes = [[*self.rules, *painted_on(self.edit.strokes, place, info)] for place in places]
+        changes = [[*self.rules, *self.edit.painted_on(place, info)] for place in places]
         return self.generator.sample(self.seeds, truncation=self.edit.truncation, rules=changes).clamp(-1, 1)
 
     def swapped(self) -> Tensor:

@@ -18,8 +18,9 @@ from rewriter.editing.effect import Effect
 from rewriter.errors import InputError
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
-from rewriter.generators.beside import Beside, Gated, Recall, form_of
+from rewriter.generators.beside import Beside, form_of
 from rewriter.generators.change import STRENGTHS, LowRank, digest
+from rewriter.generators.gated import Gated, Recall
 from rewriter.generators.units import Units
 from rewriter.memory.directions import Directions
 

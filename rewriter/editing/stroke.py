@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from rewriter import checks
-from rewriter.editing.region import Region, region
 from rewriter.errors import InputError
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import LayerInfo
 from rewriter.generators.units import Units
 
 if TYPE_CHECKING:
+    from rewriter.editing.region import Region
     from rewriter.generators.base import Generator
 
 MOST_UNITS, MOST = 512, 100  # units of one stroke; strokes of one edit
@@ -64,13 +64,17 @@ class Stroke:
         return {**about, "place": self.place and place(self.place), "strength": self.strength, "thing": self.thing}
 
 
-def stroke(name: str, value: Any) -> Stroke:
-    """Check a stroke given as a Stroke or as JSON; levels in steps of 1e-4, so that a replay is exact."""
+def stroke(name: str, value: Any, place: checks.Check) -> Stroke:
+    """Check a stroke given as a Stroke or as JSON; levels in steps of 1e-4, so that a replay is exact.
+
+    `place` checks where it was painted: see `region.region`.
+    """
     if isinstance(value, Stroke):
         value = value.plain(lambda place: place)
     if not isinstance(value, Mapping):
         raise checks.refusal(name, value, "an object with layer, units and levels")
-    found = Stroke(**checks.fields(f"the edit's {name}", value, _CHECKS, optional=("place", "strength", "thing")))
+    known = {**_CHECKS, "place": place}
+    found = Stroke(**checks.fields(f"the edit's {name}", value, known, optional=("place", "strength", "thing")))
     if len(set(found.units)) != len(found.units) or len(found.levels) != max(1, len(found.units)):
         raise checks.refusal(name, value, "different units and a level for each, or one level and no units yet")
     return replace(found, units=tuple(found.units), levels=tuple(round(level, 4) for level in found.levels))
@@ -81,11 +85,9 @@ _CHECKS: dict[str, checks.Check] = {
     "layer": checks.text(40),
     "units": checks.list_of(_UNIT, MOST_UNITS),
     "levels": checks.list_of(checks.number(-1e4, 1e4), MOST_UNITS),
-    "place": region,
     "strength": checks.number(*STRENGTHS),
     "thing": checks.text(60),
 }
-strokes = checks.list_of(stroke, MOST)
 
 
 def with_units(
@@ -110,7 +112,7 @@ def with_units(
                 raise checks.refusal("units", list(units), "one or more different units")
             replace(each, layer=at, units=given, levels=each.levels * len(given), place=None).change(info)
             levels = generator.level(at, given, each.levels[0]).tolist()
-            each = stroke("stroke", replace(each, layer=at, units=given, levels=tuple(levels)))
+            each = replace(each, layer=at, units=given, levels=tuple(round(level, 4) for level in levels))
         made.append(each)
     return tuple(made)
 
@@ -140,20 +142,3 @@ def painted_on(strokes: Sequence[Stroke], place: Region, info: LayerInfo) -> lis
     first = next((each.place.seed for each in strokes if each.place is not None), None)
     kinds = {(each.units, each.levels): each for each in strokes if each.place is None or each.place.seed == first}
     return [each.change(info, place.mask) for each in kinds.values()]
-
-
-def places(strokes: Sequence[Stroke]) -> list[Region]:
-    """Where strokes were painted: for each picture, in order, everything that they cover together."""
-    covered: dict[int, Tensor] = {}
-    for each in strokes:
-        if each.place is not None:
-            mask, seed = each.place.mask, each.place.seed
-            known = covered.get(seed)
-            covered[seed] = mask if known is None else _together(known, mask)
-    return [Region(seed, mask) for seed, mask in covered.items()]
-
-
-def _together(a: Tensor, b: Tensor) -> Tensor:
-    """The larger of two masks at each place, at the finer one's resolution."""
-    size = max(a.shape, b.shape)
-    return torch.maximum(*(torch.nn.functional.interpolate(m[None, None], size, mode="nearest")[0, 0] for m in (a, b)))

@@ -15,7 +15,6 @@ from rewriter import masks
 from rewriter.editing.forms import Finder
 from rewriter.editing.likeness import Likeness, shifted
 from rewriter.editing.region import Place, Region
-from rewriter.editing.stroke import painted_on
 from rewriter.generators.base import Changes
 from rewriter.generators.change import LowRank
 from rewriter.generators.latents import UNSEEN
@@ -116,7 +115,7 @@ def _painted(job: Job, places: tuple[Place, ...]) -> HeldOut:
     mask, (top, left) = masks.resize(job.target.mask, (side, side)), job.drawn.centre_on(side)
     alphas = [shifted(mask, round(place.row - top), round(place.column - left)) for place in places]
     there = [Region(place.seed, alpha) for place, alpha in zip(places, alphas, strict=True)]
-    changes = [[*job.rules, *painted_on(edit.strokes, region, job.info)] for region in there]
+    changes = [[*job.rules, *edit.painted_on(region, job.info)] for region in there]
     seeds = [place.seed for place in places]
     before, thing = (
         generator.sample(seeds, truncation=edit.truncation, rules=rules).clamp(-1, 1) for rules in (job.rules, changes)

@@ -8,8 +8,9 @@ from conftest import near
 
 from rewriter.editing.rule import MEMORIES
 from rewriter.errors import InputError
-from rewriter.generators.beside import Gated, Recall, form_of
+from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank, identity
+from rewriter.generators.gated import Gated, Recall
 from rewriter.generators.template import Template
 from rewriter.memory.recall import whitening
 from rewriter.memory.second_moment import SecondMoment

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rewriter.generators.beside import Gated
 from rewriter.generators.change import LowRank
+from rewriter.generators.gated import Gated
 from rewriter.memory.directions import key_directions
 from rewriter.memory.goal import Bystanders, Goal, paste
 from rewriter.memory.recall import PER_CODE, WHITENED, template_of, transplant, whitening
