@@ -17,7 +17,12 @@ from typer.core import TyperGroup
 from rewriter.cli import ending
 
 # the file beside this one that holds each command
-FILES = {"draw": "sample apply inspect", "study": "suggest search stats benchmark", "evaluate": "evaluate"}
+FILES = {
+    "draw": "sample apply inspect",
+    "units": "units",
+    "study": "suggest search stats benchmark",
+    "evaluate": "evaluate",
+}
 FILES |= {"models": "generators convert", "publish": "publish", "share": "demo deploy"}
 MODULES = {command: module for module, commands in FILES.items() for command in commands.split()}
 

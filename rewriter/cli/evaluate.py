@@ -15,7 +15,7 @@ import typer
 from rewriter.cli.common import Device, Json, edits_of, generator_of, load, progress, say, seeds_from
 from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.errors import InputError, OnStep, RewriterError
-from rewriter.evaluation import FACES, FIRST_FACE, FIRST_SEED, TITLES, dissection, judges, plots, run, tables
+from rewriter.evaluation import FACES, FIRST_FACE, FIRST_SEED, TITLES, judges, plots, run, tables
 from rewriter.evaluation.run import Experiment, Outcomes
 from rewriter.files import check_writable, write_json
 from rewriter.generators.base import Generator
@@ -29,7 +29,7 @@ EPILOG = (
     "  all                      all of these; with --quick all but hands-…\n"
     "  faces                    edits of the face generator by several methods, with sheets of pictures\n"
     "  EDIT.json                any edit, on --generator: LPIPS, and CLIPSeg's labels --was and --becomes\n"
-    "  dissect                  the units of layer6 (or --layer) that agree with marks (or --thing)\n"
+    "  units                    which units draw what, painting and switching with them, on towns and faces\n"
     "  judges                   the errors of our own judges: the segmenter, the detectors of marks\n"
     "  verdicts                 do verdicts agree with the exact counterfactual, over many edits?\n"
     "\n\b\nOver several GPUs: accelerate launch --num_processes 2 -m rewriter evaluate all\n"
@@ -63,8 +63,6 @@ def evaluate(
     generator: Annotated[str | None, typer.Option(help="For EDIT.json. Default: the one that it names.")] = None,
     was: Annotated[str, typer.Option(help="For EDIT.json: a word for what is replaced, such as dome.")] = "",
     becomes: Annotated[str, typer.Option(help="For EDIT.json: a word for what it becomes, such as spire.")] = "",
-    layer: Annotated[str, typer.Option(help="For dissect.")] = "layer6",
-    thing: Annotated[list[str] | None, typer.Option(help="For dissect; may be repeated.")] = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -75,20 +73,20 @@ def evaluate(
     """
     together = processes(device)
     try:
-        builtin = name in TITLES or name in ("all", "dissect", "judges", "verdicts")
+        builtin = name in TITLES or name in ("all", "units", "judges", "verdicts")
         silent = as_json or not together.is_main_process
         known = "townscape" if builtin else "faces" if name == "faces" else None
         model = load(known, device, silent) if known else generator_of(edits_of(name), generator, device, silent)
         usual = QUICK if quick else FACES if name == "faces" else GPU if model.device.type == "cuda" else CPU
         start = first if first is not None else FIRST_FACE if name == "faces" else FIRST_SEED
         asked = Request(out, seeds_from(start, usual if n is None else n), model, together.is_main_process, as_json)
-        if name == "dissect" and asked.main:
-            _dissect(asked, layer, thing or ["watermark", "bar"])
+        if name == "units" and asked.main:
+            _units(asked)
         elif name == "judges" and asked.main:
             _judges(asked)
         elif name == "verdicts" and asked.main:
             _verdicts(asked, quick)
-        elif name not in ("dissect", "judges", "verdicts"):
+        elif name not in ("units", "judges", "verdicts"):
             from rewriter.evaluation.experiments import quicker  # late: it is at the end of a long chain of imports
 
             if name == "faces":
@@ -192,15 +190,19 @@ def _write(asked: Request, outcomes: Outcomes) -> None:
         tables.write(outcomes, asked.out)
 
 
-def _dissect(asked: Request, layer: str, things: list[str]) -> None:
-    """Rank a layer's units; draw a sheet of the best."""
-    ranking = dissection.dissect(asked.generator, layer, things)
-    best = [{"unit": unit, "iou": round(float(ranking.iou[unit]), 4)} for unit in ranking.order[:20].tolist()]
-    path = asked.out / f"units-{layer}.png"
-    save_png(dissection.sheet(asked.generator, ranking), path)
-    words = "\n".join(f"unit {each['unit']:4}: IoU {each['iou']:.3f}" for each in best)
-    data = {"layer": layer, "things": things, "units": best, "out": str(path)}
-    say(asked.as_json, data, f"{words}\npictures: {path}")
+def _units(asked: Request) -> None:
+    """Tables of what units do, and sheets of the pictures that were judged."""
+    from rewriter.evaluation import units  # late, like the experiments
+
+    count = min(len(asked.seeds), units.MOST)
+    with progress(asked.as_json) as job:
+        tables_ = units.towns(asked.generator, count, on_step=job("towns"))
+        faces, sheet = units.faces(load("faces", asked.generator.device.type, asked.as_json))
+    found = {**tables_, "faces": faces}
+    save_png(sheet, asked.out / "glasses-off.png")
+    write_json(tables.finite(found), asked.out / "units.json")
+    words = "\n\n".join(f"{title}\n{units.table(rows)}" for title, rows in found.items())
+    say(asked.as_json, tables.finite(found), f"{words}\n\nwritten: {asked.out}")
 
 
 def _judges(asked: Request) -> None:

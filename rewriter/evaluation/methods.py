@@ -27,13 +27,13 @@ from rewriter.editing.execute import prepare
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation.counterfactual import counterfactual_factors
-from rewriter.evaluation.dissection import Ranking, dissect
 from rewriter.evaluation.metrics import BATCH, Draw
 from rewriter.evaluation.propagation import paste, propagate
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features
 from rewriter.memory import descent
+from rewriter.units.dissect import dissect, town_labels
 from rewriter.worlds.townscape import factors, segmenter
 
 PICTURES_KEPT = 256 << 20  # bytes of the unmodified generator's pictures
@@ -53,9 +53,11 @@ class Case:
     _drawn: Cache = field(default_factory=lambda: Cache(PICTURES_KEPT), init=False)
 
     @cached_property
-    def ranking(self) -> Ranking:
-        """The units of the edit's layer by how well they agree with the things."""
-        return dissect(self.generator, self.edit.layer, self.things)
+    def ranking(self) -> list[int]:
+        """The units of the edit's layer by how well they agree with the things together, as in GAN Dissection."""
+        labels, names = town_labels(self.things, together=True), (" or ".join(self.things),)
+        found = dissect(self.generator, self.edit.layer, names, labels)
+        return [int(unit) for unit in found.iou[0].argsort(descending=True, stable=True)]
 
     @torch.no_grad()
     def draw(self, z: Tensor, rules: Sequence[LowRank] = ()) -> Tensor:
@@ -179,7 +181,7 @@ def zeroed(case: Case, on_step: OnStep | None = None, *, share: float = 0.06) ->
     """Set to zero a share of the layer's units: those that agree best with the case's things (GAN Dissection)."""
     started, generator, layer = time.perf_counter(), case.generator, case.edit.layer
     total = generator.layer(layer).out_channels
-    units = case.ranking.order[: max(1, round(share * total))].to(generator.device)
+    units = torch.tensor(case.ranking[: max(1, round(share * total))], device=generator.device)
 
     @torch.no_grad()
     def draw(z: Tensor) -> Tensor:

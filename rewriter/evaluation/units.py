@@ -6,30 +6,40 @@ there afterwards, and the scene without the trees what was hidden behind them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
-from rewriter import masks
+from rewriter import masks, worlds
+from rewriter.editing.edit import load_edits
+from rewriter.editing.execute import replay
 from rewriter.editing.region import Region
+from rewriter.editing.session import Rewriter
 from rewriter.errors import InputError, OnStep, report
 from rewriter.evaluation import FIRST_SEED
-from rewriter.evaluation.faces import Faces
+from rewriter.evaluation.counterfactual import ADD_TREE
+from rewriter.evaluation.faces import Faces, look
+from rewriter.evaluation.metrics import Draw
 from rewriter.evaluation.wearing import Wearing
 from rewriter.generators.base import Generator
-from rewriter.pictures import difference
+from rewriter.generators.beside import form_of
+from rewriter.generators.change import LowRank
+from rewriter.pictures import difference, stacked
 from rewriter.units.dissect import dissect, town_labels
 from rewriter.units.shipped import things
 from rewriter.units.survival import Left, survival
-from rewriter.units.thing import Thing
+from rewriter.units.thing import Thing, point
 from rewriter.worlds.townscape import factors, scenes, segmenter
 
 THINGS = ("dome", "spire", "window", "door", "light", "tree", "watermark", "sky", "ground")
-BATCH = 20
+POINTED, FIRST = ("tree", "door", "dome", "cloud", "light"), 10
+BATCH, MOST = 20, 300  # pictures at once, and for each row
+JUDGED = ("changed", "elsewhere", "others")
 HARDLY = 0.95  # share of a door's place that must be wall, or sky
 Row = dict[str, Any]
 
@@ -52,6 +62,63 @@ def best_units(generator: Generator, on_step: OnStep | None = None) -> list[Row]
                 row["auc"] = float(found[layer].auc[t, unit])
         rows.append(row)
     return rows
+
+
+def towns(generator: Generator, count: int, on_step: OnStep | None = None) -> dict[str, list[Row]]:
+    """Everything that is measured on towns, as tables by title; `count` pictures for each row."""
+    return {
+        "units and things": best_units(generator, on_step),
+        "pointing": [pointed(generator, name) for name in POINTED],
+        "trees": [trees_drawn(generator, count), trees_removed(generator, count)],
+        "doors": doors(generator, count),
+        "a painted tree as a rule": rules_of_trees(generator, count),
+    }
+
+
+def faces(generator: Generator) -> tuple[list[Row], Image.Image]:
+    """Glasses switched off on faces, and a sheet of every wearer before and after."""
+    row, before, after = glasses_off(generator, look(generator))
+    return [row], stacked([before, after], [""] * len(before), columns=14, title="glasses switched off")
+
+
+def pointed(generator: Generator, name: str) -> Row:
+    """How many of the first ten units that labels find are found by pointing at a thing on two pictures."""
+    layer = thing_of(generator, name).layer
+    by_labels = dissect(generator, layer, THINGS, town_labels(THINGS)).order(THINGS.index(name))[:FIRST]
+    by_hand = point(generator, thing_of(generator, name).marks[:2], layer).order()[:FIRST]
+    return {"thing": name, "layer": layer, f"of the first {FIRST}": len({*by_labels} & {*by_hand})}
+
+
+def rules_of_trees(generator: Generator, count: int) -> list[Row]:
+    """The shipped edit that adds a tree, and the same with a painted tree in place of the copied one.
+
+    Both are executed as usual, and judged by the exact counterfactual: towns with a tree on the right.
+    """
+    (edit,) = load_edits(worlds.examples(generator.name)["add-tree"])
+    assert edit.paste is not None and edit.copy is not None
+    session = Rewriter(generator)
+    for region in edit.context:
+        session.add_context(region.seed, region.mask)
+    # as large as the copied tree, where that was pasted
+    (row, column), box = masks.centre(edit.paste.mask), masks.bounds(edit.copy.mask, above=0.5)
+    place = Region(edit.paste.seed, _oval_at(edit.paste.mask.shape, (row, column), box.size))
+    session.paint(thing_of(generator, "tree").stroke(place))
+    rows = []
+    for what, rule in (("copied", replay(generator, edit)), ("painted", session.execute())):
+        judged = ADD_TREE.rows(range(FIRST_SEED, FIRST_SEED + count), *_draws(generator, rule))
+        rows.append({"tree": what, "layer": rule.layer, "form": form_of(rule.beside), **_means(judged)})
+    return rows
+
+
+def _draws(generator: Generator, rule: LowRank) -> tuple[Draw, Draw]:
+    """How to draw latents without and with a rule."""
+    before, after = ((lambda z, rules=rules: generator(z, rules=rules).clamp(-1, 1)) for rules in ([], [rule]))
+    return before, after
+
+
+def _means(rows: Mapping[str, Tensor]) -> Row:
+    """The means of some metrics over all pictures."""
+    return {name: float(rows[name][:, 0].sum() / rows[name][:, 1].sum()) for name in JUDGED}
 
 
 def thing_of(generator: Generator, name: str) -> Thing:
@@ -223,15 +290,18 @@ def _seeds(where: Callable[[Tensor], Tensor], count: int) -> list[int]:
 
 def _ovals(places: Tensor) -> Tensor:
     """The oval inside the box around each place (n, H, W), a tenth smaller: as a hand would paint it."""
-    side = places.shape[-1]
-    at = torch.arange(side) + 0.5
-    found = []
-    for place in places:
-        box = masks.bounds(place.float())
-        (row, column), (height, width) = box.centre, box.size
-        down, right = (at[:, None] - row) / (0.45 * height), (at[None] - column) / (0.45 * width)
-        found.append((down**2 + right**2 <= 1).float())
-    return torch.stack(found)
+    boxes = [masks.bounds(place.float()) for place in places]
+    height, width = places.shape[1:]
+    ovals = [_oval_at((height, width), box.centre, (0.9 * box.size[0], 0.9 * box.size[1])) for box in boxes]
+    return torch.stack(ovals)
+
+
+def _oval_at(shape: Sequence[int], middle: tuple[float, float], size: tuple[float, float]) -> Tensor:
+    """An oval of a height and a width around a middle, in cells of a mask (H, W): 1 inside."""
+    down, right = (
+        (torch.arange(side) + 0.5 - at) / (length / 2) for side, at, length in zip(shape, middle, size, strict=True)
+    )
+    return (down[:, None] ** 2 + right[None] ** 2 <= 1).float()
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -26,14 +26,15 @@ SEEDS = range(50_000, 50_300)  # not used for reported results
 FORMAT = "rewriter-dissection-1"
 
 
-def town_labels(things: Sequence[str]) -> Labels:
-    """Where things are on pictures of the built-in world; InputError for one that it does not have."""
+def town_labels(things: Sequence[str], *, together: bool = False) -> Labels:
+    """Where things are on pictures of the built-in world, each for itself or all together; InputError for others."""
     if unknown := [thing for thing in things if thing not in scenes.LABELS]:
         raise InputError(f"the built-in world has no {unknown[0]!r}: choose from {', '.join(scenes.LABELS)}")
 
     def labels(seeds: Sequence[int], pictures: Tensor) -> Tensor:
         scene = scenes.described(seeds, pictures.shape[-1])
-        return torch.stack([scene.where(thing) for thing in things], 1).float()
+        each = [scene.where(*things)] if together else [scene.where(thing) for thing in things]
+        return torch.stack(each, 1).float()
 
     return labels
 
