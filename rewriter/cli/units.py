@@ -47,9 +47,7 @@ def units(
     action: Annotated[str, typer.Argument(help=f"One of {', '.join(ACTIONS)}.")],
     thing: Annotated[str, typer.Argument(help="A shipped thing, a label of the world, or words for a segmenter.")] = "",
     generator: common.GeneratorName = "townscape",
-    layer: Annotated[
-        str | None, typer.Option(help="Default: for a thing its own, else the one that suits best.")
-    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Default: the one that suits the thing best.")] = None,
     unit: Annotated[str | None, typer.Option(help="Units by number, such as 43,7 or 0-9; needs --layer.")] = None,
     mark: Annotated[
         list[str] | None,
@@ -131,11 +129,11 @@ def _dissected(model: Generator, layer: str, thing: str, on_step: Any) -> Agreem
 
 def _words(thing: str, model: Generator) -> Labels:
     """What CLIPSeg sees for words, on the pictures of any generator."""
-    from rewriter.evaluation.judges import CLIPSeg  # late: an extra, and large
+    from rewriter.evaluation import judges  # late: an extra, and large
 
     if model.name in townscape.WEIGHTS:
         raise InputError(f"the built-in world has no {thing!r}: choose from {', '.join(scenes.LABELS)}")
-    segmenter = CLIPSeg(model.device)
+    segmenter = judges.clipseg(model.device)
     return lambda seeds, drawn: (segmenter(drawn, [thing]) == 0)[:, None].float()
 
 
@@ -159,7 +157,7 @@ def _thing(model: Generator, name: str, layer: str | None, marks: Sequence[Regio
 def _units(model: Generator, layer: str | None, text: str) -> list[int]:
     if layer is None:
         raise InputError("--unit needs --layer: units are numbered within a layer")
-    numbers, count = parse_seeds(text, most=512), model.layer(layer).out_channels
+    numbers, count = parse_seeds(text, most=512, what="units"), model.layer(layer).out_channels
     if max(numbers) >= count:
         raise InputError(f"{layer} has units 0 to {count - 1}, not {max(numbers)}")
     return numbers

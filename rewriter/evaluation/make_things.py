@@ -61,7 +61,7 @@ def made_glasses(generator: Generator) -> dict[str, Any]:
     order = contrast(generator, pointed, GLASSES_AT)
     found = made_of(generator, point(generator, pointed, GLASSES_AT), GLASSES_BY, name="glasses", order=order)
     about = {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint}
-    return {**about, "things": [replace(found, marks=tuple(pointed)).to_json()]}
+    return {**about, "things": [replace(found, marks=tuple(pointed)).to_json()]}  # all of its units, see README
 
 
 def _oval(row: float, column: float, height: float, width: float) -> torch.Tensor:

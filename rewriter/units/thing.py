@@ -27,6 +27,7 @@ from rewriter.units.agreement import Agreement, Labels, activations, measure
 
 COUNTS, GAINS = (5, 10, 20, 40), (1.0, 1.5)  # numbers of units that are tried, and how far beyond their usual change
 REACHED = 0.75  # of the pictures tried, the one that counts: on some the thing may not stand where it is painted
+FEWER, LEFT = (1, 2, 3, 5, 10, 20), 0.35  # units to remove a thing by, and how much of it may be left
 FEW = 5  # layers, all of which are tried
 TRIED = range(7000, 7012)  # pictures to try a thing on
 OTHERS = range(7000, 7064)  # pictures whose same places marks are compared with
@@ -47,16 +48,22 @@ class Thing:
     on: tuple[float, ...]  # the usual value of each unit on the thing
     off: tuple[float, ...]  # the value at which nothing reads the unit
     marks: tuple[Region, ...] = ()  # where it was pointed at
+    few: int | None = None  # how many of the first units suffice to remove it; None: all
 
     def stroke(self, place: Region | None = None, *, remove: bool = False, strength: float = 1.0) -> Stroke:
-        """Draw the thing at a place, or remove it; without a place: on all pictures, everywhere."""
+        """Draw the thing at a place, or remove it; without a place: on all pictures, everywhere.
+
+        What is removed everywhere is removed by as few units as suffice: each of them does other things elsewhere too.
+        """
         levels, name = (self.off, f"no {self.name}") if remove else (self.on, self.name)
-        return Stroke(self.layer, self.units, levels, place, strength, name)
+        count = self.few if remove and place is None else None
+        return Stroke(self.layer, self.units[:count], levels[:count], place, strength, name)
 
     def to_json(self) -> dict[str, Any]:
         """JSON object; the inverse of `thing`."""
         plain = {name: list(getattr(self, name)) for name in ("units", "on", "off")}
-        return {"name": self.name, "layer": self.layer, **plain, "marks": [mark.to_json() for mark in self.marks]}
+        marks = [mark.to_json() for mark in self.marks]
+        return {"name": self.name, "layer": self.layer, **plain, "marks": marks, "few": self.few}
 
 
 _CHECKS: dict[str, checks.Check] = {
@@ -65,12 +72,13 @@ _CHECKS: dict[str, checks.Check] = {
     "units": checks.list_of(checks.whole(0, 1 << 16), MOST_UNITS),
     **dict.fromkeys(("on", "off"), checks.list_of(checks.number(-1e4, 1e4), MOST_UNITS)),
     "marks": regions,
+    "few": checks.optional(checks.whole(1, MOST_UNITS)),
 }
 
 
 def thing(name: str, value: Any) -> Thing:
     """Check a thing given as JSON."""
-    found = Thing(**checks.fields(name, value, _CHECKS, optional=("marks",)))
+    found = Thing(**checks.fields(name, value, _CHECKS, optional=("marks", "few")))
     if not len(found.units) == len(found.on) == len(found.off) > 0 or len({*found.units}) < len(found.units):
         raise checks.refusal(name, value, "different units, each with a value on the thing and a silent one")
     return found
@@ -204,7 +212,29 @@ def choose(
             made = made_of(generator, agreement, count, name=name, order=order, gain=gain)
             tried.append(Tried(replace(made, marks=tuple(marks)), trial.score(made)))
         report(on_step, i + 1, len(names))
-    return max(tried, key=lambda each: each.score)
+    best = max(tried, key=lambda each: each.score)
+    return replace(best, thing=with_few(generator, best.thing, truncation=truncation, rules=rules))
+
+
+@torch.no_grad()
+def with_few(generator: Generator, thing: Thing, *, truncation: float = 1.0, rules: Sequence[LowRank] = ()) -> Thing:
+    """The thing, with how many of its first units suffice to remove it from the pictures that were marked."""
+    seeds, labels = marked(thing.marks)
+    info, before = (
+        generator.layer(thing.layer),
+        generator.sample(seeds, truncation=truncation, rules=rules).clamp(-1, 1),
+    )
+    where = labels(seeds, before).to(before)
+
+    def without(count: int | None) -> Tensor:
+        change = replace(thing, few=count).stroke(remove=True).change(info)
+        drawn = generator.sample(seeds, truncation=truncation, rules=[*rules, change])
+        return drawn.clamp(-1, 1) * where
+
+    gone = without(None)
+    whole = (before * where - gone).norm().clamp_min(1e-6)
+    enough = (count for count in FEWER if count < len(thing.units) and (without(count) - gone).norm() < LEFT * whole)
+    return replace(thing, few=next(enough, len(thing.units)))
 
 
 class _Trial:
