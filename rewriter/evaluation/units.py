@@ -84,7 +84,7 @@ def faces(generator: Generator) -> tuple[list[Row], Image.Image]:
 def pointed(generator: Generator, name: str) -> Row:
     """How many of the first ten units that labels find are found by pointing at a thing on two pictures."""
     layer = thing_of(generator, name).layer
-    by_labels = dissect(generator, layer, THINGS, town_labels(THINGS)).order(THINGS.index(name))[:FIRST]
+    by_labels = dissect(generator, layer, [name], town_labels([name])).order()[:FIRST]
     by_hand = point(generator, thing_of(generator, name).marks[:2], layer).order()[:FIRST]
     return {"thing": name, "layer": layer, f"of the first {FIRST}": len({*by_labels} & {*by_hand})}
 
