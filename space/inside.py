@@ -40,9 +40,10 @@ class Inside(Handlers):
     ) -> Shown:
         """Draw a thing where it was painted, or remove it; one step to undo."""
         mask, seed = read_painted(painted)
+        visitor = visitor if seed is None or seed == visitor.selected else replace(visitor, selected=seed)
         session = self.shared.session(visitor)
         thing = things.named(visitor, session.generator, name)
-        place = things.painted_place(visitor.selected if seed is None else seed, mask)
+        place = things.painted_place(visitor.selected, mask)
         stroke = thing.stroke(place, remove=flag("remove", remove), strength=number(0, 1)("strength", strength))
         before = session.history
         if session.history.present.made is not None:  # another thing: another rule
@@ -51,7 +52,7 @@ class Inside(Handlers):
             raise InputError(f"an edit holds at most {MOST} strokes: make it a rule, or undo some")
         session.paint(stroke)
         session.history = before.then(session.history.present)
-        return self._after(replace(visitor, selected=place.seed), session, "canvas", "film")
+        return self._after(visitor, session, "canvas", "film")
 
     def why(self, visitor: Visitor) -> Shown:
         """How much of the last stroke is left after each layer: whether what was drawn appears, and if not, why."""

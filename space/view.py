@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict
 from rewriter.editing.link import encode
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
-from rewriter.editing.stroke import Stroke, painted_on
+from rewriter.editing.stroke import Stroke
 from rewriter.editing.verdict import CROPS, square
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
@@ -33,6 +34,7 @@ from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
 from rewriter.memory import SMOOTHNESS, SOLVERS
 from rewriter.pictures import data_url, jpeg, to_image, webp
+from rewriter.units.gallery import DIMMED, SHIFT
 from rewriter.units.thing import Thing
 from state import PAGE_SIZE, Drawn, Shared, Visitor
 
@@ -182,8 +184,8 @@ class View:
     def _painted(self, visitor: Visitor, session: Rewriter, place: Region) -> str:
         """A crop around a painted place, as it was painted."""
         before = [rule for rule in session.history.present.before if rule.active]
-        strokes = painted_on(session.edit.strokes, place, session.generator.layer(session.edit.layer))
-        changes = [*before, *strokes]
+        own = [each for each in session.edit.strokes if each.place and each.place.seed == place.seed]
+        changes = [*before, *(each.change(session.generator.layer(each.layer)) for each in own)]
 
         def make() -> list[Tensor]:
             return [cut(self.shared.pictures(session, [place.seed], changes)[0], place.mask)]
@@ -214,7 +216,9 @@ class View:
         mark = min(thing.marks, key=lambda each: max(bounds(each.mask, above=0.5 * float(each.mask.max())).size))
 
         def make() -> list[Tensor]:
-            return [cut(self.shared.pictures(session, [mark.seed], [])[0], mark.mask)]
+            picture = self.shared.pictures(session, [mark.seed], [])[0]
+            shown = resize(mark.mask, (picture.shape[1], picture.shape[2])).to(picture)
+            return [cut(torch.lerp(picture * DIMMED + SHIFT, picture, shown), mark.mask)]
 
         recipe = f"thing {session.generator.fingerprint} {session.edit.truncation!r} {mark.seed} {mark.digest}"
         return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
