@@ -102,7 +102,7 @@ function insideHint() {
     : !thing ? 'Point at a thing of your own: then paint with it.'
     : draws ? `Paint where a ${thing} should be${painted ? ', or press Make it a rule' : ''}.` : `Paint over a ${thing} to remove it.`;
   $('.hint p').textContent = words;
-  $('[data-hint]').hidden = pointed || Boolean(painted) || !draws || !things().find(each => each.name === thing)?.mark;
+  $('[data-hint]').hidden = pointed || Boolean(painted) || !draws || Boolean(part('rules').rules?.length) || !things().find(each => each.name === thing)?.mark;
   $('[data-place]').classList.toggle('wanted', ready);
 }
 
@@ -181,14 +181,14 @@ function units() {
   $('[data-units]').hidden = own.length > 0;
   const set = levels(), count = Object.keys(set).length;
   $('[data-all="as made"]').hidden = !count;
-  $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Each picture is bright where the unit is on.`
+  $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Pictures are bright where a unit is on. IoU: how far that and the ${thing} overlap, 1 at best; AUC: how surely it tells a ${thing} from the rest, 0.5 by chance.`
     : one ? `${one.count} units of ${one.layer} draw it${count ? `; ${count} of that layer ${count > 1 ? 'are' : 'is'} switched` : ''}.` : '';
   const focused = $('.rows :focus')?.ariaLabel;
   $('.rows').replaceChildren(...own.map(({ unit, iou, auc, pictures }) => {
     const off = String(unit) in set, box = make('input', { type: 'checkbox', role: 'switch', checked: !off, 'aria-label': `Unit ${unit} of ${layer}`,
       onchange: () => work('switch', thing, box.checked ? 'as made' : 'off', [unit]) });
     return make('li', {}, make('label', {}, box, make('b', { textContent: `unit ${unit}` }),
-      make('small', { textContent: iou === undefined ? '' : `overlap ${iou.toFixed(2)} IoU · tells it apart ${auc.toFixed(2)} AUC` })),
+      make('small', { textContent: iou === undefined ? '' : `IoU ${iou.toFixed(2)} · AUC ${auc.toFixed(2)}` })),
       make('span', { className: 'crops' }, ...pictures.map(picture => img(picture, `Unit ${unit} of ${layer} is on where this picture is bright`))));
   }));
   if (focused) $(`.rows [aria-label="${focused}"]`)?.focus();

@@ -220,7 +220,7 @@ class View:
             shown = resize(mark.mask, (picture.shape[1], picture.shape[2])).to(picture)
             return [cut(torch.lerp(picture * DIMMED + SHIFT, picture, shown), mark.mask)]
 
-        recipe = f"thing {session.generator.fingerprint} {session.edit.truncation!r} {mark.seed} {mark.digest}"
+        recipe = f"palette {session.generator.fingerprint} {session.edit.truncation!r} {mark.seed} {mark.digest}"
         return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
 
     def _strokes(self, visitor: Visitor, session: Rewriter) -> Shown:
@@ -460,8 +460,8 @@ def verdict(rule: Rule) -> str:
 
 def chosen_words(rule: Rule) -> str:
     """That the machine has chosen, and what."""
-    ready = READY.get(rule.edit.kind if rule.edit else "", READY[""]).partition(".")[0]
-    return f"{ready}. The machine chose: {form_words(rule)}."
+    button = "Make it a rule" if rule.edit and rule.edit.kind == "paint" else "Execute"
+    return f"Ready: press {button}. The machine chose: {form_words(rule)}."
 
 
 def form_words(rule: Rule) -> str:
