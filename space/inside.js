@@ -22,6 +22,7 @@ function showTab(name, focus) {
   film(); picture(); why(); bar(); chosenForm(); hint();
 }
 function insideNext() {  // while nothing is marked or painted, the bar speaks of this tab
+  if (onInside() && root.dataset.pointing === 'yes') return places.length ? 'Next: find its units, or point at it on more pictures.' : 'Next: paint over the thing, then add this place.';
   const { copy, paste, context = [] } = part('slots');
   if (!onInside() || part('bar').can_execute || part('bar').verdict !== undefined || copy || paste || context.length || part('slots').kind === 'switch') return '';
   return thing ? `Next: paint where a ${thing} should be on the picture.` : 'Next: point at a thing of your own, to paint with it.';
@@ -91,6 +92,7 @@ function answered() {  // the picture is there, or the stroke was refused
   if (!last) pen.clearRect(0, 0, SIDE, SIDE);
 }
 async function showStroke() {  // where the thing is on another picture, on this one
+  if (root.dataset.pointing === 'yes') return addPlace();
   const one = things().find(each => each.name === thing);
   if (!one?.mark || shown === null) return;
   drawing_(true); sendStroke(`${shown}:${one.mark}`);
@@ -102,7 +104,8 @@ function insideHint() {
     : !thing ? 'Point at a thing of your own: then paint with it.'
     : draws ? `Paint where a ${thing} should be${painted ? ', or press Make it a rule' : ''}.` : `Paint over a ${thing} to remove it.`;
   $('.hint p').textContent = words;
-  $('[data-hint]').hidden = pointed || Boolean(painted) || !draws || Boolean(part('rules').rules?.length) || !things().find(each => each.name === thing)?.mark;
+  $('[data-hint]').textContent = pointed ? 'Add this place' : 'Show me';
+  $('[data-hint]').hidden = pointed ? !ready : Boolean(painted) || !draws || Boolean(part('rules').rules?.length) || !things().find(each => each.name === thing)?.mark;
   $('[data-place]').classList.toggle('wanted', ready);
 }
 
@@ -144,7 +147,7 @@ const pointed = () => {
     make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `Remove the place on picture ${place.seed}`, onclick: () => { places.splice(i, 1); pointed(); picture(); } }))));
   $('[data-find-units]').disabled = !places.length; $('[data-place]').disabled = places.length >= 5;
   $('[data-find-units]').classList.toggle('primary', places.length > 0);
-  film(); hint();
+  film(); if (!busy()) { bar(); chosenForm(); } hint();
 };
 press('[data-point]', () => pointing(root.dataset.pointing === 'no'));
 const cutOut = () => {  // the painted place on the picture that is shown, as a small picture of its own
@@ -155,12 +158,13 @@ const cutOut = () => {  // the painted place on the picture that is shown, as a 
   small.getContext('2d').drawImage(now, fit(left, right) * k, fit(top, bottom) * k, side * k, side * k, 0, 0, 96, 96);
   return small.toDataURL('image/jpeg', 0.9);
 };
-press('[data-place]', () => {
+press('[data-place]', addPlace);
+function addPlace() {
   const value = mask();
   if (!value) return say('Nothing is painted yet: paint over the thing first.');
   say(''); places.push({ seed: shown, mask: value.slice(value.indexOf(':') + 1), value, image: cutOut() });
   pen.clearRect(0, 0, SIDE, SIDE); strokes = []; pointed(); picture();
-});
+}
 press('[data-find-units]', () => {
   const name = $('[data-name]').value.trim();
   if (!name) { $('[data-name]').focus(); return say('Give the thing a name first.'); }

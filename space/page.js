@@ -451,6 +451,7 @@ const HINTS = {
 };
 const hint = () => {
   if (onInside()) return insideHint();
+  $('[data-hint]').textContent = 'Show me';
   const step = root.dataset.step, ready = !empty(), ghost = (part('hints').hints || []).find(one => one.step === step);
   const button = { copy: 'Copy', paste: 'Paste', context: 'Add to context' }[step];
   $('.hint p').textContent = ready && button ? `Now press ${button}${step === 'context' ? '' : ', or Erase to remove it'}.` : HINTS[step] || '';

@@ -34,7 +34,6 @@ from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
 from rewriter.memory import SMOOTHNESS, SOLVERS
 from rewriter.pictures import data_url, jpeg, to_image, webp
-from rewriter.units.gallery import DIMMED, SHIFT
 from rewriter.units.thing import Thing
 from state import PAGE_SIZE, Drawn, Shared, Visitor
 
@@ -213,14 +212,14 @@ class View:
         """A crop of the first place that somebody pointed at."""
         if not thing.marks:
             return ""
-        mark = min(thing.marks, key=lambda each: max(bounds(each.mask, above=0.5 * float(each.mask.max())).size))
+        mark = thing.marks[0]
 
         def make() -> list[Tensor]:
             picture = self.shared.pictures(session, [mark.seed], [])[0]
             shown = resize(mark.mask, (picture.shape[1], picture.shape[2])).to(picture)
-            return [cut(torch.lerp(picture * DIMMED + SHIFT, picture, shown), mark.mask)]
+            return [cut(torch.lerp(picture * 0.6 - 0.25, picture, shown), widest_part(mark.mask))]
 
-        recipe = f"palette {session.generator.fingerprint} {session.edit.truncation!r} {mark.seed} {mark.digest}"
+        recipe = f"palette 2 {session.generator.fingerprint} {session.edit.truncation!r} {mark.seed} {mark.digest}"
         return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
 
     def _strokes(self, visitor: Visitor, session: Rewriter) -> Shown:
@@ -423,6 +422,16 @@ def cut(picture: Tensor, mask: Tensor) -> Tensor:
     mask = resize(mask, (picture.shape[1], picture.shape[2]))
     box = bounds(mask, above=float(mask.max()) / 4)
     return square(picture, box.centre, max(box.size) / picture.shape[-1])
+
+
+def widest_part(mask: Tensor) -> Tensor:
+    """A mask (H, W) without all but the widest of its parts that stand side by side: one tree of several."""
+    columns = (mask.amax(0) > mask.max() / 2).tolist()
+    ends = [i for i, (a, b) in enumerate(zip([False, *columns], [*columns, False], strict=True)) if a != b]
+    first, last = max(zip(ends[::2], ends[1::2], strict=True), key=lambda run: run[1] - run[0])
+    part = torch.zeros_like(mask)
+    part[:, first:last] = mask[:, first:last]
+    return part
 
 
 def cards(shared: Shared) -> Shown:

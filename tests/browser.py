@@ -116,6 +116,23 @@ class Visit:
             kind = "touchStart" if not step else "touchMove" if points else "touchEnd"
             finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
+    def inside(self):
+        """To the second tab of the canvas."""
+        self.edit()
+        self.press('[data-tab-of="inside"]')
+
+    def draw(self, thing, *stroke, **more):
+        """Paint with a thing, and wait for the picture; seconds from the end of the stroke to the picture, as it is drawn."""
+        self.press(f'[data-thing="{thing}"]')
+        self.page.evaluate("""() => { const now = document.querySelector('.stage .now'), paint = document.querySelector('.paint');
+            window.answered = null;
+            paint.addEventListener('pointerup', () => { const start = performance.now();
+                new MutationObserver((_, watcher) => { watcher.disconnect(); window.answered = (performance.now() - start) / 1000; })
+                    .observe(now, { attributeFilter: ['src'] }); }, { once: true }); }""")
+        self.paint(*stroke, **more)
+        self.page.wait_for_function("window.answered !== null")
+        return self.page.evaluate("window.answered")
+
     def mark(self, what, seed, *stroke, **more):
         slot = f".slot[data-slot={'paste' if what == 'erase' else what}] .crop"
         self.pick(seed)
