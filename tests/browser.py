@@ -14,6 +14,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
 --disable-component-update --disable-sync"
+WATCH = """() => {
+    window.answered = null;
+    document.querySelector('.paint').addEventListener('pointerup', () => {
+        const start = performance.now();
+        new MutationObserver((changes, watcher) => {
+            watcher.disconnect();
+            window.answered = (performance.now() - start) / 1000;
+        }).observe(document.querySelector('.stage .now'), { attributeFilter: ['src'] });
+    }, { once: true });
+}"""
 HINT = "no browser: install Debian's chromium, or Chrome, to run the browser tests"
 
 
@@ -122,13 +132,9 @@ class Visit:
         self.press('[data-tab-of="inside"]')
 
     def draw(self, thing, *stroke, **more):
-        """Paint with a thing, and wait for the picture; seconds from the end of the stroke to the picture, as it is drawn."""
+        """Paint with a thing; returns the seconds from the end of the stroke until the picture is there."""
         self.press(f'[data-thing="{thing}"]')
-        self.page.evaluate("""() => { const now = document.querySelector('.stage .now'), paint = document.querySelector('.paint');
-            window.answered = null;
-            paint.addEventListener('pointerup', () => { const start = performance.now();
-                new MutationObserver((_, watcher) => { watcher.disconnect(); window.answered = (performance.now() - start) / 1000; })
-                    .observe(now, { attributeFilter: ['src'] }); }, { once: true }); }""")
+        self.page.evaluate(WATCH)
         self.paint(*stroke, **more)
         self.page.wait_for_function("window.answered !== null")
         return self.page.evaluate("window.answered")
