@@ -19,7 +19,7 @@ from torch import Tensor
 from rewriter.checks import flag, number, refusal
 from rewriter.editing.edit import Edit
 from rewriter.editing.provenance import requests
-from rewriter.editing.region import SEED, Region
+from rewriter.editing.region import SEED, Region, region
 from rewriter.editing.rule import CELLS, RULES, Rule, assemble
 from rewriter.editing.stroke import MOST, Stroke, stroke
 from rewriter.errors import InputError
@@ -226,7 +226,7 @@ class _Decoded:
         if (at := _row(row, len(self._painted))) not in self._strokes:
             data = self._painted[at]
             place = data["place"] and self.region(data["place"])
-            self._strokes[at] = stroke(f"stroke {at + 1}", {**data, "place": place})
+            self._strokes[at] = stroke(f"stroke {at + 1}", {**data, "place": place}, region)
         return self._strokes[at]
 
     def region(self, place: Mapping[str, Any]) -> Region:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from clicks import Tab
 from conftest import DATA, square
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 
 from app import Page
 from inside import Inside
@@ -366,3 +368,17 @@ def test_a_generator_without_things_says_so():
     with pytest.raises(InputError, match="no things to paint with on this generator yet"):
         do.stroke(Visitor(name), "tree", paint(0, square(2, 2, 9, 9)))
     assert do.open(Visitor(name))["inside"]["things"] == []
+
+
+def test_a_script_paints_makes_a_rule_and_switches_units(page):
+    client = Client(page.demo.local_url, verbose=False)
+    things = client.predict(api_name="/things")
+    assert things[0]["name"] == "tree" and things[0]["layer"] == "layer6" and len(things[0]["units"]) == 5
+    before = client.predict("0", False, api_name="/pictures")
+    painted = client.predict("tree", 0, masks.encode(BESIDE), False, 1.0, api_name="/stroke")
+    assert "Make it a rule" in painted["next"] and painted["rules"] == []
+    assert client.predict("0", False, api_name="/pictures") != before
+    assert len(client.predict(api_name="/execute")["rules"]) == 1
+    assert len(client.predict("light", "off", None, api_name="/switch_units")["rules"]) == 2
+    with pytest.raises(AppError, match="expected a list"):
+        client.predict("sky", "everywhere", api_name="/point")
