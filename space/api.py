@@ -20,7 +20,6 @@ from asked import address_of
 from guard import Listeners
 from handlers import MARKS, STEPS
 from rewriter.cache import Cache
-from rewriter.checks import list_of
 from rewriter.masks import disc, encode
 from state import Visitor
 from view import Shown
@@ -88,8 +87,8 @@ class Endpoints:
 
     def point(self, name: str, places: Any, request: gr.Request) -> Iterator[Any]:
         """Find the units that draw a thing of your own, pointed at on 1 to 5 pictures: [[seed, mask], …]."""
-        pairs = list_of(list_of(lambda _, value: value, 2), 10)("places", places)
-        marks = [":".join(map(str, pair)) for pair in pairs]
+        pairs = places if isinstance(places, list) else [places]  # the handler says what is wrong with others
+        marks = [":".join(map(str, pair)) if isinstance(pair, list) else pair for pair in pairs]
         yield from self._follow(
             request, lambda shown: [one["name"] for one in shown["inside"]["things"]], "point", name, marks
         )

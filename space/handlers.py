@@ -165,7 +165,8 @@ class Handlers:
         if which == "matches":
             pictures = [match.overlay for match in session.matches_on(seeds)]
         else:
-            pictures = list(self.shared.pictures(session, seeds, [] if which == "original" else None))
+            now = self.shared.painted(session, seeds) if which == "now" else self.shared.pictures(session, seeds, [])
+            pictures = [*now]
         return {"pictures": {f"{seed}": view.png_url(one) for seed, one in zip(seeds, pictures, strict=True)}}
 
     def preview(self, visitor: Visitor) -> Shown:

@@ -191,7 +191,7 @@ function units() {
   $('.rows').replaceChildren(...own.map(({ unit, iou, auc, pictures }) => {
     const off = String(unit) in set, box = make('input', { type: 'checkbox', role: 'switch', checked: !off, 'aria-label': `Unit ${unit} of ${layer}`,
       onchange: () => work('switch', thing, box.checked ? 'as made' : 'off', [unit]) });
-    return make('li', {}, make('label', {}, box, make('b', { textContent: `unit ${unit}` }),
+    return make('li', {}, make('label', {}, box, make('b', { textContent: `unit ${unit} of ${layer}` }),
       make('small', { textContent: iou === undefined ? '' : `IoU ${iou.toFixed(2)} · AUC ${auc.toFixed(2)}` })),
       make('span', { className: 'crops' }, ...pictures.map(picture => img(picture, `Unit ${unit} of ${layer} is on where this picture is bright`))));
   }));

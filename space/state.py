@@ -301,6 +301,13 @@ class Shared:
 
         return self.pages.get((*key, identity(on)), drawn)
 
+    def painted(self, session: Rewriter, seeds: Sequence[int]) -> Tensor:
+        """Pictures (n, 3, H, W) with the session's rules and what is painted on each."""
+        drawn = self.pictures(session, seeds)
+        strokes = {i: own for i, seed in enumerate(seeds) if (own := session.strokes_on(seed))}
+        changed = {i: self.pictures(session, [seeds[i]], [*session.rules, *own])[0] for i, own in strokes.items()}
+        return torch.stack([changed.get(i, picture) for i, picture in enumerate(drawn)])
+
     def _drawn(self, session: Rewriter, seeds: Sequence[int], on_step: OnStep | None) -> Iterator[Tensor]:
         """Pictures without rules: all at once, or one by one if each takes seconds."""
         size = 1 if self.page_size(session.generator) < PAGE_SIZE else len(seeds)

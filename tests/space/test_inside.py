@@ -380,5 +380,5 @@ def test_a_script_paints_makes_a_rule_and_switches_units(page):
     assert client.predict("0", False, api_name="/pictures") != before
     assert len(client.predict(api_name="/execute")["rules"]) == 1
     assert len(client.predict("light", "off", None, api_name="/switch_units")["rules"]) == 2
-    with pytest.raises(AppError, match="expected a list"):
+    with pytest.raises(AppError, match="mask is a PNG"):
         client.predict("sky", "everywhere", api_name="/point")
