@@ -447,14 +447,14 @@ press('[data-cancel]', () => { running?.stop(); say('Cancelled: nothing has chan
 
 const HINTS = {
   copy: 'Paint over a thing you like, then press Copy.', paste: 'Choose another picture, paint where it should go, then press Paste.',
-  context: 'Execute, or first mark more places like this one.', done: '',
+  context: 'Execute, or first mark more places like this one.', painted: 'Make it a rule, or first mark more places like this one.', done: '',
 };
 const hint = () => {
   if (onInside()) return insideHint();
   $('[data-hint]').textContent = 'Show me';
   const step = root.dataset.step, ready = !empty(), ghost = (part('hints').hints || []).find(one => one.step === step);
   const button = { copy: 'Copy', paste: 'Paste', context: 'Add to context' }[step];
-  $('.hint p').textContent = ready && button ? `Now press ${button}${step === 'context' ? '' : ', or Erase to remove it'}.` : HINTS[step] || '';
+  $('.hint p').textContent = ready && button ? `Now press ${button}${step === 'context' ? '' : ', or Erase to remove it'}.` : HINTS[step === 'context' && part('slots').kind === 'paint' ? 'painted' : step] || '';
   $('[data-hint]').hidden = ready || !ghost || !['copy', 'paste'].includes(step);
   for (const each of $$('[data-mark]')) each.classList.toggle('wanted', ready && each.dataset.mark === step);
 };
