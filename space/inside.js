@@ -186,7 +186,7 @@ function units() {
   const set = levels(), count = Object.keys(set).length;
   $('[data-all="as made"]').hidden = !count;
   $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Pictures are bright where a unit is on. IoU: how far that and the ${thing} overlap, 1 at best; AUC: how surely it tells a ${thing} from the rest, 0.5 by chance.`
-    : one ? `${one.count} units of ${one.layer} draw it${count ? `; ${count} of that layer ${count > 1 ? 'are' : 'is'} switched` : ''}.` : '';
+    : one ? `${one.count} units of ${one.layer} draw it; ${one.few === one.count ? 'all of them' : `the first ${one.few}`} off, and it is gone from every picture${count ? `; ${count} of that layer ${count > 1 ? 'are' : 'is'} switched` : ''}.` : '';
   const focused = $('.rows :focus')?.ariaLabel;
   $('.rows').replaceChildren(...own.map(({ unit, iou, auc, pictures }) => {
     const off = String(unit) in set, box = make('input', { type: 'checkbox', role: 'switch', checked: !off, 'aria-label': `Unit ${unit} of ${layer}`,

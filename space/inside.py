@@ -143,15 +143,17 @@ class Inside(Handlers):
         return {"units": {"thing": name, "layer": thing.layer, "rows": rows, "all": list(thing.units)}}
 
     def switch(self, visitor: Visitor, name: str, level: str, units: Any = None, notify: Notify = silent) -> Shown:
-        """Switch units of a thing off or on everywhere, or leave them as they were made; all of them if none are named.
+        """Switch units of a thing off or on everywhere, or leave them as they were made.
 
+        If none are named: all of them, or as few as suffice to remove the thing.
         This makes a rule at once. A layer has one such rule, which changes as more of its units are switched.
         """
         session = self.shared.session(visitor)
         thing = things.named(visitor, session.generator, name)
         if level not in LEVELS:
             raise InputError(f"units can be switched {', '.join(LEVELS)}, not {str(level)[:20]!r}")
-        chosen = thing.units if units is None else list_of(whole(0, 1 << 16), len(thing.units))("units", units)
+        usual = thing.units[: thing.few] if level == "off" else thing.units
+        chosen = usual if units is None else list_of(whole(0, 1 << 16), len(thing.units))("units", units)
         if others := {*chosen} - {*thing.units}:
             raise InputError(f"unit {min(others)} is none of those that draw {thing.name!r}: {_listed(thing.units)}")
         self._switch(visitor, session, thing, chosen, level, notify)

@@ -200,6 +200,7 @@ class View:
                 "name": thing.name,
                 "layer": thing.layer,
                 "count": len(thing.units),
+                "few": thing.few or len(thing.units),
                 "own": thing.name in own,
                 "image": self._thing(visitor, session, thing),
                 "mark": thing.marks[0].png if thing.marks else "",
