@@ -98,7 +98,10 @@ class Endpoints:
         return self._work(request, "stroke", name, f"{seed}:{mask or ''}", remove, strength)
 
     def switch_units(self, name: str, level: str, units: Any, request: gr.Request) -> Iterator[Any]:
-        """Switch units of a thing everywhere: off, on or "as made". units: a list of numbers; null: all, or as few as remove it."""
+        """Switch units of a thing everywhere: level off, on or "as made".
+
+        units: a list of their numbers; null: all of them, or as few as suffice to remove the thing.
+        """
         yield from self._follow(request, outcome, "switch", name, level, units)
 
     def change_rule(self, rule: int, action: str, value: Any, request: gr.Request) -> Any:
