@@ -81,6 +81,29 @@ class Endpoints:
         """Load an example's edits and execute them."""
         yield from self._follow(request, outcome, "example", name)
 
+    def things(self, request: gr.Request) -> Any:
+        """What can be painted with: the name of each thing, and the layer and units that draw it."""
+        return self._result(request, "things")["things"]
+
+    def point(self, name: str, places: Any, request: gr.Request) -> Iterator[Any]:
+        """Find the units that draw a thing of your own, pointed at on 1 to 5 pictures: [[seed, mask], …]."""
+        pairs = places if isinstance(places, list) else [places]  # the handler says what is wrong with others
+        marks = [":".join(map(str, pair)) if isinstance(pair, list) else pair for pair in pairs]
+        yield from self._follow(
+            request, lambda shown: [one["name"] for one in shown["inside"]["things"]], "point", name, marks
+        )
+
+    def stroke(self, name: str, seed: int, mask: str, remove: bool, strength: float, request: gr.Request) -> Any:
+        """Draw a thing under the mask on picture `seed`, or remove it; `execute` makes what was painted a rule."""
+        return self._work(request, "stroke", name, f"{seed}:{mask or ''}", remove, strength)
+
+    def switch_units(self, name: str, level: str, units: Any, request: gr.Request) -> Iterator[Any]:
+        """Switch units of a thing everywhere: level off, on or "as made".
+
+        units: a list of their numbers; null: all of them, or as few as suffice to remove the thing.
+        """
+        yield from self._follow(request, outcome, "switch", name, level, units)
+
     def change_rule(self, rule: int, action: str, value: Any, request: gr.Request) -> Any:
         """Change a rule. action: strength (-1 to 2), switch (true or false), move (to a position) or remove."""
         return self._work(request, "rule", action, rule, value)
@@ -174,6 +197,11 @@ def expose(queue: WorkQueue, listeners: Listeners) -> None:
         "value": gr.JSON(visible=False, label="the new value"),
         "seeds": gr.Textbox("0-11", visible=False, label="seeds"),
         "original": gr.Checkbox(visible=False, label="original"),
+        "remove": gr.Checkbox(visible=False, label="remove instead of draw"),
+        "strength": gr.Number(1.0, visible=False, label="strength, 0 to 1"),
+        "units": gr.JSON(visible=False, label="units"),
+        "places": gr.JSON(visible=False, label="places: [[seed, mask], …]"),
+        "level": gr.Textbox("off", visible=False, label="off, on or as made"),
         "file": gr.File(visible=False, label="file", file_types=[".json", ".safetensors"]),
         **{name: gr.Textbox(visible=False, label=name) for name in ("name", "action", "what")},
     }

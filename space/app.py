@@ -20,7 +20,7 @@ from starlette.middleware import Middleware
 
 import api
 from guard import Guard, Listeners
-from handlers import Handlers
+from inside import Inside
 from publish_panel import LOGIN, PublishPanel
 from rewriter.checkpoints.catalogue import BUILT_INS, catalogue
 from rewriter.checkpoints.client import connect, in_words
@@ -46,7 +46,7 @@ class Page:
     """
 
     def __init__(self, shared: Shared, *, login: bool = LOGIN, workers: int = 0, here: str = "") -> None:
-        self.shared, self.queue = shared, WorkQueue(Handlers(shared), workers)
+        self.shared, self.queue = shared, WorkQueue(Inside(shared), workers)
         self.records, self.limits, self.listeners = Records(), Limits(), Listeners()
         self._own: dict[str, tuple[bytes, str]] = {}
         self.routes = Routes(self.queue, self.records, self.limits, self._own)

@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import things
 import view
 import wall
 from received import read_painted
@@ -42,8 +43,10 @@ from view import Shown
 
 MARKS = ("copy", "paste", "context", "keep", "erase")
 # what the page asks for
-QUICK = tuple("mark unmark pick browse more look step rule accept reject set save link open refresh".split())
-LONG = tuple("execute find mend suggest zero prepare load".split())
+QUICK = tuple(
+    "mark unmark pick browse more look step rule accept reject set save link open refresh stroke why forget".split()
+)
+LONG = tuple("execute find mend suggest zero prepare load point units switch".split())
 SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
 SEARCHED = range(2000)  # the pictures that "Search" compares
@@ -116,6 +119,8 @@ class Handlers:
             kept = {name: work for name, work in visitor.works.items() if name != visitor.generator}
             visitor = replace(visitor, works=kept)
             session = self.shared.session(visitor)
+        visitor, lost = things.readable(visitor, session.generator)
+        trouble = trouble or lost
         return replace(visitor, seeds=visitor.seeds[: 4 * self.shared.page_size(session.generator)]), session, trouble
 
     def check_link(self, link: Mapping[str, str], wanted: str) -> None:
@@ -160,7 +165,8 @@ class Handlers:
         if which == "matches":
             pictures = [match.overlay for match in session.matches_on(seeds)]
         else:
-            pictures = list(self.shared.pictures(session, seeds, [] if which == "original" else None))
+            now = self.shared.painted(session, seeds) if which == "now" else self.shared.pictures(session, seeds, [])
+            pictures = [*now]
         return {"pictures": {f"{seed}": view.png_url(one) for seed, one in zip(seeds, pictures, strict=True)}}
 
     def preview(self, visitor: Visitor) -> Shown:
@@ -210,7 +216,7 @@ class Handlers:
         mask, seed = read_painted(painted)
         session = self.shared.session(visitor)
         before, made = session.history, session.history.present.made is not None
-        if made and what in ("copy", "erase"):  # another thing: another rule
+        if made and (what in ("copy", "erase") or session.edit.kind == "switch"):  # another thing: another rule
             session.begin(default_layer(session.generator))
         actions = (session.copy, session.paste, session.add_context, session.keep, session.erase)
         view.look_up(what, dict(zip(MARKS, actions, strict=True)))(visitor.selected if seed is None else seed, mask)
@@ -254,7 +260,7 @@ class Handlers:
         if session.edit.missing() or session.edit.kind == "zero":
             return {}
         key, on_step = session.edit.digest, _on_step(notify, "The machine chooses a form and a layer")
-        if session.edit.copy:
+        if session.edit.copy or session.edit.kind == "paint":
             notify(0, 1, "Looking for more places", {"found": self._found(session, notify)})
         try:
             rule = session.execute(on_step=on_step, on_statistics=_on_step(notify, "Measuring this layer (once)"))
@@ -479,7 +485,7 @@ class Handlers:
             now, first = (self.shared.pictures(session, visitor.seeds, rules) for rules in (session.rules, ()))
             shows = difference(now, first).flatten(1).mean(1) * (2 + first.flatten(1).mean(1))
             visitor = replace(visitor, selected=visitor.seeds[int(shows.argmax())])
-        return self._after(visitor, session, "about", "settings", "film", "canvas", "hints")
+        return self._after(visitor, session, "about", "settings", "film", "canvas", "hints", "inside")
 
 
 def _on_step(notify: Notify, message: str) -> OnStep:

@@ -42,7 +42,7 @@ const pause = (seconds, signal) => new Promise((done, failed) => {
   signal.addEventListener('abort', () => { clearTimeout(timer); failed(signal.reason); });
 });
 const send = step => {
-  if (!LOOKS.includes(step.name)) { if (beside.prepare) { beside.prepare.stop(); asked = ''; } beside.attempt?.stop(); }
+  if (!LOOKS.includes(step.name)) { if (beside.prepare) { beside.prepare.stop(); asked = ''; } beside.attempt?.stop(); beside.why?.stop(); clearTimeout(thinking); }
   const late = waiting.at(-1), again = step.name === 'set' ? late?.args[0] === step.args[0] : step.name === 'pick' || step.long && step.name !== 'load';
   if (again && late?.name === step.name) waiting.pop();  // of choices that wait, the last counts
   waiting.push(stoppable(step));
@@ -192,7 +192,7 @@ const go = mode => {
   if (mode === 'home') { drawCards(); if (!still && stories.length) timer = setTimeout(loop, 300); }
   window.scrollTo(0, 0);
 };
-press('[data-go]', button => go(button.dataset.go));
+press('[data-go]', button => { if (button.dataset.tabOpen) showTab(button.dataset.tabOpen); go(button.dataset.go); });
 
 // --- the canvas: a picture, its original behind a slider, outlines of what is marked, and the paint ---
 
@@ -234,14 +234,14 @@ const hover = ([x, y]) => {
 paint.addEventListener('pointerdown', event => {
   if (shown === null || event.button > 0) return;
   paint.setPointerCapture(event.pointerId); event.preventDefault(); stage.focus({ preventScroll: true });
-  compare(100); remember(); last = at(event); stroke(last, last);
+  compare(100); starts(); remember(); last = at(event); stroke(last, last);
 });
 paint.addEventListener('pointermove', event => {
   const points = (event.getCoalescedEvents?.() || []).concat(event).map(at);
   hover(points.at(-1));
   if (last) for (const point of points) { stroke(last, point); last = point; }
 });
-for (const end of ['pointerup', 'pointercancel']) paint.addEventListener(end, () => { if (last) { last = null; hint(); } });
+for (const end of ['pointerup', 'pointercancel']) paint.addEventListener(end, () => { if (last) { last = null; stroked(); } });
 paint.addEventListener('pointerleave', () => { if (!last) ring.hidden = true; });
 
 const compare = share => {
@@ -281,7 +281,7 @@ const outline = async (canvas, places) => {  // each mask grown on all sides, le
     all.drawImage(layer, 0, 0);
   });
 };
-const placesOn = seed => (part('slots').marks || []).filter(place => place.seed === seed);
+const placesOn = seed => (onInside() ? pointedPlaces() : part('slots').marks || []).filter(place => place.seed === seed);
 const picture = async () => {  // the picture on the canvas; it is decoded before it replaces the last one, so that nothing flickers
   const { seed, now: after, then: before, match } = part('canvas'), mine = ++drawing;
   if (seed === undefined) return;
@@ -294,7 +294,7 @@ const picture = async () => {  // the picture on the canvas; it is decoded befor
   stage.dataset.changed = before ? 'yes' : 'no'; stage.dataset.ready = shown;
   split.disabled = holder.disabled = !before;
   $('.seed').textContent = `picture ${seed}`;
-  compare(split.value);
+  compare(split.value); if (!last) answered();
   outline(marks, placesOn(seed)); hint();
 };
 
@@ -362,7 +362,7 @@ const slots = () => {
   const value = part('slots'), of = name => $(`[data-slot="${name}"] .crops`);
   const fill = (name, ...crops) => { of(name).replaceChildren(...crops); of(name).parentElement.classList.toggle('full', crops.length > 0); };
   fill('copy', ...(value.copy ? [crop(value.copy.image, `Copied from picture ${value.copy.seed}`, () => pick(value.copy.seed))] : []));
-  fill('paste', ...(value.paste ? [crop(value.paste.image, `${value.kind === 'erase' ? 'Erased' : 'Pasted'} on picture ${value.paste.seed}`, () => pick(value.paste.seed))] : []));
+  fill('paste', ...(value.paste ? [crop(value.paste.image, `${{ erase: 'Erased', paint: 'Painted' }[value.kind] || 'Pasted'} on picture ${value.paste.seed}`, () => pick(value.paste.seed))] : []));
   for (const name of ['context', 'keep']) fill(name, ...(value[name] || []).map((place, i) => make('span', { className: 'held' },
     crop(place.image, `Place on picture ${place.seed}`, () => pick(place.seed)),
     make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `Remove the place on picture ${place.seed}`,
@@ -371,11 +371,16 @@ const slots = () => {
   $('[data-mark="paste"]').disabled = !value.copy;
   film(); picture(); found(); think(); chosenForm();
 };
-let asked = '';
+let asked = '', thinking = null;
 const think = () => {  // the machine chooses in the background as soon as the edit is complete
   const { key, background } = part('slots');
   if (running) return;
-  if (key && background && key !== asked) { beside.prepare?.stop(); aside('prepare'); }
+  clearTimeout(thinking);
+  if (key && background && key !== asked) {
+    beside.prepare?.stop();
+    if (part('slots').kind !== 'paint') aside('prepare');
+    else thinking = setTimeout(() => { if (!running) aside('prepare'); }, 1500);  // somebody may be painting the next stroke
+  }
   asked = key || '';
 };
 let looking = false;  // whether more places were asked for
@@ -396,13 +401,14 @@ const found = () => {
 const say = message => { $('.trouble').textContent = message || ''; };
 const bar = () => {
   const { next = '', verdict = '', crops = [], mend, details = [], kind, can_execute } = part('bar'), proof = $('.proof');
-  $('.next').textContent = next; $('.verdict').dataset.verdict = verdict;
+  $('.next').textContent = insideNext() || next; $('.verdict').dataset.verdict = verdict;
   const shownBefore = proof.querySelector('details')?.open;
   proof.replaceChildren(...crops.map(([before, asked, after]) => make('span', { className: 'triple' },
     ...[[before, 'before'], ...(kind === 'replace' ? [[asked, 'asked for']] : []), [after, 'now']].map(([image, words]) => make('span', {},
       img(image, `${words}, on a picture that the rule was not made with`), make('small', { textContent: words }))))),
     ...(details.length ? [make('details', { open: Boolean(shownBefore) }, make('summary', { textContent: 'Details' }), ...details.map(line => make('p', { textContent: line })))] : []));
   const button = $('[data-mend]');
+  $('[data-execute]').textContent = kind === 'paint' || onInside() && kind !== 'erase' && !can_execute ? 'Make it a rule' : '4 Execute';
   button.hidden = !mend; button.textContent = mend?.words || '';
   $('[data-drop]').hidden = verdict !== 'did not take';
   $('[data-execute]').disabled = !can_execute || busy();
@@ -441,16 +447,19 @@ press('[data-cancel]', () => { running?.stop(); say('Cancelled: nothing has chan
 
 const HINTS = {
   copy: 'Paint over a thing you like, then press Copy.', paste: 'Choose another picture, paint where it should go, then press Paste.',
-  context: 'Execute, or first mark more places like this one.', done: '',
+  context: 'Execute, or first mark more places like this one.', painted: 'Make it a rule, or first mark more places like this one.', done: '',
 };
 const hint = () => {
+  if (onInside()) return insideHint();
+  $('[data-hint]').textContent = 'Show me';
   const step = root.dataset.step, ready = !empty(), ghost = (part('hints').hints || []).find(one => one.step === step);
   const button = { copy: 'Copy', paste: 'Paste', context: 'Add to context' }[step];
-  $('.hint p').textContent = ready && button ? `Now press ${button}${step === 'context' ? '' : ', or Erase to remove it'}.` : HINTS[step] || '';
+  $('.hint p').textContent = ready && button ? `Now press ${button}${step === 'context' ? '' : ', or Erase to remove it'}.` : HINTS[step === 'context' && part('slots').kind === 'paint' ? 'painted' : step] || '';
   $('[data-hint]').hidden = ready || !ghost || !['copy', 'paste'].includes(step);
   for (const each of $$('[data-mark]')) each.classList.toggle('wanted', ready && each.dataset.mark === step);
 };
 press('[data-hint]', async () => {
+  if (onInside()) return showStroke();
   const ghost = part('hints').hints.find(one => one.step === root.dataset.step);
   if (!(part('film').tiles || []).some(tile => tile.seed === ghost.seed)) act('browse', `${ghost.seed}, 0-10`);
   await pick(ghost.seed);
@@ -604,14 +613,14 @@ stage.addEventListener('keydown', event => {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (step) cursor = cursor.map((v, i) => Math.min(1, Math.max(0, v + step[i] / 50)));
   const point = cursor.map(v => v * SIDE);
-  if (event.key === ' ' && shown !== null) { remember(); stroke(point, point); hint(); }
+  if (event.key === ' ' && shown !== null && !(event.repeat && paints())) { starts(); remember(); stroke(point, point); stroked(); }
   if (step || event.key === ' ') { hover(point); event.preventDefault(); }
 });
 const tool = name => {
   erasing = name === 'eraser';
   for (const each of ['paint', 'eraser']) $(`[data-tool="${each}"]`).setAttribute('aria-pressed', (each === 'eraser') === erasing);
 };
-press('[data-tool]', ({ dataset: { tool: name } }) => ({ undo: undoStroke, clear }[name] || (() => tool(name)))());
+press('[data-tool]', ({ dataset: { tool: name } }) => ({ undo: paints() ? () => act('step', 'undo') : undoStroke, clear }[name] || (() => tool(name)))());
 const larger = by => { size.value = Number(size.value) + by; if (!ring.hidden) hover(cursor.map(v => v * SIDE)); };
 const SHORTCUTS = {
   c: () => mark('copy'), v: () => mark('paste'), x: () => mark('erase'), a: () => mark('context'), b: () => tool('paint'), e: () => tool('eraser'),
@@ -620,7 +629,7 @@ const SHORTCUTS = {
 document.addEventListener('keydown', event => {
   if (root.dataset.mode !== 'edit' || event.target.closest?.('input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]')) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key, control = event.ctrlKey || event.metaKey;
-  let run = !control && !event.altKey && SHORTCUTS[key];
+  let run = !control && !event.altKey && (onInside() ? INSIDE_KEYS : SHORTCUTS)[key];
   if (control && key === 'z') run = event.shiftKey ? () => act('step', 'redo') : strokes.length && !empty() ? undoStroke : () => act('step', 'undo');
   if (control && key === 'y') run = () => act('step', 'redo');
   if (control && key === 'Enter') run = () => { if (!$('[data-execute]').disabled) work('execute'); };

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from rewriter import masks
+from rewriter import checks, masks
 from rewriter.errors import InputError
 from rewriter.generators.latents import format_seeds, parse_seeds
 from state import MOST_PICTURES, WORK_BYTES, Visitor
 
+OWN, THING_BYTES = 8, 48 << 10  # a visitor's own things on all generators; characters of one
 STRANGE_BYTES = 2 << 20  # of a record that this server has not signed
 WORKS = 32  # generators in one record
 
@@ -22,7 +23,7 @@ def to_record(visitor: Visitor) -> str:
     works = {name: base64.b64encode(data).decode("ascii") for name, data in visitor.works.items()}
     plain = {name: getattr(visitor, name) for name in ("generator", "matches", "link", "again")}
     seen = {"seeds": format_seeds(visitor.seeds), "selected": f"{visitor.selected}"}
-    return json.dumps({**plain, **seen, "works": works})
+    return json.dumps({**plain, **seen, "works": works} | ({"things": [*visitor.things]} if visitor.things else {}))
 
 
 def from_record(text: str, *, ours: bool) -> Visitor:
@@ -39,6 +40,7 @@ def from_record(text: str, *, ours: bool) -> Visitor:
         kept = json.loads(text)
         if len(kept["works"]) > WORKS:
             raise InputError(f"it holds work on {len(kept['works'])} generators, more than {WORKS}")
+        things = checks.list_of(checks.text(THING_BYTES), OWN)("things", kept.get("things", []))
         return Visitor(
             f"{kept['generator']}"[:200],
             seeds=tuple(parse_seeds(kept["seeds"], most=MOST_PICTURES)),
@@ -46,6 +48,7 @@ def from_record(text: str, *, ours: bool) -> Visitor:
             matches=kept.get("matches") is True,
             link=f"{kept['link']}"[:96],
             again=f"{kept.get('again', '')}",
+            things=things,
             works={f"{name}"[:200]: base64.b64decode(work, validate=True) for name, work in kept["works"].items()},
         )
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:

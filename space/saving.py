@@ -71,4 +71,4 @@ class Export:
     def _before_after(self) -> tuple[Tensor, Tensor]:
         """The pictures in the filmstrip."""
         seeds = self.visitor.seeds
-        return self.shared.pictures(self.session, seeds, []), self.shared.pictures(self.session, seeds)
+        return self.shared.pictures(self.session, seeds, []), self.shared.painted(self.session, seeds)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewriter import Rewriter, Rule, worlds
+from rewriter import Rewriter, worlds
 from rewriter.cache import Cache, default_folder
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.editing.edit import Edit
@@ -26,7 +26,7 @@ from rewriter.editing.history import History
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, did_you_mean, report
 from rewriter.generators.base import Generator
-from rewriter.generators.change import identity
+from rewriter.generators.change import LowRank, identity
 from rewriter.generators.layer import Features
 from rewriter.generators.origin import Origin
 from rewriter.generators.threads import choose_threads
@@ -61,6 +61,7 @@ class Visitor:
         selected: the picture on the canvas.
         matches: whether the matches are marked in the pictures.
         link: the example or the published generator that the page's address has opened.
+        things: what this visitor pointed at, to paint with; each a text that `things` reads.
         again: edits as a link, to be made again because their rules are too large for a browser to keep.
         inline: whether pictures are sent as data URLs instead of names. Not part of a record.
     """
@@ -72,6 +73,7 @@ class Visitor:
     matches: bool = False
     link: str = ""
     again: str = ""
+    things: tuple[str, ...] = ()
     inline: bool = False
 
     @cached_property
@@ -231,7 +233,7 @@ class Shared:
         visitor: Visitor,
         session: Rewriter,
         seeds: Sequence[int],
-        rules: Sequence[Rule] | None = None,
+        rules: Sequence[LowRank] | None = None,
         *,
         side: int,
     ) -> list[Drawn]:
@@ -275,7 +277,7 @@ class Shared:
         self,
         session: Rewriter,
         seeds: Sequence[int],
-        rules: Sequence[Rule] | None = None,
+        rules: Sequence[LowRank] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Pictures (n, 3, H, W) with the session's rules or the given ones; only what is new is computed.
@@ -298,6 +300,13 @@ class Shared:
             return generator.picture(self.pages.get(key, features), rules=on)
 
         return self.pages.get((*key, identity(on)), drawn)
+
+    def painted(self, session: Rewriter, seeds: Sequence[int]) -> Tensor:
+        """Pictures (n, 3, H, W) with the session's rules and what is painted on each."""
+        drawn = self.pictures(session, seeds)
+        strokes = {i: own for i, seed in enumerate(seeds) if (own := session.strokes_on(seed))}
+        changed = {i: self.pictures(session, [seeds[i]], [*session.rules, *own])[0] for i, own in strokes.items()}
+        return torch.stack([changed.get(i, picture) for i, picture in enumerate(drawn)])
 
     def _drawn(self, session: Rewriter, seeds: Sequence[int], on_step: OnStep | None) -> Iterator[Tensor]:
         """Pictures without rules: all at once, or one by one if each takes seconds."""

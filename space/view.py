@@ -10,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from received import to_record
+import things
+from received import OWN, to_record
 from rewriter import Rewriter, Rule, load_edits, worlds
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict_in_words
 from rewriter.editing.link import encode
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
+from rewriter.editing.stroke import Stroke
 from rewriter.editing.verdict import CROPS, square
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
@@ -31,7 +34,8 @@ from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
 from rewriter.memory import SMOOTHNESS, SOLVERS
 from rewriter.pictures import data_url, jpeg, to_image, webp
-from state import PAGE_SIZE, Shared, Visitor
+from rewriter.units.thing import Thing
+from state import PAGE_SIZE, Drawn, Shared, Visitor
 
 T = TypeVar("T")
 THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
@@ -42,11 +46,17 @@ FORM_LABELS = {
     "gated": "Gated by the context",
     "template": "Template of the marks",
 }
+UNITS = "Units set to levels"
+READY = {
+    "": "Ready: press Execute.",
+    "paint": "Painted. Press Make it a rule, and it holds on every picture like this; or paint on.",
+}
+REMOVED = "no "  # what the name of a stroke that removes a thing begins with, see `Thing.stroke`
 KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
 
 Shown = dict[str, Any]  # parts of the page to update, by name
-WORK = ("slots", "bar", "rules", "settings", "kept")  # parts that an editing step may change
-EVERYTHING = ("about", "film", "canvas", "hints", *WORK)
+WORK = ("slots", "strokes", "bar", "rules", "settings", "kept")  # parts that an editing step may change
+EVERYTHING = ("about", "film", "canvas", "hints", "inside", *WORK)
 
 
 def picture_url(picture: Tensor, side: int = FULL) -> str:
@@ -75,8 +85,8 @@ class View:
         return shown
 
     def film(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
-        """The pictures with the rules, without them if they change it, and with matches if they are on."""
-        now = self.shared.images(visitor, session, visitor.seeds, rules, side=THUMBNAIL)
+        """The pictures with the rules and what is painted, without them if they change it, and with matches if on."""
+        now = self._images(visitor, session, visitor.seeds, rules, THUMBNAIL)
         before = self.shared.images(visitor, session, visitor.seeds, [], side=THUMBNAIL)
         tiles: list[Shown] = [{"seed": seed, "image": one.url} for seed, one in zip(visitor.seeds, now, strict=True)]
         for tile, one, original in zip(tiles, now, before, strict=True):
@@ -95,11 +105,11 @@ class View:
         return {"tiles": tiles, "note": note, "seeds": format_seeds(visitor.seeds)}
 
     def canvas(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
-        """The picture to paint on, and without the rules if they change it."""
+        """The picture to paint on, and without the rules if they change it; if it is painted on, without the paint."""
         side = max(FULL, min(session.generator.resolution, LARGEST))
-        (now,), (before,) = (
-            self.shared.images(visitor, session, [visitor.selected], each, side=side) for each in (rules, [])
-        )
+        (now,) = self._images(visitor, session, [visitor.selected], rules, side)
+        plain: Sequence[Rule] | None = rules if rules is None and session.strokes_on(visitor.selected) else []
+        (before,) = self.shared.images(visitor, session, [visitor.selected], plain, side=side)
         shown: Shown = {"seed": visitor.selected, "now": now.url if now.change > 0 else before.url}
         if now.change > 0:
             shown["then"] = before.url
@@ -107,6 +117,18 @@ class View:
             with suppress(InputError):
                 shown["match"] = picture_url(session.matches(visitor.selected).overlay, side)
         return shown
+
+    def _images(
+        self, visitor: Visitor, session: Rewriter, seeds: Sequence[int], rules: Sequence[Rule] | None, side: int
+    ) -> list[Drawn]:
+        """Pictures with the rules; while no rule is being shown, with what is painted on each too."""
+        strokes = {seed: session.strokes_on(seed) if rules is None else [] for seed in dict.fromkeys(seeds)}
+        plain = [seed for seed in seeds if not strokes[seed]]
+        drawn = dict(zip(plain, self.shared.images(visitor, session, plain, rules, side=side), strict=True))
+        for seed, own in strokes.items():
+            if own:
+                (drawn[seed],) = self.shared.images(visitor, session, [seed], [*session.rules, *own], side=side)
+        return [drawn[seed] for seed in seeds]
 
     def _film(self, visitor: Visitor, session: Rewriter) -> Shown:
         return {"film": self.film(visitor, session)}
@@ -139,6 +161,8 @@ class View:
     def _marked(self, visitor: Visitor, session: Rewriter, place: Region, pasted: bool) -> str:
         """A crop around a marked place; of the one pasted on or erased, with what is wanted there."""
         edit, wanted = session.edit, ""
+        if pasted and edit.kind == "paint":
+            return self._painted(visitor, session, place)
         if pasted and edit.kind != "zero":
             ends = [f"{it.seed} {it.digest}" for it in (edit.copy, edit.paste) if it]
             asked = f"{edit.layer} {' '.join(ends)}" if edit.kind == "replace" else edit.digest
@@ -156,14 +180,75 @@ class View:
         recipe = f"mark {edit.fingerprint} {edit.truncation!r} {place.seed} {place.digest} {wanted}"
         return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
 
+    def _painted(self, visitor: Visitor, session: Rewriter, place: Region) -> str:
+        """A crop around a painted place, as it was painted."""
+        before = [rule for rule in session.history.present.before if rule.active]
+        own = [each for each in session.edit.strokes if each.place and each.place.seed == place.seed]
+        changes = [*before, *(each.change(session.generator.layer(each.layer)) for each in own)]
+
+        def make() -> list[Tensor]:
+            return [cut(self.shared.pictures(session, [place.seed], changes)[0], place.mask)]
+
+        recipe = f"painted {session.edit.fingerprint} {session.edit.truncation!r} {place.seed} {place.digest}"
+        return self.shared.crops(visitor, f"{recipe} {identity(changes)}", 1, make, side=CROP)[0]
+
+    def _inside(self, visitor: Visitor, session: Rewriter) -> Shown:
+        """What can be painted with: each thing with a picture of it."""
+        own = {thing.name for thing in things.own(visitor, session.generator)}
+        shown = [
+            {
+                "name": thing.name,
+                "layer": thing.layer,
+                "count": len(thing.units),
+                "few": thing.few or len(thing.units),
+                "own": thing.name in own,
+                "image": self._thing(visitor, session, thing),
+                "mark": thing.marks[0].png if thing.marks else "",
+            }
+            for thing in things.palette(visitor, session.generator)
+        ]
+        return {"inside": {"things": shown, "room": OWN - len(visitor.things)}}
+
+    def _thing(self, visitor: Visitor, session: Rewriter, thing: Thing) -> str:
+        """A crop of the first place that somebody pointed at."""
+        if not thing.marks:
+            return ""
+        mark = thing.marks[0]
+
+        def make() -> list[Tensor]:
+            picture = self.shared.pictures(session, [mark.seed], [])[0]
+            shown = resize(mark.mask, (picture.shape[1], picture.shape[2])).to(picture)
+            return [cut(torch.lerp(picture * 0.6 - 0.25, picture, shown), widest_part(mark.mask))]
+
+        recipe = f"palette 2 {session.generator.fingerprint} {session.edit.truncation!r} {mark.seed} {mark.digest}"
+        return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
+
+    def _strokes(self, visitor: Visitor, session: Rewriter) -> Shown:
+        """What is painted and no rule yet, and which units are switched."""
+        last, edit = last_stroke(session), session.edit
+        painting = edit.kind == "paint" and session.history.present.made is None
+        shown: Shown = {"count": len(edit.strokes) if painting else 0, "key": stroke_key(last) if last else ""}
+        switched: dict[str, dict[str, float]] = {}
+        for rule in session.rules:
+            if rule.edit is not None and rule.edit.kind == "switch":
+                stroke = rule.edit.strokes[0]
+                levels = {f"{unit}": level for unit, level in zip(stroke.units, stroke.levels, strict=True)}
+                switched[rule.layer] = {**switched.get(rule.layer, {}), **levels}
+        return {"strokes": {**shown, "switched": switched}}
+
     def _bar(self, visitor: Visitor, session: Rewriter) -> Shown:
         """What comes next, or the verdict on the rule just made, with its proof and the one thing to try."""
         missing, made = session.edit.missing(), session.history.present.made
-        shown: Shown = {"next": "", "can_execute": not missing}
+        kind = session.edit.kind
+        shown: Shown = {"next": "", "can_execute": not missing, "kind": kind}
+        layers = {stroke.layer for stroke in session.edit.strokes}
         if missing:
             shown["next"] = f"Next: {missing[0]}."
         elif made is None or not executed(session):
-            again = "The edit has changed: execute it again." if made is not None else "Ready: press Execute."
+            again = "The edit has changed: execute it again." if made is not None else READY.get(kind, READY[""])
+            if len(layers) > 1:
+                again = f"These strokes change {' and '.join(sorted(layers))}, and a rule changes one layer: undo some."
+                shown["can_execute"] = False
             shown["next"] = again
         else:
             shown |= self._verdict(visitor, session, made)
@@ -171,6 +256,8 @@ class View:
 
     def _verdict(self, visitor: Visitor, session: Rewriter, made: int) -> Shown:
         rule = session.rules[made]
+        if rule.edit is not None and rule.edit.kind == "switch":
+            return {"next": switch_words(rule), "can_execute": False}
         if rule.effect is None or not rule.effect.verdict:
             return {"next": f"{rule.title}: its effect was not measured."}
         crops: list[list[str]] = []
@@ -217,7 +304,8 @@ class View:
             "budget": edit.budget or 0,
             "smoothness": SMOOTHNESS if edit.smoothness is None else edit.smoothness,
             **{name: getattr(edit, name) for name in names},
-            "forms": [(label, form) for form, label in FORM_LABELS.items()],
+            "forms": [(label, form) for form, label in FORM_LABELS.items()]
+            + ([(UNITS, "units")] if edit.form == "units" else []),
             "methods": SOLVERS,
         }
         return {"settings": settings}
@@ -257,7 +345,7 @@ class View:
 def edits_of(session: Rewriter) -> list[Edit]:
     """The edits behind the rules, and the one in progress if it is not one of them."""
     edit, edits = session.edit, list(session.edits)
-    started = session.history.present.made is None and (edit.copy or edit.paste or edit.context)
+    started = session.history.present.made is None and (edit.copy or edit.paste or edit.context or edit.strokes)
     return [*edits, *([edit] if started or not edits else [])]
 
 
@@ -275,7 +363,38 @@ def _asked(edit: Edit) -> Any:
     """What a person asked for with marks, and by hand."""
     places = [[(it.seed, it.digest) for it in each] for each in (edit.context, edit.keep)]
     ends = [it and (it.seed, it.digest) for it in (edit.copy, edit.paste)]
-    return edit.kind, ends, places, [place for place in edit.found if place.by == "person"]
+    strokes = [(it.layer, it.units, it.levels, it.strength, it.place and it.place.digest) for it in edit.strokes]
+    return edit.kind, ends, places, strokes, [place for place in edit.found if place.by == "person"]
+
+
+def last_stroke(session: Rewriter) -> Stroke | None:
+    """The stroke that was painted last, if it draws a thing and is no rule yet."""
+    edit = session.edit
+    if edit.kind != "paint" or session.history.present.made is not None or not edit.strokes:
+        return None
+    return None if edit.strokes[-1].thing.startswith(REMOVED) else edit.strokes[-1]
+
+
+def stroke_key(stroke: Stroke) -> str:
+    """Names a stroke; what is said about it stays on the page while it is the last one."""
+    return f"{stroke.layer} {stroke.thing} {stroke.place.digest[:16] if stroke.place else ''}"
+
+
+def switch_at(session: Rewriter, layer: str) -> int | None:
+    """Which rule switches units of a layer everywhere, if one does."""
+    for i, rule in enumerate(session.rules):
+        if rule.edit and rule.edit.kind == "switch" and rule.layer == layer and not rule.edit.strokes[0].place:
+            return i
+    return None
+
+
+def switch_words(rule: Rule) -> str:
+    """What switched units change, in a sentence."""
+    count = len(rule.edit.strokes[0].units) if rule.edit else 0
+    units = f"{count} unit{'' if count == 1 else 's'} of {rule.layer} switched on every picture"
+    if rule.effect is None:
+        return f"{units}."
+    return f"{units}: unseen pictures change by {rule.effect.side_effect:.1f}/255 on average."
 
 
 def next_step(session: Rewriter) -> str:
@@ -306,6 +425,16 @@ def cut(picture: Tensor, mask: Tensor) -> Tensor:
     return square(picture, box.centre, max(box.size) / picture.shape[-1])
 
 
+def widest_part(mask: Tensor) -> Tensor:
+    """A mask (H, W) without all but the widest of its parts that stand side by side: one tree of several."""
+    columns = (mask.amax(0) > mask.max() / 2).tolist()
+    ends = [i for i, (a, b) in enumerate(zip([False, *columns], [*columns, False], strict=True)) if a != b]
+    first, last = max(zip(ends[::2], ends[1::2], strict=True), key=lambda run: run[1] - run[0])
+    part = torch.zeros_like(mask)
+    part[:, first:last] = mask[:, first:last]
+    return part
+
+
 def cards(shared: Shared) -> Shown:
     """The examples to start from."""
     return {"cards": [card(name, path) for name, path in shared.cards().items()]}
@@ -333,18 +462,21 @@ def generator_choices(shared: Shared) -> list[tuple[str, str]]:
 
 def verdict(rule: Rule) -> str:
     """Whether a rule took, as far as that is known, and what the machine chose: its form and layer."""
+    if rule.edit is not None and rule.edit.kind == "switch":
+        return switch_words(rule)
     form = form_words(rule)
     return f"{rule.effect.verdict.capitalize()} · {form}" if rule.effect and rule.effect.verdict else form
 
 
 def chosen_words(rule: Rule) -> str:
     """That the machine has chosen, and what."""
-    return f"Ready: press Execute. The machine chose: {form_words(rule)}."
+    button = "Make it a rule" if rule.edit and rule.edit.kind == "paint" else "Execute"
+    return f"Ready: press {button}. The machine chose: {form_words(rule)}."
 
 
 def form_words(rule: Rule) -> str:
     """What a rule is, as the machine or a person chose it."""
-    return f"{FORM_LABELS[form_of(rule.beside)]} at {rule.layer}"
+    return f"{ {**FORM_LABELS, 'units': UNITS}[form_of(rule.beside)] } at {rule.layer}"
 
 
 def suggested_name(session: Rewriter) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from handlers import Handlers
+from inside import Inside
 from rewriter.errors import CancelledError, RewriterError
 from rewriter.hub.sources import Source
 from state import Shared
@@ -48,4 +49,4 @@ def work(names: Sequence[str], device: str | None, shelf: str, background: bool,
     """What a worker process runs; `share`: cores that it may count on."""
     shared = Shared(names, device=device, shelf=shelf)
     shared.background, shared.share = background, share
-    return Work(Handlers(shared))
+    return Work(Inside(shared))

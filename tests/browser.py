@@ -14,6 +14,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "space"))
 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
 --disable-component-update --disable-sync"
+WATCH = """() => {
+    window.answered = null;
+    document.querySelector('.paint').addEventListener('pointerup', () => {
+        const start = performance.now();
+        new MutationObserver((changes, watcher) => {
+            watcher.disconnect();
+            window.answered = (performance.now() - start) / 1000;
+        }).observe(document.querySelector('.stage .now'), { attributeFilter: ['src'] });
+    }, { once: true });
+}"""
 HINT = "no browser: install Debian's chromium, or Chrome, to run the browser tests"
 
 
@@ -115,6 +125,19 @@ class Visit:
             points = [{"x": x0 + (x1 - x0) * share, "y": y0 + (y1 - y0) * share}] if step < 5 else []
             kind = "touchStart" if not step else "touchMove" if points else "touchEnd"
             finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def inside(self):
+        """To the second tab of the canvas."""
+        self.edit()
+        self.press('[data-tab-of="inside"]')
+
+    def draw(self, thing, *stroke, **more):
+        """Paint with a thing; returns the seconds from the end of the stroke until the picture is there."""
+        self.press(f'[data-thing="{thing}"]')
+        self.page.evaluate(WATCH)
+        self.paint(*stroke, **more)
+        self.page.wait_for_function("window.answered !== null")
+        return self.page.evaluate("window.answered")
 
     def mark(self, what, seed, *stroke, **more):
         slot = f".slot[data-slot={'paste' if what == 'erase' else what}] .crop"

@@ -19,8 +19,9 @@ from torch import Tensor
 from rewriter.checks import flag, number, refusal
 from rewriter.editing.edit import Edit
 from rewriter.editing.provenance import requests
-from rewriter.editing.region import SEED, Region
+from rewriter.editing.region import SEED, Region, region
 from rewriter.editing.rule import CELLS, RULES, Rule, assemble
+from rewriter.editing.stroke import MOST, Stroke, stroke
 from rewriter.errors import InputError
 from rewriter.files import write_bytes
 from rewriter.generators.change import STRENGTHS
@@ -97,6 +98,7 @@ class History:
         tables = _Tables()
         states = [tables.state(state) for state in self.states]
         about = {"states": states, "at": self.at, "edits": tables.edits, "rules": tables.rules, "masks": tables.masks}
+        about |= {"strokes": tables.strokes} if tables.strokes else {}
         data = tensors_as.save(tables.tensors, {"format": FORMAT, "session": json.dumps(about)})
         if len(data) > _SIZE:
             raise InputError(f"the session is larger than {_SIZE >> 20} MB: save its rules one by one")
@@ -155,6 +157,7 @@ class _Tables:
     edits: list[dict[str, Any]] = field(default_factory=list)
     rules: list[dict[str, Any]] = field(default_factory=list)
     masks: list[str] = field(default_factory=list)
+    strokes: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     _rows: dict[Any, int] = field(default_factory=dict)
 
@@ -170,12 +173,23 @@ class _Tables:
             for name, tensor in rule.tensors().items():
                 own = tensor.cpu().contiguous().clone()  # tensors of a file share no memory
                 self.tensors[f"{len(self.rules)}.{name}"] = own
-            return {**rule.about(), "edit": rule.edit.plain(self.place) if rule.edit else {}}
+            return {**rule.about(), "edit": self.plain(rule.edit) if rule.edit else {}}
 
         return self._row_of(key, self.rules, entry)
 
     def edit(self, edit: Edit) -> int:
-        return self._row_of(id(edit), self.edits, lambda: edit.plain(self.place))
+        return self._row_of(id(edit), self.edits, lambda: self.plain(edit))
+
+    def plain(self, edit: Edit) -> dict[str, Any]:
+        """An edit whose places and strokes are rows: each step of painting shares all strokes but its last."""
+        rows = [self.stroke(each) for each in edit.strokes]
+        return {**replace(edit, strokes=()).plain(self.place), **({"strokes": rows} if rows else {})}
+
+    def stroke(self, stroke: Stroke) -> int:
+        """The row of a stroke."""
+        place = stroke.place and (stroke.place.seed, stroke.place.png)
+        key = stroke.layer, stroke.units, stroke.levels, stroke.strength, stroke.thing, place
+        return self._row_of(key, self.strokes, lambda: stroke.plain(self.place))
 
     def place(self, region: Region) -> dict[str, Any]:
         return {"seed": region.seed, "mask": self._row_of(region.png, self.masks, lambda: region.png)}
@@ -191,21 +205,29 @@ class _Tables:
 class _Decoded:
     """The places of a file's edits, with masks of at most `cells` cells in all; each mask is decoded once."""
 
-    def __init__(self, pngs: list[Any], cells: int):
+    def __init__(self, pngs: list[Any], cells: int, painted: list[Any]):
         self.pngs, self.cells, self._left = pngs, cells, cells
+        self._painted, self._strokes = painted, dict[int, Stroke]()
         self._masks: dict[int, Tensor] = {}
         self._regions: dict[tuple[int, int], Region] = {}
 
     def edit(self, data: Mapping[str, Any]) -> Edit:
-        """An edit whose places name rows of the masks' table."""
+        """An edit whose places and strokes name rows of their tables."""
         lists = {name: [*map(self.region, _list(name, data[name]))] for name in ("context", "keep") if name in data}
         single = {name: data[name] and self.region(data[name]) for name in ("copy", "paste") if name in data}
-        painted = [self.stroke(each) for each in _list("strokes", data["strokes"])] if "strokes" in data else []
-        return Edit.from_json({**data, **lists, **single, **({"strokes": painted} if painted else {})})
+        rows = _list("strokes", data.get("strokes", []))
+        if len(rows) > MOST:
+            raise InputError(f"an edit has at most {MOST} strokes, not {len(rows)}")
+        whole = {name: value for name, value in data.items() if name != "strokes"}
+        return replace(Edit.from_json({**whole, **lists, **single}), strokes=tuple(map(self.stroke, rows)))
 
-    def stroke(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """A stroke whose place names a row of the masks' table."""
-        return {**data, "place": data["place"] and self.region(data["place"])}
+    def stroke(self, row: Any) -> Stroke:
+        """A stroke, checked once; its place names a row of the masks' table."""
+        if (at := _row(row, len(self._painted))) not in self._strokes:
+            data = self._painted[at]
+            place = data["place"] and self.region(data["place"])
+            self._strokes[at] = stroke(f"stroke {at + 1}", {**data, "place": place}, region)
+        return self._strokes[at]
 
     def region(self, place: Mapping[str, Any]) -> Region:
         """A place with its mask decoded."""
@@ -230,7 +252,7 @@ def _unpack(about: Mapping[str, Any], tensors: Mapping[str, Tensor], cells: int)
     counts = [len(_list(name, about[name])) for name in ("states", "edits", "rules")]
     if any(n > most for n, most in zip(counts, (LIMIT, LIMIT, LIMIT + RULES), strict=True)):
         raise InputError(f"a session has at most {LIMIT} states, not {counts[0]} with {counts[1]} edits and so on")
-    places = _Decoded(_list("masks", about["masks"]), cells)
+    places = _Decoded(_list("masks", about["masks"]), cells, _list("strokes", about.get("strokes", [])))
     edits = [places.edit(edit) for edit in about["edits"]]
     rules = []
     for i, rule in enumerate(about["rules"]):

@@ -230,9 +230,9 @@ class Job:
         pictures = [self.target, *spread]
         features = Features.cat([self.features[region.seed] for region in pictures])
         before, side = self.generator.values(features, rules=self.rules), self.info.resolution
-        whitening = self.moment.power(-0.5).to(before)
         if self.edit.kind == "paint":
             return self._painted(pictures, features, before)
+        whitening = self.moment.power(-0.5).to(before)
         if self.edit.kind == "erase":
             places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
             if self.edit.units is not None:

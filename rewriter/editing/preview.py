@@ -60,6 +60,9 @@ def pasted(job: Job, *, on_statistics: OnStep | None = None) -> Pasted:
     if edit.kind == "replace":
         job.look_up([edit.copy, job.target])
         goal = job.pasted()[:1]
+    elif edit.kind == "paint":
+        job.look_up()
+        goal = job.goal()[:1]
     else:
         job.measure(on_statistics)
         job.look_up()

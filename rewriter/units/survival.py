@@ -87,10 +87,11 @@ def in_words(left: Sequence[Left], name: str) -> str:
     """Whether the thing appears, and if not after which layer it was lost: one sentence."""
     first, last, name = left[0], left[-1], name or "thing"
     if last.share >= GONE * first.share:
-        return f"The {name} appears: {last.share:.0%} of what was painted reaches the picture."
+        return f"The {name} appears: {min(1.0, last.share):.0%} of what was painted reaches the picture."
     lost = next(each for i, each in enumerate(left) if all(e.share < GONE * first.share for e in left[i:]))
     where = "in the picture" if lost.layer == PICTURE else f"after {lost.layer}, at {lost.resolution} px"
-    return f"The {name} is in the features at {first.layer} ({first.share:.0%}) and gone {where} ({lost.share:.0%})."
+    there, rest = (f"{max(0.0, each.share):.0%}" for each in (first, lost))
+    return f"The {name} is in the features at {first.layer} ({there}) and gone {where} ({rest})."
 
 
 def plot(left: Sequence[Left], title: str = "") -> Image.Image:

@@ -204,14 +204,14 @@ def choose(
     seeds, labels = marked(marks)
     shown = generator.sample(seeds, truncation=truncation, rules=rules).clamp(-1, 1)
     trial = _Trial(generator, truncation, rules, shown, labels(seeds, shown)[:, 0].to(shown))
-    tried = list[Tried]()
-    for i, layer in enumerate(names):
+    tried, of = list[Tried](), len(names) * len(COUNTS) * len(GAINS) * 2
+    for layer in names:
         agreement = point(generator, marks, layer, truncation=truncation, rules=rules)
         orders = agreement.order(), contrast(generator, marks, layer, truncation=truncation, rules=rules)
         for order, count, gain in product(orders, COUNTS, GAINS):
             made = made_of(generator, agreement, count, name=name, order=order, gain=gain)
             tried.append(Tried(replace(made, marks=tuple(marks)), trial.score(made)))
-        report(on_step, i + 1, len(names))
+            report(on_step, len(tried), of)
     best = max(tried, key=lambda each: each.score)
     return replace(best, thing=with_few(generator, best.thing, truncation=truncation, rules=rules))
 

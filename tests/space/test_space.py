@@ -800,7 +800,7 @@ def client(url):
 def test_script_does_a_whole_edit_and_loads_another(client, marked, tmp_path):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     steps = {"copy", "paste", "context", "keep", "erase", "forget_context", "undo", "redo", "new_rule"}
-    steps |= {"remove_all_rules", "execute", "change_rule"}
+    steps |= {"remove_all_rules", "execute", "change_rule", "things", "point", "stroke", "switch_units"}
     others = {"generator", "pictures", "matches", "preview", "setting", "example", "find", "layers", "save", "load"}
     assert set(endpoints) == {f"/{name}" for name in steps | others}
     sample = endpoints["/copy"]["parameters"][1]["example_input"]
