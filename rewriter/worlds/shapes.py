@@ -43,7 +43,7 @@ def rows(t: Tensor, table: Sequence[Any]) -> Any:
     return type(table[0])(*mixed(plateaus(t, len(table)), table))
 
 
-def palette(t: Tensor, colours: Sequence[str], steep: float = 2.5) -> Tensor:
+def palette(t: Tensor, colours: Sequence[str], steep: float = 1.5) -> Tensor:
     """Numbers (n, 1, 1) in [0, 1] → colours (n, 3, 1, 1) of a palette of "RRGGBB", with passages between them."""
     rgb = [[int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)] for colour in colours]
     return torch.stack(mixed(plateaus(t, len(colours), steep), rgb), 1)

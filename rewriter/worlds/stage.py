@@ -25,7 +25,7 @@ from rewriter.worlds.base import World
 
 BETAS = (0.9, 0.99)
 WARM_UP = 100  # steps until the full learning rate
-COMPILED_FROM = 64  # px: smaller generators train in less time than they compile
+COMPILED_FROM = 128  # px: smaller generators train in less time than they compile
 AVERAGE_DECAY = 0.999  # of the running average, after the first steps
 
 

@@ -13,9 +13,9 @@ from rewriter.worlds.portraits.factors import Factor
 from rewriter.worlds.portraits.person import CLOTHES, Person, blend
 from rewriter.worlds.shapes import box, disc, ellipse, palette, rows, stroke, tint
 
-FRAMES = ("2b2530", "7a4326", "b83245", "1f6f78", "d9a441")
+FRAMES = ("1f6f78", "2b2530", "7a4326", "b83245", "d9a441")
 METALS = ("f2c14e", "e9eef2", "ef6f6c", "38b2ac")
-FELTS = ("d94f3d", "2e4372", "e9b44c", "3a7d6b", "7b4b94", "3b3640", "e8d9c0", "d66a8c")
+FELTS = ("e8d9c0", "e9b44c", "d94f3d", "d66a8c", "7b4b94", "3b3640", "2e4372", "3a7d6b")
 
 
 def clothes(c: Canvas, p: Person) -> None:
