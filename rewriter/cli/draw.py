@@ -26,7 +26,8 @@ from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
 from rewriter.memory import FORMS, SOLVERS
-from rewriter.worlds import townscape
+from rewriter.worlds import gate, townscape
+from rewriter.worlds.townscape.world import WORLD as TOWNSCAPE
 
 SHEET = 24
 FORM = (
@@ -144,14 +145,14 @@ def inspect(
     """Describe a rule, an edit or a generator; for towns also how well it draws each thing."""
     data, words = describe.describe(file, common.edits_of, lambda name: common.load(name, None, as_json))
     if file in townscape.WEIGHTS:
-        first = townscape.gate.UNSEEN.start
+        first = gate.UNSEEN.start
         if not 1 <= seeds <= 10_000:
             raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
         with common.progress(as_json) as job:
             judged = range(first, first + seeds)
-            shares = townscape.gate.things_drawn(common.load(file, None, as_json), judged, on_step=job("pictures"))
+            shares = gate.things_drawn(TOWNSCAPE, common.load(file, None, as_json), judged, on_step=job("pictures"))
         data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
-        words += "\n\n" + townscape.gate.table(shares)
+        words += "\n\n" + gate.table(shares)
     common.say(as_json, data, words)
 
 

@@ -3,7 +3,7 @@
 `scenes` says exactly what a latent means: which pixels are the dome, and how the same town looks with a spire. `load`
 returns a generator of about a million weights that draws these scenes from the same latents, so that the effect and the
 damage of a rule can be measured, offline and in milliseconds. `segmenter` and `marks` recognise things in pictures.
-`train`, `train_segmenter` and `make_examples` made the shipped files; `gate` checks a generator.
+`train_segmenter` and `make_examples` made the shipped files, `worlds.train` the weights; `world` is what it trained on.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 
 from rewriter.checkpoints.convert import convert
 from rewriter.generators.stylegan2 import StyleGAN2
-from rewriter.worlds.townscape import gate
 from rewriter.worlds.townscape.shipped import examples
 
-__all__ = ["examples", "gate", "load"]
+__all__ = ["examples", "load"]
 HERE = Path(__file__).parent
 WEIGHTS = {"townscape": HERE / "townscape_64px.safetensors", "townscape-128": HERE / "townscape_128px.safetensors"}
 

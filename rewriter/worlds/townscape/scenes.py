@@ -20,8 +20,8 @@ from torch import Tensor
 
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents
+from rewriter.worlds.canvas import UNLABELLED, Canvas, lerp, union
 from rewriter.worlds.townscape import factors
-from rewriter.worlds.townscape.canvas import UNLABELLED, Canvas, lerp, union
 from rewriter.worlds.townscape.factors import LATENT_DIM, NUM_FACTORS, Factor
 
 LABELS = tuple("sky cloud ground wall tower dome spire window door light tree watermark bar".split())

@@ -15,9 +15,8 @@ from torch import Tensor
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import latents
-from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.base import Scene, World
 
-THINGS = ("dome", "spire", "window", "door", "light", "tree", "watermark", "bar")
 OVERALL = "whole picture"
 UNSEEN = range(20_000, 21_000)  # the trainer draws its latents at random, not from the table of seeds
 VISIBLE = 0.1  # least distance in RGB, each channel in [-1, 1], at which leaving a thing out is visible
@@ -36,9 +35,9 @@ class Share:
 
 @torch.no_grad()
 def things_drawn(
-    generator: Generator, seeds: Iterable[int] = UNSEEN, *, batch: int = 50, on_step: OnStep | None = None
+    world: World, generator: Generator, seeds: Iterable[int] = UNSEEN, *, batch: int = 50, on_step: OnStep | None = None
 ) -> dict[str, Share]:
-    """Compare a generator of townscapes with the scenes that its latents describe, thing by thing.
+    """Compare a generator with the scenes of its world that its latents describe, thing by thing.
 
     The pictures of the seeds may have any size and device. The last `Share` is for the "whole picture": the judged
     pixels of all things together, but the error over every pixel. `on_step` is called with (pictures done, of);
@@ -47,10 +46,10 @@ def things_drawn(
     seeds = list(seeds)
     if not seeds:
         raise InputError("no seeds to judge the generator by: give at least one")
-    sums = {thing: torch.zeros(5, dtype=torch.float64) for thing in (*THINGS, OVERALL)}
+    sums = {thing: torch.zeros(5, dtype=torch.float64) for thing in (*world.things, OVERALL)}
     for start in range(0, len(seeds), batch):
         part = seeds[start : start + batch]
-        for thing, counted in _count(generator.sample(part), latents(part, factors.LATENT_DIM)).items():
+        for thing, counted in _count(world, generator.sample(part), latents(part, world.zdim)).items():
             sums[thing] += counted
         report(on_step, start + len(part), len(seeds))
     return {thing: _share(*total.tolist()) for thing, total in sums.items()}
@@ -61,24 +60,24 @@ def _share(drawn: float, pixels: float, shown: float, error: float, values: floa
     return Share(drawn / pixels if pixels else nan, int(pixels), int(shown), error / values if values else nan)
 
 
-def _count(pictures: Tensor, z: Tensor) -> dict[str, Tensor]:
-    """For each thing in pictures (n, 3, s, s) of latents (n, 32): pixels drawn and judged, scenes, error, values."""
-    u = factors.factors(z.to(pictures.device))
-    scene = scenes.draw(u, pictures.shape[-1])
-    counts = {thing: _count_thing(thing, pictures, scene, u) for thing in THINGS}
+def _count(world: World, pictures: Tensor, z: Tensor) -> dict[str, Tensor]:
+    """For each thing in pictures (n, 3, s, s) of latents (n, zdim): pixels drawn and judged, scenes, error, values."""
+    u = world.factors(z.to(pictures.device))
+    scene = world.draw(u, pictures.shape[-1])
+    counts = {thing: _count_thing(world, thing, pictures, scene, u) for thing in world.things}
     drawn, pixels, *_ = torch.stack(list(counts.values())).sum(0).tolist()
     error = (pictures - scene.picture).abs() * _LEVELS
     counts[OVERALL] = _sums(drawn, pixels, len(u), error.double().sum(), error.numel())
     return counts
 
 
-def _count_thing(thing: str, pictures: Tensor, scene: scenes.Scene, u: Tensor) -> Tensor:
+def _count_thing(world: World, thing: str, pictures: Tensor, scene: Scene, u: Tensor) -> Tensor:
     labelled = scene.where(thing)
     shown = labelled.any(2).any(1)
     if not shown.any():
         return _sums(0, 0, 0, 0, 0)
     labelled, picture, truth = labelled[shown], pictures[shown], scene.picture[shown]
-    without = scenes.draw(u[shown], truth.shape[-1], without=thing).picture
+    without = world.draw(u[shown], truth.shape[-1], without=thing).picture
     judged = labelled & (_distance(truth, without) > VISIBLE)
     drawn = judged & (_distance(picture, truth) < _distance(picture, without))
     errors = (picture - truth).abs().movedim(1, -1)[labelled] * _LEVELS

@@ -1,6 +1,6 @@
-"""Train the built-in generator: `python -m rewriter.worlds.townscape.train OUT.safetensors`.
+"""Train a generator of a built-in world: `python -m rewriter.worlds.train OUT.safetensors --world townscape`.
 
-Regression on (latent, picture) pairs of our own procedural world, from coarse to fine, not adversarial, without other
+Regression on (latent, picture) pairs of our own procedural worlds, from coarse to fine, not adversarial, without other
 data. What matters, in order: the mapping network first learns what a latent means; pictures grow from 16 px to full
 size; pixels of things that are hard to learn weigh more; rare marks are more frequent than in the world.
 """
@@ -27,13 +27,13 @@ from rewriter.errors import CancelledError, InputError, RewriterError
 from rewriter.files import replacing, write_torch
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
-from rewriter.worlds.townscape import factors
-from rewriter.worlds.townscape.stage import Stage, StageTrainer, train_mapping
+from rewriter.worlds.portraits.world import WORLD as PORTRAITS
+from rewriter.worlds.stage import Stage, StageTrainer, train_mapping
+from rewriter.worlds.townscape.world import WORLD as TOWNSCAPE
 
 STAGES = (Stage(16, 128, 0.09), Stage(32, 64, 0.21), Stage(64, 32, 0.7), Stage(128, 16, 2.1), Stage(256, 8, 6.3))
 SIZES = tuple(stage.size for stage in STAGES)
-CHANNELS = (128, 128, 128, 64, 48, 32, 24)  # at 4, 8 … 256 px
-W_DIM, MAPPING_LAYERS = 128, 4
+WORLDS = {world.name: world for world in (TOWNSCAPE, PORTRAITS)}
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 OnReport = Callable[[Mapping[str, float]], bool | None]
@@ -44,6 +44,7 @@ class Options:
     """What to train, where and for how long; `--help` explains each field."""
 
     out: Path
+    world: str = "townscape"
     minutes: float = 60.0
     size: int = 64
     channels: tuple[int, ...] | None = None
@@ -52,14 +53,21 @@ class Options:
     resume: bool = False
     weights: Path | None = None
     every: int = 200
+    mapping: float = 1.5
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         if not self.out.absolute().parent.is_dir():
             raise InputError(f"there is no folder {self.out.parent} to write {self.out.name} into: make it first")
+        if self.world not in WORLDS:
+            raise InputError(f"there is no world {self.world!r}: choose from {', '.join(WORLDS)}")
         if self.size not in SIZES or self.device not in DEVICES:
             raise InputError(f"cannot train at {self.size} px on {self.device!r}: choose from {SIZES} and {DEVICES}")
-        if self.minutes <= 0 or self.every < 1:
-            raise InputError(f"{self.minutes} minutes, a report every {self.every} steps: both must be positive")
+        if min(self.minutes, self.mapping) <= 0 or min(self.every, 1 if self.batch is None else self.batch) < 1:
+            raise InputError(
+                f"{self.minutes} and {self.mapping} minutes, {self.batch} pictures, reports every {self.every} steps: "
+                "all must be positive"
+            )
 
     @property
     def checkpoint(self) -> Path:
@@ -78,11 +86,11 @@ def train(options: Options, *, on_report: OnReport | None = None) -> StyleGAN2:
     accelerator = _accelerator(options)
     state = _read_checkpoint(options) if options.resume else _start(options, accelerator.device)
     set_seed(options.seed + state["step"], device_specific=True)  # a resumed training sees new examples
-    config, fine_tune = StyleGAN2Config(**state["config"]), state["fine_tune"]
-    stages = plan(config.resolution, fine_tune=fine_tune)
+    world, config, fine_tune = WORLDS[options.world], StyleGAN2Config(**state["config"]), state["fine_tune"]
+    stages = plan(config.resolution, fine_tune=fine_tune, batch=options.batch)
     total, weights = sum(stage.share for stage in stages), state["generator"]
     for stage in stages[[stage.size for stage in stages].index(state["size"]) :]:
-        trainer = StageTrainer(accelerator, grow(config, stage.size, weights), stage)
+        trainer = StageTrainer(accelerator, world, grow(config, stage.size, weights), stage)
         if "optimizer" in state and stage.size == state["size"]:
             trainer.restore(state)
         for report in trainer.train(options.minutes * 60 * stage.share / total, every=options.every):
@@ -97,9 +105,12 @@ def train(options: Options, *, on_report: OnReport | None = None) -> StyleGAN2:
     return trainer.average
 
 
-def plan(size: int, *, fine_tune: bool = False) -> tuple[Stage, ...]:
-    """The stages up to `size` pixels, 16 … 256; fine-tuning is only the last one, with a lower learning rate."""
-    stages = [stage for stage in STAGES if stage.size <= size]
+def plan(size: int, *, fine_tune: bool = False, batch: int | None = None) -> tuple[Stage, ...]:
+    """The stages up to `size` pixels, 16 … 256; fine-tuning is only the last one, with a lower learning rate.
+
+    `batch`: pictures a step; None: the fewer the larger they are, which suits a CPU.
+    """
+    stages = [replace(stage, batch=batch or stage.batch) for stage in STAGES if stage.size <= size]
     last = replace(stages[-1], rate_from=1.5e-3 if fine_tune else 2.5e-3, rate_to=1e-5)
     return (last,) if fine_tune else (*stages[:-1], last)
 
@@ -107,7 +118,7 @@ def plan(size: int, *, fine_tune: bool = False) -> tuple[Stage, ...]:
 def grow(config: StyleGAN2Config, size: int, weights: Mapping[str, Tensor]) -> StyleGAN2:
     """A trainable generator of `size` pixels without noise that starts with the weights of a smaller one."""
     channels = {side: count for side, count in config.channels.items() if side <= size}
-    generator = StyleGAN2(replace(config, channels=channels), name="townscape")
+    generator = StyleGAN2(replace(config, channels=channels), name="trained")
     noise = {name: torch.zeros_like(value) for name, value in generator.state_dict().items() if "noise" in name}
     generator.load_state_dict({**generator.state_dict(), **noise, **weights})
     for name, parameter in generator.named_parameters():
@@ -117,21 +128,22 @@ def grow(config: StyleGAN2Config, size: int, weights: Mapping[str, Tensor]) -> S
 
 def _start(options: Options, device: torch.device) -> dict[str, Any]:
     """The first state: the last stage with given weights, or the first stage with a trained mapping network."""
+    world = WORLDS[options.world]
     if options.weights is not None:
         given = _read(options.weights)
-        if given.resolution > options.size or given.zdim != factors.LATENT_DIM:
+        if given.resolution > options.size or given.zdim != world.zdim:
             raise InputError(
                 f"{options.weights} draws {given.resolution} px from {given.zdim} numbers, expected at most "
-                f"{options.size} px from {factors.LATENT_DIM}: choose other weights or --size {given.resolution}"
+                f"{options.size} px from {world.zdim}: choose other weights or --size {given.resolution}"
             )
         channels = {**_channels(options), **given.config.channels}
         config, weights, size = replace(given.config, channels=channels), given.state_dict(), options.size
     else:
-        config = StyleGAN2Config(_channels(options), factors.LATENT_DIM, W_DIM, MAPPING_LAYERS)
+        config = StyleGAN2Config(_channels(options), world.zdim, world.w_dim, world.mapping_layers)
         size = SIZES[0]
         set_seed(options.seed)
         generator = grow(config, size, {}).to(device)
-        train_mapping(generator, min(90.0, options.minutes * 2))
+        train_mapping(world, generator, options.mapping * 60)
         weights = generator.state_dict()
     state = {"config": asdict(config), "fine_tune": options.weights is not None, "size": size, "step": 0}
     return state | {"generator": weights}
@@ -139,7 +151,7 @@ def _start(options: Options, device: torch.device) -> dict[str, Any]:
 
 def _channels(options: Options) -> dict[int, int]:
     sides = [side for side in (4, 8, *SIZES) if side <= options.size]
-    channels = options.channels or CHANNELS[: len(sides)]
+    channels = options.channels or WORLDS[options.world].channels[: len(sides)]
     if len(channels) != len(sides) or min(channels) < 1:
         raise InputError(f"channels {channels} for the resolutions {sides}: give one positive number for each")
     return dict(zip(sides, channels, strict=True))
@@ -157,7 +169,7 @@ def _read_checkpoint(options: Options) -> dict[str, Any]:
 
 def _read(path: Path) -> StyleGAN2:
     try:
-        generator = convert(load_file(path), name="townscape")
+        generator = convert(load_file(path), name="trained")
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read the weights {path}: {error}") from error
     if not isinstance(generator, StyleGAN2):
@@ -189,22 +201,27 @@ def _export(generator: StyleGAN2, out: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m rewriter.worlds.townscape.train",
-        description="Train a StyleGAN2 on the built-in world. Reports on stderr are lines of JSON; error_255 is the "
+        prog="python -m rewriter.worlds.train",
+        description="Train a StyleGAN2 on a built-in world. Reports on stderr are lines of JSON; error_255 is the "
         "mean absolute error of the last batch in 1/255. Judge the result with `rewriter inspect`.",
-        epilog="Several GPUs: accelerate launch -m rewriter.worlds.townscape.train OUT.safetensors. "
+        epilog="Several GPUs: accelerate launch -m rewriter.worlds.train OUT.safetensors. "
         "An interrupted training resumes with --resume from the checkpoint beside OUT.",
     )
     add = parser.add_argument
     add("out", type=Path, metavar="OUT.safetensors", help="where to write the weights, in NVIDIA's names")
-    add("--minutes", type=float, default=60.0, help="time to train, besides 90 s for the mapping network (default 60)")
+    add("--world", default="townscape", choices=WORLDS, help="what to draw (default townscape)")
+    add("--minutes", type=float, default=60.0, help="time to train, besides the mapping network's (default 60)")
+    add("--mapping", type=float, default=1.5, help="minutes to train the mapping network alone, first (default 1.5)")
     add("--size", type=int, default=64, choices=SIZES, help="side of the pictures (default 64)")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--channels", type=_numbers, help="features at 4, 8 … SIZE px (64 px: 128,128,128,64,48)")
+    start.add_argument(
+        "--channels", type=_numbers, help="features at 4, 8 … SIZE px (towns of 64 px: 128,128,128,64,48)"
+    )
     start.add_argument("--from", type=Path, dest="weights", help="fine-tune these weights")
     start.add_argument("--resume", action="store_true", help="resume an interrupted training")
     add("--seed", type=int, default=0, help="of the first weights and the examples (default 0)")
     add("--device", default="auto", choices=DEVICES, help="where to train (default: the best there is)")
+    add("--batch", type=int, help="pictures a step (default: 2048 / SIZE; a GPU is faster with 128)")
     add("--every", type=int, default=200, help="steps between two checkpoints and reports (default 200)")
     return parser
 
