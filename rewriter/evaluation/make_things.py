@@ -19,7 +19,7 @@ from rewriter.generators.base import Generator
 from rewriter.hub.resolve import load_generator
 from rewriter.masks import as_mask, resize
 from rewriter.units.shipped import FOLDER, VERSION
-from rewriter.units.thing import REACHED, TRIED, Tried, choose, contrast, made_of, point, with_few
+from rewriter.units.thing import TRIED, Tried, choose, contrast, made_of, point, with_few
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import scenes, segmenter
 
@@ -31,7 +31,7 @@ EYES = {  # seeds of faces with glasses, and ovals over their eyes: row, column,
     10393: (0.47, 0.5, 0.16, 0.34),
     10559: (0.47, 0.49, 0.16, 0.34),
 }
-DRIVEN, COUNTS, GAINS = ("door",), (10, 20, 40), (1.5, 2.0, 2.5)
+DRIVEN, COUNTS, GAINS = ("door",), (10, 20, 40), (1.5, 2.0)
 WORTH = 0.2  # score from which a thing is worth painting with
 
 
@@ -59,12 +59,13 @@ def made(generator: Generator, labels: tuple[str, ...] = THINGS) -> dict[str, An
 def _driven(generator: Generator, layer: str, label: str) -> Tried:
     """A thing that `choose` draws too faintly, by the units and levels that the segmenter reads as it most often.
 
-    A door is two cells wide: most of the units that draw it follow their neighbours, and the others must go further.
+    A door is two cells wide: most of the units that draw it follow their neighbours, and the others must go further. If
+    they go further still, the sky, where there is no door, shows a dark rectangle instead.
     """
     pointed, tried = marks(label), list[Tried]()
-    agreement, order = point(generator, pointed, layer), contrast(generator, pointed, layer)
+    agreement = point(generator, pointed, layer)
     for count, gain in product(COUNTS, GAINS):
-        found = made_of(generator, agreement, count, name=label, order=order, gain=gain)
+        found = made_of(generator, agreement, count, name=label, gain=gain)
         share = []
         for mark in pointed:
             change = found.stroke(Region(0, mark.mask)).change(generator.layer(layer))
@@ -72,7 +73,7 @@ def _driven(generator: Generator, layer: str, label: str) -> Tried:
             read = segmenter.load().labels(drawn) == scenes.LABELS.index(label)
             inside = resize(mark.mask, (drawn.shape[2], drawn.shape[3])) > 0.5
             share.append(read[:, inside].float().mean(1))
-        tried.append(Tried(replace(found, marks=tuple(pointed)), float(torch.cat(share).quantile(REACHED))))
+        tried.append(Tried(replace(found, marks=tuple(pointed)), float(torch.cat(share).mean())))
     best = max(tried, key=lambda each: each.score)
     return replace(best, thing=with_few(generator, best.thing))
 

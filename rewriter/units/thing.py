@@ -112,9 +112,13 @@ def point(
         InputError: no marks, or more pictures than that.
     """
     seeds, labels = marked(marks)
+    _check_marks(seeds)
+    return measure(generator, layer, ("it",), labels, seeds, truncation=truncation, rules=rules)
+
+
+def _check_marks(seeds: Sequence[int]) -> None:
     if not 1 <= len(seeds) <= MOST_MARKS:
         raise InputError(f"point at a thing on 1 to {MOST_MARKS} pictures, not {len(seeds)}")
-    return measure(generator, layer, ("it",), labels, seeds, truncation=truncation, rules=rules)
 
 
 @torch.no_grad()
@@ -202,6 +206,7 @@ def choose(
     """
     names = candidate_layers(generator) if layers is None else list(layers)
     seeds, labels = marked(marks)
+    _check_marks(seeds)
     shown = generator.sample(seeds, truncation=truncation, rules=rules).clamp(-1, 1)
     trial = _Trial(generator, truncation, rules, shown, labels(seeds, shown)[:, 0].to(shown))
     tried, of = list[Tried](), len(names) * len(COUNTS) * len(GAINS) * 2
