@@ -41,7 +41,10 @@ MOST_PICTURES = 48  # in the filmstrip
 MOST_STEPS, MOST_RULES = 500, 16  # of an iterative method; on a page
 WORK_BYTES, CELLS = 8 << 20, 4 << 20  # bytes of one visitor's work, and cells of its masks on one generator
 AGE = 120.0  # seconds after which a process drops what nobody uses
-STRIKING = tuple("dome-to-spire glasses dome-to-tree hat no-light-on-ground smile remove-watermark add-tree".split())
+STRIKING = (
+    *"dome-to-spire glasses dome-to-tree hat no-light-on-ground smile".split(),
+    *"remove-watermark watermark-units-off add-tree".split(),
+)
 MODEL_BYTES, KEYS = 4 << 30, 128 << 20  # of generators that stay in memory, and of features and rules
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
 SHELF = "served/pictures-2.sqlite"  # in the cache folder; another number for pictures that are made otherwise

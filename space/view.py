@@ -40,6 +40,10 @@ from state import PAGE_SIZE, Drawn, Shared, Visitor
 T = TypeVar("T")
 THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
 SEEN = 24  # change of some pixel, in 1/255, from which on a picture counts as changed
+REMARKS = {  # on examples that do less well than others, to compare them with
+    "door-in-the-sky": " (the generator refuses)",
+    "watermark-units-off": " (compare: the rule does less harm)",
+}
 FORM_LABELS = {
     "auto": "Automatic",
     "weight": "Change of the weights",
@@ -444,9 +448,8 @@ def card(name: str, path: Path) -> dict[str, str]:
     """An example as a card: its name, and a picture before and after."""
     with Image.open(path.with_suffix(".png")) as picture:
         image = data_url(webp(picture.convert("RGB"), 80))
-    resists = " (the generator refuses)" if name == "door-in-the-sky" else ""
     words = name.replace("-", " ").capitalize()
-    return {"key": name, "caption": words + resists, "title": f"Rewrite: {words}", "image": image}
+    return {"key": name, "caption": words + REMARKS.get(name, ""), "title": f"Rewrite: {words}", "image": image}
 
 
 def generator_choices(shared: Shared) -> list[tuple[str, str]]:

@@ -100,8 +100,8 @@ def apply(
 
     An edit file was written by this package, or recorded by the original implementation (add --generator and --layer;
     for recorded unit interventions, --units and perhaps --units-layer too).
-    Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark, and
-    grand-tour, three in succession; for faces: glasses, hat, smile.
+    Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark,
+    watermark-units-off, and grand-tour, three in succession; for faces: glasses, hat, smile.
     """
     options: dict[str, Any] = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method}
     options |= {"layer": layer, "truncation": truncation, "form": form, "budget": budget}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from rewriter.generators.latents import UNSEEN, parse_seeds
 from rewriter.units import gallery
 from rewriter.units.agreement import Agreement, Labels
 from rewriter.units.dissect import SEEDS, dissect, town_labels
+from rewriter.units.found import FOUND, found_like
 from rewriter.units.shipped import things
 from rewriter.units.thing import MOST_MARKS, Thing, candidate_layers, choose, made_of, point
 from rewriter.worlds import townscape
@@ -104,18 +105,31 @@ def _rank(model: Generator, thing: str, layer: str | None, marks: Sequence[Regio
             found.append(point(model, marks, name) if marks else _dissected(model, name, thing, step))
     rows = [(each, unit) for each in found for unit in each.order()[:BEST]]
     rows = sorted(rows, key=lambda row: -float(row[0].best[0, row[1]]))[:BEST]
+    others = _elsewhere(model, marks, {each.layer for each, _ in rows})
     data = [
         {"layer": each.layer, "unit": unit}
         | {name: round(float(getattr(each, name)[0, unit]), 4) for name in ("iou", "best", "auc")}
+        | ({"elsewhere": round(float(others[each.layer].best[0, unit]), 4)} if each.layer in others else {})
         for each, unit in rows
     ]
     best = rows[0][0].layer
     numbers = [unit for each, unit in rows if each.layer == best][:SHOWN]
     captions = [f"unit {row['unit']}, IoU {row['best']:.2f}" for row in data if row["layer"] == best][:SHOWN]
     pictures.save_png(_sheet(model, best, numbers, captions, as_json), out)
-    words = ["layer     unit   IoU at its 0.99 quantile   IoU at its best level   AUC"]
-    words += [f"{r['layer']:8} {r['unit']:5}   {r['iou']:24.2f}   {r['best']:21.2f}   {r['auc']:.2f}" for r in data]
+    found_too = "   IoU on places found like the marks" if others else ""
+    words = [f"layer     unit   IoU at its 0.99 quantile   IoU at its best level    AUC{found_too}"]
+    for r in data:
+        figures = f"{r['layer']:8} {r['unit']:5}   {r['iou']:24.2f}   {r['best']:21.2f}   {r['auc']:4.2f}"
+        words.append(f"{figures}   {r['elsewhere']:34.2f}" if "elsewhere" in r else figures)
     common.say(as_json, {"thing": thing, "units": data, "out": str(out)}, "\n".join([*words, f"pictures: {out}"]))
+
+
+def _elsewhere(model: Generator, marks: Sequence[Region], layers: Collection[str]) -> dict[str, Agreement]:
+    """How well units agree with places like the marks on other pictures, by layer; none without marks."""
+    if not marks:
+        return {}
+    found = {layer: found_like(model, marks, layer) for layer in layers}
+    return {layer: point(model, places, layer, most=FOUND) for layer, places in found.items() if places}
 
 
 def _dissected(model: Generator, layer: str, thing: str, on_step: Any) -> Agreement:

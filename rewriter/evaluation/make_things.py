@@ -13,15 +13,23 @@ from typing import Any
 
 import torch
 
+from rewriter import worlds
+from rewriter.editing.edit import Edit, save_edits
 from rewriter.editing.region import Region
+from rewriter.editing.session import Rewriter
+from rewriter.editing.stroke import Stroke
 from rewriter.files import write_json
 from rewriter.generators.base import Generator
+from rewriter.generators.latents import UNSEEN
 from rewriter.hub.resolve import load_generator
 from rewriter.masks import as_mask, resize
+from rewriter.pictures import save_png
+from rewriter.units.dissect import dissect, town_labels
 from rewriter.units.shipped import FOLDER, VERSION
 from rewriter.units.thing import TRIED, Tried, choose, contrast, made_of, point, with_few
 from rewriter.worlds import townscape
-from rewriter.worlds.townscape import scenes, segmenter
+from rewriter.worlds.townscape import factors, scenes, segmenter
+from rewriter.worlds.townscape.make_examples import card
 
 THINGS = ("tree", "door", "window", "dome", "spire", "cloud", "light")
 POINTED, NUMBER, SIDE = range(400), 3, 64
@@ -32,6 +40,7 @@ EYES = {  # seeds of faces with glasses, and ovals over their eyes: row, column,
     10559: (0.47, 0.49, 0.16, 0.34),
 }
 DRIVEN, COUNTS, GAINS = ("door",), (10, 20, 40), (1.5, 2.0)
+MARKS, ZEROED_AT, ZEROED = ("watermark", "bar"), "layer6", 0.12  # as in `evaluate watermark`
 WORTH = 0.2  # score from which a thing is worth painting with
 
 
@@ -91,6 +100,16 @@ def made_glasses(generator: Generator) -> dict[str, Any]:
     return {**about, "things": [replace(found, marks=tuple(pointed)).to_json()]}  # all of its units, see README
 
 
+def watermark_units_off(generator: Generator) -> Edit:
+    """The units that agree best with watermarks and bars, off everywhere: as GAN Dissection removes them."""
+    labels, share = town_labels(MARKS, together=True), round(ZEROED * generator.layer(ZEROED_AT).out_channels)
+    found = dissect(generator, ZEROED_AT, (" or ".join(MARKS),), labels)
+    units = [int(unit) for unit in found.iou[0].argsort(descending=True, stable=True)[:share]]
+    session = Rewriter(generator, ZEROED_AT)
+    session.switch_units(Stroke(ZEROED_AT, tuple(units), (0.0,) * len(units), thing="no watermark"))
+    return session.edit.with_(title="watermark units off", form="units")
+
+
 def _oval(row: float, column: float, height: float, width: float) -> torch.Tensor:
     """An oval around a middle, in shares of the side: 1 inside."""
     at = (torch.arange(SIDE) + 0.5) / SIDE
@@ -103,6 +122,16 @@ def main(names: list[str], folder: Path = FOLDER) -> None:
     for name in names or (*townscape.WEIGHTS, "faces"):
         made_of_it = made_glasses(load_generator(name)) if name == "faces" else made(townscape.load(name))
         write_json(made_of_it, folder / f"{name}.json", indent=0)
+        if name != "faces":
+            write_example(townscape.load(name), worlds.examples(name)["remove-watermark"].parent)
+
+
+def write_example(generator: Generator, folder: Path) -> None:
+    """Write the edit that switches watermark units off beside the one that removes watermarks by a rule."""
+    edit, name = watermark_units_off(generator), "watermark-units-off"
+    seeds = [seed for seed in range(UNSEEN, UNSEEN + 400) if factors.has_watermark(scenes.towns([seed])[1]).any()]
+    save_edits([edit], folder / f"{name}.json")
+    save_png(card(generator, [edit], seeds), folder / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -105,20 +105,21 @@ def point(
     *,
     truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
+    most: int = MOST_MARKS,
 ) -> Agreement:
-    """The units of a layer by how well they single out what a person marked on one to five pictures.
+    """The units of a layer by how well they single out what a person marked on one to five pictures, or on `most`.
 
     Raises:
         InputError: no marks, or more pictures than that.
     """
     seeds, labels = marked(marks)
-    _check_marks(seeds)
+    _check_marks(seeds, most)
     return measure(generator, layer, ("it",), labels, seeds, truncation=truncation, rules=rules)
 
 
-def _check_marks(seeds: Sequence[int]) -> None:
-    if not 1 <= len(seeds) <= MOST_MARKS:
-        raise InputError(f"point at a thing on 1 to {MOST_MARKS} pictures, not {len(seeds)}")
+def _check_marks(seeds: Sequence[int], most: int = MOST_MARKS) -> None:
+    if not 1 <= len(seeds) <= most:
+        raise InputError(f"point at a thing on 1 to {most} pictures, not {len(seeds)}")
 
 
 @torch.no_grad()

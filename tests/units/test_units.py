@@ -10,6 +10,7 @@ from PIL import Image
 
 from rewriter.editing.region import Region
 from rewriter.errors import CancelledError, InputError
+from rewriter.evaluation.units import doors
 from rewriter.masks import as_mask
 from rewriter.units import gallery, shipped
 from rewriter.units.agreement import STEPS, Counts, measure, usual_levels
@@ -138,11 +139,10 @@ def test_a_painted_tree_survives_to_the_picture_and_a_door_in_the_sky_does_not(t
     tree = survival(town, known["tree"], Region(3, square(40, 46, 54, 60, side=64)))
     assert [each.layer for each in tree] == [*list(town.layers)[list(town.layers).index(tree[0].layer) :], PICTURE]
     assert tree[-1].share > 0.5 and "appears" in in_words(tree, "tree")
-    foot, sky = (
-        survival(town, known["door"], Region(3, square(*box, side=64))) for box in ((51, 26, 58, 32), (6, 28, 13, 34))
-    )
-    assert sky[0].share > 0.5 and sky[-1].share < 0.6 * foot[-1].share
-    assert plot(sky, "door").width > 200
+    foot, _, sky = doors(town, 12)
+    assert foot["read as it"] > 0.5 and sky["read as it"] < 0.1
+    assert sky["left"]["layer8"] > 0.8 and sky["left"][PICTURE] < 0.5 * foot["left"][PICTURE]
+    assert plot(tree, "tree").width > 200
     with pytest.raises(InputError, match="no marks"):
         survival(town, replace(known["tree"], marks=()), Region(3, square(0, 0, 8, 8)))
 

@@ -161,13 +161,16 @@ MAKERS = (dome_to_spire, remove_watermark, dome_to_tree, add_tree, no_light_on_g
 EXAMPLES = {make.__name__.replace("_", "-"): make for make in MAKERS}
 
 
-def card(generator: Generator, edits: Sequence[Edit]) -> Image.Image:
-    """An unseen picture before and after, side by side: of those that match, a bright one that changes clearly."""
+def card(generator: Generator, edits: Sequence[Edit], seeds: Sequence[int] = ()) -> Image.Image:
+    """An unseen picture before and after, side by side: of those that match, a bright one that changes clearly.
+
+    `seeds`: choose among these instead.
+    """
     rules: list[Rule] = []
     statistics = Statistics(generator)
     for edit in edits:
         rules.append(replay(generator, edit, rules=rules, statistics=statistics))
-    seeds, _ = firing(generator, rules, hits=SHOWN, misses=0)
+    seeds = seeds or firing(generator, rules, hits=SHOWN, misses=0)[0]
     before, after = (generator.sample(seeds, rules=own).clamp(-1, 1) for own in ([], rules))
     change = (after - before).abs().mean(1).flatten(1)
     clear = change.topk(CLEAR, 1).values.mean(1) * (1 + before.flatten(1).mean(1))
