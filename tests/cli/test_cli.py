@@ -253,12 +253,15 @@ def test_seeds_as_people_write_them():
         parse_seeds("three", most=400)
 
 
-def test_the_readmes_python_example_runs(tmp_path, monkeypatch):
+def test_the_readmes_python_examples_run(tmp_path, monkeypatch):
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    example = readme.split("## In Python\n```python\n")[1].split("```")[0]
+    examples = [each.split("```")[0] for each in readme.split("```python\n")[1:]]
     monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
+    names = {}
+    for example in examples:  # the second goes on where the first ends
+        exec(compile(example, "README.md", "exec"), names)
     assert {path.name for path in tmp_path.iterdir()} == {"spires.safetensors", "spires.json"}
+    assert names["rule"].edit.kind == "paint" and names["rule"].effect.verdict == "took"
 
 
 def test_suggest_ranks_the_layers(tmp_path):
