@@ -185,14 +185,14 @@ function units() {
   $('[data-units]').hidden = own.length > 0;
   const set = levels(), count = Object.keys(set).length;
   $('[data-all="as made"]').hidden = !count;
-  $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Pictures are bright where a unit is on. IoU: how far that and the ${thing} overlap, 1 at best; AUC: how surely it tells a ${thing} from the rest, 0.5 by chance.`
+  $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Pictures are bright where a unit is on. IoU: how far that and the ${thing} overlap, 1 at best, where it was pointed at and on pictures found to be alike; AUC: how surely it tells a ${thing} from the rest, 0.5 by chance.`
     : one ? `${one.count} units of ${one.layer} draw it; ${one.few === one.count ? 'all of them' : `the first ${one.few}`} off, and it is gone from every picture${count ? `; ${count} of that layer ${count > 1 ? 'are' : 'is'} switched` : ''}.` : '';
   const focused = $('.rows :focus')?.ariaLabel;
-  $('.rows').replaceChildren(...own.map(({ unit, iou, auc, pictures }) => {
+  $('.rows').replaceChildren(...own.map(({ unit, iou, auc, others, pictures }) => {
     const off = String(unit) in set, box = make('input', { type: 'checkbox', role: 'switch', checked: !off, 'aria-label': `Unit ${unit} of ${layer}`,
       onchange: () => work('switch', thing, box.checked ? 'as made' : 'off', [unit]) });
     return make('li', {}, make('label', {}, box, make('b', { textContent: `unit ${unit} of ${layer}` }),
-      make('small', { textContent: iou === undefined ? '' : `IoU ${iou.toFixed(2)} · AUC ${auc.toFixed(2)}` })),
+      make('small', { textContent: iou === undefined ? '' : `IoU ${iou.toFixed(2)}, elsewhere ${others.toFixed(2)} · AUC ${auc.toFixed(2)}` })),
       make('span', { className: 'crops' }, ...pictures.map(picture => img(picture, `Unit ${unit} of ${layer} is on where this picture is bright`))));
   }));
   if (focused) $(`.rows [aria-label="${focused}"]`)?.focus();

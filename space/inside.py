@@ -22,6 +22,7 @@ from rewriter.editing.stroke import MOST, Stroke
 from rewriter.errors import InputError, report
 from rewriter.generators.base import Generator
 from rewriter.units import gallery
+from rewriter.units.found import FOUND, found_like
 from rewriter.units.survival import GONE, in_words, survival
 from rewriter.units.thing import MOST_MARKS, Thing, candidate_layers, choose, point
 from state import Visitor
@@ -120,10 +121,13 @@ class Inside(Handlers):
         shown = thing.units[:SHOWN]
         of = (generator.fingerprint, psi, thing.layer, shown)
 
-        def measured() -> list[tuple[float, float]]:
+        def measured() -> list[dict[str, float]]:
             notify(0, 1, "Comparing its units with the thing")
             found = point(generator, thing.marks, thing.layer, truncation=psi)
-            return [(float(found.iou[0, unit]), float(found.auc[0, unit])) for unit in shown]
+            alike = found_like(generator, thing.marks, thing.layer, truncation=psi)
+            others = point(generator, alike, thing.layer, truncation=psi, most=FOUND) if alike else found
+            figures = {"iou": found.iou, "auc": found.auc, "others": others.iou}
+            return [{name: round(float(each[0, unit]), 3) for name, each in figures.items()} for unit in shown]
 
         def drawn() -> Sequence[Tensor]:
             on_step = _on_step(notify, "Looking for the pictures in which they are strongest")
@@ -136,8 +140,7 @@ class Inside(Handlers):
         fits = self.shared.made.get(("units", *of, marks), measured) if marks else []
         urls = self.shared.crops(visitor, f"units {of!r}", PICTURES * len(shown), drawn, side=view.CROP)
         rows = [
-            {"unit": unit, "pictures": urls[PICTURES * i : PICTURES * (i + 1)]}
-            | ({"iou": round(fits[i][0], 3), "auc": round(fits[i][1], 3)} if fits else {})
+            {"unit": unit, "pictures": urls[PICTURES * i : PICTURES * (i + 1)]} | (fits[i] if fits else {})
             for i, unit in enumerate(shown)
         ]
         return {"units": {"thing": name, "layer": thing.layer, "rows": rows, "all": list(thing.units)}}

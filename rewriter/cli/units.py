@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from rewriter import masks, pictures
 from rewriter.cli import common
 from rewriter.editing.effect import effect_in_words
+from rewriter.editing.precompute import processes
 from rewriter.editing.region import Region
 from rewriter.editing.session import Rewriter
 from rewriter.editing.stroke import Stroke
@@ -103,6 +104,8 @@ def _rank(model: Generator, thing: str, layer: str | None, marks: Sequence[Regio
         for i, name in enumerate(names):
             step = job(f"{name}, {i + 1} of {len(names)}")
             found.append(point(model, marks, name) if marks else _dissected(model, name, thing, step))
+    if not processes(model.device.type).is_main_process:  # the main process says for all what they found
+        return
     rows = [(each, unit) for each in found for unit in each.order()[:BEST]]
     rows = sorted(rows, key=lambda row: -float(row[0].best[0, row[1]]))[:BEST]
     others = _elsewhere(model, marks, {each.layer for each, _ in rows})
