@@ -23,7 +23,7 @@ from rewriter.errors import InputError, report
 from rewriter.generators.base import Generator
 from rewriter.units import gallery
 from rewriter.units.found import FOUND, found_like
-from rewriter.units.survival import GONE, in_words, survival
+from rewriter.units.survival import survival
 from rewriter.units.thing import MOST_MARKS, Thing, candidate_layers, choose, point
 from state import Visitor
 from view import Shown
@@ -64,11 +64,10 @@ class Inside(Handlers):
             return {}
         thing = things.named(visitor, session.generator, last.thing)
         rules = [rule for rule in session.rules if rule.active]
-        left = survival(session.generator, thing, last.place, truncation=session.edit.truncation, rules=rules)
-        bars = [{"layer": each.layer, "side": each.resolution, "share": round(each.share, 3)} for each in left]
-        appears = left[-1].share >= GONE * left[0].share
-        words = in_words(left, thing.name)
-        return {"why": {"key": view.stroke_key(last), "words": words, "bars": bars, "appears": appears}}
+        found = survival(session.generator, thing, last, truncation=session.edit.truncation, rules=rules)
+        bars = [{"layer": each.layer, "side": each.resolution, "share": round(each.share, 3)} for each in found.left]
+        words, key = found.in_words(thing.name), view.stroke_key(last)
+        return {"why": {"key": key, "words": words[:1].upper() + words[1:], "bars": bars, "appears": found.appears}}
 
     # --- things ---
 

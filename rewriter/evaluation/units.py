@@ -206,7 +206,7 @@ def doors(generator: Generator, count: int) -> list[Row]:
     ):
         places = _doors(seeds, scene, where, foot="foot" in what)
         regions = [Region(seed, masks.as_mask(mask)) for seed, mask in zip(places.seeds, places.painted, strict=True)]
-        left = [survival(generator, thing, region) for region in regions[:BATCH]]
+        left = [survival(generator, thing, thing.stroke(region)).left for region in regions[:BATCH]]
         steps = {name: sum(each.share for each in one) / len(one) for name, one in _by_layer(left).items()}
         rows.append({"what": f"doors painted {what}", **_read_as(generator, thing, places), "left": steps})
     return rows

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from rewriter.editing.region import Region
+from rewriter.editing.stroke import Stroke
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
@@ -24,7 +24,7 @@ from rewriter.pictures import INK, PAPER
 from rewriter.units.thing import Thing, marked
 
 PICTURE = "picture"  # in the place of a layer's name, after the last one
-GONE = 0.25  # share of the first layer's from which on the thing counts as lost
+APPEARS, VISIBLE = 0.5, 10.0  # share from which a thing counts as there; a change in 1/255 that one sees
 BAR, GAP, TOP, LABEL = 34, 6, 18, 26  # pixels of the plot
 
 
@@ -34,36 +34,73 @@ class Left:
 
     layer: str
     resolution: int
-    share: float
+    share: float  # of what real things have there; more than 1 where it is drawn stronger
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What is left of a painted thing after each layer."""
+
+    left: tuple[Left, ...]  # the last one is the picture
+    change: float  # of the picture inside the mask, in 1/255: what does appear may be something else
+
+    @property
+    def appears(self) -> bool:
+        """Whether the thing is in the picture."""
+        return self.left[-1].share >= APPEARS
+
+    def in_words(self, name: str) -> str:
+        """Whether the thing appears, and if not, after which layer it was lost and what shows instead."""
+        last, first = self.left[-1].share, self.left[0]
+        if self.appears:
+            return f"{name}: it appears, {_percent(last)} of what real ones show."
+        lost = next(each for i, each in enumerate(self.left) if all(one.share < APPEARS for one in self.left[i:]))
+        if lost is first:
+            return f"{name}: too faint to appear here, {_percent(last)} of what real ones show."
+        where = "the last step, to colours, refuses it" if lost.layer == PICTURE else f"it is lost after {lost.layer}"
+        instead = "What shows there is something else" if self.change >= VISIBLE else "Little shows there"
+        return (
+            f"{name}: it is in the features of {first.layer} ({_percent(first.share)} of a real one), but {where}. "
+            f"{instead} ({_percent(last)})."
+        )
+
+
+def _percent(share: float) -> str:
+    return f"{min(1.0, max(0.0, share)):.0%}"
 
 
 @torch.no_grad()
 def survival(
     generator: Generator,
     thing: Thing,
-    place: Region,
+    stroke: Stroke,
     *,
     truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
-) -> list[Left]:
-    """The share of a thing painted at a place that is left after its own layer, each later one, and in the picture.
+) -> Survival:
+    """What a stroke of a thing leaves after its own layer, after each later one, and in the picture.
 
-    InputError if the thing was never pointed at: then it is not known what real ones look like.
+    Raises:
+        InputError: the thing was never pointed at, so that it is not known what real ones look like; or the stroke has
+            no place.
     """
-    if not thing.marks:
-        raise InputError(f"{thing.name or 'the thing'} has no marks: point at it on a picture first")
+    if not thing.marks or stroke.place is None:
+        raise InputError(f"{thing.name or 'the thing'} has no marks, or the stroke no place: point at it on a picture")
     seeds, labels = marked(thing.marks)
-    change = thing.stroke(place).change(generator.layer(thing.layer)).to(generator.device)
-    real = _walk(generator, thing.layer, seeds, truncation, rules)
-    plain, painted = (_walk(generator, thing.layer, [place.seed], truncation, own) for own in (rules, [*rules, change]))
-    found = []
+    change = stroke.change(generator.layer(stroke.layer)).to(generator.device)
+    real = _walk(generator, stroke.layer, seeds, truncation, rules)
+    plain, painted = (
+        _walk(generator, stroke.layer, [stroke.place.seed], truncation, own) for own in (rules, [*rules, change])
+    )
+    found, changed = list[Left](), 0.0
     for (layer, shown), (_, before), (_, after) in zip(real, plain, painted, strict=True):
-        where, mask = (_weights(each, shown) for each in (labels(seeds, shown)[:, 0], place.mask[None]))
+        where, mask = (_weights(each, shown) for each in (labels(seeds, shown)[:, 0], stroke.place.mask[None]))
         wanted = (shown * where).sum((0, 2, 3)) / where.sum().clamp_min(1e-9)
         towards, moved = wanted[:, None, None] - before[0], (after - before)[0]
         share = (mask[0] * towards * moved).sum() / (mask[0] * towards.square()).sum().clamp_min(1e-9)
         found.append(Left(layer, shown.shape[-1], float(share)))
-    return found
+        changed = float((mask[0] * moved.abs()).sum() / (3 * mask.sum()).clamp_min(1e-9)) * 127.5
+    return Survival(tuple(found), changed)
 
 
 def _weights(masks: Tensor, like: Tensor) -> Tensor:
@@ -83,27 +120,16 @@ def _walk(
     yield PICTURE, following.clamp(-1, 1)
 
 
-def in_words(left: Sequence[Left], name: str) -> str:
-    """Whether the thing appears, and if not after which layer it was lost: one sentence."""
-    first, last, name = left[0], left[-1], name or "thing"
-    if last.share >= GONE * first.share:
-        return f"The {name} appears: {min(1.0, last.share):.0%} of what was painted reaches the picture."
-    lost = next(each for i, each in enumerate(left) if all(e.share < GONE * first.share for e in left[i:]))
-    where = "in the picture" if lost.layer == PICTURE else f"after {lost.layer}, at {lost.resolution} px"
-    there, rest = (f"{max(0.0, each.share):.0%}" for each in (first, lost))
-    return f"The {name} is in the features at {first.layer} ({there}) and gone {where} ({rest})."
-
-
-def plot(left: Sequence[Left], title: str = "") -> Image.Image:
+def plot(found: Survival, title: str = "") -> Image.Image:
     """A bar for each layer, and one for the picture: how much of the thing is left."""
-    font, height = ImageFont.load_default(11), 90
+    font, height, left = ImageFont.load_default(11), 90, found.left
     paper = Image.new("RGB", (max(260, len(left) * (BAR + GAP) + GAP), TOP + height + LABEL + GAP), PAPER)
     pen = ImageDraw.Draw(paper)
     pen.text((GAP, 3), title, INK, font)
     floor = TOP + height
     for i, each in enumerate(left):
         x, share = GAP + i * (BAR + GAP), min(1.0, max(0.0, each.share))
-        colour = (46, 125, 80) if each.share >= GONE * left[0].share else (196, 84, 60)
+        colour = (46, 125, 80) if each.share >= APPEARS else (196, 84, 60)
         pen.rectangle((x, floor - max(1, round(share * (height - 14))), x + BAR - 1, floor), colour)
         pen.text((x, floor - round(share * (height - 14)) - 14), f"{each.share:.0%}", INK, font)
         words = "image" if each.layer == PICTURE else each.layer.removeprefix("layer")

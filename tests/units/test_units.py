@@ -15,7 +15,7 @@ from rewriter.masks import as_mask
 from rewriter.units import gallery, shipped
 from rewriter.units.agreement import STEPS, Counts, measure, usual_levels
 from rewriter.units.dissect import dissect, town_labels
-from rewriter.units.survival import PICTURE, in_words, plot, survival
+from rewriter.units.survival import PICTURE, plot, survival
 from rewriter.units.thing import choose, contrast, made_of, point, thing, with_few
 from rewriter.worlds.townscape import scenes, segmenter
 
@@ -136,15 +136,22 @@ def test_what_always_stands_there_counts_for_nothing(town):
 
 def test_a_painted_tree_survives_to_the_picture_and_a_door_in_the_sky_does_not(town):
     known = {each.name: each for each in shipped.things(town)}
-    tree = survival(town, known["tree"], Region(3, square(40, 46, 54, 60, side=64)))
-    assert [each.layer for each in tree] == [*list(town.layers)[list(town.layers).index(tree[0].layer) :], PICTURE]
-    assert tree[-1].share > 0.5 and "appears" in in_words(tree, "tree")
+    place = Region(3, square(40, 46, 54, 60, side=64))
+    tree = survival(town, known["tree"], known["tree"].stroke(place))
+    names = list(town.layers)
+    assert [each.layer for each in tree.left] == [*names[names.index(known["tree"].layer) :], PICTURE]
+    assert tree.appears and "appears" in tree.in_words("tree")
+    faint = survival(town, known["tree"], known["tree"].stroke(place, strength=0.1))
+    assert faint.left[0].share < 0.3 * tree.left[0].share and not faint.appears
+    high = Region(0, square(8, 30, 16, 36, side=64))
+    door = survival(town, known["door"], known["door"].stroke(high))
+    assert door.left[0].share > 0.8 and not door.appears and "but" in door.in_words("door")
     foot, _, sky = doors(town, 12)
     assert foot["read as it"] > 0.5 and sky["read as it"] < 0.1
     assert sky["left"]["layer8"] > 0.8 and sky["left"][PICTURE] < 0.5 * foot["left"][PICTURE]
     assert plot(tree, "tree").width > 200
     with pytest.raises(InputError, match="no marks"):
-        survival(town, replace(known["tree"], marks=()), Region(3, square(0, 0, 8, 8)))
+        survival(town, replace(known["tree"], marks=()), known["tree"].stroke(place))
 
 
 def test_few_units_remove_a_thing_everywhere_and_all_remove_it_where_it_is_painted(town, trees):
