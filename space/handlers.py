@@ -221,7 +221,8 @@ class Handlers:
         actions = (session.copy, session.paste, session.add_context, session.keep, session.erase)
         view.look_up(what, dict(zip(MARKS, actions, strict=True)))(visitor.selected if seed is None else seed, mask)
         session.history = before.then(session.history.present)  # one step to undo
-        return self._after(visitor, session)
+        aside = bool(before.present.edit.strokes) and not session.edit.strokes  # what was painted shows no more
+        return self._after(visitor, session, *(("canvas", "film") if aside else ()))
 
     def unmark(self, visitor: Visitor, what: str, index: int) -> Shown:
         """Remove a place from the context, or from the protected places."""
@@ -478,7 +479,8 @@ class Handlers:
         for edit in edits:
             session.begin()
             session.use(with_default_layer(session.generator, edit))
-            if not edit.missing():
+            painting = edit.kind == "paint" and edit.form == AUTO  # nobody made it a rule yet
+            if not edit.missing() and not painting:
                 self._execute(visitor, session, notify)
         session.history = before.then(session.history.present)  # one step to undo
         if session.rules:  # the picture that shows them best: bright, and changed much

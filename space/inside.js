@@ -4,6 +4,7 @@
 function onInside() { return root.dataset.tab === 'inside'; }
 function paints() { return onInside() && root.dataset.pointing === 'no'; }  // a stroke is sent as soon as it ends
 
+const LIGHTLY = 10;  // units that are switched off together; more of them draw everything else as well
 let thing = '', draws = true, places = [];  // what painting draws, or removes; places pointed at: {seed, mask, value}
 
 // --- two tabs of one canvas ---
@@ -25,7 +26,7 @@ function insideNext() {  // while nothing is marked or painted, the bar speaks o
   if (onInside() && root.dataset.pointing === 'yes') return places.length ? 'Next: find its units, or point at it on more pictures.' : 'Next: paint over the thing, then add this place.';
   const { copy, paste, context = [] } = part('slots');
   if (!onInside() || part('bar').can_execute || part('bar').verdict !== undefined || copy || paste || context.length || part('slots').kind === 'switch') return '';
-  return thing ? `Next: paint where a ${thing} should be on the picture.` : 'Next: point at a thing of your own, to paint with it.';
+  return thing ? `Next: paint on the picture where you want: ${thing}.` : 'Next: point at a thing of your own, to paint with it.';
 }
 press('[data-tab-of]', button => showTab(button.dataset.tabOf));
 $('.tabs').addEventListener('keydown', event => {
@@ -46,7 +47,7 @@ const inside = () => {
       onclick: () => act('forget', one.name) }) : null)));
   $('.stroked').hidden = $('.units').hidden = !thing;
   $('[data-point]').hidden = part('inside').room < 1;
-  units(); insideHint();
+  units(); insideHint(); if (!busy()) bar();
 };
 const choose = name => {
   thing = name;
@@ -84,6 +85,7 @@ function stroked() {
 }
 const sendStroke = value => {
   stage.dataset.waits = 'yes';
+  if (view === 'other') $('[data-view="other"]').click();
   send({ name: 'stroke', args: [thing, value, !draws, strength.value / 100], undo: answered });
 };
 function answered() {  // the picture is there, or the stroke was refused
@@ -102,7 +104,7 @@ function insideHint() {
   const painted = part('strokes').count, ready = !empty(), pointed = root.dataset.pointing === 'yes';
   const words = pointed ? (ready ? 'Now press Add this place.' : places.length ? 'Paint over it on another picture, or press Find its units.' : 'Paint over the thing on the picture.')
     : !thing ? 'Point at a thing of your own: then paint with it.'
-    : draws ? `Paint where a ${thing} should be${painted ? ', or press Make it a rule' : ''}.` : `Paint over a ${thing} to remove it.`;
+    : draws ? `Paint where you want: ${thing}${painted && part('bar').can_execute ? '; or press Make it a rule' : ''}.` : `Paint over what should go: ${thing}.`;
   $('.hint p').textContent = words;
   $('[data-hint]').textContent = pointed ? 'Add this place' : 'Show me';
   $('[data-hint]').hidden = pointed ? !ready : Boolean(painted) || !draws || Boolean(part('rules').rules?.length) || !things().find(each => each.name === thing)?.mark;
@@ -181,12 +183,12 @@ const pointedOut = () => {
 const levels = () => part('strokes').switched?.[things().find(one => one.name === thing)?.layer] || {};
 function units() {
   const { thing: of, rows = [], all = [], layer } = part('units'), own = of === thing && thing ? rows : [], one = things().find(each => each.name === thing);
-  $('#rw-units').textContent = thing ? `Units that draw a ${thing}` : 'Its units';
+  $('#rw-units').textContent = thing ? `Units that draw: ${thing}` : 'Its units';
   $('[data-units]').hidden = own.length > 0;
   const set = levels(), count = Object.keys(set).length;
-  $('[data-all="as made"]').hidden = !count;
-  $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Pictures are bright where a unit is on. IoU: how far that and the ${thing} overlap, 1 at best, where it was pointed at and on pictures found to be alike; AUC: how surely it tells a ${thing} from the rest, 0.5 by chance.`
-    : one ? `${one.count} units of ${one.layer} draw it; ${one.few === one.count ? 'all of them' : `the first ${one.few}`} off, and it is gone from every picture${count ? `; ${count} of that layer ${count > 1 ? 'are' : 'is'} switched` : ''}.` : '';
+  $('[data-all="as made"]').hidden = !count; $('[data-all="off"]').hidden = !one || one.few > LIGHTLY;
+  $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Pictures are bright where a unit is on. IoU: how far that and the thing overlap, 1 at best, where it was pointed at and on pictures found to be alike; AUC: how surely a unit tells the thing from the rest, 0.5 by chance.`
+    : one ? `${one.count} units of ${one.layer} draw it. ${one.few > LIGHTLY ? 'They draw much else too: switch them one by one.' : `The first ${one.few} off, and most of it is gone from every picture; what else they draw goes with it.`}${count ? ` ${count} of that layer ${count > 1 ? 'are' : 'is'} switched.` : ''}` : '';
   const focused = $('.rows :focus')?.ariaLabel;
   $('.rows').replaceChildren(...own.map(({ unit, iou, auc, others, pictures }) => {
     const off = String(unit) in set, box = make('input', { type: 'checkbox', role: 'switch', checked: !off, 'aria-label': `Unit ${unit} of ${layer}`,
@@ -202,4 +204,11 @@ press('[data-all]', button => work('switch', thing, button.dataset.all));
 
 Object.assign(WATCHED, { inside, strokes: painted_, why, units, pointed: pointedOut });
 inside();
-showTab(stored('sessionStorage', undefined, 'rewriter-tab') === 'inside' || ['paint', 'switch'].includes(part('slots').kind) ? 'inside' : 'rewrite');
+let arrived = false;
+const arrive = () => {  // a link may bring work of this tab
+  if (arrived || !['paint', 'switch'].includes(part('slots').kind)) return;
+  arrived = true; if (!onInside()) showTab('inside');
+};
+const slotted = WATCHED.slots;
+WATCHED.slots = () => { slotted(); arrive(); };
+showTab(stored('sessionStorage', undefined, 'rewriter-tab') === 'inside' ? 'inside' : 'rewrite'); arrive();

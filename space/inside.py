@@ -21,9 +21,11 @@ from rewriter.editing.region import Region
 from rewriter.editing.stroke import MOST, Stroke
 from rewriter.errors import InputError, report
 from rewriter.generators.base import Generator
+from rewriter.masks import resize
+from rewriter.pictures import difference
 from rewriter.units import gallery
 from rewriter.units.found import FOUND, found_like
-from rewriter.units.survival import survival
+from rewriter.units.survival import VISIBLE, survival
 from rewriter.units.thing import MOST_MARKS, Thing, candidate_layers, choose, point
 from state import Visitor
 from view import Shown
@@ -62,12 +64,26 @@ class Inside(Handlers):
         last = view.last_stroke(session)
         if last is None or last.place is None:
             return {}
+        if last.thing.startswith(view.REMOVED):
+            return {"why": {"key": view.stroke_key(last), **self._removed(session, last), "bars": []}}
         thing = things.named(visitor, session.generator, last.thing)
         rules = [rule for rule in session.rules if rule.active]
         found = survival(session.generator, thing, last, truncation=session.edit.truncation, rules=rules)
         bars = [{"layer": each.layer, "side": each.resolution, "share": round(each.share, 3)} for each in found.left]
         words, key = found.in_words(thing.name), view.stroke_key(last)
         return {"why": {"key": key, "words": words[:1].upper() + words[1:], "bars": bars, "appears": found.appears}}
+
+    def _removed(self, session: Rewriter, last: Stroke) -> Shown:
+        """Whether a stroke that removes a thing found anything to remove."""
+        assert last.place is not None
+        seed, name = last.place.seed, last.thing.removeprefix(view.REMOVED)
+        changes = [[*session.rules, *session.strokes_on(seed)[:count]] for count in (-1, None)]
+        before, after = session.generator.sample([seed] * 2, truncation=session.edit.truncation, rules=changes)
+        inside = resize(last.place.mask, (before.shape[1], before.shape[2])) > 0.5
+        changed = float(difference(before[None], after[None])[0][inside].mean()) if inside.any() else 0.0
+        gone = changed >= VISIBLE
+        words = "painted away." if gone else "hardly anything changed: there was none of it here."
+        return {"words": f"{name[:1].upper()}{name[1:]}: {words}", "appears": gone}
 
     # --- things ---
 
@@ -178,10 +194,11 @@ class Inside(Handlers):
         else:
             session.begin(thing.layer)
         if levels:
-            names = [*(old.strokes[0].thing.split(", ") if old else ()), thing.name]
+            named = f"no {thing.name}" if level == "off" else thing.name
+            names = [*(old.strokes[0].thing.split(", ") if old else ()), *([named] if level != "as made" else [])]
             what = ", ".join(dict.fromkeys(names))[:60]
             session.switch_units(Stroke(thing.layer, (*levels,), (*levels.values(),), thing=what))
-            session.set(title=f"{what}: {len(levels)} unit{'s' if len(levels) > 1 else ''} switched")
+            session.set(title=f"{what}: {len(levels)} unit{'s' if len(levels) > 1 else ''}")
             session.execute()
         elif at is not None:
             session.remove(at)

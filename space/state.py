@@ -102,12 +102,14 @@ class Visitor:
         """
         check_room(history)
         data = history.to_bytes()
-        while len(data) > WORK_BYTES and history.at:
+        while (len(data) > WORK_BYTES or history.cells > CELLS) and history.at:
             history = replace(history, states=history.states[(history.at + 1) // 2 :], at=history.at // 2)
             data = history.to_bytes()
         works = {**self.works, self.generator: data}
         if sum(map(len, works.values())) > WORK_BYTES:
             works = {self.generator: data}
+        if history.cells > CELLS:
+            raise InputError(f"the masks have more than the {CELLS >> 20} million cells that a page keeps: use fewer")
         if len(data) > WORK_BYTES:
             raise InputError(f"these rules have more than the {WORK_BYTES >> 20} MB that a page keeps: remove some")
         visitor = replace(self, works=works, again="")

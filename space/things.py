@@ -106,7 +106,7 @@ def _thing(kept: str, generator: Generator) -> Thing | None:
         if data["fingerprint"] != generator.fingerprint:
             return None
         about = dict(data["thing"])
-        about["marks"] = list_of(_mark, MOST_MARKS)("marks", about.get("marks"))
+        about["marks"] = list_of(_mark, 2 * MOST_MARKS)("marks", about.get("marks"))
         found = thing("the thing", about)
         found.stroke().change(generator.layer(found.layer))  # InputError for units that there are not
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +55,8 @@ READY = {
     "": "Ready: press Execute.",
     "paint": "Painted. Press Make it a rule, and it holds on every picture like this; or paint on.",
 }
+PLACES = 4  # cells a side, below which a layer's keys know no places
+MUCH = 8.0  # a mean change in 1/255 that harms more than the thing that units draw
 REMOVED = "no "  # what the name of a stroke that removes a thing begins with, see `Thing.stroke`
 KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
 
@@ -250,9 +252,8 @@ class View:
             shown["next"] = f"Next: {missing[0]}."
         elif made is None or not executed(session):
             again = "The edit has changed: execute it again." if made is not None else READY.get(kind, READY[""])
-            if len(layers) > 1:
-                again = f"These strokes change {' and '.join(sorted(layers))}, and a rule changes one layer: undo some."
-                shown["can_execute"] = False
+            if words := why_no_rule(session, layers):
+                again, shown["can_execute"] = words, False
             shown["next"] = again
         else:
             shown |= self._verdict(visitor, session, made)
@@ -372,16 +373,16 @@ def _asked(edit: Edit) -> Any:
 
 
 def last_stroke(session: Rewriter) -> Stroke | None:
-    """The stroke that was painted last, if it draws a thing and is no rule yet."""
+    """The stroke that was painted last, if it is no rule yet."""
     edit = session.edit
     if edit.kind != "paint" or session.history.present.made is not None or not edit.strokes:
         return None
-    return None if edit.strokes[-1].thing.startswith(REMOVED) else edit.strokes[-1]
+    return edit.strokes[-1]
 
 
 def stroke_key(stroke: Stroke) -> str:
     """Names a stroke; what is said about it stays on the page while it is the last one."""
-    return f"{stroke.layer} {stroke.thing} {stroke.place.digest[:16] if stroke.place else ''}"
+    return f"{stroke.layer} {stroke.thing} {stroke.strength} {stroke.place.digest[:16] if stroke.place else ''}"
 
 
 def switch_at(session: Rewriter, layer: str) -> int | None:
@@ -394,11 +395,27 @@ def switch_at(session: Rewriter, layer: str) -> int | None:
 
 def switch_words(rule: Rule) -> str:
     """What switched units change, in a sentence."""
-    count = len(rule.edit.strokes[0].units) if rule.edit else 0
-    units = f"{count} unit{'' if count == 1 else 's'} of {rule.layer} switched on every picture"
+    stroke = rule.edit.strokes[0] if rule.edit else None
+    count, off = (len(stroke.units), stroke.thing.startswith(REMOVED)) if stroke else (0, False)
+    are = f"{'is' if count == 1 else 'are'} {'off' if off else 'set to other levels'}"
+    units = f"{count} unit{'' if count == 1 else 's'} of {rule.layer} {are} on every picture"
     if rule.effect is None:
         return f"{units}."
-    return f"{units}: unseen pictures change by {rule.effect.side_effect:.1f}/255 on average."
+    much = ". That is much: switch fewer, or lower the strength" if rule.effect.side_effect > MUCH else ""
+    return f"{units}: unseen pictures change by {rule.effect.side_effect:.1f}/255 on average{much}."
+
+
+def why_no_rule(session: Rewriter, layers: Collection[str]) -> str:
+    """Why what is painted cannot be made a rule; "" if it can."""
+    strokes = session.edit.strokes
+    if len(layers) > 1:
+        things = " and ".join(dict.fromkeys(stroke.thing.removeprefix(REMOVED) for stroke in strokes))
+        return (
+            f"Painted. Each thing needs a rule of its own ({things} are drawn by different layers): undo one of them."
+        )
+    if session.edit.kind == "paint" and session.generator.layer(session.edit.layer).key_resolution < PLACES:
+        return f"Painted. It cannot be a rule: {session.edit.layer} draws whole pictures, not places in them."
+    return ""
 
 
 def next_step(session: Rewriter) -> str:

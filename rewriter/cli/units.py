@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from PIL import Image, UnidentifiedImageError
 
 from rewriter import masks, pictures
+from rewriter.checks import number
 from rewriter.cli import common
 from rewriter.editing.effect import effect_in_words
 from rewriter.editing.precompute import processes
@@ -36,11 +38,11 @@ BY_WORDS = 100  # pictures that a segmenter looks at: it takes about a second fo
 EPILOGS = {
     "units": "\b\nExamples:\n"
     "  rewriter units things                             what can be painted with at once\n"
-    "  rewriter units rank tree                          which units of which layer agree with trees\n"
+    "  rewriter units rank tree                          which units of which layer agree with trees: a minute\n"
     "  rewriter units rank hat --generator faces --mark 12:hat.png   units for what you marked\n"
     "  rewriter units show --layer layer6 --unit 43,7    the pictures in which they are strongest\n"
     "  rewriter units off tree --save-rule no-trees.safetensors\n"
-    "  rewriter units off --layer layer6 --unit 43,7     off everywhere; `on` sets them to their level on the thing\n"
+    "  rewriter units off --layer layer6 --unit 43,7     off everywhere; `on` needs --level, the value that is shown\n"
     "\nOver several GPUs: accelerate launch -m rewriter units rank tree"
 }
 
@@ -56,7 +58,7 @@ def units(
         typer.Option(help=f"SEED:MASK.png, where the thing is: a picture's opaque part; up to {MOST_MARKS} pictures."),
     ] = None,
     level: Annotated[float | None, typer.Option(help="With on and --unit: the value that they are set to.")] = None,
-    strength: Annotated[float, typer.Option(help="With on and off: 0 to 1.")] = 1.0,
+    strength: Annotated[float, typer.Option(help="With on and off: 0 to 2; 1 is the level itself.")] = 1.0,
     save_rule: Annotated[Path | None, typer.Option(help="With on and off: write the rule (safetensors).")] = None,
     out: Annotated[Path, typer.Option(help="The sheet of pictures (PNG).")] = Path("units.png"),
     device: common.Device = None,
@@ -65,6 +67,9 @@ def units(
     """See inside: which units draw a thing, the pictures that a unit likes best, and units switched off or on."""
     if action not in ACTIONS:
         raise InputError(f"units cannot {action!r}: choose one of {', '.join(ACTIONS)}")
+    number(0, 2)("strength", strength)
+    if level is not None and (action != "on" or not unit):
+        raise InputError("--level belongs to `on` with --unit: a thing knows its own levels, and `off` needs none")
     check_writable(out)
     model = common.load(generator, device, as_json)
     marks = [_mark(each) for each in mark or ()]
@@ -73,6 +78,8 @@ def units(
     elif action == "rank":
         _rank(model, thing, layer, marks, out, as_json)
     elif action == "show":
+        if not (unit or thing or marks):
+            raise InputError("show what? Name a thing, units (--layer and --unit), or a mark: --mark SEED:MASK.png")
         chosen = _units(model, layer, unit) if unit else None
         found = _thing(model, thing, layer, marks, as_json) if chosen is None else None
         at, numbers = (layer, chosen) if found is None else (found.layer, list(found.units[:SHOWN]))
@@ -174,7 +181,7 @@ def _thing(model: Generator, name: str, layer: str | None, marks: Sequence[Regio
 def _units(model: Generator, layer: str | None, text: str) -> list[int]:
     if layer is None:
         raise InputError("--unit needs --layer: units are numbered within a layer")
-    numbers, count = parse_seeds(text, most=512, what="units"), model.layer(layer).out_channels
+    numbers, count = list(dict.fromkeys(parse_seeds(text, most=512, what="units"))), model.layer(layer).out_channels
     if max(numbers) >= count:
         raise InputError(f"{layer} has units 0 to {count - 1}, not {max(numbers)}")
     return numbers
@@ -200,7 +207,7 @@ def _mark(text: str) -> Region:
             bands = image.getbands()
             layer = image.getchannel("A") if "A" in bands else image.convert("L")
             mask = torch.tensor(list(layer.tobytes()), dtype=torch.float32).view(layer.height, layer.width) / 255
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the mask {path} ({error}): a PNG, white or opaque where the thing is") from error
     return Region(parse_seeds(seed, most=1)[0], masks.as_mask(mask))
 
@@ -217,9 +224,9 @@ def _switch(
 ) -> None:
     """Make the rule, and draw unseen pictures before and after."""
     session = Rewriter(model, stroke.layer)
-    session.switch_units(stroke)
+    session.switch_units(replace(stroke, strength=strength))
     session.set(title=stroke.thing or f"units of {stroke.layer}")
-    rule = session.execute().at(strength)
+    rule = session.execute()
     seeds = range(UNSEEN, UNSEEN + 2 * ROW)
     before, after = (model.sample(seeds, rules=rules) for rules in ([], [rule]))
     sheet = pictures.before_after(before, after, seeds, firing=len(seeds), title=f"{rule.title}: before above after")

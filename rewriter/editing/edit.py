@@ -29,6 +29,7 @@ __all__ = ["Edit", "Region", "load_edits", "read_recording", "save_edits"]
 
 VERSION = 1
 MOST = 64  # edits in one file
+ALL_UNITS = 8192  # that the strokes of one edit name
 KINDS = ("replace", "erase", "zero", "paint", "switch", "swap")
 AUTO = "auto"  # in place of a form: the machine chooses layer, form and numbers, and the rule's edit names them
 BY_HAND = {
@@ -89,7 +90,7 @@ class Edit:
             "paste it onto another picture": self.kind == "replace" and not self.paste,
             "mark the place to erase on a picture": self.kind == "erase" and not self.paste,
             "paint on a picture with units": self.kind == "paint" and not (self.paste and self.strokes),
-            "choose units to switch": self.kind == "switch" and not self.strokes,
+            "choose units to switch, all in one stroke": self.kind == "switch" and len(self.strokes) != 1,
             "choose its units: rewriter apply with --units 3,17,42, or choose_units in a session": (
                 any(not each.units for each in self.strokes)
             ),
@@ -234,12 +235,27 @@ def _gate(name: str, value: Any) -> tuple[float, float]:
 
 
 def _strokes(name: str, value: Any) -> tuple[Stroke, ...]:
-    """Check strokes; their masks are bounded together, like those of `regions`."""
-    each = checks.list_of(lambda part, entry: stroke(part, entry, region), MOST_STROKES)
-    found: tuple[Stroke, ...] = each(name, value)
-    if sum(each.place.mask.numel() for each in found if each.place) > MAX_CELLS:
-        raise checks.refusal(name, value, f"masks of at most {MAX_CELLS >> 20}M cells together")
-    return found
+    """Check strokes; their masks are bounded together, like those of `regions`, and so are their units."""
+    cells = units = 0
+
+    def place(part: str, entry: Any) -> Region | None:
+        nonlocal cells
+        found = region(part, entry)
+        cells += found.mask.numel() if found else 0
+        if cells > MAX_CELLS:
+            raise InputError(f"{part}: the masks up to here have more than {MAX_CELLS >> 20} million cells in all")
+        return found
+
+    def bounded(part: str, entry: Any) -> Stroke:
+        nonlocal units
+        found = stroke(part, entry, place)
+        units += len(found.units)
+        if units > ALL_UNITS:
+            raise InputError(f"{part}: the strokes up to here name more than {ALL_UNITS:,} units in all")
+        return found
+
+    strokes: tuple[Stroke, ...] = checks.list_of(bounded, MOST_STROKES)(name, value)
+    return strokes
 
 
 _CHECKS: dict[str, checks.Check] = {  # every field, in the order of a file

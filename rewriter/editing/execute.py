@@ -119,6 +119,8 @@ def _check_swap(generator: Generator, edit: Edit) -> None:
                 f"before {edit.layer}: set layer to a later one, or choose units of an earlier layer"
             )
         each.change(generator.layer(each.layer))
+    if edit.copy or edit.paste:
+        raise InputError("a swap has two conditions of each picture: there is nothing to copy or paste")
     if edit.rank != 1:
         raise InputError(f"two conditions are told apart in one direction: set rank to 1 instead of {edit.rank}")
 
@@ -164,10 +166,12 @@ def switched(generator: Generator, edit: Edit, rules: Sequence[Rule], unseen: Se
     _check_form(generator, edit)
     check_rules(generator, edit, rules)
     (stroke,) = edit.strokes
-    change, strength = stroke.change(generator.layer(edit.layer)), edit.strength * stroke.strength
+    if stroke.strength != 1:
+        raise InputError(f"its stroke has strength {stroke.strength:g}: set the edit's strength instead")
+    change = stroke.change(generator.layer(edit.layer))
     edit = edit.with_(generator=edit.generator or generator.name, fingerprint=generator.fingerprint)
     about: dict[str, Any] = {"fingerprint": generator.fingerprint, "edit": edit.with_(after=requests(rules))}
-    rule = Rule(edit.layer, change.delta, change.directions, strength, beside=change.beside, **about)
+    rule = Rule(edit.layer, change.delta, change.directions, edit.strength, beside=change.beside, **about)
     rule = rule.to(generator.device)
     return replace(rule, effect=measure_switch(generator, rule, truncation=edit.truncation, rules=rules, seeds=unseen))
 

@@ -61,6 +61,14 @@ class History:
     at: int = 0
 
     @property
+    def cells(self) -> int:
+        """How many values all its masks have together, each mask counted once, as in its file."""
+        edits = {
+            id(edit): edit for state in self.states for edit in (state.edit, *(r.edit for r in state.rules)) if edit
+        }
+        return sum({region.png: region.mask.numel() for edit in edits.values() for region in edit.masks}.values())
+
+    @property
     def present(self) -> State:
         """The state that is shown."""
         return self.states[self.at]

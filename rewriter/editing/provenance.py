@@ -28,6 +28,8 @@ def check_generator(generator: Generator, edit: Edit) -> None:
             f"{generator.name} with {generator.fingerprint[:12]}: load the generator that it was made on"
         )
     generator.layer(edit.layer)
+    for stroke in edit.strokes:
+        stroke.check(generator.layer(stroke.layer))
 
 
 def check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:

@@ -16,6 +16,7 @@ from rewriter.generators.latents import SEEDS
 from rewriter.masks import MAX_CELLS, MAX_CONTEXT
 
 SEED = whole(0, SEEDS - 1)
+SHORT = 50_000  # characters of a mask's PNG that is kept as it came
 FOUND = 4000  # places in one list
 _EDGE, _WHO = number(-4096, 4096), choice(("machine", "person"))
 
@@ -83,7 +84,10 @@ def region(name: str, value: Any) -> Region | None:
     if not isinstance(value, Mapping) or set(value) != {"seed", "mask"}:
         raise refusal(name, value, "an object with seed and mask")
     try:
-        return Region(SEED("seed", value["seed"]), masks.decode(value["mask"]))
+        found = Region(SEED("seed", value["seed"]), masks.decode(value["mask"]))
+        if len(value["mask"]) < SHORT:
+            vars(found)["png"] = value["mask"]  # need not be encoded again
+        return found
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
 

@@ -47,8 +47,9 @@ class Rule(LowRank):
 
     @property
     def title(self) -> str:
-        """The person's name for it, or else which layer it rewrites."""
-        return (self.edit and self.edit.title) or f"rule at {self.layer}"
+        """The person's name for it, or else the things that were painted, or which layer it rewrites."""
+        painted = dict.fromkeys(stroke.thing for stroke in self.edit.strokes if stroke.thing) if self.edit else ()
+        return (self.edit and self.edit.title) or ", ".join(painted) or f"rule at {self.layer}"
 
     @property
     def request(self) -> str:
@@ -141,6 +142,8 @@ def assemble(about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], edit
     values = fields("the rule", about, _CHECKS, optional=("on",), ignore=others)
     if not values["fingerprint"]:
         raise InputError("the rule does not say which generator it belongs to: its fingerprint is empty")
+    if edit is not None and edit.kind == "switch" and edit.missing():
+        raise InputError(f"the rule's edit is incomplete: {'; '.join(edit.missing())}")
     beside = {name.removeprefix(BESIDE): tensor for name, tensor in tensors.items() if name.startswith(BESIDE)}
     if bool(beside) != ("form" in about):
         raise InputError("the rule's form and its tensors do not belong together")

@@ -27,11 +27,12 @@ from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
 from rewriter.editing.provenance import check_generator, default_layer, requests
-from rewriter.editing.region import Place, Region
+from rewriter.editing.region import Place, Region, region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics, statistics_for
 from rewriter.editing.stroke import Stroke, with_units
+from rewriter.editing.stroke import stroke as check_stroke
 from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
@@ -176,16 +177,17 @@ class Rewriter:
         self._edit(kind="erase", copy=None, units=units, **{**self._unpainted(), "paste": _region(seed, mask)})
 
     def paint(self, stroke: Stroke) -> None:
-        """Paint with units on a picture; the strokes on it are undone one by one.
+        """Paint with units on a picture; strokes are undone one by one. `units.thing.Thing.stroke` makes them.
 
-        The edit now asks for what was painted: `execute` makes it hold wherever the context is.
+        The edit in progress now asks for what was painted, at the stroke's layer, in place of what was copied, pasted
+        or erased: `execute` makes it hold wherever the context is. `painted` draws pictures with their strokes.
 
         Raises:
             InputError: the stroke has no place, or the generator has no such units.
         """
-        if stroke.place is None:
-            raise InputError("a stroke needs a place: paint on a picture, or switch the units everywhere")
-        stroke = replace(stroke, place=_reduced(stroke.place))
+        if not isinstance(stroke, Stroke) or stroke.place is None:
+            raise InputError("paint with a stroke that has a place, such as Thing.stroke(Region(seed, mask)) makes")
+        stroke = check_stroke("stroke", replace(stroke, place=_reduced(stroke.place)), region)
         stroke.change(self.generator.layer(stroke.layer))
         drawn = (*(self.edit.strokes if self.edit.kind == "paint" else ()), stroke)
         first, *others = painted_places(drawn)
@@ -196,15 +198,22 @@ class Rewriter:
         context = (*own, first, *others) if own or marks else ()
         self._edit(
             **{"kind": "paint", "copy": None, "units": None, "layer": stroke.layer, "strokes": drawn},
-            **{"paste": first, "context": context},
+            **{"paste": first, "context": context, "form": AUTO if self.edit.form == "units" else self.edit.form},
         )
 
     def switch_units(self, stroke: Stroke) -> None:
-        """Set units to levels on all pictures, or only inside the stroke's place on each; `execute` makes it a rule."""
-        stroke = replace(stroke, place=_reduced(stroke.place))
+        """Set units to levels on all pictures, or only inside the stroke's place on each; `execute` makes it a rule.
+
+        It replaces the edit in progress. Levels are in the layer's values; see `Generator.level`. InputError if the
+        generator has no such units.
+        """
+        if not isinstance(stroke, Stroke):
+            raise InputError("switch units with a stroke, such as Thing.stroke() makes")
+        stroke = check_stroke("stroke", replace(stroke, place=_reduced(stroke.place)), region)
         stroke.change(self.generator.layer(stroke.layer))
-        fresh = {"copy": None, "paste": None, "context": (), "found": (), "unlike": ()}
-        self._edit(kind="switch", form="units", layer=stroke.layer, strokes=(stroke,), **fresh)
+        fresh: dict[str, Any] = {"strength": stroke.strength, "strokes": (replace(stroke, strength=1.0),)}
+        fresh |= {"copy": None, "paste": None, "context": (), "found": (), "unlike": ()}
+        self._edit(kind="switch", form="units", layer=stroke.layer, **fresh)
 
     def choose_units(self, units: Sequence[int], layer: str | None = None) -> None:
         """Choose the units of a recorded edit that names none, at the layer that it names or another one.
@@ -398,7 +407,7 @@ class Rewriter:
         """
         at = _at(range(len(self.rules)), len(self.rules) - 1 if index == -1 else index)
         rule, before = self.rules[at], [rule for rule in self.rules[:at] if rule.active]
-        if rule.edit is None or not 1 <= number <= verdict.JUDGED:
+        if rule.edit is None or rule.edit.kind == "switch" or not 1 <= number <= verdict.JUDGED:
             raise InputError(f"no {number} crops of {rule.title!r}: it needs an edit, and 1 to {verdict.JUDGED} crops")
         generator, edit = self.generator, rule.edit.with_(after=())
         wanted = ("crops", *self._model(before), identity([rule]), edit.digest, number)

@@ -44,7 +44,7 @@ class Stroke:
     def change(self, info: LayerInfo, mask: Tensor | None = None) -> LowRank:
         """What it does to a layer: inside its own mask, or inside another one (H, W)."""
         if not self.units:
-            raise InputError(f"the units of {self.layer} that are set to {self.levels[0]:g} are not chosen yet")
+            raise InputError(f"the units of {self.layer} that are set to a level are not chosen yet")
         if mask is None and self.place is not None:
             mask = self.place.mask
         levels = torch.tensor(self.levels, dtype=torch.float32)
@@ -57,6 +57,11 @@ class Stroke:
         kernel = (info.kernel, info.kernel)
         nothing = torch.zeros(info.out_channels, 1, *kernel), torch.zeros(1, info.in_channels)
         return LowRank(self.layer, *nothing, strength=self.strength, beside=beside)
+
+    def check(self, info: LayerInfo) -> None:
+        """Raise InputError for units that a layer does not have."""
+        if self.units and not 0 <= min(self.units) <= max(self.units) < info.out_channels:
+            raise InputError(f"{info.name} has units 0 to {info.out_channels - 1}, not {max(self.units)}")
 
     def plain(self, place: Callable[[Region], Any]) -> dict[str, Any]:
         """JSON object in which the place is written by `place`."""

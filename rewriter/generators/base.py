@@ -93,12 +93,17 @@ class Generator(nn.Module, ABC):
 
         Where nothing below zero is shown, a negative number counts as zero.
         """
+        if units and not 0 <= min(units) <= max(units) < self.layer(layer).out_channels:
+            raise InputError(f"{layer} has units 0 to {self.layer(layer).out_channels - 1}, not {max(units)}")
         gain, shift = (part[list(units)] for part in self.activation(layer))
         x = shown if shown > 0 else shown / self.leak if self.leak else 0.0
         return (x - shift) / gain
 
-    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
-        """Write levels (k,) of a layer's values into its weights, so that these units always have them."""
+    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
+        """Write levels (k,) of a layer's values into its weights, so that these units always have them.
+
+        `base` is this generator before any such change: the same units may be held twice.
+        """
         raise NotImplementedError
 
     def layer(self, name: str) -> LayerInfo:
@@ -148,7 +153,7 @@ class Generator(nn.Module, ABC):
             memory.weight = nn.Parameter(memory.weight + rule.weight().to(memory.weight), requires_grad=False)
         for rule in (rule for rule in rules if rule.active):
             if rule.beside is not None:
-                rule.beside.fold(twin, rule.layer, rule.strength)
+                rule.beside.fold(self, twin, rule.layer, rule.strength)
         return twin
 
     @property

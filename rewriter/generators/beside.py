@@ -32,7 +32,7 @@ class Beside(ABC):
     def matches(self, keys: Tensor) -> Tensor:
         """How far the gate is open at each key, (n, h, w) in 0 … 1."""
 
-    def fold(self, twin: Generator, layer: str, strength: float) -> None:
+    def fold(self, base: Generator, twin: Generator, layer: str, strength: float) -> None:
         """Write into the weights of a copy what these can hold of it, besides the rule's own change of W."""
         return  # nothing
 

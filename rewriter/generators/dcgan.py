@@ -137,12 +137,13 @@ class DCGAN(Generator):
         gain = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
         return gain, norm.bias - norm.running_mean * gain
 
-    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
+    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Rows of W become zero; the norm's shift gives what it makes of the level."""
         memory, norm, gain = self.memory(layer), self._norm(layer), self.activation(layer)[0]
         constant = levels if memory.bias is None else levels - memory.bias[units]
         weight, bias = memory.weight.clone(), norm.bias.clone()
-        weight[units], bias[units] = 0.0, bias[units] + gain[units] * constant
+        assert isinstance(base, DCGAN)
+        weight[units], bias[units] = 0.0, base._norm(layer).bias[units] + gain[units] * constant
         memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
 
     def _norm(self, layer: str) -> BatchNorm:

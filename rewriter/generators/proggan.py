@@ -134,11 +134,12 @@ class ProgressiveGAN(Generator):
         scale = self._scale(layer)
         return torch.full_like(scale.b, scale.gain), scale.b
 
-    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
+    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Rows of W become zero, and the bias gives the level."""
         memory, scale = self.memory(layer), self._scale(layer)
         weight, bias = memory.weight.clone(), scale.b.clone()
-        weight[units], bias[units] = 0.0, scale.gain * levels + bias[units]
+        assert isinstance(base, ProgressiveGAN)
+        weight[units], bias[units] = 0.0, scale.gain * levels + base._scale(layer).b[units]
         memory.weight, scale.b = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
 
     def _scale(self, layer: str) -> Scale:

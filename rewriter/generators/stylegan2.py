@@ -219,7 +219,7 @@ class StyleGAN2(Generator):
         assert isinstance(module, StyledConv)
         return module
 
-    def hold(self, layer: str, units: Tensor, levels: Tensor) -> None:
+    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Rows of W become zero, which demodulation leaves zero, and the bias gives the level; noise is still added."""
         memory = self.memory(layer)
         weight, bias = memory.weight.clone(), memory.bias.clone()

@@ -48,9 +48,10 @@ class Units(Beside):
         units, mask = self.units, self.mask
         known = units.ndim == 1 and 0 < len(units) <= info.out_channels and self.levels.shape == units.shape
         known = known and 0 <= int(units.min()) and int(units.max()) < info.out_channels
-        shaped = mask is None or mask.ndim == 2 and 0 < min(mask.shape) and max(mask.shape) <= LARGEST
-        inside = mask is None or bool(0 <= float(mask.min()) <= float(mask.max()) <= 1)
-        return bool(known and len(units.unique()) == len(units) and shaped and inside)
+        if mask is not None and not (mask.ndim == 2 and 0 < min(mask.shape) and max(mask.shape) <= LARGEST):
+            return False
+        inside = mask is None or 0 <= float(mask.min()) <= float(mask.max()) <= 1
+        return bool(known and len(units.unique()) == len(units) and inside)
 
     def matches(self, keys: Tensor) -> Tensor:
         """How far the mask covers each key, (n, h, w) in 0 … 1; 1 without a mask."""
@@ -62,10 +63,10 @@ class Units(Beside):
             return maps.new_ones(1, *maps.shape[2:])
         return (2 * F.interpolate(self.mask[None, None].to(maps), maps.shape[2:], mode="area")[0]).clamp_max(1)
 
-    def fold(self, twin: Generator, layer: str, strength: float) -> None:
+    def fold(self, base: Generator, twin: Generator, layer: str, strength: float) -> None:
         """Levels that hold everywhere are weights as well; others are left out, as are strengths nearer to none."""
         if self.mask is None and strength >= HELD:
-            twin.hold(layer, self.units.to(twin.device), self.levels.to(twin.device))
+            twin.hold(layer, self.units.to(twin.device), self.levels.to(twin.device), base)
 
     def change(self, memory: Memory, keys: Tensor, sigma: Tensor | None, response: Tensor) -> Tensor:
         """What moves the units' values to their levels, where the mask is; elsewhere exactly zero."""

@@ -123,12 +123,14 @@ def _changed(generator: Generator, rules: Sequence[Named]) -> str:
     title = words_only(generator.origin.title or generator.name)
     listed = "; ".join(f"*{words_only(each.title)}*{'' if each.rule.on else ' (switched off)'}" for each in rules)
     count = "One rule" if len(rules) == 1 else f"{len(rules)} rules"
-    beside = any(each.rule.beside for each in rules)
+    forms = {form_of(each.rule.beside) for each in rules}
     gate = " or, where it is gated or a template, a memory beside them that acts only where its context is"
+    units = "; where it names units, these are set to levels (GAN Dissection, Bau et al. 2019)"
+    more = (gate if forms & {"gated", "template"} else "") + (units if "units" in forms else "")
     return (
         f"{count} of the generator **{title}** ({generator.resolution} px) rewritten: {listed}. The model was "
         "edited, not individual pictures, so every picture that it draws follows the new rules. The method is that of "
-        f"{PAPER}: each rule is a low-rank change of one layer's weights{gate if beside else ''}."
+        f"{PAPER}: each rule is a low-rank change of one layer's weights{more}."
     )
 
 
@@ -172,7 +174,12 @@ def _rule(each: Named) -> str:
     alone = "Before above after, this rule alone" if rule.active else "What it would do"
     form = form_of(rule.beside)
     how = f", by {rule.edit.method}" if rule.edit and form == "weight" else ""
-    kind = {"weight": f"rank {rule.rank}", "gated": f"gated, rank {rule.rank}", "template": "template"}[form]
+    kind = {
+        "weight": f"rank {rule.rank}",
+        "gated": f"gated, rank {rule.rank}",
+        "template": "template",
+        "units": "units set to levels",
+    }[form]
     _, *measured = effect_in_words("", rule).split("\n")
     lines = [
         f"## {words_only(each.title)}",

@@ -23,6 +23,7 @@ FORMS = {
     "weight": "a change of the layer's weights, of rank {rank}",
     "gated": "a memory beside the layer's weights, which acts only where its context is",
     "template": "a memory beside the layer's weights, which draws what was copied where a place looks like the marks",
+    "units": "units of the layer set to levels",
 }
 STYLE = """
 .top { display: grid; gap: clamp(16px, 2.5vw, 40px); grid: "head" "stage" "strip" / minmax(0, 1fr); }

@@ -1,1 +1,6 @@
-"""Single units: which draw what (agreement, dissect), painting with them (thing), what refuses (survival)."""
+"""Single units: which draw what, painting with them, and what refuses them.
+
+Start with `shipped.things(generator)`, or point at one of your own: `thing.choose`. `Thing.stroke` makes strokes for
+`Rewriter.paint` and `Rewriter.switch_units`. `agreement` and `dissect` compare units with things, `survival` says where
+a painted thing is lost, `gallery` shows the pictures that a unit likes best, `found` looks for places alike.
+"""

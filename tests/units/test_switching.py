@@ -11,11 +11,13 @@ from rewriter import Edit, Rewriter, Rule, replay
 from rewriter.editing import link
 from rewriter.editing.history import History
 from rewriter.editing.region import Region
+from rewriter.editing.rule import assemble
 from rewriter.editing.stroke import MOST, Stroke
 from rewriter.editing.twin import approximation
 from rewriter.errors import InputError
 from rewriter.generators.change import identity
 from rewriter.generators.units import Units
+from rewriter.masks import encode
 
 SEEDS = [3, 11]
 
@@ -123,6 +125,7 @@ def test_a_mask_and_a_faint_switch_do_not_fold_and_the_card_says_how_far_off_wei
         {"units": torch.zeros(1), "levels": torch.zeros(2)},
         {"units": torch.zeros(1), "levels": torch.zeros(1), "mask": torch.full((2, 2), 2.0)},
         {"units": torch.zeros(1), "levels": torch.zeros(1), "mask": torch.zeros(2, 2, 2)},
+        {"units": torch.zeros(1), "levels": torch.zeros(1), "mask": torch.zeros(0, 3)},
         {"units": torch.zeros(1), "levels": torch.zeros(1), "mask": torch.zeros(1, 4096)},
     ],
 )
@@ -214,10 +217,13 @@ STROKE = Stroke("layer4", (1,), (0.5,), REGION)
 @pytest.mark.parametrize(
     ("stroke", "words"),
     [
-        (replace(STROKE, place=None), "needs a place"),
+        (replace(STROKE, place=None), "has a place"),
         (replace(STROKE, layer="layer99"), "no layer 'layer99'"),
         (replace(STROKE, units=(4096,)), "not among them"),
-        (replace(STROKE, units=(1, 1), levels=(0.0, 0.0)), "not among them"),
+        (replace(STROKE, units=(1, 1), levels=(0.0, 0.0)), "different units"),
+        (replace(STROKE, units=(), levels=()), "one level"),
+        (replace(STROKE, levels=("high",)), "levels 1"),
+        ("tree", "Thing.stroke"),
         (replace(STROKE, levels=(math.nan,)), "levels 1"),
         (replace(STROKE, strength=2.5), "strength"),
         (replace(STROKE, thing="two\nlines"), "thing"),
@@ -229,6 +235,64 @@ def test_a_wrong_stroke_is_refused_and_nothing_changes(stylegan, stroke, words):
     with pytest.raises(InputError, match=words):
         session.paint(stroke)
     assert session.edit.digest == before
+
+
+def test_switches_that_overlap_fold_to_the_last_one(proggan, dcgan):
+    for generator in (proggan, dcgan):
+        both = [switch(generator, (0, 2), 1.5), switch(generator, (2, 1), -0.7)]
+        assert near(generator.rewritten(both).sample(SEEDS), generator.sample(SEEDS, rules=both), 2e-4)
+
+
+def test_the_strength_of_a_switch_is_the_edits_and_a_replay_has_the_same(stylegan):
+    session = Rewriter(stylegan, "layer4")
+    session.switch_units(Stroke("layer4", (1, 2), (2.0, 2.0), strength=0.5))
+    rule = session.execute()
+    assert (rule.strength, session.edit.strength, session.edit.strokes[0].strength) == (0.5, 0.5, 1.0)
+    (edit,) = session.edits
+    assert torch.equal(stylegan.sample(SEEDS, rules=[replay(stylegan, edit)]), session.sample(SEEDS))
+    with pytest.raises(InputError, match="set the edit's strength"):
+        replay(stylegan, edit.with_(strokes=[replace(edit.strokes[0], strength=0.5)]))
+
+
+def test_painting_goes_on_after_a_switch_was_removed(stylegan):
+    session = Rewriter(stylegan, "layer4")
+    session.switch_units(Stroke("layer4", (1,), (0.0,)))
+    session.execute()
+    session.remove(0)
+    session.paint(STROKE)
+    assert session.edit.form == "auto" and session.execute(form="weight").edit.kind == "paint"
+
+
+def test_a_switch_has_one_stroke_and_a_rule_of_it_is_whole(stylegan):
+    session = Rewriter(stylegan, "layer4")
+    session.switch_units(Stroke("layer4", (1,), (0.0,)))
+    rule = session.execute()
+    for strokes in ([], [STROKE, STROKE]):
+        wrong = rule.edit.with_(strokes=strokes)
+        assert wrong.missing() and pytest.raises(InputError, replay, stylegan, wrong)
+        with pytest.raises(InputError, match="incomplete"):
+            assemble(rule.about(), rule.tensors(), wrong)
+    with pytest.raises(InputError, match="crops"):
+        session.crops()
+
+
+def test_units_that_a_generator_lacks_are_refused_when_a_session_is_opened(stylegan, proggan):
+    session = painted(stylegan)
+    foreign = session.edit.with_(strokes=[replace(STROKE, units=(4000,))], fingerprint="")
+    state = replace(session.history.present, edit=foreign)
+    with pytest.raises(InputError, match="units 0 to"):
+        Rewriter(stylegan, history=History((state,)))
+
+
+def test_masks_and_units_of_strokes_are_bounded_before_all_are_decoded():
+    huge = {"seed": 1, "mask": encode(torch.ones(2048, 2048))}
+    stroke = {"layer": "layer4", "units": [1], "levels": [0.0], "place": huge}
+    data = {"version": 1, "generator": "", "layer": "layer4", "kind": "paint", "strokes": [stroke] * 100}
+    with pytest.raises(InputError, match="million cells"):
+        Edit.from_json(data)
+    many = {**stroke, "place": None, "units": list(range(500)), "levels": [0.0] * 500}
+    with pytest.raises(InputError, match="units in all"):
+        Edit.from_json({**data, "strokes": [many] * 100})
 
 
 def test_an_edit_has_a_bounded_number_of_strokes(stylegan):
