@@ -396,7 +396,8 @@ def switch_at(session: Rewriter, layer: str) -> int | None:
 def switch_words(rule: Rule) -> str:
     """What switched units change, in a sentence."""
     stroke = rule.edit.strokes[0] if rule.edit else None
-    count, off = (len(stroke.units), stroke.thing.startswith(REMOVED)) if stroke else (0, False)
+    names = stroke.thing.split(", ") if stroke else []
+    count, off = len(stroke.units) if stroke else 0, all(name.startswith(REMOVED) for name in names)
     are = f"{'is' if count == 1 else 'are'} {'off' if off else 'set to other levels'}"
     units = f"{count} unit{'' if count == 1 else 's'} of {rule.layer} {are} on every picture"
     if rule.effect is None:

@@ -26,7 +26,7 @@ from rewriter.memory.directions import separating
 from rewriter.memory.goal import Goal, swap
 from rewriter.memory.second_moment import SecondMoment
 from rewriter.memory.solve import solve
-from rewriter.units.agreement import measure
+from rewriter.units import agreement
 from rewriter.units.dissect import town_labels
 from rewriter.worlds.townscape import factors, scenes
 
@@ -382,7 +382,7 @@ def test_the_command_asks_for_units_and_runs_the_swap(run, tmp_path):
 def test_units_that_light_windows_of_a_town_darken_its_ground_afterwards(town):
     """As in the paper: units of layer4 draw windows, and a later layer's rule throws their light on the ground."""
     seeds = scenes.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=16)
-    ranking = measure(town, "layer4", ["window"], town_labels(["window"]), range(50_000, 50_100))
+    ranking = agreement.measure(town, "layer4", ["window"], town_labels(["window"]), range(50_000, 50_100))
     units = tuple(ranking.iou[0].argsort(descending=True)[:20].tolist())
     levels = tuple(ranking.level[list(units)].tolist()), (0.0,) * 20
     scene = scenes.described(seeds)

@@ -22,6 +22,7 @@ from rewriter.editing.stroke import MOST
 from rewriter.errors import CancelledError, InputError
 from rewriter.units import shipped
 from rewriter.worlds import townscape
+from rewriter.worlds.townscape import scenes
 from state import Shared, Visitor
 
 NAME = "townscape"
@@ -166,14 +167,17 @@ def test_a_tree_appears_and_a_door_in_the_sky_is_gone(do, painted):
     tree = do.why(painted["visitor"])["why"]
     door = do.stroke(Visitor(NAME), "door", paint(0, SKY))
     sky = do.why(door["visitor"])["why"]
-    assert tree["appears"] and tree["words"].startswith("The tree appears") and len(tree["bars"]) > 3
-    assert not sky["appears"] and "gone" in sky["words"] and "-" not in sky["words"].split("(", 1)[1]
-    assert sky["bars"][0]["share"] > 0.4 > 0.1 > sky["bars"][-1]["share"] and sky["bars"][-1]["layer"] == "picture"
+    assert tree["appears"] and tree["words"].startswith("Tree: it appears") and len(tree["bars"]) > 3
+    assert not sky["appears"] and "but" in sky["words"] and "-" not in sky["words"].split("(", 1)[1]
+    assert sky["bars"][0]["share"] > 0.5 > sky["bars"][-1]["share"] and sky["bars"][-1]["layer"] == "picture"
     assert tree["key"] == painted["strokes"]["key"] != sky["key"] == door["strokes"]["key"]
 
 
-def test_nothing_is_said_of_what_was_removed_or_made_a_rule(do, ruled):
-    assert do.why(do.stroke(Visitor(NAME), "tree", paint(0, BESIDE), True)["visitor"]) == {}
+def test_what_is_removed_was_there_or_not_and_nothing_is_said_of_a_rule(do, ruled):
+    there = scenes.described([0]).where("tree")[0].float()
+    for mask, words in ((there, "painted away"), (masks.disc(64, 0.1, 0.8, 0.05), "none of it here")):
+        found = do.why(do.stroke(Visitor(NAME), "tree", paint(0, mask), True)["visitor"])["why"]
+        assert words in found["words"] and found["bars"] == [] and found["appears"] == (words == "painted away")
     assert do.why(Visitor(NAME)) == {} and do.why(ruled["visitor"]) == {}
 
 
@@ -200,7 +204,7 @@ def test_painting_after_a_rule_begins_another_one_in_one_step(do, ruled):
 
 def test_strokes_of_two_layers_are_painted_but_make_no_rule(do, painted):
     both = do.stroke(painted["visitor"], "door", paint(0, SKY))
-    assert not both["bar"]["can_execute"] and "layer6 and layer8" in both["bar"]["next"]
+    assert not both["bar"]["can_execute"] and "tree and door" in both["bar"]["next"]
     with pytest.raises(InputError, match="undo some strokes"):
         do.execute(both["visitor"])
 
@@ -215,7 +219,23 @@ def test_a_link_holds_what_was_painted(do, painted):
     (edit,) = decode(link)
     assert edit.digest == painted["visitor"].history.present.edit.digest
     opened = do.work(Visitor(NAME), NAME, f"#edit={link}")
-    assert len(opened["rules"]["rules"]) == 1 and opened["visitor"].selected in opened["visitor"].seeds
+    assert opened["rules"]["rules"] == [] and opened["strokes"]["count"] == 1  # nobody made it a rule yet
+    assert opened["visitor"].selected in opened["visitor"].seeds
+    ruled = do.execute(opened["visitor"])["visitor"]
+    again = do.work(Visitor(NAME), NAME, f"#edit={do.link(ruled)['link']['text']}")
+    assert len(again["rules"]["rules"]) == 1 and again["strokes"]["count"] == 0
+
+
+def test_marks_on_the_other_tab_put_the_painting_aside_and_undo_brings_it_back(do, painted):
+    copied = do.mark(painted["visitor"], "copy", paint(3, BESIDE))
+    assert copied["strokes"]["count"] == 0 and copied["canvas"]["now"] != painted["canvas"]["now"]
+    assert tiles(do.step(copied["visitor"], "undo")) == tiles(painted)
+
+
+def test_a_layer_without_places_can_be_painted_with_but_makes_no_rule():
+    faces = Inside(Shared(["faces"], device="cpu"))
+    painted = faces.stroke(Visitor("faces"), "glasses", paint(7, masks.disc(64, 0.45, 0.5, 0.3)))
+    assert not painted["bar"]["can_execute"] and "whole pictures" in painted["bar"]["next"]
 
 
 # --- units and their switches ---
@@ -237,7 +257,7 @@ def test_units_switched_off_are_one_rule_which_more_switches_change(do):
     first, second = tree.units[:2]
     off = do.switch(Visitor(NAME), "tree", "off", [first, second])
     (rule,) = rules(do, off["visitor"])
-    assert rule.edit.form == "units" and "2 units of layer6 switched" in off["bar"]["next"]
+    assert rule.edit.form == "units" and "2 units of layer6 are off" in off["bar"]["next"]
     assert not off["bar"]["can_execute"] and "/255" in off["rules"]["rules"][0]["verdict"]
     on = do.switch(off["visitor"], "tree", "on", [first])
     (rule,) = rules(do, on["visitor"])
@@ -263,7 +283,7 @@ def test_a_thing_is_switched_off_by_as_few_units_as_suffice_and_on_by_all(do):
 
 def test_switched_units_lie_beside_other_rules_and_reload_and_link(do, ruled):
     both = do.switch(ruled["visitor"], "light", "off")
-    assert [rule["title"] for rule in both["rules"]["rules"]][1].startswith("light: ")
+    assert [rule["title"] for rule in both["rules"]["rules"]][1].startswith("no light: ")
     assert len(rules(do, again(both["visitor"]))) == 2
     opened = do.work(Visitor(NAME), NAME, f"#edit={do.link(both['visitor'])['link']['text']}")
     assert len(opened["rules"]["rules"]) == 2 and opened["bar"]["kind"] == "switch"
