@@ -11,6 +11,7 @@ from conftest import DATA, square
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+import view
 from app import Page
 from inside import Inside
 from received import OWN, from_record, to_record
@@ -18,7 +19,7 @@ from rewriter import Rewriter, masks
 from rewriter.editing.history import History
 from rewriter.editing.link import decode
 from rewriter.editing.region import Region
-from rewriter.editing.stroke import MOST
+from rewriter.editing.stroke import MOST, Stroke
 from rewriter.errors import CancelledError, InputError
 from rewriter.units import shipped
 from rewriter.worlds import townscape
@@ -232,10 +233,12 @@ def test_marks_on_the_other_tab_put_the_painting_aside_and_undo_brings_it_back(d
     assert tiles(do.step(copied["visitor"], "undo")) == tiles(painted)
 
 
-def test_a_layer_without_places_can_be_painted_with_but_makes_no_rule():
-    faces = Inside(Shared(["faces"], device="cpu"))
-    painted = faces.stroke(Visitor("faces"), "glasses", paint(7, masks.disc(64, 0.45, 0.5, 0.3)))
-    assert not painted["bar"]["can_execute"] and "whole pictures" in painted["bar"]["next"]
+def test_a_layer_without_places_can_be_painted_with_but_makes_no_rule(dcgan):
+    session = Rewriter(dcgan)
+    session.paint(Stroke("layer1", (0,), (1.0,), Region(7, square(4, 4, 12, 12))))
+    assert "whole pictures" in view.why_no_rule(session, {"layer1"})
+    session.paint(Stroke("layer2", (0,), (1.0,), Region(7, square(4, 4, 12, 12)), thing="hat"))
+    assert "a rule of its own" in view.why_no_rule(session, {"layer1", "layer2"})
 
 
 # --- units and their switches ---
