@@ -379,6 +379,7 @@ def test_the_command_asks_for_units_and_runs_the_swap(run, tmp_path):
 # --- on a world whose exact pictures are known ---
 
 
+@pytest.mark.evaluation
 def test_units_that_light_windows_of_a_town_darken_its_ground_afterwards(town):
     """As in the paper: units of layer4 draw windows, and a later layer's rule throws their light on the ground."""
     seeds = scenes.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=16)

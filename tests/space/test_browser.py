@@ -76,11 +76,12 @@ def test_copy_paste_context_execute_undo(visit, tmp_path):
     v.wait_for_pictures(after)
 
 
+@pytest.mark.browser
 def test_paint_a_tree_undo_it_and_make_it_a_rule(visit):
     v = visit()
     v.inside()
     before = v.pictures()
-    assert "paint where a tree should be" in v.says() and v.page.is_disabled("[data-execute]")
+    assert "where you want: tree" in v.says() and v.page.is_disabled("[data-execute]")
     v.draw("tree", 0.22, 0.62, 0.74)
     painted = v.pictures()
     assert [seed for seed in painted if painted[seed] != before[seed]] == ["0"]
@@ -110,7 +111,7 @@ def test_strokes_answer_at_once_one_after_the_other_and_a_door_in_the_sky_says_w
     assert "layer6 and layer8" in v.says()
     for _ in range(6):
         v.press('[data-tool="undo"]')
-    v.page.wait_for_selector('.next:has-text("paint where a door should be")')
+    v.page.wait_for_selector('.next:has-text("where you want: door")')
 
 
 @pytest.mark.browser
@@ -181,7 +182,7 @@ def test_phone_paints_with_units_with_a_finger(visit):
     v.draw("tree", 0.22, 0.62, 0.74)
     assert not v.scrolls_sideways() and v.page.is_visible(".thing >> nth=0")
     v.press('[data-tool="undo"]')
-    v.page.wait_for_selector('.next:has-text("paint where a tree should be")')
+    v.page.wait_for_selector('.next:has-text("where you want: tree")')
 
 
 @pytest.mark.browser

@@ -126,6 +126,7 @@ def test_the_slider_compares_with_the_picture_under_the_same_rules_without_the_p
     assert both["canvas"]["then"] == switched["canvas"]["now"] != switched["canvas"]["then"]
 
 
+@pytest.mark.hostile
 def test_a_stroke_is_quick_however_many_there_were(do):
     visitor, took = Visitor(NAME), []
     for i in range(MOST):
@@ -174,6 +175,7 @@ def test_a_tree_appears_and_a_door_in_the_sky_is_gone(do, painted):
     assert tree["key"] == painted["strokes"]["key"] != sky["key"] == door["strokes"]["key"]
 
 
+@pytest.mark.evaluation
 def test_what_is_removed_was_there_or_not_and_nothing_is_said_of_a_rule(do, ruled):
     there = scenes.described([0]).where("tree")[0].float()
     for mask, words in ((there, "painted away"), (masks.disc(64, 0.1, 0.8, 0.05), "none of it here")):
@@ -244,6 +246,7 @@ def test_a_layer_without_places_can_be_painted_with_but_makes_no_rule(dcgan):
 # --- units and their switches ---
 
 
+@pytest.mark.evaluation
 def test_units_come_with_figures_and_pictures_that_are_made_once(do, monkeypatch):
     shown = do.units(Visitor(NAME), "tree")["units"]
     rows = shown["rows"]
@@ -255,6 +258,7 @@ def test_units_come_with_figures_and_pictures_that_are_made_once(do, monkeypatch
     assert do.units(Visitor(NAME), "tree")["units"] == shown
 
 
+@pytest.mark.evaluation
 def test_units_switched_off_are_one_rule_which_more_switches_change(do):
     tree = shipped.things(townscape.load())[0]
     first, second = tree.units[:2]
@@ -277,6 +281,7 @@ def test_units_switched_off_are_one_rule_which_more_switches_change(do):
     assert tiles(do.step(everything["visitor"], "undo"))[3] == tiles(on)[3]
 
 
+@pytest.mark.evaluation
 def test_a_thing_is_switched_off_by_as_few_units_as_suffice_and_on_by_all(do):
     for thing in shipped.things(townscape.load())[:2]:
         (off,), (on,) = (rules(do, do.switch(Visitor(NAME), thing.name, level)["visitor"]) for level in ("off", "on"))
@@ -284,6 +289,7 @@ def test_a_thing_is_switched_off_by_as_few_units_as_suffice_and_on_by_all(do):
         assert on.edit.strokes[0].units == thing.units
 
 
+@pytest.mark.evaluation
 def test_switched_units_lie_beside_other_rules_and_reload_and_link(do, ruled):
     both = do.switch(ruled["visitor"], "light", "off")
     assert [rule["title"] for rule in both["rules"]["rules"]][1].startswith("no light: ")
@@ -305,6 +311,7 @@ def test_switching_nothing_and_marking_after_a_switch(do):
 # --- things of one's own ---
 
 
+@pytest.mark.evaluation
 def test_what_somebody_points_at_is_theirs_and_any_server_knows_it(do, pointed):
     assert [one["name"] for one in pointed["inside"]["things"]][-1] == "roof" and pointed["inside"]["room"] == OWN - 1
     visitor = again(pointed["visitor"])
@@ -319,6 +326,7 @@ def test_what_somebody_points_at_is_theirs_and_any_server_knows_it(do, pointed):
         other.forget(visitor, "tree")
 
 
+@pytest.mark.evaluation
 def test_pointing_can_be_cancelled_and_says_what_is_missing(do, pointed):
     place = paint(0, SKY)
     with pytest.raises(CancelledError):
@@ -341,6 +349,7 @@ def test_pointing_can_be_cancelled_and_says_what_is_missing(do, pointed):
         do.point(full, "sky", [place])
 
 
+@pytest.mark.hostile
 def test_a_damaged_thing_is_dropped_with_a_word_and_the_rest_stays(do, painted, pointed):
     whole = json.loads(pointed["visitor"].things[0])
     huge = masks.encode(torch.ones(2000, 2000))
@@ -370,6 +379,7 @@ def test_a_record_with_too_many_or_too_large_things_is_refused(things):
 # --- what is refused ---
 
 
+@pytest.mark.hostile
 def test_bad_steps_are_refused_and_nothing_is_lost(tab):
     tab.step("stroke", "tree", paint(0, BESIDE))
     record = tab.record
@@ -403,6 +413,7 @@ def test_a_generator_without_things_says_so():
     assert do.open(Visitor(name))["inside"]["things"] == []
 
 
+@pytest.mark.evaluation
 def test_a_script_paints_makes_a_rule_and_switches_units(page):
     client = Client(page.demo.local_url, verbose=False)
     things = client.predict(api_name="/things")

@@ -116,6 +116,7 @@ def test_painted_trees_are_trees_and_trees_painted_away_are_gone(town, trees):
     assert (was & still & inside).sum() < 0.1 * (was & inside).sum()
 
 
+@pytest.mark.evaluation
 def test_the_machine_finds_layer_and_units_that_draw_what_was_pointed_at(town):
     found = choose(town, marks("tree"), name="tree", layers=["layer5", LAYER])
     assert found.thing.layer == LAYER and found.score > 0.5 and found.thing.name == "tree"
@@ -134,6 +135,7 @@ def test_what_always_stands_there_counts_for_nothing(town):
     assert {*order[:8]} == {*surprise.argsort(descending=True)[:8].tolist()}
 
 
+@pytest.mark.evaluation
 def test_a_painted_tree_survives_to_the_picture_and_a_door_in_the_sky_does_not(town):
     known = {each.name: each for each in shipped.things(town)}
     place = Region(3, square(40, 46, 54, 60, side=64))

@@ -40,6 +40,9 @@ def near(place, by=1):
     return F.max_pool2d(place[:, None].float(), 2 * by + 1, 1, by)[:, 0] > 0
 
 
+pytestmark = pytest.mark.evaluation  # until a generator draws them
+
+
 def test_factors_are_uniform():
     u = people(5000)
     grid = torch.linspace(0.05, 0.95, 19)
