@@ -37,7 +37,8 @@ def write(outcomes: Outcomes, folder: Path) -> list[Path]:
     plots: dict[str, Callable[[Outcomes, Axes], None]] = {"": frontier if name == "frontier" else trade_off}
     if name != "frontier" and any(len(each.losses) > 1 for each in made.values()):
         plots["-losses"] = losses
-    if sum(method.startswith("zeroed") for method in made) > 1:
+    compared = {"unmodified", "least-squares"} <= made.keys()  # not where only some methods were asked for
+    if compared and sum(method.startswith("zeroed") for method in made) > 1:
         plots["-units"] = zeroed_units
     return [_save(draw, outcomes, folder / f"{name}{suffix}.png") for suffix, draw in plots.items()]
 

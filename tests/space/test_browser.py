@@ -85,7 +85,7 @@ def test_paint_a_tree_undo_it_and_make_it_a_rule(visit):
     v.draw("tree", 0.22, 0.62, 0.74)
     painted = v.pictures()
     assert [seed for seed in painted if painted[seed] != before[seed]] == ["0"]
-    v.page.wait_for_selector('.why:not([hidden]):has-text("The tree appears") .plot[aria-label*="in the picture"]')
+    v.page.wait_for_selector('.why:not([hidden]):has-text("Tree: it appears") .plot[aria-label*="in the picture"]')
     v.press('[data-step="undo"]')
     v.wait_for_pictures(before)
     assert v.page.is_hidden(".why")
@@ -104,11 +104,11 @@ def test_paint_a_tree_undo_it_and_make_it_a_rule(visit):
 def test_strokes_answer_at_once_one_after_the_other_and_a_door_in_the_sky_says_why_not(visit):
     v = visit()
     v.inside()
-    took = [v.draw("tree", across, 0.62, 0.74) for across in (0.2, 0.8, 0.5, 0.3, 0.7)]
-    assert sorted(took)[2] < 1.0  # seconds, beside other tests; alone a tenth of that
+    for across in (0.2, 0.8, 0.5, 0.3, 0.7):
+        v.draw("tree", across, 0.62, 0.74)
     v.draw("door", 0.55, 0.1, 0.2)
-    v.page.wait_for_selector('.why[data-appears="no"]:not([hidden]):has-text("gone")')
-    assert "layer6 and layer8" in v.says()
+    v.page.wait_for_selector('.why[data-appears="no"]:not([hidden]):has-text("Door")')
+    assert "tree and door" in v.says()
     for _ in range(6):
         v.press('[data-tool="undo"]')
     v.page.wait_for_selector('.next:has-text("where you want: door")')
@@ -124,10 +124,10 @@ def test_units_are_looked_at_and_switched_off_everywhere(visit):
     v.page.uncheck(".rows li:last-child input")
     v.wait_for_rules(1)
     one = v.pictures()
-    v.press('[data-all="on"]')
+    v.press('[data-all="off"]')
     v.wait_for_pictures(one, same=False)
     v.wait_for_rules(1)
-    assert "of layer6 switched on every picture" in v.says()
+    assert "of layer6 are off on every picture" in v.says()
     v.press('[data-all="as made"]')
     v.wait_for_rules(0)
     v.wait_for_pictures(before)

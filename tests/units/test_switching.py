@@ -9,6 +9,7 @@ from conftest import near, square
 
 from rewriter import Edit, Rewriter, Rule, replay
 from rewriter.editing import link
+from rewriter.editing.effect import effect_in_words
 from rewriter.editing.history import History
 from rewriter.editing.region import Region
 from rewriter.editing.rule import assemble
@@ -17,6 +18,8 @@ from rewriter.editing.twin import approximation
 from rewriter.errors import InputError
 from rewriter.generators.change import identity
 from rewriter.generators.units import Units
+from rewriter.hub.draft import draft
+from rewriter.hub.player import told
 from rewriter.masks import encode
 
 SEEDS = [3, 11]
@@ -147,6 +150,17 @@ def test_a_rule_of_units_is_saved_loaded_replayed_and_undone(stylegan, tmp_path)
     assert again.angle(rule) == 90 and bool(again.matches(torch.zeros(1, 4, 8, 8)).all())
     session.undo()
     assert not session.rules and torch.equal(session.sample(SEEDS), stylegan.sample(SEEDS))
+
+
+def test_a_published_rule_of_units_says_what_it_is(proggan):
+    session = Rewriter(proggan, "layer4")
+    session.switch_units(Stroke("layer4", (3, 7), (0.0, 0.25), thing="no hats"))
+    rule = session.execute()
+    made = draft(proggan, [rule], "ada/no-hats", export=["genforce"], pictures=False)
+    assert "2 units off" in effect_in_words("it", rule) and "units set to levels" in made.card
+    assert "GAN Dissection" in made.card and "gated" not in made.card
+    ((title, how, said),) = told([rule])
+    assert title == "no hats" and "units of the layer" in how
 
 
 def painted(generator, strokes=2):
