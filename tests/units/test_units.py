@@ -67,6 +67,7 @@ def test_a_unit_is_on_in_one_of_a_hundred_cells_of_usual_pictures(town):
     assert 0.005 < float(on.median()) < 0.02
 
 
+@pytest.mark.evaluation
 def test_a_layer_has_units_for_trees_and_pointing_at_two_trees_finds_them(town, tmp_path):
     found = dissect(town, LAYER, ["tree"], town_labels(["tree"]), seeds=range(50_000, 50_064), cache=tmp_path)
     assert found.best.max() > 0.5 and found.auc.max() > 0.95
@@ -163,7 +164,7 @@ def test_few_units_remove_a_thing_everywhere_and_all_remove_it_where_it_is_paint
     assert few.stroke(marks("tree")[0], remove=True).units == few.units == few.stroke().units
 
 
-@pytest.mark.parametrize("name", ["townscape", "townscape-128", "faces"])
+@pytest.mark.parametrize("name", ["townscape", "townscape-128", pytest.param("faces", marks=pytest.mark.network)])
 def test_shipped_things_belong_to_their_generator(name):
     from rewriter import load_generator
 
@@ -201,6 +202,7 @@ def test_the_pictures_of_a_unit_are_those_in_which_it_is_strongest(town):
     assert 0 < on.float().mean() < 0.5 and (lit <= before)[~on[:, None].expand_as(lit)].float().mean() > 0.95
 
 
+@pytest.mark.evaluation
 def test_the_command_line_ranks_shows_and_switches(run, tmp_path):
     sheet, rule = tmp_path / "units.png", tmp_path / "rule.safetensors"
     status, said, _ = run("units", "things", "--json")
