@@ -4,7 +4,7 @@
 function onInside() { return root.dataset.tab === 'inside'; }
 function paints() { return onInside() && root.dataset.pointing === 'no'; }  // a stroke is sent as soon as it ends
 
-const LIGHTLY = 10;  // units that are switched off together; more of them draw everything else as well
+const LIGHTLY = 10;  // units that can be switched off together without much harm to what else they draw
 let thing = '', draws = true, places = [];  // what painting draws, or removes; places pointed at: {seed, mask, value}
 
 // --- two tabs of one canvas ---
@@ -186,9 +186,9 @@ function units() {
   $('#rw-units').textContent = thing ? `Units that draw: ${thing}` : 'Its units';
   $('[data-units]').hidden = own.length > 0;
   const set = levels(), count = Object.keys(set).length;
-  $('[data-all="as made"]').hidden = !count; $('[data-all="off"]').hidden = !one || one.few > LIGHTLY;
+  $('[data-all="as made"]').hidden = !count; $('[data-all="off"]').hidden = !one;
   $('.units .note').textContent = own.length ? `The first ${own.length} of ${all.length}. Pictures are bright where a unit is on. IoU: how far that and the thing overlap, 1 at best, where it was pointed at and on pictures found to be alike; AUC: how surely a unit tells the thing from the rest, 0.5 by chance.`
-    : one ? `${one.count} units of ${one.layer} draw it. ${one.few > LIGHTLY ? 'They draw much else too: switch them one by one.' : `The first ${one.few} off, and most of it is gone from every picture; what else they draw goes with it.`}${count ? ` ${count} of that layer ${count > 1 ? 'are' : 'is'} switched.` : ''}` : '';
+    : one ? `${one.count} units of ${one.layer} draw it. ${one.few > LIGHTLY ? `It takes ${one.few} of them to remove it everywhere, and they draw much else too: better paint it away.` : `The first ${one.few} off, and most of it is gone from every picture; what else they draw goes with it.`}${count ? ` ${count} of that layer ${count > 1 ? 'are' : 'is'} switched.` : ''}` : '';
   const focused = $('.rows :focus')?.ariaLabel;
   $('.rows').replaceChildren(...own.map(({ unit, iou, auc, others, pictures }) => {
     const off = String(unit) in set, box = make('input', { type: 'checkbox', role: 'switch', checked: !off, 'aria-label': `Unit ${unit} of ${layer}`,
