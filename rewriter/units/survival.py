@@ -56,7 +56,7 @@ class Survival:
             return f"{name}: it appears, {_percent(last)} of what real ones show."
         lost = next(each for i, each in enumerate(self.left) if all(one.share < APPEARS for one in self.left[i:]))
         if lost is first:
-            return f"{name}: too faint, {_percent(last)} of what real ones show: paint a larger place, or with more strength."
+            return f"{name}: too faint, {_percent(last)} of what real ones show: paint more, or raise the strength."
         where = "the last step, to colours, refuses it" if lost.layer == PICTURE else f"it is lost after {lost.layer}"
         instead = "What shows there is something else" if self.change >= VISIBLE else "Little shows there"
         return (
