@@ -145,9 +145,6 @@ class Places:
         return ~masks.around(self.painted > 0)
 
 
-Choose = Callable[[int, Tensor, scenes.Scene], Places]  # side, factors and scene of some seeds; seeds are their numbers
-
-
 def painted(generator: Generator, thing: Thing, places: Places, *, remove: bool = False) -> tuple[Tensor, Tensor]:
     """Pictures (n, 3, H, W) before and after a stroke on each of them."""
     before, after = [], []

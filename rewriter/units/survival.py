@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from rewriter.editing.stroke import Stroke
@@ -20,12 +19,10 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features
-from rewriter.pictures import INK, PAPER
 from rewriter.units.thing import Thing, marked
 
 PICTURE = "picture"  # in the place of a layer's name, after the last one
 APPEARS, VISIBLE = 0.5, 10.0  # share from which a thing counts as there; a change in 1/255 that one sees
-BAR, GAP, TOP, LABEL = 34, 6, 18, 26  # pixels of the plot
 
 
 @dataclass(frozen=True)
@@ -118,21 +115,3 @@ def _walk(
         yield following.layer, values
         following = generator.step(following, values)
     yield PICTURE, following.clamp(-1, 1)
-
-
-def plot(found: Survival, title: str = "") -> Image.Image:
-    """A bar for each layer, and one for the picture: how much of the thing is left."""
-    font, height, left = ImageFont.load_default(11), 90, found.left
-    paper = Image.new("RGB", (max(260, len(left) * (BAR + GAP) + GAP), TOP + height + LABEL + GAP), PAPER)
-    pen = ImageDraw.Draw(paper)
-    pen.text((GAP, 3), title, INK, font)
-    floor = TOP + height
-    for i, each in enumerate(left):
-        x, share = GAP + i * (BAR + GAP), min(1.0, max(0.0, each.share))
-        colour = (46, 125, 80) if each.share >= APPEARS else (196, 84, 60)
-        pen.rectangle((x, floor - max(1, round(share * (height - 14))), x + BAR - 1, floor), colour)
-        pen.text((x, floor - round(share * (height - 14)) - 14), f"{each.share:.0%}", INK, font)
-        words = "image" if each.layer == PICTURE else each.layer.removeprefix("layer")
-        pen.text((x, floor + 2), words, INK, font)
-        pen.text((x, floor + 13), f"{each.resolution} px", INK, ImageFont.load_default(9))
-    return paper

@@ -15,7 +15,7 @@ from rewriter.masks import as_mask
 from rewriter.units import gallery, shipped
 from rewriter.units.agreement import STEPS, Counts, measure, usual_levels
 from rewriter.units.dissect import dissect, town_labels
-from rewriter.units.survival import PICTURE, plot, survival
+from rewriter.units.survival import PICTURE, survival
 from rewriter.units.thing import choose, contrast, made_of, point, thing, with_few
 from rewriter.worlds.townscape import scenes, segmenter
 
@@ -152,7 +152,6 @@ def test_a_painted_tree_survives_to_the_picture_and_a_door_in_the_sky_does_not(t
     foot, _, sky = doors(town, 12)
     assert foot["read as it"] > 0.5 and sky["read as it"] < 0.1
     assert sky["left"]["layer8"] > 0.8 and sky["left"][PICTURE] < 0.5 * foot["left"][PICTURE]
-    assert plot(tree, "tree").width > 200
     with pytest.raises(InputError, match="no marks"):
         survival(town, replace(known["tree"], marks=()), known["tree"].stroke(place))
 
