@@ -18,7 +18,7 @@ from rewriter.editing.effect import effect_in_words
 from rewriter.editing.precompute import processes
 from rewriter.editing.region import Region
 from rewriter.editing.session import Rewriter
-from rewriter.editing.stroke import Stroke
+from rewriter.editing.stroke import MOST_UNITS, Stroke
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
@@ -181,9 +181,8 @@ def _thing(model: Generator, name: str, layer: str | None, marks: Sequence[Regio
 def _units(model: Generator, layer: str | None, text: str) -> list[int]:
     if layer is None:
         raise InputError("--unit needs --layer: units are numbered within a layer")
-    numbers, count = list(dict.fromkeys(parse_seeds(text, most=512, what="units"))), model.layer(layer).out_channels
-    if max(numbers) >= count:
-        raise InputError(f"{layer} has units 0 to {count - 1}, not {max(numbers)}")
+    numbers = list(dict.fromkeys(parse_seeds(text, most=MOST_UNITS, what="units")))
+    model.layer(layer).check_units(numbers)
     return numbers
 
 

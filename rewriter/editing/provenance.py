@@ -29,7 +29,7 @@ def check_generator(generator: Generator, edit: Edit) -> None:
         )
     generator.layer(edit.layer)
     for stroke in edit.strokes:
-        stroke.check(generator.layer(stroke.layer))
+        generator.layer(stroke.layer).check_units(stroke.units)
 
 
 def check_rules(generator: Generator, edit: Edit, rules: Sequence[Rule]) -> None:

@@ -58,11 +58,6 @@ class Stroke:
         nothing = torch.zeros(info.out_channels, 1, *kernel), torch.zeros(1, info.in_channels)
         return LowRank(self.layer, *nothing, strength=self.strength, beside=beside)
 
-    def check(self, info: LayerInfo) -> None:
-        """Raise InputError for units that a layer does not have."""
-        if self.units and not 0 <= min(self.units) <= max(self.units) < info.out_channels:
-            raise InputError(f"{info.name} has units 0 to {info.out_channels - 1}, not {max(self.units)}")
-
     def plain(self, place: Callable[[Region], Any]) -> dict[str, Any]:
         """JSON object in which the place is written by `place`."""
         about = {"layer": self.layer, "units": list(self.units), "levels": list(self.levels)}

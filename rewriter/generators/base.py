@@ -91,13 +91,12 @@ class Generator(nn.Module, ABC):
     def level(self, layer: str, units: Sequence[int], shown: float) -> Tensor:
         """The values (k,) of these units of a layer that what follows reads as `shown`; inverts `activation`.
 
-        Where nothing below zero is shown, a negative number counts as zero.
+        Where nothing below zero is shown, a negative number counts as zero. A unit that is never read has level zero.
         """
-        if units and not 0 <= min(units) <= max(units) < self.layer(layer).out_channels:
-            raise InputError(f"{layer} has units 0 to {self.layer(layer).out_channels - 1}, not {max(units)}")
+        self.layer(layer).check_units(units)
         gain, shift = (part[list(units)] for part in self.activation(layer))
         x = shown if shown > 0 else shown / self.leak if self.leak else 0.0
-        return (x - shift) / gain
+        return torch.where(gain == 0, 0.0, (x - shift) / torch.where(gain == 0, torch.ones_like(gain), gain))
 
     def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Write levels (k,) of a layer's values into its weights, so that these units always have them.

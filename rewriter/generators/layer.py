@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rewriter.errors import InputError
 from rewriter.generators.change import LowRank, stack
 
 
@@ -23,6 +24,12 @@ class LayerInfo:
     kernel: int
     key_resolution: int
     resolution: int
+
+    def check_units(self, units: Sequence[int]) -> None:
+        """Raise InputError for units, numbered from 0, that the layer does not have."""
+        if units and not 0 <= min(units) <= max(units) < self.out_channels:
+            wrong = min(units) if min(units) < 0 else max(units)
+            raise InputError(f"{self.name} has units 0 to {self.out_channels - 1}, not {wrong}")
 
     @property
     def scale(self) -> int:

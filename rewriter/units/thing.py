@@ -167,10 +167,9 @@ def made_of(
     from those elsewhere, in terms of the usual distance; more makes up for the units that are left as they are.
     """
     units = list(agreement.order(which) if order is None else order)[:count]
-    slope, shift = (each.cpu() for each in generator.activation(agreement.layer))
-    silent = torch.where(slope == 0, 0.0, -shift / torch.where(slope == 0, torch.ones_like(slope), slope))
     values = torch.lerp(agreement.off[which], agreement.on[which], gain)
-    on, off = ([round(float(each[unit]), 4) for unit in units] for each in (values, silent))
+    silent = generator.level(agreement.layer, units, 0.0)
+    on, off = ([round(float(level), 4) for level in each] for each in (values[units], silent))
     return Thing(name, agreement.layer, tuple(units), tuple(on), tuple(off))
 
 
