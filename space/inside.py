@@ -18,7 +18,7 @@ from received import read_painted
 from rewriter import Rewriter
 from rewriter.checks import flag, list_of, number, whole
 from rewriter.editing.region import Region
-from rewriter.editing.stroke import MOST, Stroke
+from rewriter.editing.stroke import MOST, REMOVED, Stroke
 from rewriter.errors import InputError, report
 from rewriter.generators.base import Generator
 from rewriter.masks import resize
@@ -64,7 +64,7 @@ class Inside(Handlers):
         last = view.last_stroke(session)
         if last is None or last.place is None:
             return {}
-        if last.thing.startswith(view.REMOVED):
+        if last.removes:
             return {"why": {"key": view.stroke_key(last), **self._removed(session, last), "bars": []}}
         thing = things.named(visitor, session.generator, last.thing)
         rules = [rule for rule in session.rules if rule.active]
@@ -76,7 +76,7 @@ class Inside(Handlers):
     def _removed(self, session: Rewriter, last: Stroke) -> Shown:
         """Whether a stroke that removes a thing found anything to remove."""
         assert last.place is not None
-        seed, name = last.place.seed, last.thing.removeprefix(view.REMOVED)
+        seed, name = last.place.seed, last.thing.removeprefix(REMOVED)
         changes = [[*session.rules, *session.strokes_on(seed)[:count]] for count in (-1, None)]
         before, after = session.generator.sample([seed] * 2, truncation=session.edit.truncation, rules=changes)
         inside = resize(last.place.mask, (before.shape[1], before.shape[2])) > 0.5
@@ -194,7 +194,7 @@ class Inside(Handlers):
         else:
             session.begin(thing.layer)
         if levels:
-            named = f"no {thing.name}" if level == "off" else thing.name
+            named = REMOVED + thing.name if level == "off" else thing.name
             names = [*(old.strokes[0].thing.split(", ") if old else ()), *([named] if level != "as made" else [])]
             what = ", ".join(dict.fromkeys(names))[:60]
             session.switch_units(Stroke(thing.layer, (*levels,), (*levels.values(),), thing=what))

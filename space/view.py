@@ -22,7 +22,7 @@ from rewriter.editing.effect import advice, effect_in_words, suggestion, verdict
 from rewriter.editing.link import encode
 from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
-from rewriter.editing.stroke import Stroke
+from rewriter.editing.stroke import REMOVED, Stroke
 from rewriter.editing.verdict import CROPS, square
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
@@ -57,7 +57,6 @@ READY = {
 }
 PLACES = 4  # cells a side, below which a layer's keys know no places
 MUCH = 8.0  # a mean change in 1/255 that harms more than the thing that units draw
-REMOVED = "no "  # what the name of a stroke that removes a thing begins with, see `Thing.stroke`
 KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
 
 Shown = dict[str, Any]  # parts of the page to update, by name
@@ -396,8 +395,7 @@ def switch_at(session: Rewriter, layer: str) -> int | None:
 def switch_words(rule: Rule) -> str:
     """What switched units change, in a sentence."""
     stroke = rule.edit.strokes[0] if rule.edit else None
-    names = stroke.thing.split(", ") if stroke else []
-    count, off = len(stroke.units) if stroke else 0, all(name.startswith(REMOVED) for name in names)
+    count, off = (len(stroke.units), stroke.removes) if stroke else (0, False)
     are = f"{'is' if count == 1 else 'are'} {'off' if off else 'set to other levels'}"
     units = f"{count} unit{'' if count == 1 else 's'} of {rule.layer} {are} on every picture"
     if rule.effect is None:

@@ -192,7 +192,7 @@ def effect_in_words(name: str, rule: Rule) -> str:
     if isinstance(rule.beside, Units):
         count = len(rule.beside.units)
         changes = "" if effect is None else f"\n  unseen pictures change by {effect.side_effect:.2f}/255 on average"
-        off = rule.edit is not None and rule.edit.strokes[0].thing.startswith("no ")
+        off = rule.edit is not None and rule.edit.strokes[0].removes
         return f"{name}: {rule.layer}, {count} unit{'' if count == 1 else 's'} {'off' if off else 'set'}{changes}"
     made = f"{name}: {rule.layer}, {form}, rank {rule.rank}"
     if effect is None:

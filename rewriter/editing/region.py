@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
@@ -73,6 +75,21 @@ def place(name: str, value: Any) -> Place:
 
 
 places = list_of(place, FOUND)
+
+
+def covered(places: Sequence[Region]) -> list[Region]:
+    """What several places cover together, one for each picture, in order."""
+    found: dict[int, Tensor] = {}
+    for each in places:
+        known = found.get(each.seed)
+        found[each.seed] = each.mask if known is None else _together(known, each.mask)
+    return [Region(seed, mask) for seed, mask in found.items()]
+
+
+def _together(a: Tensor, b: Tensor) -> Tensor:
+    """The larger of two masks at each place, at the finer one's resolution."""
+    size = max(a.shape, b.shape)
+    return torch.maximum(*(F.interpolate(mask[None, None], size, mode="nearest")[0, 0] for mask in (a, b)))
 
 
 def region(name: str, value: Any) -> Region | None:

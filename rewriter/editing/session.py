@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -27,7 +25,7 @@ from rewriter.editing.history import FINEST, History, State
 from rewriter.editing.job import Job
 from rewriter.editing.preview import Copied, Pasted
 from rewriter.editing.provenance import check_generator, default_layer, requests
-from rewriter.editing.region import Place, Region, region
+from rewriter.editing.region import Place, Region, covered, region
 from rewriter.editing.rule import RULES, Rule, assemble, carried_rules
 from rewriter.editing.search import KEPT, Found, Matches, Places
 from rewriter.editing.statistics import Statistics, statistics_for
@@ -190,7 +188,7 @@ class Rewriter:
         stroke = check_stroke("stroke", replace(stroke, place=_reduced(stroke.place)), region)
         stroke.change(self.generator.layer(stroke.layer))
         drawn = (*(self.edit.strokes if self.edit.kind == "paint" else ()), stroke)
-        first, *others = painted_places(drawn)
+        first, *others = covered([each.place for each in drawn if each.place])
         marks = {region.seed for region in others}
         painted = {stroke.place.seed for stroke in drawn if stroke.place}
         marked = () if self.edit.kind == "swap" else self.edit.context
@@ -576,20 +574,3 @@ def _at(items: Sequence[T], index: int, what: str = "rule") -> T:
 def _without(regions: tuple[Region, ...], index: int, what: str) -> tuple[Region, ...]:
     _at(regions, index, what)
     return regions[:index] + regions[index + 1 :]
-
-
-def painted_places(strokes: Sequence[Stroke]) -> list[Region]:
-    """Where strokes were painted: for each picture, in order, everything that they cover together."""
-    covered: dict[int, Tensor] = {}
-    for each in strokes:
-        if each.place is not None:
-            mask, seed = each.place.mask, each.place.seed
-            known = covered.get(seed)
-            covered[seed] = mask if known is None else _together(known, mask)
-    return [Region(seed, mask) for seed, mask in covered.items()]
-
-
-def _together(a: Tensor, b: Tensor) -> Tensor:
-    """The larger of two masks at each place, at the finer one's resolution."""
-    size = max(a.shape, b.shape)
-    return torch.maximum(*(F.interpolate(m[None, None], size, mode="nearest")[0, 0] for m in (a, b)))

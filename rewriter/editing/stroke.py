@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MOST_UNITS, MOST = 512, 100  # units of one stroke; strokes of one edit
 STRENGTHS = (0.0, 2.0)
+REMOVED = "no "  # what the name of a thing begins with where a stroke removes it
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,11 @@ class Stroke:
         nothing = torch.zeros(info.out_channels, 1, *kernel), torch.zeros(1, info.in_channels)
         return LowRank(self.layer, *nothing, strength=self.strength, beside=beside)
 
+    @property
+    def removes(self) -> bool:
+        """Whether it removes what it names."""
+        return all(name.startswith(REMOVED) for name in self.thing.split(", "))
+
     def plain(self, place: Callable[[Region], Any]) -> dict[str, Any]:
         """JSON object in which the place is written by `place`."""
         about = {"layer": self.layer, "units": list(self.units), "levels": list(self.levels)}
@@ -80,11 +86,12 @@ def stroke(name: str, value: Any, place: checks.Check) -> Stroke:
     return replace(found, units=tuple(found.units), levels=tuple(round(level, 4) for level in found.levels))
 
 
-_UNIT = checks.whole(0, 1 << 16)
+UNITS = checks.list_of(checks.whole(0, 1 << 16), MOST_UNITS)
+LEVELS = checks.list_of(checks.number(-1e4, 1e4), MOST_UNITS)
 _CHECKS: dict[str, checks.Check] = {
     "layer": checks.text(40),
-    "units": checks.list_of(_UNIT, MOST_UNITS),
-    "levels": checks.list_of(checks.number(-1e4, 1e4), MOST_UNITS),
+    "units": UNITS,
+    "levels": LEVELS,
     "strength": checks.number(*STRENGTHS),
     "thing": checks.text(60),
 }
@@ -107,7 +114,7 @@ def with_units(
     for each in strokes:
         at = each.layer if layer is None else layer
         if not each.units:
-            info, given = generator.layer(at), checks.list_of(_UNIT, MOST_UNITS)("units", list(units))
+            info, given = generator.layer(at), UNITS("units", list(units))
             if not given or len(set(given)) != len(given):
                 raise checks.refusal("units", list(units), "one or more different units")
             replace(each, layer=at, units=given, levels=each.levels * len(given), place=None).change(info)

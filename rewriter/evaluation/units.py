@@ -20,18 +20,19 @@ from rewriter.editing.edit import load_edits
 from rewriter.editing.execute import replay
 from rewriter.editing.region import Region
 from rewriter.editing.session import Rewriter
-from rewriter.errors import InputError, OnStep, report
+from rewriter.errors import OnStep, report
 from rewriter.evaluation import FIRST_SEED
 from rewriter.evaluation.counterfactual import ADD_TREE
 from rewriter.evaluation.faces import Faces, look
 from rewriter.evaluation.metrics import Draw
+from rewriter.evaluation.tables import markdown_table
 from rewriter.evaluation.wearing import Wearing
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
 from rewriter.pictures import difference, stacked
 from rewriter.units.dissect import dissect, town_labels
-from rewriter.units.shipped import things
+from rewriter.units.shipped import named
 from rewriter.units.survival import Left, survival
 from rewriter.units.thing import Thing, point
 from rewriter.worlds.townscape import factors, scenes, segmenter
@@ -83,9 +84,9 @@ def faces(generator: Generator) -> tuple[list[Row], Image.Image]:
 
 def pointed(generator: Generator, name: str) -> Row:
     """How many of the first ten units that labels find are found by pointing at a thing on two pictures."""
-    layer = thing_of(generator, name).layer
+    layer = named(generator, name).layer
     by_labels = dissect(generator, layer, [name], town_labels([name])).order()[:FIRST]
-    by_hand = point(generator, thing_of(generator, name).marks[:2], layer).order()[:FIRST]
+    by_hand = point(generator, named(generator, name).marks[:2], layer).order()[:FIRST]
     return {"thing": name, "layer": layer, f"of the first {FIRST}": len({*by_labels} & {*by_hand})}
 
 
@@ -102,7 +103,7 @@ def rules_of_trees(generator: Generator, count: int) -> list[Row]:
     # as large as the copied tree, where that was pasted
     (row, column), box = masks.centre(edit.paste.mask), masks.bounds(edit.copy.mask, above=0.5)
     place = Region(edit.paste.seed, _oval_at(edit.paste.mask.shape, (row, column), box.size))
-    session.paint(thing_of(generator, "tree").stroke(place))
+    session.paint(named(generator, "tree").stroke(place))
     rows = []
     for what, rule in (("copied", replay(generator, edit)), ("painted", session.execute())):
         judged = ADD_TREE.rows(range(FIRST_SEED, FIRST_SEED + count), *_draws(generator, rule))
@@ -119,16 +120,6 @@ def _draws(generator: Generator, rule: LowRank) -> tuple[Draw, Draw]:
 def _means(rows: Mapping[str, Tensor]) -> Row:
     """The means of some metrics over all pictures."""
     return {name: float(rows[name][:, 0].sum() / rows[name][:, 1].sum()) for name in JUDGED}
-
-
-def thing_of(generator: Generator, name: str) -> Thing:
-    """The shipped thing of that name; InputError if there is none."""
-    known = {each.name: each for each in things(generator)}
-    if name not in known:
-        raise InputError(
-            f"nothing named {name!r} is shipped for {generator.name}: there are {', '.join(known) or 'none'}"
-        )
-    return known[name]
 
 
 @dataclass(frozen=True)
@@ -166,7 +157,7 @@ def trees_drawn(generator: Generator, count: int) -> Row:
     then = scenes.draw(factors.change(u, right_tree=True), side).where("tree") & ~scenes.draw(u, side).where("tree")
     shown = then.flatten(1).any(1)
     places = Places([s for s, on in zip(seeds, shown.tolist(), strict=True) if on], _ovals(then[shown]))
-    return {"what": "trees painted where they may stand", **_read_as(generator, thing_of(generator, "tree"), places)}
+    return {"what": "trees painted where they may stand", **_read_as(generator, named(generator, "tree"), places)}
 
 
 def trees_removed(generator: Generator, count: int) -> Row:
@@ -176,7 +167,7 @@ def trees_removed(generator: Generator, count: int) -> Row:
     scene, behind = scenes.draw(u, side), scenes.draw(u, side, without="tree").picture
     tree, brush = scene.where("tree"), round(side / 32)
     places = Places(seeds, masks.grow(tree.float(), brush, brush, brush, brush))
-    before, after = painted(generator, thing_of(generator, "tree"), places, remove=True)
+    before, after = painted(generator, named(generator, "tree"), places, remove=True)
     was, still = (_labelled(each, "tree") for each in (before, after))
     nearer = (after - behind).square().sum(1) < (after - scene.picture).square().sum(1)
     visible = tree & ((scene.picture - behind).square().sum(1) > 0.01)
@@ -195,7 +186,7 @@ def doors(generator: Generator, count: int) -> list[Row]:
     """
     seeds, side = list(range(FIRST_SEED, FIRST_SEED + count)), generator.resolution
     scene = scenes.described(seeds, side)
-    thing, rows = thing_of(generator, "door"), []
+    thing, rows = named(generator, "door"), []
     for what, where in (
         ("at the foot of a wall", ("wall",)),
         ("anywhere on a wall", ("wall", "tower", "window")),
@@ -220,7 +211,7 @@ def glasses_off(generator: Generator, faces: Faces) -> tuple[Row, Tensor, Tensor
     do not count. "lost": of the wearers whom the judge sees, those whom it does not see any more.
     """
     frontal = faces.only([i for i, on in enumerate(faces.landmarks.frontal.tolist()) if on])
-    judge, thing = Wearing(frontal), thing_of(generator, "glasses")
+    judge, thing = Wearing(frontal), named(generator, "glasses")
     pointed = {mark.seed for mark in thing.marks}
     place = replace(thing.marks[0], mask=torch.stack([mark.mask for mark in thing.marks]).amax(0))
     change = thing.stroke(place, remove=True).change(generator.layer(thing.layer))
@@ -304,8 +295,7 @@ def _oval_at(shape: Sequence[int], middle: tuple[float, float], size: tuple[floa
 def table(rows: Sequence[Row]) -> str:
     """Rows with the same names as a Markdown table."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [f"| {' | '.join(names)} |", f"| --- |{' ---: |' * (len(names) - 1)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(_said(row.get(name)) for name in names)} |" for row in rows)])
+    return "\n".join(markdown_table(names, [[_said(row.get(name)) for name in names] for row in rows]))
 
 
 def _said(value: Any) -> str:

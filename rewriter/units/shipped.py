@@ -20,6 +20,15 @@ def things(generator: Generator) -> tuple[Thing, ...]:
     return _read(known) if known else ()
 
 
+def named(generator: Generator, name: str) -> Thing:
+    """The shipped thing of that name; InputError if there is none."""
+    known = {each.name: each for each in things(generator)}
+    if name not in known:
+        there = ", ".join(known) or "none"
+        raise InputError(f"nothing named {name!r} is shipped for {generator.name} to paint with: there are {there}")
+    return known[name]
+
+
 @cache
 def _files() -> dict[str, Path]:
     """The shipped files by the fingerprint of their generator."""

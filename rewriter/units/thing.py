@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rewriter import checks, masks
 from rewriter.editing.region import Region, regions
-from rewriter.editing.stroke import MOST_UNITS, Stroke
+from rewriter.editing.stroke import LEVELS, MOST_UNITS, REMOVED, UNITS, Stroke
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
@@ -55,7 +55,7 @@ class Thing:
 
         What is removed everywhere is removed by as few units as suffice: each of them does other things elsewhere too.
         """
-        levels, name = (self.off, f"no {self.name}") if remove else (self.on, self.name)
+        levels, name = (self.off, REMOVED + self.name) if remove else (self.on, self.name)
         count = self.few if remove and place is None else None
         return Stroke(self.layer, self.units[:count], levels[:count], place, strength, name)
 
@@ -69,8 +69,8 @@ class Thing:
 _CHECKS: dict[str, checks.Check] = {
     "name": checks.text(60),
     "layer": checks.text(40),
-    "units": checks.list_of(checks.whole(0, 1 << 16), MOST_UNITS),
-    **dict.fromkeys(("on", "off"), checks.list_of(checks.number(-1e4, 1e4), MOST_UNITS)),
+    "units": UNITS,
+    **dict.fromkeys(("on", "off"), LEVELS),
     "marks": regions,
     "few": checks.optional(checks.whole(1, MOST_UNITS)),
 }
