@@ -19,14 +19,13 @@ from rewriter import Rewriter
 from rewriter.checks import flag, list_of, number, whole
 from rewriter.editing.region import Region
 from rewriter.editing.stroke import MOST, REMOVED, Stroke
-from rewriter.errors import InputError, report
-from rewriter.generators.base import Generator
+from rewriter.errors import InputError
 from rewriter.masks import resize
 from rewriter.pictures import difference
 from rewriter.units import gallery
 from rewriter.units.found import FOUND, found_like
 from rewriter.units.survival import VISIBLE, survival
-from rewriter.units.thing import MOST_MARKS, Thing, candidate_layers, choose, point
+from rewriter.units.thing import MOST_MARKS, Thing, choose, marked, point
 from state import Visitor
 from view import Shown
 
@@ -99,18 +98,15 @@ class Inside(Handlers):
         name = name.strip() if isinstance(name, str) else name
         things.check_new(visitor, session.generator, name)
         marks = list_of(lambda _, each: self._pointed(visitor, each), 2 * MOST_MARKS)("places", places)
-        if not 1 <= len(things.seeds_of(marks)) <= MOST_MARKS:
+        if not 1 <= len(marked(marks)[0]) <= MOST_MARKS:
             raise InputError(f"point at the thing on one to {MOST_MARKS} pictures: paint over it, then add the place")
-        drawn: dict[str, Any] = {
-            "truncation": session.edit.truncation,
-            "rules": [rule for rule in session.rules if rule.active],
-        }
         tried = choose(
             session.generator,
             marks,
             name=name,
-            layers=_likely(session.generator, marks, drawn, notify),
-            **drawn,
+            likeliest=TRIED,
+            truncation=session.edit.truncation,
+            rules=[rule for rule in session.rules if rule.active],
             on_step=_on_step(notify, "Trying units on other pictures"),
         )
         visitor = things.with_thing(visitor, session.generator, tried.thing)
@@ -206,16 +202,6 @@ class Inside(Handlers):
         else:
             raise InputError("none of these units is switched: they are as they were made")
         session.history = before.then(session.history.present)
-
-
-def _likely(generator: Generator, marks: Sequence[Region], drawn: dict[str, Any], notify: Notify) -> list[str]:
-    """The layers whose units single out the marks best; trying all of them would take somebody's patience."""
-    score, names = dict[str, float](), candidate_layers(generator)
-    for i, layer in enumerate(names):
-        report(_on_step(notify, "Comparing the units of each layer with it"), i, len(names))
-        score[layer] = float(point(generator, marks, layer, **drawn).best[0].sort(descending=True).values[:10].mean())
-    best = sorted(names, key=lambda name: -score[name])[:TRIED]
-    return [name for name in names if name in best]
 
 
 def _listed(units: Sequence[int]) -> str:

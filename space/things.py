@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -117,8 +116,3 @@ def _thing(kept: str, generator: Generator) -> Thing | None:
 def _mark(name: str, value: object) -> Region:
     given = fields(name, value, {"seed": SEED, "mask": lambda _, mask: masks.decode(mask, side=SIDE)})
     return Region(given["seed"], given["mask"])
-
-
-def seeds_of(places: Sequence[Region]) -> list[int]:
-    """The different pictures that places are on, in order."""
-    return list(dict.fromkeys(place.seed for place in places))

@@ -125,10 +125,8 @@ def measure(
     """
     if not len(seeds):
         raise InputError("no pictures to compare units on: name at least one")
-    levels, counts = (
-        usual_levels(generator, layer, truncation, rules),
-        Counts(len(things), len(generator.activation(layer)[0])),
-    )
+    levels = usual_levels(generator, layer, truncation, rules)
+    counts = Counts(len(things), generator.layer(layer).out_channels)
     for i in range(0, len(seeds), BATCH):
         batch = list(seeds[i : i + BATCH])
         values, pictures = drawn(generator, layer, batch, truncation, rules)

@@ -28,6 +28,7 @@ from rewriter.units.agreement import Agreement, Labels, activations, measure
 COUNTS, GAINS = (5, 10, 20, 40), (1.0, 1.5)  # numbers of units that are tried, and how far beyond their usual change
 REACHED = 0.75  # of the pictures tried, the one that counts: on some the thing may not stand where it is painted
 FEWER, LEFT = (1, 2, 3, 5, 10, 20), 0.35  # units to remove a thing by, and how much of it may be left
+BEST = 10  # units by which layers are compared
 FEW = 5  # layers, all of which are tried
 TRIED = range(7000, 7012)  # pictures to try a thing on
 OTHERS = range(7000, 7064)  # pictures whose same places marks are compared with
@@ -195,6 +196,7 @@ def choose(
     *,
     name: str = "",
     layers: Sequence[str] | None = None,
+    likeliest: int | None = None,
     truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
     on_step: OnStep | None = None,
@@ -202,33 +204,41 @@ def choose(
     """Which units draw what a person marked on one to five pictures: the layer and number that draw it best elsewhere.
 
     Each candidate paints the thing, where it was marked, on pictures that were not marked; what it paints is compared
-    with the thing itself. `on_step` gets (candidates tried, of). Errors as for `point`.
+    with the thing itself. `likeliest`: try only so many layers, those whose units single out the marks best. `on_step`
+    gets (layers compared and candidates tried, of). Errors as for `point`.
     """
     names = candidate_layers(generator) if layers is None else list(layers)
     seeds, labels = marked(marks)
     _check_marks(seeds)
     shown = generator.sample(seeds, truncation=truncation, rules=rules).clamp(-1, 1)
     trial = _Trial(generator, truncation, rules, shown, labels(seeds, shown)[:, 0].to(shown))
-    tried, of = list[Tried](), len(names) * len(COUNTS) * len(GAINS) * 2
+    ways = list(product(range(2), COUNTS, GAINS))
+    tried, compared, of = list[Tried](), list[Agreement](), len(names) + len(names[:likeliest]) * len(ways)
     for layer in names:
-        agreement = point(generator, marks, layer, truncation=truncation, rules=rules)
+        compared.append(point(generator, marks, layer, truncation=truncation, rules=rules))
+        report(on_step, len(compared), of)
+    for agreement in sorted(compared, key=lambda each: -_singled_out(each))[:likeliest]:
+        layer = agreement.layer
         orders = agreement.order(), contrast(generator, marks, layer, truncation=truncation, rules=rules)
-        for order, count, gain in product(orders, COUNTS, GAINS):
-            made = made_of(generator, agreement, count, name=name, order=order, gain=gain)
+        for which, count, gain in ways:
+            made = made_of(generator, agreement, count, name=name, order=orders[which], gain=gain)
             tried.append(Tried(replace(made, marks=tuple(marks)), trial.score(made)))
-            report(on_step, len(tried), of)
+            report(on_step, len(compared) + len(tried), of)
     best = max(tried, key=lambda each: each.score)
     return replace(best, thing=with_few(generator, best.thing, truncation=truncation, rules=rules))
+
+
+def _singled_out(agreement: Agreement) -> float:
+    """How well the best units of a layer single out the marks."""
+    return float(agreement.best[0].sort(descending=True).values[:BEST].mean())
 
 
 @torch.no_grad()
 def with_few(generator: Generator, thing: Thing, *, truncation: float = 1.0, rules: Sequence[LowRank] = ()) -> Thing:
     """The thing, with how many of its first units suffice to remove it from the pictures that were marked."""
     seeds, labels = marked(thing.marks)
-    info, before = (
-        generator.layer(thing.layer),
-        generator.sample(seeds, truncation=truncation, rules=rules).clamp(-1, 1),
-    )
+    info = generator.layer(thing.layer)
+    before = generator.sample(seeds, truncation=truncation, rules=rules).clamp(-1, 1)
     where = labels(seeds, before).to(before)
 
     def without(count: int | None) -> Tensor:
