@@ -11,6 +11,7 @@ from rewriter import masks
 from rewriter.editing.region import Region
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+from rewriter.generators.latents import Seed
 from rewriter.generators.layer import Features, LayerInfo
 from rewriter.memory.goal import RIM
 
@@ -31,7 +32,7 @@ def cells_of(region: Region, side: int, what: str, generator: Generator, layer: 
 
 
 def context_keys(
-    generator: Generator, info: LayerInfo, context: Sequence[Region], features: Mapping[int, Features]
+    generator: Generator, info: LayerInfo, context: Sequence[Region], features: Mapping[Seed, Features]
 ) -> tuple[Tensor, Tensor]:
     """Keys (n, in) of the cells inside the context's masks, and how far each cell is inside, (n,).
 

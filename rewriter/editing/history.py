@@ -19,12 +19,13 @@ from torch import Tensor
 from rewriter.checks import flag, number, refusal
 from rewriter.editing.edit import Edit
 from rewriter.editing.provenance import requests
-from rewriter.editing.region import SEED, Region, region
+from rewriter.editing.region import Region, picture, region
 from rewriter.editing.rule import CELLS, RULES, Rule, assemble
 from rewriter.editing.stroke import MOST, Stroke, stroke
 from rewriter.errors import InputError
 from rewriter.files import write_bytes
 from rewriter.generators.change import STRENGTHS
+from rewriter.generators.latents import Seed
 from rewriter.masks import decode
 
 FORMAT = "rewriter-session-1"
@@ -217,7 +218,7 @@ class _Decoded:
         self.pngs, self.cells, self._left = pngs, cells, cells
         self._painted, self._strokes = painted, dict[int, Stroke]()
         self._masks: dict[int, Tensor] = {}
-        self._regions: dict[tuple[int, int], Region] = {}
+        self._regions: dict[tuple[Seed, int], Region] = {}
 
     def edit(self, data: Mapping[str, Any]) -> Edit:
         """An edit whose places and strokes name rows of their tables."""
@@ -239,7 +240,7 @@ class _Decoded:
 
     def region(self, place: Mapping[str, Any]) -> Region:
         """A place with its mask decoded."""
-        key = SEED("the seed of a place", place["seed"]), _row(place["mask"], len(self.pngs))
+        key = picture("the seed of a place", place["seed"]), _row(place["mask"], len(self.pngs))
         if key not in self._regions:
             self._regions[key] = made = Region(**{**place, "mask": self._mask(key[1])})
             vars(made)["png"] = self.pngs[key[1]]  # need not be encoded again

@@ -19,6 +19,7 @@ from rewriter.editing.stroke import Stroke
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import Seed, in_order
 from rewriter.generators.layer import Features, LayerInfo, Memory
 from rewriter.memory.directions import Directions, key_directions, separating
 from rewriter.memory.goal import RIM, Bystanders, Goal, corresponding, erase, fill, paste, swap
@@ -57,7 +58,7 @@ class Job:
         self.info: LayerInfo = generator.layer(edit.layer)
         marked = edit.context or ((edit.paste,) if edit.paste else ())
         self.context = (*marked, *self._found_like(marked))
-        self.features: dict[int, Features] = {}
+        self.features: dict[Seed, Features] = {}
 
     def _found_like(self, marked: Sequence[Region]) -> Iterator[Region]:
         """The places that a person took, or of an erasure all that were found, under the first mark, moved there.
@@ -88,7 +89,7 @@ class Job:
         own = [rule for rule in self.generator.rules_at(self.rules, self.info.name) if rule.beside is None]
         return self.generator.rewritten(own).memory(self.info.name)
 
-    def keys(self, seeds: Sequence[int]) -> Features:
+    def keys(self, seeds: Sequence[Seed]) -> Features:
         """The features that enter the layer, for other pictures."""
         return self.generator.keys(seeds, self.info.name, truncation=self.edit.truncation, rules=self.rules)
 
@@ -101,7 +102,7 @@ class Job:
     def responses(self, features: Features) -> Tensor:
         """The layer's demodulated responses (n, out, H, W) under the rules that are on."""
         with exact(self.generator.device):
-            return self.memory.respond(features.keys, features.style, self._beside())
+            return self.memory.answer(features, self._beside())
 
     def _beside(self) -> list[LowRank]:
         """The rules at this layer that are on and have a memory beside W."""
@@ -164,7 +165,7 @@ class Job:
         if regions is None:
             context = () if self.edit.kind == "swap" else (*self.edit.context, *self.context)
             regions = [self.edit.paste, *context, *self.edit.keep, self.edit.copy]
-        seeds = sorted({region.seed for region in regions if region} - self.features.keys())
+        seeds = in_order({region.seed for region in regions if region} - self.features.keys())
         for i in range(0, len(seeds), BATCH):
             batch = seeds[i : i + BATCH]
             found = self.keys(batch)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rewriter import masks
 from rewriter.editing.region import Region
+from rewriter.generators.latents import Seed
 from rewriter.memory.goal import fill
 from rewriter.pictures import difference
 
@@ -51,7 +52,7 @@ class Likeness:
         side = self.generator.resolution
         return masks.resize(region.mask, (side, side)).to(self.generator.device)
 
-    def _draw(self, seeds: Sequence[int], *more: Rule) -> Tensor:
+    def _draw(self, seeds: Sequence[Seed], *more: Rule) -> Tensor:
         return self.generator.sample(seeds, truncation=self.edit.truncation, rules=[*self.rules, *more]).clamp(-1, 1)
 
     def _drawn(self, *more: Rule) -> Tensor:

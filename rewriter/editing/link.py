@@ -96,7 +96,9 @@ def _check(edits: int, cells: int, hint: str) -> None:
 
 
 def _packed(place: Region, cells: list[bytes]) -> list[int]:
-    """A place without its mask's values, which are added to `cells`."""
+    """A place without its mask's values, which are added to `cells`; InputError for one on a photo."""
+    if isinstance(place.seed, str):
+        raise InputError("this edit points at a photo, which a link cannot hold: save the edit, or publish the rule")
     values = (place.mask * 255).round().byte().cpu()
     box = masks.bounds(place.mask)
     cells.append(values[box.rows, box.columns].numpy().tobytes())

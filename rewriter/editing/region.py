@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rewriter import masks
-from rewriter.checks import choice, list_of, number, refusal, whole
+from rewriter.checks import choice, list_of, matching, number, refusal, whole
 from rewriter.errors import InputError
-from rewriter.generators.latents import SEEDS
+from rewriter.generators.latents import PHOTO, SEEDS, Seed
 from rewriter.masks import MAX_CELLS, MAX_CONTEXT
 
 SEED = whole(0, SEEDS - 1)
+_NAME = matching(PHOTO, f"a whole number from 0 to {SEEDS - 1}, or the name of a photo")
 SHORT = 50_000  # characters of a mask's PNG that is kept as it came
 FOUND = 4000  # places in one list
 _EDGE, _WHO = number(-4096, 4096), choice(("machine", "person"))
@@ -25,9 +26,9 @@ _EDGE, _WHO = number(-4096, 4096), choice(("machine", "person"))
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A place on a generated picture: its seed and a mask (H, W) in [0, 1] at any resolution."""
+    """A place on a picture: its seed, or a photo's name, and a mask (H, W) in [0, 1] at any resolution."""
 
-    seed: int
+    seed: Seed
     mask: Tensor
 
     @cached_property
@@ -54,7 +55,7 @@ class Region:
 class Place:
     """The middle of a place like the marked ones, in pixels from the top left corner, and who took it for one."""
 
-    seed: int
+    seed: Seed
     row: float
     column: float
     by: str = "machine"  # or "person"
@@ -64,6 +65,12 @@ class Place:
         return [self.seed, self.row, self.column, self.by]
 
 
+def picture(name: str, value: Any) -> Seed:
+    """Check which picture is meant: a seed, or the name of a photo."""
+    found: Seed = _NAME(name, value) if isinstance(value, str) else SEED(name, value)
+    return found
+
+
 def place(name: str, value: Any) -> Place:
     """Check a place given as a Place or as JSON; rows and columns in steps of 1/100, so that a replay is exact."""
     if isinstance(value, Place):
@@ -71,7 +78,7 @@ def place(name: str, value: Any) -> Place:
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         raise refusal(name, value, "a list of seed, row, column and by whom")
     seed, row, column, by = value
-    return Place(SEED(name, seed), round(_EDGE(name, row), 2), round(_EDGE(name, column), 2), _WHO(name, by))
+    return Place(picture(name, seed), round(_EDGE(name, row), 2), round(_EDGE(name, column), 2), _WHO(name, by))
 
 
 places = list_of(place, FOUND)
@@ -79,7 +86,7 @@ places = list_of(place, FOUND)
 
 def covered(places: Sequence[Region]) -> list[Region]:
     """What several places cover together, one for each picture, in order."""
-    found: dict[int, Tensor] = {}
+    found: dict[Seed, Tensor] = {}
     for each in places:
         known = found.get(each.seed)
         found[each.seed] = each.mask if known is None else _together(known, each.mask)
@@ -95,13 +102,13 @@ def _together(a: Tensor, b: Tensor) -> Tensor:
 def region(name: str, value: Any) -> Region | None:
     """Check a place given as a Region, as JSON, or as None."""
     if isinstance(value, Region):
-        SEED("seed", value.seed)
+        picture("seed", value.seed)
     if value is None or isinstance(value, Region):
         return value
     if not isinstance(value, Mapping) or set(value) != {"seed", "mask"}:
         raise refusal(name, value, "an object with seed and mask")
     try:
-        found = Region(SEED("seed", value["seed"]), masks.decode(value["mask"]))
+        found = Region(picture("seed", value["seed"]), masks.decode(value["mask"]))
         if len(value["mask"]) < SHORT:
             vars(found)["png"] = value["mask"]  # need not be encoded again
         return found

@@ -21,6 +21,7 @@ from rewriter.generators.base import Generator
 from rewriter.generators.beside import Beside, form_of
 from rewriter.generators.change import STRENGTHS, LowRank, digest
 from rewriter.generators.gated import Gated, Recall
+from rewriter.generators.latents import Seed
 from rewriter.generators.units import Units
 from rewriter.memory.directions import Directions
 
@@ -72,7 +73,7 @@ class Rule(LowRank):
         cosines = torch.linalg.svdvals(a.T @ b)
         return math.degrees(math.acos(min(1.0, float(cosines[0]))))
 
-    def seeds(self) -> set[int]:
+    def seeds(self) -> set[Seed]:
         """The pictures that the edit points at."""
         return {place.seed for place in self.edit.regions} if self.edit else set()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from heapq import nlargest
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from rewriter.checks import whole
 from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, identity
+from rewriter.generators.latents import Seed
 from rewriter.masks import Box, grow
 from rewriter.memory.directions import Directions
 
@@ -24,6 +26,7 @@ KEPT = 768 << 20  # bytes of keys that are cached for the next search
 NUMBER = whole(1, 400)  # the most that a sheet holds
 QUANTILE = 0.999  # of the responses at all places; above it a place matches
 POPULATION = range(10_000, 10_128)  # the pictures that the quantile is computed on
+Picture = TypeVar("Picture", bound=Seed)
 DIM, EDGE = 0.5, (1.0, 0.8, -1.0)  # overlay: brightness of places that do not match, colour around those that do
 
 
@@ -40,7 +43,7 @@ class Found:
 class Matches:
     """Where the context matches in one picture."""
 
-    seed: int
+    seed: Seed
     heat: Tensor  # response of each of the layer's keys, (h, w); 1 is the mean of the marked places
     level: float  # the heat that one place in a thousand of other pictures exceeds
     fires: Tensor  # heat above level, bool (h, w)
@@ -57,13 +60,15 @@ class Places:
     rules: Sequence[LowRank] = ()
     cache: Cache = field(default_factory=lambda: Cache(KEPT))
 
-    def keys(self, seeds: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
-        """Batches of seeds and their keys (n, in, h, w)."""
+    def keys(self, seeds: Sequence[Picture]) -> Iterator[tuple[list[Picture], Tensor]]:
+        """Batches of seeds and their keys (n, in, h, w). Those of photos are not cached: others may share the cache."""
         for i in range(0, len(seeds), BATCH):
             batch = list(seeds[i : i + BATCH])
-            yield batch, self.cache.get((*self.model, *batch), partial(self._look_up, batch))
+            look_up = partial(self._look_up, batch)
+            private = any(isinstance(seed, str) for seed in batch)
+            yield batch, look_up() if private else self.cache.get((*self.model, *batch), look_up)
 
-    def _look_up(self, seeds: list[int]) -> Tensor:
+    def _look_up(self, seeds: Sequence[Seed]) -> Tensor:
         return self.generator.keys(seeds, self.layer, truncation=self.truncation, rules=self.rules).keys
 
     @cached_property
@@ -121,7 +126,7 @@ def search(
     return best
 
 
-def matches(places: Places, directions: Directions, seeds: Sequence[int], pictures: Tensor) -> list[Matches]:
+def matches(places: Places, directions: Directions, seeds: Sequence[Seed], pictures: Tensor) -> list[Matches]:
     """Where the context matches in each of the pictures (n, 3, H, W) of the given seeds."""
     level = places.level(directions)
     heats = [heat for _, keys in places.keys(seeds) for heat in response(directions, keys)]

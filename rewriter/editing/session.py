@@ -35,6 +35,8 @@ from rewriter.editing.suggest_layer import Suggestion, suggest
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, identity
+from rewriter.generators.inverted import Inverted
+from rewriter.generators.latents import Seed
 from rewriter.memory.directions import Directions
 
 T = TypeVar("T")
@@ -81,7 +83,7 @@ class Rewriter:
         self.generator = generator
         self.statistics = statistics_for(generator, statistics)
         self._keys = keys or Cache(KEPT)
-        self._made = made or Cache(MADE)
+        self._made, self._private = made or Cache(MADE), Cache(MADE)  # edits on photos are not shared
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), generator.fingerprint, form=AUTO)
             given = carried_rules(generator) if rules is None else rules
@@ -127,20 +129,20 @@ class Rewriter:
     @property
     def prepared(self) -> Rule | None:
         """The rule that is remembered for the edit in progress, which `execute` would take; None if there is none."""
-        found: Rule | None = self._made.peek(self._request(self.edit))
+        found: Rule | None = self._remembered(self.edit).peek(self._request(self.edit))
         return found
 
     @property
-    def marked(self) -> int:
+    def marked(self) -> Seed:
         """Seed of the picture that was pasted on, or of the first context; InputError if there is none."""
         return self._job().target.seed
 
-    def sample(self, seeds: Sequence[int], *, original: bool = False) -> Tensor:
+    def sample(self, seeds: Sequence[Seed], *, original: bool = False) -> Tensor:
         """Pictures (n, 3, H, W) with the rules that are on; `original`: without any."""
         rules = () if original else self.rules
         return self.generator.sample(seeds, truncation=self.edit.truncation, rules=rules)
 
-    def before_after(self, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def before_after(self, seeds: Sequence[Seed]) -> tuple[Tensor, Tensor]:
         """The same pictures without and with the rules."""
         return self.sample(seeds, original=True), self.sample(seeds)
 
@@ -156,17 +158,26 @@ class Rewriter:
                 )
         return words
 
+    def open(self, photo: Inverted) -> str:
+        """Make a found photo a picture of this session, see `photo.opening.open_photo`; returns its name.
+
+        The name serves as a seed: the photo can be copied from, pasted on, marked and painted on. The session's file,
+        its edits and its rules name the photo and do not contain it; who loads them opens it again.
+        """
+        self.generator = self.generator.with_photos([photo])
+        return photo.name
+
     # --- the edit in progress ---
 
-    def copy(self, seed: int, mask: ArrayLike | Tensor) -> None:
+    def copy(self, seed: Seed, mask: ArrayLike | Tensor) -> None:
         """Copy the thing under the mask from picture `seed`."""
         self._edit(kind="replace", copy=_region(seed, mask), units=None, **self._unpainted())
 
-    def paste(self, seed: int, mask: ArrayLike | Tensor) -> None:
+    def paste(self, seed: Seed, mask: ArrayLike | Tensor) -> None:
         """Paste the copied thing onto picture `seed`, centred on the mask."""
         self._edit(kind="replace", units=None, **{**self._unpainted(), "paste": _region(seed, mask)})
 
-    def erase(self, seed: int, mask: ArrayLike | Tensor, *, units: int | None = None) -> None:
+    def erase(self, seed: Seed, mask: ArrayLike | Tensor, *, units: int | None = None) -> None:
         """Erase what is under the mask on picture `seed`; nothing has to be copied.
 
         The place is filled with what similar pictures without the context have there. With `units`, that many of the
@@ -221,12 +232,12 @@ class Rewriter:
         """
         self._edit(strokes=with_units(self.generator, self.edit.strokes, units, layer))
 
-    def painted(self, seeds: Sequence[int]) -> Tensor:
+    def painted(self, seeds: Sequence[Seed]) -> Tensor:
         """Pictures (n, 3, H, W) with the rules that are on and what is painted on them."""
         changes = [[*self.rules, *self.strokes_on(seed)] for seed in seeds]
         return self.generator.sample(seeds, truncation=self.edit.truncation, rules=changes)
 
-    def strokes_on(self, seed: int) -> list[LowRank]:
+    def strokes_on(self, seed: Seed) -> list[LowRank]:
         """What is painted on a picture and no rule yet, as changes to draw it with."""
         if self.edit.kind != "paint" or self.history.present.made is not None:
             return []
@@ -237,7 +248,7 @@ class Rewriter:
         """Make the layer forget what singles the context out; only a context is needed."""
         self._edit(kind="zero", copy=None, units=None, **{**self._unpainted(), "paste": None})
 
-    def add_context(self, seed: int, mask: ArrayLike | Tensor) -> None:
+    def add_context(self, seed: Seed, mask: ArrayLike | Tensor) -> None:
         """Mark another place that the rule should apply to."""
         self._edit(context=(*self.edit.context, _region(seed, mask)))
 
@@ -245,7 +256,7 @@ class Rewriter:
         """Remove one of the places in `edit.context`."""
         self._edit(context=_without(self.edit.context, index, "place in the context"))
 
-    def keep(self, seed: int, mask: ArrayLike | Tensor) -> None:
+    def keep(self, seed: Seed, mask: ArrayLike | Tensor) -> None:
         """Protect a place: its values should stay as they are."""
         self._edit(keep=(*self.edit.keep, _region(seed, mask)))
 
@@ -349,11 +360,11 @@ class Rewriter:
         gate = None if searched else self.edit.gate
         self._edit(found=kept, gate=gate, unlike=(*self.edit.unlike, replace(place, by="person")))
 
-    def matches(self, seed: int) -> Matches:
+    def matches(self, seed: Seed) -> Matches:
         """Where the context matches in a picture."""
         return self.matches_on([seed])[0]
 
-    def matches_on(self, seeds: Sequence[int]) -> list[Matches]:
+    def matches_on(self, seeds: Sequence[Seed]) -> list[Matches]:
         """Where the context matches in each of several pictures."""
         return search.matches(self._places(), self.direction(), seeds, self.sample(seeds))
 
@@ -414,7 +425,7 @@ class Rewriter:
             job = prepare(generator, edit, rules=before, statistics=self.statistics)
             return verdict.crops(job, replace(rule, on=True), number=number)
 
-        return self._made.get(wanted, cut)
+        return self._remembered(edit).get(wanted, cut)
 
     def add(self, rule: Rule) -> None:
         """Add a rule made elsewhere on top of the others; InputError if it is damaged or of another generator."""
@@ -491,12 +502,12 @@ class Rewriter:
 
     def _rule(self, edit: Edit, **steps: Any) -> Rule:
         """The rule of an edit, remembered or made; only a whole one is remembered."""
-        wanted = self._request(edit)
-        found: Rule | None = self._made.peek(wanted)
+        wanted, made = self._request(edit), self._remembered(edit)
+        found: Rule | None = made.peek(wanted)
         if found is None:
             before = self.history.present.before
             found = execute(self.generator, edit, rules=before, statistics=self.statistics, **steps).to("cpu")
-            self._made.put(wanted, found)
+            made.put(wanted, found)
             return found
         report(steps["on_step"], 1, 1)
         if steps["on_rule"] is not None:
@@ -505,8 +516,18 @@ class Rewriter:
 
     def _request(self, edit: Edit) -> Hashable:
         """Identity of everything that an edit's rule depends on: the request, the generator, the rules before it."""
-        asked = json.dumps(edit.plain(lambda place: {"seed": place.seed, "mask": place.digest}))
+        photos = self.generator.photos
+
+        def named(place: Region) -> dict[str, Any]:
+            photo = photos.get(f"{place.seed}")
+            return {"seed": photo.identity if photo else place.seed, "mask": place.digest}
+
+        asked = json.dumps(edit.plain(named))
         return "rule", *self._model(self.history.present.before), asked
+
+    def _remembered(self, edit: Edit) -> Cache:
+        """Where the rules of an edit are remembered: with this session if it points at photos."""
+        return self._private if any(isinstance(place.seed, str) for place in edit.masks) else self._made
 
     def _model(self, rules: Sequence[Rule]) -> tuple[Hashable, ...]:
         """Identity of the generator with some rules."""
@@ -550,7 +571,7 @@ def _own(generator: Generator, rule: Rule) -> Rule:
     return rule
 
 
-def _region(seed: int, mask: ArrayLike | Tensor) -> Region:
+def _region(seed: Seed, mask: ArrayLike | Tensor) -> Region:
     number: Any = seed
     return _reduced(Region(int(number) if isinstance(number, np.integer) else number, masks.as_mask(mask)))
 

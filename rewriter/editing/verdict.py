@@ -17,7 +17,7 @@ from rewriter.editing.likeness import Likeness, shifted
 from rewriter.editing.region import Place, Region
 from rewriter.generators.base import Changes
 from rewriter.generators.change import LowRank
-from rewriter.generators.latents import UNSEEN
+from rewriter.generators.latents import UNSEEN, Seed
 from rewriter.pictures import difference
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED, *, most: int = JUDGED) -
     if edit.kind == "paint":
         return _painted(job, places)
     assert edit.copy is not None
-    seeds = [edit.copy.seed, *(place.seed for place in places)]
-    thing, *before = generator.sample(seeds, truncation=psi, rules=rules).clamp(-1, 1)
+    drawn: list[Seed] = [edit.copy.seed, *(place.seed for place in places)]
+    thing, *before = generator.sample(drawn, truncation=psi, rules=rules).clamp(-1, 1)
     alpha = masks.resize(edit.copy.mask, (side, side)).to(thing)
     down, right = (off * side / job.info.resolution for off in job.pasted_off_mark())
     top, left = masks.centre(alpha)

@@ -157,7 +157,7 @@ def _colour(scene: scenes.Scene, thing: str) -> Tensor:
 def _copied_door() -> tuple[Tensor, Tensor]:
     (edit,) = load_edits(examples()["door-in-the-sky"])
     assert edit.copy is not None and edit.paste is not None
-    return _colour(scenes.described([edit.copy.seed]), "door"), edit.paste.mask
+    return _colour(scenes.described([int(edit.copy.seed)]), "door"), edit.paste.mask
 
 
 DOME_TO_SPIRE = Judge(METRICS, Counterfactual(factors.has_dome, _spires, "dome", "spire"))

@@ -159,7 +159,7 @@ def all_weights(
         wanted = case.generator.picture(goal[:1].features, goal[:1].values, rules=[])
         features = network.features(wanted)
     tuned, psi, best = copy.deepcopy(case.generator).requires_grad_(True), case.edit.truncation, dict[str, Tensor]()
-    z, adam = tuned.latents([job.target.seed]), torch.optim.Adam(tuned.parameters(), lr=rate, fused=True)
+    z, adam = tuned.latents([int(job.target.seed)]), torch.optim.Adam(tuned.parameters(), lr=rate, fused=True)
     for step in range(1, steps + 1):
         drawn = tuned(z, truncation=psi, rules=[])
         pairs = zip(network.features(drawn), features, strict=True)

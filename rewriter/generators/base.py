@@ -14,12 +14,14 @@ import contextlib
 import copy
 import hashlib
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from threading import Lock
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, ClassVar, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +29,9 @@ from torch import Tensor, nn
 from rewriter.checks import Check
 from rewriter.errors import InputError
 from rewriter.generators.change import LowRank
-from rewriter.generators.latents import latents
-from rewriter.generators.layer import Features, LayerInfo, Memory
+from rewriter.generators.inverted import Inverted
+from rewriter.generators.latents import PHOTO, Seed, latents
+from rewriter.generators.layer import Features, LayerInfo, Memory, join
 from rewriter.generators.origin import Origin
 from rewriter.generators.shapes import Shapes
 
@@ -50,6 +53,7 @@ class Generator(nn.Module, ABC):
     resolution: int
     layers: Mapping[str, LayerInfo]
     rules: tuple[LowRank, ...] = ()
+    photos: Mapping[str, Inverted] = MappingProxyType({})  # by name; given in place of seeds, see `with_photos`
     advice: Mapping[str, str] = MappingProxyType({})  # good first layers for "structure", "objects" and "texture"
     origin: Origin = Origin()
 
@@ -71,9 +75,21 @@ class Generator(nn.Module, ABC):
         """Tensors that follow from the others, for files that lack them."""
         return {}
 
+    def embed(self, z: Tensor, truncation: float) -> Tensor:
+        """Latents (n, zdim) → what `enter` takes, where truncation acts: those times ψ, or the w of a StyleGAN2."""
+        return z * truncation
+
+    def spread(self, latents: Tensor) -> Tensor:
+        """What `embed` makes, (n, d), as (n, layers, d), where `enter` takes one for each layer; else as it is."""
+        return latents
+
     @abstractmethod
+    def enter(self, latents: Tensor) -> Features:
+        """What `embed` made of latents → the features entering the first layer. Photos are found here."""
+
     def start(self, z: Tensor, truncation: float) -> Features:
         """Latents (n, zdim) → the features entering the first layer."""
+        return self.enter(self.embed(z, truncation))
 
     @abstractmethod
     def step(self, features: Features, values: Tensor) -> Features | Tensor:
@@ -143,7 +159,8 @@ class Generator(nn.Module, ABC):
         """
         for rule in rules:
             self.check(rule)
-        shared = {id(t): t for t in [*self.parameters(), *self.buffers()]}
+        shared: dict[int, Any] = {id(t): t for t in [*self.parameters(), *self.buffers()]}
+        shared[id(self.photos)] = self.photos
         twin = copy.deepcopy(self, shared)
         twin.__dict__.pop("fingerprint", None)  # it is computed anew
         twin.rules = ()
@@ -190,19 +207,69 @@ class Generator(nn.Module, ABC):
         wanted = order[:position] if before else [layer]
         return [rule for rule in rules if rule.layer in wanted and rule.active]
 
+    def with_photos(self, photos: Iterable[Inverted]) -> Self:
+        """The same generator, sharing every weight, that also draws these photos: their names serve as seeds.
+
+        Truncation does not act on photos. InputError if one was found in another generator.
+        """
+        twin = copy.copy(self)
+        twin.photos = MappingProxyType({**self.photos, **{photo.name: photo for photo in photos}})
+        for photo in twin.photos.values():
+            for change in photo.own:
+                self.check(change)
+            size = (3, self.resolution, self.resolution)
+            if tuple(photo.drawn.shape) != size or tuple(photo.photo.shape) != size:
+                raise InputError(
+                    f"{photo.name} is {tuple(photo.photo.shape)}, but {self.name} draws {size}: open it anew"
+                )
+        return twin
+
     def latents(self, seeds: Sequence[int]) -> Tensor:
         """Rows of the original's latent table, (n, zdim): seed n is the same picture forever."""
         return latents(seeds, self.zdim).to(self.device)
 
+    def photo(self, seed: Seed) -> Inverted | None:
+        """The photo that is meant, None for a number; InputError if it is not here."""
+        if not isinstance(seed, str) or not re.fullmatch(PHOTO, seed):
+            return None
+        if seed not in self.photos:
+            raise InputError(f"{seed} is not here: open this photo first (Rewriter.open_photo, or --photo FILE)")
+        return self.photos[seed]
+
+    def begin(self, seeds: Sequence[Seed], truncation: float = 1.0) -> Features:
+        """The features entering the first layer, of seeds and photos."""
+        photos = [self.photo(seed) for seed in seeds]
+        if not any(photos):
+            return self.start(latents(seeds, self.zdim).to(self.device), truncation)
+        rows = [
+            self.embed(latents([seed], self.zdim).to(self.device), truncation)
+            if photo is None
+            else photo.latent[None].to(self.device)
+            for seed, photo in zip(seeds, photos, strict=True)
+        ]
+        own = tuple(photo.own if photo else () for photo in photos)
+        return replace(self.enter(join(rows)), own=own if any(own) else ())
+
     def sample(
-        self, seeds: Sequence[int], *, truncation: float = 1.0, rules: Changes | None = None, batch: int = 16
+        self, seeds: Sequence[Seed], *, truncation: float = 1.0, rules: Changes | None = None, batch: int = 16
     ) -> Tensor:
-        """Pictures of the given seeds, (n, 3, H, W), drawn in batches."""
+        """Pictures of the given seeds and photos, (n, 3, H, W), drawn in batches.
+
+        A photo keeps its fine residue where the rules change nothing; see `Inverted.finish`.
+        """
         seeds = list(seeds)
-        z, per_picture = self.latents(seeds), self._spread(rules, len(seeds))
-        batches = (slice(i, i + batch) for i in range(0, len(seeds), batch))
-        parts = [self(z[part], truncation=truncation, rules=per_picture[part]) for part in batches]
-        return torch.cat(parts) if parts else z.new_zeros(0, 3, self.resolution, self.resolution)
+        per_picture = self._spread(rules, len(seeds))
+        parts = [torch.zeros(0, 3, self.resolution, self.resolution, device=self.device)]
+        for i in range(0, len(seeds), batch):
+            part = seeds[i : i + batch]
+            with exact(self.device):
+                pictures = self.picture(self.begin(part, truncation), rules=per_picture[i : i + batch])
+            photos = [self.photo(seed) for seed in part]
+            if any(photos):
+                pairs = zip(photos, pictures, strict=True)
+                pictures = torch.stack([photo.finish(picture) if photo else picture for photo, picture in pairs])
+            parts.append(pictures)
+        return torch.cat(parts)
 
     def forward(self, z: Tensor, *, truncation: float = 1.0, rules: Changes | None = None) -> Tensor:
         """Latents (n, zdim) → pictures. `rules`: one list for all, one list per picture, None (the generator's own)."""
@@ -210,28 +277,30 @@ class Generator(nn.Module, ABC):
             return self.picture(self.start(z, truncation), rules=rules)
 
     def keys(
-        self, seeds: Sequence[int], layer: str, *, truncation: float = 1.0, rules: Changes | None = None
+        self, seeds: Sequence[Seed], layer: str, *, truncation: float = 1.0, rules: Changes | None = None
     ) -> Features:
-        """The features that enter a layer, for pictures given by seed; rules count at the layers before it."""
+        """The features that enter a layer, for pictures given by seed or photo; rules count at the layers before it."""
         self.layer(layer)
         return next(f for f in self.walk(seeds, truncation=truncation, rules=rules) if f.layer == layer)
 
     def walk(
-        self, seeds: Sequence[int], *, truncation: float = 1.0, rules: Changes | None = None
+        self, seeds: Sequence[Seed], *, truncation: float = 1.0, rules: Changes | None = None
     ) -> Iterator[Features]:
         """The features that enter one layer after the other, each computed when it is asked for."""
         per_picture = self._spread(rules, len(seeds))
         with exact(self.device), torch.no_grad():
-            following: Features | Tensor = self.start(self.latents(seeds), truncation)
+            following: Features | Tensor = self.begin(seeds, truncation)
         while isinstance(following, Features):
             yield following  # outside of the settings: they are not the caller's
             with exact(self.device), torch.no_grad():
-                following = self.step(following, self.values(following, rules=per_picture))
+                following = self.follow(following, self.values(following, rules=per_picture))
 
     def values(self, features: Features, *, rules: Changes | None = None) -> Tensor:
         """What a layer answers to its keys, (n, out, H, W), under the rules that name it."""
-        memory, n = self.memory(features.layer), len(features)
-        lists = [tuple(r for r in own if r.layer == features.layer and r.active) for own in self._spread(rules, n)]
+        memory, given = self.memory(features.layer), self._spread(rules, len(features))
+        if features.own:
+            given = [[*own, *rules] for own, rules in zip(features.own, given, strict=True)]
+        lists = [tuple(r for r in each if r.layer == features.layer and r.active) for each in given]
         with exact(self.device):
             if all(own == lists[0] for own in lists[1:]):
                 return memory.recall(features.keys, features.style, lists[0] if lists else ())
@@ -242,10 +311,16 @@ class Generator(nn.Module, ABC):
         per_picture = self._spread(rules, len(features))
         with exact(self.device):
             while True:
-                following = self.step(features, self.values(features, rules=per_picture) if values is None else values)
+                own = self.values(features, rules=per_picture) if values is None else values
+                following = self.follow(features, own)
                 if isinstance(following, Tensor):
                     return following
                 features, values = following, None
+
+    def follow(self, features: Features, values: Tensor) -> Features | Tensor:
+        """Like `step`; changes that belong to the pictures go on with them."""
+        following = self.step(features, values)
+        return replace(following, own=features.own) if features.own and isinstance(following, Features) else following
 
     def _spread(self, rules: Changes | None, n: int) -> list[Sequence[LowRank]]:
         """One list of changes per picture."""

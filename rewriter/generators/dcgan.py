@@ -155,9 +155,9 @@ class DCGAN(Generator):
         """Like that of any generator; the output reaches a pixel further."""
         return super().receptive_field(layer) + 1
 
-    def start(self, z: Tensor, truncation: float) -> Features:
-        """Latents times the truncation, as a 1×1 map."""
-        return Features("layer1", z[:, :, None, None] * truncation)
+    def enter(self, latents: Tensor) -> Features:
+        """Latents as a 1×1 map."""
+        return Features("layer1", latents[:, :, None, None])
 
     def step(self, features: Features, values: Tensor) -> Features | Tensor:
         """Batch norm and ReLU; after the last layer the output and tanh."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from rewriter.errors import InputError
 
+Seed = int | str  # which picture: a number, or the name of a photo
 SEEDS = 100_000
+PHOTO = r"photo-[0-9a-f]{16}"  # the name of a photo
 UNSEEN = 10_000  # the first seed to measure effects on; statistics and most edits use lower ones
 _BLOCK = 1000  # rows between two saved states of the random stream
 
@@ -36,7 +38,12 @@ def _rows(zdim: int, block: int) -> Tensor:
     return torch.from_numpy(stream.standard_normal(_BLOCK * zdim).reshape(_BLOCK, zdim).astype(np.float32))
 
 
-def latents(seeds: Sequence[int], zdim: int) -> Tensor:
+def in_order(seeds: Iterable[Seed]) -> list[Seed]:
+    """Seeds in order, photos last."""
+    return sorted(seeds, key=lambda seed: (isinstance(seed, str), seed if isinstance(seed, int) else 0, f"{seed}"))
+
+
+def latents(seeds: Sequence[Seed], zdim: int) -> Tensor:
     """Latents (n, zdim) of seeds in 0…99,999, or InputError: seed n is row n of RandomState(1).standard_normal."""
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < SEEDS:

@@ -51,16 +51,24 @@ class Features:
 
     layer: str
     keys: Tensor  # (n, in, h, w), the layer's input, after style modulation
-    style: Tensor | None = None  # (n, in), what modulated it; this and the rest in a StyleGAN2 only
-    w: Tensor | None = None  # (n, w_dim), latents
+    style: Tensor | None = None  # (n, in), what modulated it; this, w and skip in a StyleGAN2 only
+    w: Tensor | None = None  # (n, w_dim), latents; (n, layers + 1, w_dim) where each layer has its own
     skip: Tensor | None = None  # (n, 3, h', w'), the picture so far
+    own: tuple[Sequence[LowRank], ...] = ()  # changes that belong to each picture, as those of photos; (): to none
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: slice | list[int]) -> Features:
         parts: dict[str, Any] = {name: value[index] for name, value in self._tensors().items()}
+        if self.own:
+            parts["own"] = self.own[index] if isinstance(index, slice) else tuple(self.own[i] for i in index)
         return replace(self, **parts)
+
+    def own_changes(self) -> list[list[LowRank]]:
+        """For each picture those of its own changes that are of this layer."""
+        lists = self.own or ((),) * len(self)
+        return [[change for change in each if change.layer == self.layer and change.active] for each in lists]
 
     def _tensors(self) -> dict[str, Tensor]:
         named = {"keys": self.keys, "style": self.style, "w": self.w, "skip": self.skip}
@@ -70,8 +78,16 @@ class Features:
     def cat(parts: Sequence[Features]) -> Features:
         """Join batches that enter the same layer."""
         columns = [part._tensors() for part in parts]
-        joined: dict[str, Any] = {name: torch.cat([c[name] for c in columns]) for name in columns[0]}
+        joined: dict[str, Any] = {name: join([c[name] for c in columns]) for name in columns[0]}
+        if any(part.own for part in parts):
+            joined["own"] = tuple(own for part in parts for own in part.own or ((),) * len(part))
         return replace(parts[0], **joined)
+
+
+def join(rows: Sequence[Tensor]) -> Tensor:
+    """Batches as one; latents (n, d) that serve all layers are repeated where others are (n, layers, d)."""
+    layers = max((row for row in rows), key=lambda row: row.ndim).shape
+    return torch.cat([row if row.ndim == len(layers) else row[:, None].expand(-1, layers[1], -1) for row in rows])
 
 
 class Memory(nn.Module, ABC):
@@ -128,6 +144,15 @@ class Memory(nn.Module, ABC):
         if sigma is not None:
             response = response * sigma[:, :, None, None]
         return self._with_memories(changes, keys, sigma, response)
+
+    def answer(self, features: Features, changes: Sequence[LowRank] = ()) -> Tensor:
+        """Like `respond`, with the pictures' own changes too."""
+        own = features.own_changes()
+        if not any(own):
+            return self.respond(features.keys, features.style, changes)
+        styles = [None] * len(own) if features.style is None else features.style.split(1)
+        rows = zip(features.keys.split(1), styles, own, strict=True)
+        return torch.cat([self.respond(keys, style, [*each, *changes]) for keys, style, each in rows])
 
     def recall_each(self, keys: Tensor, style: Tensor | None, changes: Sequence[Sequence[LowRank]]) -> Tensor:
         """Like `recall`, with changes of its own for each picture: y = σ_i · (W ∗ k + Λ_i ∗ (D_i k)).

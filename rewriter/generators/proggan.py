@@ -147,11 +147,15 @@ class ProgressiveGAN(Generator):
         assert isinstance(module, Scale)
         return module
 
-    def start(self, z: Tensor, truncation: float) -> Features:
-        """Normalised latents as a 1×1 map."""
+    def embed(self, z: Tensor, truncation: float) -> Tensor:
+        """The latents themselves."""
         if truncation != 1:
             raise InputError(f"a Progressive GAN has no truncation: leave it at 1 instead of {truncation}")
-        return Features("layer1", pixel_norm(z[:, :, None, None]))
+        return z
+
+    def enter(self, latents: Tensor) -> Features:
+        """Normalised latents as a 1×1 map."""
+        return Features("layer1", pixel_norm(latents[:, :, None, None]))
 
     def step(self, features: Features, values: Tensor) -> Features | Tensor:
         """Scale, bias, leaky ReLU; then pixel norm and, into odd layers, nearest upsampling; or the output."""

@@ -232,26 +232,43 @@ class StyleGAN2(Generator):
         average: Tensor = self.mapping.get_buffer("w_avg")
         return w if truncation == 1 else average + truncation * (w - average)
 
-    def start(self, z: Tensor, truncation: float) -> Features:
-        """Mapping network and learned constant → the features entering layer2."""
-        const = self.synthesis.get_submodule("b4").get_parameter("const")
-        return self._enter(self._order[0], const.expand(len(z), -1, -1, -1), self.latents_w(z, truncation), None)
+    def embed(self, z: Tensor, truncation: float) -> Tensor:
+        """The mapping network: z (n, z_dim) → truncated w (n, w_dim)."""
+        return self.latents_w(z, truncation)
 
-    def _enter(self, layer: str, x: Tensor, w: Tensor, skip: Tensor | None) -> Features:
-        style = self.memory(layer).affine(w)
+    def spread(self, latents: Tensor) -> Tensor:
+        """W (n, w_dim) → (n, layers + 1, w_dim)."""
+        return latents[:, None].repeat(1, len(self._order) + 1, 1)
+
+    def enter(self, latents: Tensor) -> Features:
+        """The learned constant, modulated by w (n, w_dim), or (n, layers + 1, w_dim): one for each layer and the end.
+
+        A layer that adds to the picture does so with the w of the layer after it, as in NVIDIA's implementation.
+        """
+        const = self.synthesis.get_submodule("b4").get_parameter("const")
+        return self._enter(0, const.expand(len(latents), -1, -1, -1), latents, None)
+
+    def _enter(self, position: int, x: Tensor, w: Tensor, skip: Tensor | None) -> Features:
+        layer = self._order[position]
+        style = self.memory(layer).affine(_of_layer(w, position))
         return Features(layer, x * style[:, :, None, None], style, w, skip)
 
     def step(self, features: Features, values: Tensor) -> Features | Tensor:
         """Even layers add their part to the picture; then the next layer's style modulates the values."""
         info, w, skip = self.layers[features.layer], features.w, features.skip
+        position = self._order.index(features.layer) + 1
         assert w is not None
         if info.scale == 1:
             to_rgb = self.synthesis.get_submodule(f"b{info.resolution}.torgb")
-            rgb: Tensor = to_rgb(values, w)
+            rgb: Tensor = to_rgb(values, _of_layer(w, position))
             kernel = self.synthesis.get_buffer("skip_filter") if self.config.skip_filter else None
             skip = rgb if skip is None else upsample(skip, kernel) + rgb
-        position = self._order.index(features.layer) + 1
         if position == len(self._order):
             assert skip is not None
             return skip
-        return self._enter(self._order[position], values, w, skip)
+        return self._enter(position, values, w, skip)
+
+
+def _of_layer(w: Tensor, position: int) -> Tensor:
+    """The latents (n, w_dim) of one layer."""
+    return w if w.ndim == 2 else w[:, position]

@@ -163,9 +163,9 @@ class Sites:
         through = through.view(len(keys), -1, *through.shape[2:])
         base = at_places(memory.response(keys, memory.weight), places) if base is None else base
         offset = _offset(memory, through.shape[2:]).expand(len(keys), -1, -1, -1)
-        if earlier:
+        if earlier or features.own:
             plain = memory.respond(keys, features.style)
-            offset = offset + memory.respond(keys, features.style, earlier) - plain
+            offset = offset + memory.answer(features, earlier) - plain
         demodulation: Demodulation | None = None
         if features.style is not None and gate is not None:
             demodulation = FixedDemodulation(memory.scale(features.style, memory.energy()))

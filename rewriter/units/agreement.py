@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import Seed
 
 QUANTILE = 0.99  # of a unit's activations, above which it is on
 STEPS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.84, 0.88, 0.91, 0.93, 0.95, 0.965, 0.98, QUANTILE, 0.995)  # levels that are tried
@@ -26,7 +28,7 @@ SAMPLES = 4096  # cells of a layer's maps, from each eighth picture, that a quan
 COVERED = 0.5  # share of a cell that a thing must cover
 BATCH = 32
 
-Labels = Callable[[Sequence[int], Tensor], Tensor]  # seeds and their pictures → where things are, (n, things, H, W)
+Labels = Callable[[Sequence[Any], Tensor], Tensor]  # seeds and their pictures → where things are, (n, things, H, W)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ def measure(
     layer: str,
     things: Sequence[str],
     labels: Labels,
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     *,
     truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
@@ -137,7 +139,7 @@ def measure(
 
 
 def drawn(
-    generator: Generator, layer: str, seeds: Sequence[int], truncation: float, rules: Sequence[LowRank]
+    generator: Generator, layer: str, seeds: Sequence[Seed], truncation: float, rules: Sequence[LowRank]
 ) -> tuple[Tensor, Tensor]:
     """A layer's values (n, units, h, w) and the pictures (n, 3, H, W) of seeds."""
     features = generator.keys(seeds, layer, truncation=truncation, rules=rules)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rewriter.errors import OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import Seed
 from rewriter.pictures import stacked
 from rewriter.units.agreement import BATCH, QUANTILE, STEPS, activations, drawn, usual_levels
 
@@ -26,7 +27,7 @@ def strongest(
     units: Sequence[int],
     *,
     pictures: int = 4,
-    seeds: Sequence[int] = SEARCHED,
+    seeds: Sequence[Seed] = SEARCHED,
     truncation: float = 1.0,
     rules: Sequence[LowRank] = (),
     on_step: OnStep | None = None,

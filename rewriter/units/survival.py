@@ -18,6 +18,7 @@ from rewriter.editing.stroke import Stroke
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import Seed
 from rewriter.generators.layer import Features
 from rewriter.units.thing import Thing, marked
 
@@ -106,12 +107,12 @@ def _weights(masks: Tensor, like: Tensor) -> Tensor:
 
 
 def _walk(
-    generator: Generator, layer: str, seeds: Sequence[int], truncation: float, rules: Sequence[LowRank]
+    generator: Generator, layer: str, seeds: Sequence[Seed], truncation: float, rules: Sequence[LowRank]
 ) -> Iterator[tuple[str, Tensor]]:
     """The values of a layer and of each later one, then the pictures."""
     following: Features | Tensor = generator.keys(seeds, layer, truncation=truncation, rules=rules)
     while isinstance(following, Features):
         values = generator.values(following, rules=rules)
         yield following.layer, values
-        following = generator.step(following, values)
+        following = generator.follow(following, values)
     yield PICTURE, following.clamp(-1, 1)

@@ -22,6 +22,7 @@ from rewriter.editing.stroke import LEVELS, MOST_UNITS, REMOVED, UNITS, Stroke
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
+from rewriter.generators.latents import Seed
 from rewriter.pictures import difference
 from rewriter.units.agreement import Agreement, Labels, activations, measure
 
@@ -85,13 +86,13 @@ def thing(name: str, value: Any) -> Thing:
     return found
 
 
-def marked(marks: Sequence[Region]) -> tuple[list[int], Labels]:
+def marked(marks: Sequence[Region]) -> tuple[list[Seed], Labels]:
     """The pictures that marks are on, and their masks as labels of one thing."""
-    known: dict[int, list[Tensor]] = {}
+    known: dict[Seed, list[Tensor]] = {}
     for mark in marks:
         known.setdefault(mark.seed, []).append(mark.mask)
 
-    def labels(seeds: Sequence[int], pictures: Tensor) -> Tensor:
+    def labels(seeds: Sequence[Seed], pictures: Tensor) -> Tensor:
         side = pictures.shape[-1]
         each = [torch.stack([masks.resize(mask, (side, side)) for mask in known[seed]]).amax(0) for seed in seeds]
         return torch.stack(each)[:, None]
@@ -118,7 +119,7 @@ def point(
     return measure(generator, layer, ("it",), labels, seeds, truncation=truncation, rules=rules)
 
 
-def _check_marks(seeds: Sequence[int], most: int = MOST_MARKS) -> None:
+def _check_marks(seeds: Sequence[Seed], most: int = MOST_MARKS) -> None:
     if not 1 <= len(seeds) <= most:
         raise InputError(f"point at a thing on 1 to {most} pictures, not {len(seeds)}")
 
@@ -138,7 +139,7 @@ def contrast(
     """
     seeds, labels = marked(marks)
 
-    def active(seeds: Sequence[int]) -> Tensor:
+    def active(seeds: Sequence[Seed]) -> Tensor:
         values = generator.values(generator.keys(seeds, layer, truncation=truncation, rules=rules), rules=rules)
         return activations(generator, layer, values).relu()
 

@@ -44,8 +44,8 @@ class Tiles(Generator):
     def memory(self, layer):
         return self.tiles[self.layer(layer).name]
 
-    def start(self, z, truncation):
-        return Features("cells", torch.tanh(self.tiles["start"](z * truncation)).view(len(z), -1, 8, 8))
+    def enter(self, latents):
+        return Features("cells", torch.tanh(self.tiles["start"](latents)).view(len(latents), -1, 8, 8))
 
     def step(self, features, values):
         return F.interpolate(self.tiles["end"](torch.tanh(values)), scale_factor=2.0)

@@ -200,7 +200,8 @@ def test_the_goal_of_a_painted_edit_is_the_painted_values_and_other_marks_get_th
     assert [len(goal.values), goal.weight[0].max(), goal.weight[1].max()] == [2, 1, 1]
     at = goal.weight[1] == 1
     assert is_level(goal.values[1, 1][at], 2.0)
-    assert torch.equal(goal.values[1][:, goal.weight[1] == 0], goal.before[1][:, goal.weight[1] == 0])
+    away = goal.weight[1] == 0
+    assert near(goal.values[1][:, away], goal.before[1][:, away], 1e-5)  # a batch of changes may round otherwise
 
 
 def test_links_sessions_and_files_hold_strokes_to_the_bit(stylegan, tmp_path):

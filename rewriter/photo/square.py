@@ -1,0 +1,107 @@
+"""Image files → square pictures for a generator: turned as the camera was held, cut, and scaled."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from rewriter.errors import InputError
+from rewriter.files import read_bytes
+
+LIMIT = 48 << 20  # bytes of a file
+MOST_PIXELS = 100 << 20
+LEAST = 16  # px of a side
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")  # brands in a file's first box
+DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square in a photo, in pixels of the photo as it is seen; it may reach beyond the edges."""
+
+    left: float
+    top: float
+    side: float
+
+    def __post_init__(self) -> None:
+        values = (self.left, self.top, self.side)
+        if not all(-1e6 < value < 1e6 for value in values) or self.side < 1:
+            raise InputError(f"a crop is left, top and side in pixels, with a side of at least 1, not {values}")
+
+
+def read(source: str | Path | bytes, name: str = "the photo") -> Image.Image:
+    """An image file, or its content, as RGB; turned as its EXIF says. `name` calls it that in errors.
+
+    Transparent parts become white; of an animation, the first picture is taken. InputError for other files, damaged
+    ones, and those that are too large or too small; it says what to do.
+    """
+    if not isinstance(source, bytes):
+        name = Path(source).name
+        source = read_bytes(source, limit=LIMIT)
+    if len(source) > LIMIT:
+        raise InputError(f"{name} has {len(source) >> 20} MB: the most is {LIMIT >> 20}; save it smaller")
+    if source[4:8] == b"ftyp" and source[8:12] in HEIC:
+        kind = "AVIF" if source[8:12].startswith(b"avi") else "HEIC, as phones save it,"
+        raise InputError(f"{name} is {kind} which cannot be read here: save it as JPEG or PNG first")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about sizes, which are checked here, and odd metadata
+            with Image.open(io.BytesIO(source), formats=FORMATS) as image:
+                width, height = image.size
+                if width * height > MOST_PIXELS:
+                    raise InputError(f"{name} has {width} × {height} pixels: the most is 100 million; scale it down")
+                if min(width, height) < LEAST:
+                    raise InputError(f"{name} has {width} × {height} pixels: give one of at least {LEAST} a side")
+                seen = ImageOps.exif_transpose(image)
+                return _opaque(seen)
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise InputError(f"{name} is no image that can be read here: give one of {known}") from error
+    except DAMAGE as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name} is damaged, or cut short ({error}): save it again") from error
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "I;16", "I;16B", "F"):  # more than 8 bits: which Pillow would clip
+        values = np.asarray(image, dtype=np.float32)
+        low, high = float(values.min()), float(values.max())
+        image = Image.fromarray(((values - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def middle(image: Image.Image) -> Crop:
+    """The largest square in the middle; of an upright photo, a little above it, where people are."""
+    width, height = image.size
+    side = min(width, height)
+    return Crop((width - side) / 2, (height - side) / (3 if height > width else 2), side)
+
+
+def cut(image: Image.Image, crop: Crop, side: int) -> Tensor:
+    """A square of an image, scaled to (3, side, side), uint8. Beyond the image's edges, its outermost pixels go on."""
+    edges = crop.left, crop.top, crop.left + crop.side, crop.top + crop.side
+    beyond = max(0.0, -edges[0], -edges[1], edges[2] - image.width, edges[3] - image.height)
+    if beyond >= crop.side:
+        raise InputError(f"the crop {crop} is not on the photo, which has {image.width} × {image.height} pixels")
+    if beyond > 0:
+        scale = min(1.0, 4 * side / crop.side)  # an image that is needed small is made small before it is continued
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        margin = int(beyond * scale) + 2
+        values = np.asarray(image.resize(size, Image.Resampling.BOX) if scale < 1 else image)
+        image = Image.fromarray(np.pad(values, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
+        edges = tuple(edge * scale + margin for edge in edges)  # type: ignore[assignment]  # four
+    small = image.resize((side, side), Image.Resampling.LANCZOS, box=edges, reducing_gap=3.0)
+    return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1).contiguous()
