@@ -184,7 +184,9 @@ class Handlers:
     def pick(self, visitor: Visitor, key: Any) -> Shown:
         """Choose the picture to paint on."""
         visitor = replace(visitor, selected=read_picture(key))
-        return self.view.show(visitor, self.shared.session(visitor), "canvas")
+        session = self.shared.session(visitor)
+        session.generator.photo(visitor.selected)  # it may not be here any more
+        return self.view.show(visitor, session, "canvas")
 
     def look(self, visitor: Visitor, matches: bool) -> Shown:
         """Mark where the context matches in the pictures, or stop doing so."""

@@ -167,7 +167,7 @@ def proposed(generator: Generator, image: Image.Image) -> Crop:
 def close(ratio: float) -> str:
     """How close a picture is to the photo, in words and in dB."""
     words = next((words for least, words in CLOSENESS if ratio >= least), CLOSENESS[-1][1])
-    return f"{words} ({ratio:.0f} dB)" if ratio < 99 else words
+    return f"{words} ({ratio:.0f}\u00a0dB)" if ratio < 99 else words
 
 
 def amplified(picture: Tensor, original: Tensor) -> Tensor:
