@@ -4,8 +4,9 @@
 visitor's own photo draw it from PARTS, JSON. The first ones come with the page. From then on each click is a step, an
 HTTP request that `page.js` sends by itself: `POST rewriter/step` takes the step's name and arguments, a name for the
 browser tab, the names of its photos, and the record, a text in which the server keeps all of the visitor's work, so
-that any server can answer. The answer has one JSON object of parts a line, and in its last one `end` and the new record. The tab keeps the record in memory and over a reload; steps wait for each other, and a step is
-sent again until it is answered. Aborting a request cancels its work.
+that any server can answer. The answer has one JSON object of parts a line, and in its last one `end` and the new
+record. The tab keeps the record in memory and over a reload; steps wait for each other, and a step is sent again until
+it is answered. Aborting a request cancels its work.
 
 Masks stay in the browser until a button is pressed; then they are "SEED:" and a PNG data URL, whose opaque part is the
 mask. The seed is part of it because another picture may be chosen by the time the server reads the mask.
