@@ -80,6 +80,7 @@ def test_an_edit_that_points_at_a_photo_is_applied_with_the_photo(run, town, tow
     mask = square(20, 20, 40, 40, side=64)
     edit = Edit("townscape", "layer8", kind="zero", context=(Region(name, mask),))
     edit.save(tmp_path / "edit.json")
+    assert f"it points at {name}: run it with --photo FILE" in run("inspect", tmp_path / "edit.json")[1]
     given = ("apply", tmp_path / "edit.json", "--out", tmp_path / "sheet.png", "--json")
     status, _, err = run(*given)
     assert status and f"{name} is not here" in err and "--photo" in err

@@ -10,6 +10,7 @@ from rewriter.editing import link
 from rewriter.editing.region import Region
 from rewriter.editing.stroke import Stroke
 from rewriter.errors import InputError
+from rewriter.hub.draft import draft
 from rewriter.photo.opening import inverted
 
 
@@ -55,7 +56,7 @@ def test_a_photo_is_copied_from_pasted_on_marked_painted_on_and_rewritten(opened
 def test_an_edit_names_the_photo_and_asks_for_it_where_it_is_not(opened, stylegan, statistics, photo, tmp_path):
     opened.edit.save(tmp_path / "edit.json")
     (edit,) = load_edits(tmp_path / "edit.json")
-    assert edit.digest == opened.edit.digest and edit.paste.seed == photo.name
+    assert edit.digest == opened.edit.digest and edit.paste.seed == photo.name and edit.photos == (photo.name,)
     fresh = Rewriter(stylegan, statistics=statistics)
     fresh.use(edit)
     with pytest.raises(InputError, match=f"{photo.name} is not here: open this photo first"):
@@ -102,6 +103,14 @@ def test_rules_and_keys_of_photos_are_not_shared_between_sessions(stylegan, stat
     other = inverted(stylegan, photo.photo, photo.latent + 0.2)  # the same photo, found elsewhere
     session.open(other)
     assert session.prepared is None
+
+
+def test_a_card_says_that_a_photo_was_marked_and_nothing_published_contains_it(opened, stylegan, photo):
+    made = draft(stylegan, [opened.execute()], "ada/rule")
+    assert "Some of it was marked on a photo, which is not part of this repository" in made.card
+    pixels = photo.photo.numpy().tobytes()
+    for data in made.files.values():
+        assert pixels[:64] not in data and photo.original.numpy().tobytes()[:64] not in data
 
 
 def test_undo_leaves_the_photo_open(opened, photo):
