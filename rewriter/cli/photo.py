@@ -61,18 +61,23 @@ class Work:
 
     def one(self, path: Path, out: Path, save: Path | None = None) -> dict[str, Any]:
         """Open and edit a photo; write the result, a sheet and perhaps what was found. Returns what there is to say."""
+        made, whole = self.open(path)
+        if save is not None:
+            portable.save(made, self.model, save)
+        return self._write(path, made, out, whole)
+
+    def open(self, path: Path) -> tuple[Inverted, tuple[Image.Image, Crop] | None]:
+        """A photo, found now or before; and of an image file the whole image and the square."""
         if path.suffix == FOUND:
             if self.crop is not None:
                 raise InputError(f"{path} was cut when it was found: leave --crop out, or give the photo itself")
-            return self._write(path, portable.load(path, self.model), out)
+            return portable.load(path, self.model), None
         image = read(path)
         crop = middle(image) if self.crop is None else self.crop
         how: dict[str, Any] = {"faithful": self.faithful, "effort": self.effort, "statistics": self.statistics}
         with common.progress(self.quiet) as job:
             made = open_photo(self.model, image, crop=crop, on_step=job(f"{path.name}: finding it"), **how)
-        if save is not None:
-            portable.save(made, self.model, save)
-        return self._write(path, made, out, (image, crop))
+        return made, (image, crop)
 
     def _write(
         self, path: Path, photo: Inverted, out: Path, whole: tuple[Image.Image, Crop] | None = None
@@ -152,6 +157,12 @@ def photo(
     report = work.one(files[0], out, save)
     words = f"{_in_words(report)}\nsaved: {out}, and its steps: {sheet_of(out)}"
     common.say(as_json, report, f"{words}\nwhat was found: {save}" if save else words)
+
+
+def with_photos(model: Generator, paths: Sequence[Path], quiet: bool) -> Generator:
+    """A generator that draws these photos too: image files, found with the usual options, or what --save wrote."""
+    work = Work(model, (), None, 0.5, 1.0, quiet)
+    return model.with_photos([work.open(path)[0] for path in paths])
 
 
 def _crop(text: str | None) -> Crop | None:

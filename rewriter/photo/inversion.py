@@ -18,6 +18,7 @@ from torch import Tensor
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.layer import Features
+from rewriter.photo import nearest
 from rewriter.photo.nearest import Thumbnails
 
 SCALES = (1, 2, 4, 8)
@@ -100,8 +101,9 @@ class Inversion:
         self._common: Tensor | None = None  # the w from which each layer's own one starts
         self._adam: torch.optim.Adam | None = None
         layered = generator.spread(generator.embed(generator.latents([0]), 1.0)).ndim == 3
+        slow = nearest.is_slow(generator)
         self.stages = [
-            Stage(s.space, s.candidates, max(1, round(s.steps * effort)), s.rate, s.exactly)
+            Stage(s.space, -(-s.candidates // (3 if slow else 1)), max(1, round(s.steps * effort)), s.rate, s.exactly)
             for s in (STAGES if layered else ONLY_Z)
         ]
 
@@ -141,8 +143,8 @@ class Inversion:
     def _begin(self, on_step: OnStep | None) -> None:
         """Start from the seeds whose thumbnails are most like the photo's."""
         self.thumbnails = self.thumbnails or Thumbnails.of(self.generator)
-        nearest = self.thumbnails.distances(self.photo[None])[0].argsort(stable=True)
-        self._latents = self.generator.latents(nearest[: self.stages[0].candidates].tolist())
+        order = self.thumbnails.distances(self.photo[None])[0].argsort(stable=True)
+        self._latents = self.generator.latents(order[: self.stages[0].candidates].tolist())
 
     def _next(self) -> None:
         """Go on to the next stage with the best candidates, in its space."""
