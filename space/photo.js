@@ -25,7 +25,10 @@ dialog.addEventListener('pointerdown', event => { if (event.target === dialog) d
 
 // --- dropped or pasted anywhere ---
 
-const brings = event => event.dataTransfer?.types.includes('Files');
+let within = false;  // a picture of the page itself is dragged
+document.addEventListener('dragstart', () => { within = true; });
+document.addEventListener('dragend', () => { within = false; });
+const brings = event => !within && event.dataTransfer?.types.includes('Files');
 for (const [kind, on] of [['dragenter', true], ['dragover', true], ['dragleave', false], ['drop', false]]) document.addEventListener(kind, event => {
   if (!brings(event)) return;
   event.preventDefault();

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from axe_playwright_python.sync_playwright import Axe
 from browser import Visit
 from clicks import until
 from loopback import Account, LoopbackHub
@@ -105,6 +106,12 @@ def likest(pictures, original):
     return least
 
 
+def barriers(v):
+    """What keeps people with disabilities from using the page."""
+    found = Axe().run(v.page, context=".photo").response["violations"]
+    return [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+
+
 def test_a_photo_is_dropped_found_painted_on_and_made_a_rule_and_then_nothing_is_left_of_it(
     browser, page, photo, hub, town, caplog, capfd, tmp_path
 ):
@@ -112,11 +119,13 @@ def test_a_photo_is_dropped_found_painted_on_and_made_a_rule_and_then_nothing_is
     v = Visit(browser, f"{page.demo.local_url}?here={HERE}")
     v.page.evaluate(DROP, ["me.jpg", base64.b64encode(photo).decode()])
     v.page.wait_for_selector('.photo[open][data-at="square"]')
+    assert barriers(v) == []
     v.page.focus(".cropper")
     v.page.keyboard.press("ArrowRight")  # at the edge: it cannot move further
     v.press("[data-find]")
     v.page.wait_for_selector('[data-side="so far"] img[src]')
     v.page.wait_for_selector('.photo[data-at="found"] figure:nth-child(4)', timeout=120_000)
+    assert barriers(v) == []
     v.press("[data-differ]")
     v.page.wait_for_selector('.photo img[alt^="Differences"]')
     v.press("[data-paint]")
