@@ -1,7 +1,7 @@
 // A visitor's own photo: dropped, pasted or chosen, cut to a square, found in the generator, compared. It goes on where inside.js ends.
 
 const dialog = $('.photo'), cropper = $('.cropper'), cropped = $('.cropper img'), around = $('.cropper .square'), dial = $('[data-faithful]');
-const chosenFile = $('#rw-photo-file'), READ = /^image\/(png|jpeg|webp|gif|bmp|tiff)$/, LONGEST = 4096, ROOM = 3e6;  // px; characters kept over a reload
+const chosenFile = $('#rw-photo-file'), KEPT = 4, READ = /^image\/(png|jpeg|webp|gif|bmp|tiff)$/, LONGEST = 4096, ROOM = 3e6;  // px; characters kept over a reload
 let file_ = null, square = null, moved = false, differ = false;  // the file; its square as shares of its width, by hand or as proposed
 
 const turnTo = state => {
@@ -9,7 +9,8 @@ const turnTo = state => {
   for (const part of $$('.photo [data-when]')) part.hidden = !part.dataset.when.split(' ').includes(state);
 };
 const wrong = message => { $('.photo .wrong').textContent = message || ''; };
-const own = () => photos.has(part('canvas').seed) ? part('canvas').seed : [...photos.keys()].at(-1);
+const ours = () => (part('film').tiles || []).filter(tile => tile.label).map(tile => tile.seed);  // those of this generator
+const own = () => ours().includes(part('canvas').seed) ? part('canvas').seed : ours().at(-1);
 const openPhotos = () => {
   if (!dialog.open) dialog.showModal();
   if (dialog.dataset.at === 'finding') return;
@@ -125,7 +126,9 @@ const finding = () => {
 const opened = () => {
   const { name, data } = part('opened');
   if (!name) return;
-  parts.opened = {}; photos.delete(name); photos.set(name, data); keepPhotos();
+  parts.opened = {}; photos.delete(name); photos.set(name, data);
+  for (const other of [...photos.keys()]) if (photos.size > KEPT && !ours().includes(other)) photos.delete(other);
+  keepPhotos();
   go('edit'); turnTo('found'); compareSides();
   if (dialog.open) $('.photo [data-paint]').focus();
 };
@@ -148,8 +151,9 @@ press('[data-differ]', () => { differ = !differ; compareSides(); });
 press('[data-paint]', () => { const name = own(); dialog.close(); go('edit'); if (name) pick(name); });
 press('[data-photo-remove]', () => {
   const name = own();
-  act('forget_photo', name); photos.delete(name); keepPhotos();
-  if (photos.size) openPhotos(); else turnTo('choose');
+  photos.delete(name); keepPhotos();
+  send({ name: 'forget_photo', args: [name] });
+  turnTo('choose');
 });
 addEventListener('pagehide', () => { if (photos.size) navigator.sendBeacon(`${base}rewriter/step`, JSON.stringify({ tab, name: 'unload' })); });
 

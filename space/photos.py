@@ -75,7 +75,7 @@ class Photos(Inside):
         numbers = None if crop is None else list_of(number(-1e6, 1e6), 3)("the square", crop)
         square = proposed(generator, image) if numbers is None else Crop(*_three(numbers))
         pixels = cut(image, square, generator.resolution)
-        if len({*visitor.photos} - {named(pixels)}) >= MOST:
+        if len({*generator.photos} - {named(pixels)}) >= MOST:  # those of other generators make room
             raise InputError(f"you have {MOST} photos open, the most that a page keeps: remove one first")
         notify(0, 1, FINDING, {"photo": {"original": view.picture_url(as_picture(pixels))}})
         Thumbnails.of(generator, on_step=_on_step(notify, "Drawing pictures to compare your photo with (once)"))

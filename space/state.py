@@ -86,7 +86,7 @@ class Visitor:
     again: str = ""
     things: tuple[str, ...] = ()
     inline: bool = False
-    photos: Mapping[str, bytes] = field(default_factory=dict)
+    photos: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @cached_property
     def history(self) -> History | None:

@@ -143,7 +143,8 @@ def test_a_cancelled_search_leaves_nothing_behind(do, sent):
     with pytest.raises(CancelledError):
         do.photo(Visitor(SMALL), "me.png", sent, [0, 0, 90], notify=lambda done, of, *_: done < 100)
     assert do.shared._private == before
-    full = Visitor(SMALL, photos={f"photo-{n:016x}": b"" for n in range(MOST)})
+    visitors = [with_photo(do, seed=seed)[0] for seed in range(MOST)]
+    full = Visitor(SMALL, photos={name: data for each in visitors for name, data in each.photos.items()})
     with pytest.raises(InputError, match="4 photos open"):
         do.photo(full, "me.png", sent)
 
