@@ -16,7 +16,19 @@ import pytest
 ROOT = Path(__file__).parents[1] / "rewriter"
 PLAN = (  # a module imports only from those before it
     *("errors", "files", "cache", "checks", "masks", "pictures"),
-    *("generators", "memory", "editing", "checkpoints", "worlds", "units", "photo", "hub", "serving", "evaluation", "cli"),
+    *(
+        "generators",
+        "memory",
+        "editing",
+        "checkpoints",
+        "worlds",
+        "units",
+        "photo",
+        "hub",
+        "serving",
+        "evaluation",
+        "cli",
+    ),
 )
 MODULES = {
     "rewriter." + ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

@@ -20,6 +20,7 @@ from rewriter.cli import ending
 FILES = {
     "draw": "sample apply inspect",
     "units": "units",
+    "photo": "photo",
     "study": "suggest search stats benchmark",
     "evaluate": "evaluate",
 }

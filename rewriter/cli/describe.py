@@ -89,6 +89,7 @@ def _edit(edit: Edit) -> Description:
         f"  rank {edit.rank}, {edit.method}, strength {edit.strength:g}, made on {edit.fingerprint[:12] or 'any'}",
         f"  {_form_in_words(edit)}",
         *[f"  {_strokes_in_words(edit)}"] * bool(edit.strokes),
+        *[f"  it points at {' and '.join(edit.photos)}: run it with --photo FILE"] * bool(edit.photos),
         f"  {state}",
     ]
     return {"what": "edit", **fields, **seeds, "missing": missing}, "\n".join(words)

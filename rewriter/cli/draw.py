@@ -89,6 +89,7 @@ def apply(
     units: Annotated[str | None, typer.Option(help=f"Units of a recording that names none: {UNITS}.")] = None,
     units_layer: Annotated[str | None, typer.Option(help="Their layer; the edit's own if not given.")] = None,
     erase: Annotated[bool, typer.Option("--erase", help="Erase what is at the pasted place.")] = False,
+    photo: Annotated[list[Path] | None, typer.Option(help="A photo that an edit points at, or what was found.")] = None,
     device: common.Device = None,
     out: Annotated[Path, typer.Option(help="The before/after sheet (PNG).")] = Path("rewritten.png"),
     save_rule: Annotated[Path | None, typer.Option(help="Write the rule (safetensors); numbered if several.")] = None,
@@ -111,6 +112,10 @@ def apply(
     rule_files = _numbered(save_rule, len(requests))
     _check_outputs(out, [*rule_files, *filter(None, [save_model, save_session])])
     model = common.generator_of([edit for _, edit in requests], generator, device, as_json)
+    if photo:
+        from rewriter.cli.photo import with_photos  # late: few need it
+
+        model = with_photos(model, photo, as_json)
     if layer is None:
         requests = [(name, with_default_layer(model, edit)) for name, edit in requests]
     requests = _with_units(model, requests, units, units_layer)

@@ -111,6 +111,11 @@ class Edit:
         """Every place with a mask of its own: those that it points at, and those of its strokes."""
         return (*self.regions, *(each.place for each in self.strokes if each.place))
 
+    @property
+    def photos(self) -> tuple[str, ...]:
+        """The names of the photos that it points at, each once; whoever replays it opens these first."""
+        return tuple(dict.fromkeys(place.seed for place in self.masks if isinstance(place.seed, str)))
+
     def painted_on(self, place: Region, info: LayerInfo) -> list[LowRank]:
         """What its strokes do to a layer at a place; see `stroke.painted_on`."""
         return painted_on(self.strokes, place, info)

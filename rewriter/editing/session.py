@@ -527,7 +527,7 @@ class Rewriter:
 
     def _remembered(self, edit: Edit) -> Cache:
         """Where the rules of an edit are remembered: with this session if it points at photos."""
-        return self._private if any(isinstance(place.seed, str) for place in edit.masks) else self._made
+        return self._private if edit.photos else self._made
 
     def _model(self, rules: Sequence[Rule]) -> tuple[Hashable, ...]:
         """Identity of the generator with some rules."""

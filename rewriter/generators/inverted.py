@@ -50,12 +50,16 @@ class Inverted:
 
         That residue, photo less `drawn`, fades out around every place that edits change.
         """
+        return picture + self.kept(picture) * (self.original - self.drawn)
+
+    def kept(self, picture: Tensor) -> Tensor:
+        """Where a picture (3, H, W) of it is as it was drawn, softly: (H, W), 1 there and 0 where edits changed it."""
         change = (picture - self.drawn).abs().amax(0)[None, None] * 127.5
         reach = max(1, picture.shape[-1] // SOFT)
         near = F.max_pool2d(change, 2 * reach + 1, 1, reach)
         shown = 1 - ((near - HELD) / (LET_GO - HELD)).clamp(0, 1)
         soft = F.avg_pool2d(F.pad(shown, [reach] * 4, mode="replicate"), 2 * reach + 1, 1)
-        return picture + torch.minimum(shown, soft)[0] * (self.original - self.drawn)
+        return torch.minimum(shown, soft)[0, 0]
 
 
 def named(photo: Tensor) -> str:

@@ -227,6 +227,8 @@ def _provenance(generator: Generator, rules: Sequence[Named]) -> str:
     if recorded := next((each for each in rules if each.rule.edit), None):
         again = f"`rewriter apply {recorded.path('edit')}` on the base"
         lines.append(f"`edits/` holds what was asked for, so that it can be done again: {again}.")
+    if any(each.rule.edit and each.rule.edit.photos for each in rules):
+        lines.append("Some of it was marked on a photo, which is not part of this repository; the rules need none.")
     if generator.origin.published:
         lines.append(f"Made on top of the published generator {words_only(generator.origin.published)}.")
     seconds = sum(each.rule.effect.seconds for each in rules if each.rule.effect)

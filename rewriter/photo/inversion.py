@@ -19,6 +19,7 @@ from torch import Tensor
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.layer import Features
+from rewriter.photo import nearest
 from rewriter.photo.nearest import Thumbnails
 
 SCALES = (1, 2, 4, 8)
@@ -112,9 +113,9 @@ class Inversion:
         self._adam: torch.optim.Adam | None = None
         self._damping = DAMPING
         layered = generator.spread(generator.embed(generator.latents([0]), 1.0)).ndim == 3
-        small = generator.zdim * generator.operations <= AFFORDABLE
+        small, share = generator.zdim * generator.operations <= AFFORDABLE, 3 if nearest.is_slow(generator) else 1
         self.stages = [
-            replace(stage, steps=max(1, round(stage.steps * effort)))
+            replace(stage, candidates=-(-stage.candidates // share), steps=max(1, round(stage.steps * effort)))
             for stage in (STAGES if layered else SMALL_Z if small else ONLY_Z)
         ]
 
@@ -154,8 +155,8 @@ class Inversion:
     def _begin(self, on_step: OnStep | None) -> None:
         """Start from the seeds whose thumbnails are most like the photo's."""
         self.thumbnails = self.thumbnails or Thumbnails.of(self.generator)
-        nearest = self.thumbnails.distances(self.photo[None])[0].argsort(stable=True)
-        self._latents = self.generator.latents(nearest[: self.stages[0].candidates].tolist())
+        order = self.thumbnails.distances(self.photo[None])[0].argsort(stable=True)
+        self._latents = self.generator.latents(order[: self.stages[0].candidates].tolist())
 
     def _next(self) -> None:
         """Go on to the next stage with the best candidates, in its space."""

@@ -30,8 +30,7 @@ class Thumbnails:
     @staticmethod
     def of(generator: Generator, *, cache: Path | None = None, on_step: OnStep | None = None) -> Thumbnails:
         """The thumbnails of a generator, drawn once and kept in the cache folder; `on_step` gets (pictures, of)."""
-        slow = generator.operations > SLOW and generator.device.type == "cpu"
-        count = FEW if slow else SEEDS
+        count = FEW if is_slow(generator) else SEEDS
         folder = (default_folder() if cache is None else cache) / "thumbnails"
         path = folder / f"{generator.fingerprint[:16]}-{count}.safetensors"
         if (known := _read(path, generator.fingerprint, count)) is not None:
@@ -54,6 +53,11 @@ class Thumbnails:
         """
         ours, theirs = (_described(each.float() / 127.5 - 1) for each in (self.small, thumbnail(photos)))
         return torch.cdist(theirs, ours, p=1) / ours.shape[1]
+
+
+def is_slow(generator: Generator) -> bool:
+    """Whether drawing a picture takes so long here that fewer are tried."""
+    return generator.operations > SLOW and generator.device.type == "cpu"
 
 
 def thumbnail(pictures: Tensor) -> Tensor:

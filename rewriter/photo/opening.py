@@ -17,7 +17,7 @@ from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.inverted import Inverted, named
 from rewriter.photo.adaptation import adapt
-from rewriter.photo.inversion import Inversion, OnPicture
+from rewriter.photo.inversion import Inversion, OnPicture, psnr
 from rewriter.photo.nearest import Thumbnails
 from rewriter.photo.square import Crop, cut, middle, read
 
@@ -65,7 +65,9 @@ def open_photo(
         return found
     asked: dict[str, Any] = {"faithful": faithful, "effort": effort, "on_step": on_step, "on_picture": on_picture}
     own = adapt(generator, found.original, latent, statistics=statistics, **asked)
-    return inverted(generator, photo, latent, own)
+    adapted = inverted(generator, photo, latent, own)
+    better = psnr(adapted.drawn, adapted.original) > psnr(found.drawn, found.original)
+    return adapted if better else found  # a picture of the generator's own needs no adaptation
 
 
 def as_picture(photo: Tensor) -> Tensor:

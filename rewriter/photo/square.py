@@ -15,6 +15,8 @@ from torch import Tensor
 
 from rewriter.errors import InputError
 from rewriter.files import read_bytes
+from rewriter.generators.inverted import Inverted
+from rewriter.pictures import enlarged, to_image
 
 LIMIT = 48 << 20  # bytes of a file
 MOST_PIXELS = 100 << 20
@@ -70,6 +72,23 @@ def read(source: str | Path | bytes, name: str = "the photo") -> Image.Image:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name} is damaged, or cut short ({error}): save it again") from error
+
+
+def put_back(image: Image.Image, crop: Crop, photo: Inverted, picture: Tensor) -> Image.Image:
+    """The whole photo, as large as it is, with what was edited in its square: `picture` (3, h, w), without residue.
+
+    Where nothing changed, the photo stays as it is, to the pixel. Elsewhere the generator's picture is shown, enlarged.
+    """
+    side = max(1, round(crop.side))
+    left, top = round(crop.left), round(crop.top)
+    corners = max(0, left), max(0, top), min(image.width, left + side), min(image.height, top + side)
+    drawn = enlarged(to_image(picture), side)
+    changed = Image.fromarray(((1 - photo.kept(picture)) * 255).round().byte().cpu().numpy())
+    changed = changed.resize((side, side), Image.Resampling.BICUBIC)
+    inside = corners[0] - left, corners[1] - top, corners[2] - left, corners[3] - top
+    whole = image.copy()
+    whole.paste(drawn.crop(inside), corners, changed.crop(inside))
+    return whole
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -1,0 +1,216 @@
+"""The command that opens photos: found in a generator, adapted, edited by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from PIL import Image
+
+from rewriter import pictures
+from rewriter.checks import number
+from rewriter.cli import common
+from rewriter.editing.choose import execute
+from rewriter.editing.rule import Rule
+from rewriter.editing.statistics import Statistics
+from rewriter.errors import InputError
+from rewriter.files import check_writable, read_json, write_json
+from rewriter.generators.base import Generator
+from rewriter.generators.change import digest
+from rewriter.generators.inverted import Inverted
+from rewriter.photo import portable
+from rewriter.photo.inversion import psnr
+from rewriter.photo.opening import open_photo
+from rewriter.photo.square import Crop, middle, put_back, read
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+FOUND = ".safetensors"
+MANIFEST = "photos.json"
+STEPS = ("original", "found again", "adapted", "edited")
+EPILOGS = {
+    "photo": "\b\nExamples:\n"
+    "  rewriter photo me.jpg --generator faces --edit glasses --crop 300,120,480\n"
+    "  rewriter photo me.jpg --generator faces --rule glasses.safetensors --out me-with-glasses.png\n"
+    "  rewriter photo town.png --edit dome-to-spire --save town.safetensors   keeps what was found\n"
+    "  rewriter photo town.safetensors --edit no-light-on-ground   so that it need not be found again\n"
+    "  rewriter photo holidays/ --edit dome-to-spire --out edited/   a folder; interrupted, it goes on where it was\n"
+    "\nA photo stays on this machine. Only --save writes it into a file of this package."
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What photos are opened and edited with."""
+
+    model: Generator
+    rules: Sequence[Rule]
+    crop: Crop | None
+    faithful: float
+    effort: float
+    quiet: bool
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the generator."""
+        return Statistics(self.model)
+
+    def one(self, path: Path, out: Path, save: Path | None = None) -> dict[str, Any]:
+        """Open and edit a photo; write the result, a sheet and perhaps what was found. Returns what there is to say."""
+        made, whole = self.open(path)
+        if save is not None:
+            portable.save(made, self.model, save)
+        return self._write(path, made, out, whole)
+
+    def open(self, path: Path) -> tuple[Inverted, tuple[Image.Image, Crop] | None]:
+        """A photo, found now or before; and of an image file the whole image and the square."""
+        if path.suffix == FOUND:
+            if self.crop is not None:
+                raise InputError(f"{path} was cut when it was found: leave --crop out, or give the photo itself")
+            return portable.load(path, self.model), None
+        image = read(path)
+        crop = middle(image) if self.crop is None else self.crop
+        how: dict[str, Any] = {"faithful": self.faithful, "effort": self.effort, "statistics": self.statistics}
+        with common.progress(self.quiet) as job:
+            made = open_photo(self.model, image, crop=crop, on_step=job(f"{path.name}: finding it"), **how)
+        return made, (image, crop)
+
+    def _write(
+        self, path: Path, photo: Inverted, out: Path, whole: tuple[Image.Image, Crop] | None = None
+    ) -> dict[str, Any]:
+        own = self.model.with_photos([photo])
+        with torch.no_grad():
+            found = own.picture(own.enter(photo.latent[None]), rules=[])[0]
+            edited = own.picture(own.begin([photo.name]), rules=self.rules)[0]
+        shown = photo.finish(edited)
+        image = pictures.to_image(shown) if whole is None else put_back(*whole, photo, edited)
+        steps = torch.stack([photo.original, found, photo.drawn, shown]).clamp(-1, 1)
+        pictures.save_png(image, out)
+        pictures.save_png(pictures.sheet(steps, STEPS, columns=4), sheet_of(out))
+        changed = float(1 - photo.kept(edited).mean())
+        figures = {"found_db": psnr(found, photo.original), "adapted_db": psnr(photo.drawn, photo.original)}
+        rounded = {name: round(figure, 2) for name, figure in figures.items()}
+        return {"photo": str(path), "name": photo.name, **rounded, "changed": round(changed, 4), "out": str(out)}
+
+    def several(self, files: Sequence[Path], out: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        """Open and edit photos into a folder, but for those that are there; returns what to say, and errors."""
+        about: dict[str, Any] = {"generator": self.model.name, "fingerprint": self.model.fingerprint}
+        about |= {"rules": digest(self.rules)}
+        about |= {"faithful": self.faithful, "effort": self.effort, "crop": self.crop and str(self.crop)}
+        if (out / MANIFEST).exists() and read_json(out / MANIFEST) != about:
+            raise InputError(f"{out} holds photos made with another generator, rules or options: name another folder")
+        write_json(about, out / MANIFEST)
+        reports, failed = list[dict[str, Any]](), dict[str, str]()
+        for path, target in zip(files, _targets(files, out), strict=True):
+            try:
+                if not sheet_of(target).exists():  # which is written last
+                    reports.append(self.one(path, target))
+                    if not self.quiet:
+                        print(_in_words(reports[-1]), flush=True)
+            except InputError as error:
+                failed[path.name] = str(error)
+        return reports, failed
+
+
+def photo(
+    images: Annotated[list[Path], typer.Argument(help="Photos, folders of them, or what --save wrote.")],
+    generator: common.GeneratorName = "townscape",
+    rule: Annotated[list[Path] | None, typer.Option(help="A rule file to apply; may be repeated.")] = None,
+    edit: Annotated[
+        list[str] | None, typer.Option(help="An edit file or shipped name to apply; may be repeated.")
+    ] = None,
+    crop: Annotated[str | None, typer.Option(help="LEFT,TOP,SIDE of the square to take, in pixels.")] = None,
+    faithful: Annotated[float, typer.Option(help="0: easy to edit … 1: as near to the photo as possible.")] = 0.5,
+    effort: Annotated[float, typer.Option(help="A factor on the number of steps.")] = 1.0,
+    save: Annotated[Path | None, typer.Option(help="Write what was found (safetensors); it holds the photo.")] = None,
+    device: common.Device = None,
+    out: Annotated[Path, typer.Option(help="The edited photo (PNG), or a folder for several.")] = Path("photo.png"),
+    as_json: common.Json = False,
+) -> None:
+    """Find your own photo in a generator, adapt the generator to it, and edit it by rules.
+
+    Writes the edited photo, and beside it a sheet: the original, found again, adapted, edited. Take a photo of what the
+    generator draws, cut as its pictures are: --crop. The generator's own rules and those given apply, in this order.
+    """
+    number(0, 1)("faithful", faithful)
+    number(0.02, 50)("effort", effort)
+    square, files = _crop(crop), _files(images)
+    several = len(files) > 1 or any(path.is_dir() for path in images)
+    if save is not None and (several or save.suffix != FOUND):
+        raise InputError(f"--save {save} writes one photo, into a file that ends in {FOUND}")
+    for path in [out / MANIFEST] if several else [out, sheet_of(out), *([save] if save else [])]:
+        check_writable(path)
+    model = common.load(generator, device, as_json)
+    work = Work(model, _rules(model, rule, edit, as_json), square, faithful, effort, as_json)
+    if several:
+        reports, failed = work.several(files, out)
+        there = len(files) - len(reports) - len(failed)
+        words = f"{len(reports)} photos written to {out}" + (f", {there} were there already" if there else "")
+        common.say(as_json, {"out": str(out), "photos": reports, "there": there, "failed": failed}, words)
+        if failed:
+            raise InputError(f"{len(failed)} of {len(files)} photos were left out: {'; '.join(failed.values())}")
+        return
+    report = work.one(files[0], out, save)
+    words = f"{_in_words(report)}\nsaved: {out}, and its steps: {sheet_of(out)}"
+    common.say(as_json, report, f"{words}\nwhat was found: {save}" if save else words)
+
+
+def with_photos(model: Generator, paths: Sequence[Path], quiet: bool) -> Generator:
+    """A generator that draws these photos too: image files, found with the usual options, or what --save wrote."""
+    work = Work(model, (), None, 0.5, 1.0, quiet)
+    return model.with_photos([work.open(path)[0] for path in paths])
+
+
+def _crop(text: str | None) -> Crop | None:
+    if text is None:
+        return None
+    try:
+        left, top, side = map(float, text.split(","))
+    except ValueError as error:
+        raise InputError(f"--crop {text!r} is not LEFT,TOP,SIDE in pixels, such as 120,40,512") from error
+    return Crop(left, top, side)
+
+
+def _files(images: Sequence[Path]) -> list[Path]:
+    """The photos that are named, or lie in folders that are."""
+    files = list[Path]()
+    for path in images:
+        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files += inside
+        if not inside:
+            raise InputError(f"{path} holds no photos: their names end in {', '.join(SUFFIXES)}")
+    return list(dict.fromkeys(files))
+
+
+def _targets(files: Sequence[Path], out: Path) -> Iterator[Path]:
+    """Where each photo's result goes; photos of the same name get numbers."""
+    used = dict[str, int]()
+    for path in files:
+        used[path.stem] = used.get(path.stem, 0) + 1
+        yield out / (f"{path.stem}.png" if used[path.stem] == 1 else f"{path.stem}-{used[path.stem]}.png")
+
+
+def _rules(model: Generator, files: Sequence[Path] | None, edits: Sequence[str] | None, quiet: bool) -> list[Rule]:
+    """The generator's own rules, those of files, and those that the edits make on top of them."""
+    rules = common.rules_for(files, model)
+    requests = [(name, each) for name in edits or () for each in common.edits_of(name, model.name)]
+    with common.progress(quiet) as job:
+        for name, each in requests:
+            trying, measuring = job(f"{name}: trying"), job(f"{name}: measuring {each.layer}")
+            rules.append(execute(model, each, rules=rules, on_step=trying, on_statistics=measuring))
+    return rules
+
+
+def _in_words(report: dict[str, Any]) -> str:
+    found, adapted, changed = report["found_db"], report["adapted_db"], report["changed"]
+    edited = f"the rules change {changed:.0%} of it" if changed else "no rule changes it"
+    return f"{Path(report['photo']).name}: found again to {found:.1f} dB, adapted to {adapted:.1f} dB; {edited}"
+
+
+def sheet_of(out: Path) -> Path:
+    """The sheet beside a photo: original, found again, adapted, edited."""
+    return out.with_name(f"{out.stem}-steps.png")
