@@ -28,7 +28,7 @@ PULL = 0.02  # of each layer's w to the common one, at faithfulness ½; ten time
 NOISE = 30.0  # of z's square, times the mean squared error, whose parts are correlated; with faithfulness like PULL
 BOUND, BOUND_ONLY_Z = 2.0, 3.5  # of z's components, in standard deviations
 AFFORDABLE = 2e11  # operations of all pictures of one Gauss-Newton step: some seconds on a core
-AT_ONCE = 64  # derivatives
+AT_ONCE, DIFFERENCE = 64, 0.003  # derivatives, and of what differences of z
 DAMPING, EASIER, HARDER, TRIES = 0.01, 0.2, 4.0, 8  # of Levenberg and Marquardt
 CONVERGED = 1e-4  # relative improvement by a step
 STEADY = 0.5  # share of a stage with the full rate, before it falls to zero
@@ -204,23 +204,20 @@ class Inversion:
 
         def drawn(z: Tensor) -> Tensor:
             with exact(self.generator.device):
-                return self.generator.picture(self._enter(stage, z[None]), rules=[])[0]
-
-        def derivative(direction: Tensor) -> Tensor:
-            change: Tensor = torch.func.jvp(drawn, (z,), (direction,))[1]
-            return change.flatten()
+                return self.generator.picture(self._enter(stage, z), rules=[])
 
         def cost(z: Tensor, picture: Tensor) -> float:
             return float((picture - self.photo).square().sum() + weight * z.square().sum())
 
-        picture, one = drawn(z), torch.eye(len(z), device=z.device)
+        picture, one = drawn(z[None])[0], torch.eye(len(z), device=z.device)
         weight = NOISE * 10 ** (1 - 2 * self.faithful) * float((picture - self.photo).square().mean())
-        jacobian = torch.cat([torch.func.vmap(derivative)(some) for some in one.split(AT_ONCE)])  # (z, pixels)
+        changes = [drawn(z + DIFFERENCE * some) - picture for some in one.split(AT_ONCE)]
+        jacobian = torch.cat(changes).flatten(1) / DIFFERENCE  # (z, pixels)
         gradient = jacobian @ (picture - self.photo).flatten() + weight * z
         curvature, was = jacobian @ jacobian.T + weight * one, cost(z, picture)
         for _ in range(TRIES):
             there = z - torch.linalg.solve(curvature + self._damping * curvature.diag().diag(), gradient)
-            new = drawn(there)
+            new = drawn(there[None])[0]
             if (now := cost(there, new)) < was:
                 self._latents, self._damping = there[None], self._damping * EASIER
                 break
