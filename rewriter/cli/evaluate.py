@@ -15,7 +15,7 @@ import typer
 from rewriter.cli.common import Device, Json, edits_of, generator_of, load, progress, say, seeds_from
 from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.errors import InputError, OnStep, RewriterError
-from rewriter.evaluation import FACES, FIRST_FACE, FIRST_SEED, TITLES, judges, plots, run, tables
+from rewriter.evaluation import FACES, FIRST_FACE, FIRST_SEED, PHOTOS, TITLES, judges, plots, run, tables
 from rewriter.evaluation.run import Experiment, Outcomes
 from rewriter.files import check_writable, write_json
 from rewriter.generators.base import Generator
@@ -23,6 +23,7 @@ from rewriter.pictures import save_png
 from rewriter.worlds.townscape import marks, scenes, segmenter
 
 QUICK, CPU, GPU = 100, 1000, 10_000  # pictures: with --quick, on a CPU, on a GPU
+ALONE = ("units", "photo", "judges", "verdicts")  # no experiments with methods; by one process
 T = TypeVar("T")
 EPILOG = (
     "\b\nExperiments:\n  " + "\n  ".join(f"{name:24} {title}" for name, title in TITLES.items()) + "\n"
@@ -30,6 +31,7 @@ EPILOG = (
     "  faces                    edits of the face generator by several methods, with sheets of pictures\n"
     "  EDIT.json                any edit, on --generator: LPIPS, and CLIPSeg's labels --was and --becomes\n"
     "  units                    which units draw what, painting and switching with them, on towns and faces\n"
+    "  photo                    photos in generators, and rules on them; with IMAGES a sheet of these\n"
     "  judges                   the errors of our own judges: the segmenter, the detectors of marks\n"
     "  verdicts                 do verdicts agree with the exact counterfactual, over many edits?\n"
     "\n\b\nOver several GPUs: accelerate launch --num_processes 2 -m rewriter evaluate all\n"
@@ -53,14 +55,19 @@ class Request:
 
 def evaluate(
     name: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="dome-to-spire, watermark, all …: see below.")],
+    images: Annotated[list[Path] | None, typer.Argument(help="For photo: square photos, to be looked at.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables and plots.")] = Path("evaluation"),
     n: Annotated[int | None, typer.Option("--n", "-n", help=f"Pictures. Default: {CPU:,}; {GPU:,} on a GPU.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=f"{QUICK} pictures, and shorter descents.")] = False,
     first: Annotated[
         int | None, typer.Option(help=f"First seed; settings were chosen on seeds from 50,000 on. {FIRSTS}")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="One of an experiment's methods; may be repeated.")] = None,
-    generator: Annotated[str | None, typer.Option(help="For EDIT.json. Default: the one that it names.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="One of an experiment's methods, or of photo's parts; may be repeated.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="For EDIT.json and photo. Default: the one it names; faces.")
+    ] = None,
     was: Annotated[str, typer.Option(help="For EDIT.json: a word for what is replaced, such as dome.")] = "",
     becomes: Annotated[str, typer.Option(help="For EDIT.json: a word for what it becomes, such as spire.")] = "",
     device: Device = None,
@@ -73,20 +80,22 @@ def evaluate(
     """
     together = processes(device)
     try:
-        builtin = name in TITLES or name in ("all", "units", "judges", "verdicts")
+        builtin = name in TITLES or name in ("all", *ALONE)
         silent = as_json or not together.is_main_process
         known = "townscape" if builtin else "faces" if name == "faces" else None
+        if name == "photo" and images:
+            known = generator or "faces"
         model = load(known, device, silent) if known else generator_of(edits_of(name), generator, device, silent)
-        usual = QUICK if quick else FACES if name == "faces" else GPU if model.device.type == "cuda" else CPU
+        usual = PHOTOS if name == "photo" else QUICK if quick else FACES if name == "faces" else _many(model)
         start = first if first is not None else FIRST_FACE if name == "faces" else FIRST_SEED
         asked = Request(out, seeds_from(start, usual if n is None else n), model, together.is_main_process, as_json)
-        if name == "units" and asked.main:
-            _units(asked)
-        elif name == "judges" and asked.main:
-            _judges(asked)
-        elif name == "verdicts" and asked.main:
-            _verdicts(asked, quick)
-        elif name not in ("units", "judges", "verdicts"):
+        alone: dict[str, Callable[[], None]] = {
+            "units": partial(_units, asked),
+            "photo": partial(_photos, asked, images or [], only),
+            "judges": partial(_judges, asked),
+            "verdicts": partial(_verdicts, asked, quick),
+        }
+        if name not in alone:
             from rewriter.evaluation.experiments import quicker  # late: it is at the end of a long chain of imports
 
             if name == "faces":
@@ -94,11 +103,17 @@ def evaluate(
             else:
                 chosen = _chosen(name, quick) if builtin else [_photographs(asked, name, was, becomes, device)]
             _run(asked, [_only(quicker(each) if quick else each, only) for each in chosen])
+        elif asked.main:
+            alone[name]()
     except RewriterError:
         if together.is_main_process:
             raise
         raise typer.Exit(2) from None  # the main process prints the error for all
     together.destroy_process_group()
+
+
+def _many(model: Generator) -> int:
+    return GPU if model.device.type == "cuda" else CPU
 
 
 def _chosen(name: str, quick: bool) -> list[Experiment]:
@@ -201,6 +216,33 @@ def _units(asked: Request) -> None:
     found = {**tables_, "faces": faces}
     save_png(sheet, asked.out / "glasses-off.png")
     write_json(tables.finite(found), asked.out / "units.json")
+    words = "\n\n".join(f"{title}\n{units.table(rows)}" for title, rows in found.items())
+    say(asked.as_json, tables.finite(found), f"{words}\n\nwritten: {asked.out}")
+
+
+def _photos(asked: Request, images: list[Path], only: list[str] | None) -> None:
+    """Tables of photos, each written when it is done; or those of some images, and a sheet."""
+    from rewriter.evaluation import photos, units  # late, like the experiments
+
+    unknown = set(only or ()) - set(photos.PARTS)
+    if unknown:
+        raise InputError(f"photo has no part {min(unknown)!r}: {', '.join(photos.PARTS)}")
+    found: dict[str, Any] = {}
+    check_writable(asked.out / "photo-images.json")
+    with progress(asked.as_json) as job:
+        if images:
+            found["images"], sheet = photos.real(asked.generator, images, job("photos"))
+            save_png(sheet, asked.out / "photo-images.png")
+        for part in [] if images else only or photos.PARTS:
+            work, share = photos.PARTS[part]
+            models = [asked.generator]
+            if part == "own":
+                models.append(load("faces", asked.generator.device.type, asked.as_json))
+            count = max(1, round(share * len(asked.seeds)))
+            found[part] = [row for model in models for row in work(model, count, job(part))]
+            write_json(tables.finite(found[part]), asked.out / f"photo-{part}.json")
+    if images:
+        write_json(tables.finite(found["images"]), asked.out / "photo-images.json")
     words = "\n\n".join(f"{title}\n{units.table(rows)}" for title, rows in found.items())
     say(asked.as_json, tables.finite(found), f"{words}\n\nwritten: {asked.out}")
 

@@ -2,6 +2,7 @@
 
 FIRST_SEED = 20_000  # of all reported results; settings were chosen on seeds from 50,000 on
 FIRST_FACE, FACES = 10_000, 600  # the faces that are judged: the seeds for which it was labelled by eye who wears what
+PHOTOS = 100  # that are found in generators; each takes seconds
 TITLES = {
     "dome-to-spire": "domes become spires",
     "dome-to-tree": "domes become trees",

@@ -160,7 +160,8 @@ def _copied_door() -> tuple[Tensor, Tensor]:
     return _colour(scenes.described([int(edit.copy.seed)]), "door"), edit.paste.mask
 
 
-DOME_TO_SPIRE = Judge(METRICS, Counterfactual(factors.has_dome, _spires, "dome", "spire"))
+SPIRES = Counterfactual(factors.has_dome, _spires, "dome", "spire")
+DOME_TO_SPIRE = Judge(METRICS, SPIRES)
 DOME_TO_TREE = Judge(METRICS, Counterfactual(factors.has_dome, _leaves, "dome", "tree"))
 ADD_TREE = Judge(METRICS, Counterfactual(lambda u: ~factors.has_right_tree(u), _right_trees))
 DOOR_IN_THE_SKY = Judge(METRICS, Counterfactual(lambda u: torch.ones(len(u), dtype=torch.bool), _doors))

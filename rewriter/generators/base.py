@@ -233,7 +233,7 @@ class Generator(nn.Module, ABC):
         if not isinstance(seed, str) or not re.fullmatch(PHOTO, seed):
             return None
         if seed not in self.photos:
-            raise AbsentPhotoError(f"{seed} is not here: open this photo first (Rewriter.open_photo, or --photo FILE)")
+            raise AbsentPhotoError(f"{seed} is not here: open this photo first (Rewriter.open, or --photo FILE)")
         return self.photos[seed]
 
     def begin(self, seeds: Sequence[Seed], truncation: float = 1.0) -> Features:

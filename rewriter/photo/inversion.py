@@ -1,15 +1,16 @@
 """Inversion: the latents with which a generator draws a photo, by descent from the generated pictures most like it.
 
 z → w → w for each layer, where the architecture has them (Abdal et al. 2019); else z, whose components are drawn anew
-where they leave what a normal distribution gives (Lipton and Tripathi 2017). Coarse things come first: pictures are
-compared at several scales, by their pixels and their gradients.
+where they leave what a normal distribution gives (Lipton and Tripathi 2017), and which Gauss and Newton's method then
+finds exactly, where it is affordable. Coarse things come first: pictures are compared at several scales, by their
+pixels and their gradients.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +25,15 @@ from rewriter.photo.nearest import Thumbnails
 SCALES = (1, 2, 4, 8)
 EDGES = 0.5  # weight of gradients in the distance
 PULL = 0.02  # of each layer's w to the common one, at faithfulness ½; ten times as much at 0, a tenth of it at 1
-BOUND = 2.0  # of z's components, in standard deviations; where z is all there is, up to half as much again
+NOISE = 30.0  # of z's square, times the mean squared error, whose parts are correlated; with faithfulness like PULL
+BOUND, BOUND_ONLY_Z = 2.0, 3.5  # of z's components, in standard deviations
+AFFORDABLE = 2e11  # operations of all pictures of one Gauss-Newton step: some seconds on a core
+AT_ONCE, DIFFERENCE = 64, 0.003  # derivatives, and of what differences of z
+DAMPING, EASIER, HARDER, TRIES = 0.01, 0.2, 4.0, 8  # of Levenberg and Marquardt
+CONVERGED = 1e-4  # relative improvement by a step
 STEADY = 0.5  # share of a stage with the full rate, before it falls to zero
 BETAS = (0.9, 0.99)
+EXACTLY = 50  # weight of the squared error where it counts alone
 SHOWN = 10  # steps between two pictures for `on_picture`
 
 OnPicture = Callable[[Tensor], object]  # called with the picture so far, (3, H, W)
@@ -34,7 +41,10 @@ OnPicture = Callable[[Tensor], object]  # called with the picture so far, (3, H,
 
 @dataclass(frozen=True)
 class Stage:
-    """One descent: where (z, w, or w of each layer), how many candidates at most, steps, and the learning rate."""
+    """One descent: where (z, w, or w of each layer), how many candidates at most, steps, and the learning rate.
+
+    Without a rate the steps are Gauss-Newton's, of the first candidate; they end when one improves nothing.
+    """
 
     space: str
     candidates: int
@@ -50,6 +60,7 @@ STAGES = (
     Stage("layers", 1, 100, 0.01, True),
 )
 ONLY_Z = (Stage("z", 8, 40, 0.08), Stage("z", 2, 100, 0.05), Stage("z", 1, 150, 0.03), Stage("z", 1, 60, 0.01, True))
+SMALL_Z = (Stage("z", 8, 40, 0.08), Stage("z", 2, 100, 0.05), Stage("z", 1, 20, 0.0, True))
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -100,11 +111,12 @@ class Inversion:
         self._latents = torch.zeros(0)
         self._common: Tensor | None = None  # the w from which each layer's own one starts
         self._adam: torch.optim.Adam | None = None
+        self._damping = DAMPING
         layered = generator.spread(generator.embed(generator.latents([0]), 1.0)).ndim == 3
-        slow = nearest.is_slow(generator)
+        small, share = generator.zdim * generator.operations <= AFFORDABLE, 3 if nearest.is_slow(generator) else 1
         self.stages = [
-            Stage(s.space, -(-s.candidates // (3 if slow else 1)), max(1, round(s.steps * effort)), s.rate, s.exactly)
-            for s in (STAGES if layered else ONLY_Z)
+            replace(stage, candidates=-(-stage.candidates // share), steps=max(1, round(stage.steps * effort)))
+            for stage in (STAGES if layered else SMALL_Z if small else ONLY_Z)
         ]
 
     @property
@@ -132,7 +144,7 @@ class Inversion:
         while self._at < len(self.stages):
             stage = self.stages[self._at]
             while self._step < stage.steps:
-                picture = self._descend(stage)
+                picture = self._descend(stage) if stage.rate else self._newton(stage)
                 self._step += 1
                 if on_picture is not None and (self._step % SHOWN == 0 or self._step == stage.steps):
                     on_picture(picture)
@@ -181,13 +193,48 @@ class Inversion:
             self._redraw(stage)
         return pictures[int(losses.argmin())].detach()
 
+    @torch.no_grad()
+    def _newton(self, stage: Stage) -> Tensor:
+        """One step of Gauss and Newton's method, damped (Levenberg 1944, Marquardt 1963); returns the new picture.
+
+        z is normal, and what is left of the photo counts as noise: the more of it, the more z is drawn to 0. So a
+        picture that the generator can draw is found exactly, and no other is met by latents that draw no good picture.
+        """
+        z = self._latents[0].detach()
+
+        def drawn(z: Tensor) -> Tensor:
+            with exact(self.generator.device):
+                return self.generator.picture(self._enter(stage, z), rules=[])
+
+        def cost(z: Tensor, picture: Tensor) -> float:
+            return float((picture - self.photo).square().sum() + weight * z.square().sum())
+
+        picture, one = drawn(z[None])[0], torch.eye(len(z), device=z.device)
+        weight = NOISE * 10 ** (1 - 2 * self.faithful) * float((picture - self.photo).square().mean())
+        changes = [drawn(z + DIFFERENCE * some) - picture for some in one.split(AT_ONCE)]
+        jacobian = torch.cat(changes).flatten(1) / DIFFERENCE  # (z, pixels)
+        gradient = jacobian @ (picture - self.photo).flatten() + weight * z
+        curvature, was = jacobian @ jacobian.T + weight * one, cost(z, picture)
+        for _ in range(TRIES):
+            there = z - torch.linalg.solve(curvature + self._damping * curvature.diag().diag(), gradient)
+            new = drawn(there[None])[0]
+            if (now := cost(there, new)) < was:
+                self._latents, self._damping = there[None], self._damping * EASIER
+                break
+            self._damping *= HARDER
+        else:
+            now, new = was, picture
+        if was - now < CONVERGED * was:
+            self._step = stage.steps - 1
+        return new
+
     def _loss(self, stage: Stage, latents: Tensor) -> tuple[Tensor, Tensor]:
         """How far each candidate (n, …) is from the photo, (n,), and its picture."""
         with exact(self.generator.device):
             pictures = self.generator.picture(self._enter(stage, latents), rules=[])
         photo = self.photo.expand_as(pictures)
         if stage.exactly:
-            loss = 50 * (pictures - photo).square().mean((1, 2, 3))
+            loss = EXACTLY * (pictures - photo).square().mean((1, 2, 3))
         else:
             loss = distance(pictures, photo)
         if stage.space == "layers" and self._common is not None:
@@ -213,7 +260,7 @@ class Inversion:
     @torch.no_grad()
     def _redraw(self, stage: Stage) -> None:
         """Draw components of z anew that are larger than what a normal distribution gives: stochastic clipping."""
-        bound = BOUND * (1 + self.faithful / 2 if self.stages[-1].space == "z" else 1)
+        bound = BOUND_ONLY_Z if self.stages[-1].space == "z" else BOUND
         outside = self._latents.abs() > bound
         if not outside.any():
             return

@@ -6,9 +6,9 @@ from conftest import near
 
 from rewriter.errors import CancelledError, InputError
 from rewriter.generators.layer import Features
-from rewriter.photo import nearest
+from rewriter.photo import inversion, nearest
 from rewriter.photo.adaptation import adapt, layers_to_adapt
-from rewriter.photo.inversion import BOUND, Inversion, distance, psnr
+from rewriter.photo.inversion import BOUND_ONLY_Z, Inversion, distance, psnr
 from rewriter.photo.nearest import Thumbnails
 from rewriter.photo.opening import open_photo
 from rewriter.pictures import to_image
@@ -68,10 +68,22 @@ def test_the_dial_trades_faithfulness_for_latents_that_are_edited_well(stylegan)
     assert apart[0] < apart[1] and error[0] < error[1]
 
 
-def test_without_w_latents_stay_where_a_normal_distribution_has_them(dcgan):
+def test_without_w_latents_stay_the_nearer_to_zero_the_less_faithful_and_the_less_can_be_drawn(dcgan):
     photo = torch.ones(3, dcgan.resolution, dcgan.resolution)
-    for faithful, most in ((0.0, BOUND), (1.0, 1.5 * BOUND)):
-        assert Inversion(dcgan, photo, faithful=faithful, effort=0.2).run().abs().max() <= most
+    norms = [float(Inversion(dcgan, photo, faithful=faithful).run().norm()) for faithful in (0.0, 0.5, 1.0)]
+    assert norms[0] < norms[1] < norms[2] < BOUND_ONLY_Z * dcgan.zdim**0.5
+    own, latents = own_picture(dcgan), dcgan.latents([107])[0]
+    for faithful in (0.0, 1.0):  # of which nothing is left as noise
+        assert (Inversion(dcgan, own, faithful=faithful).run() - latents).abs().max() < 0.01
+
+
+def test_a_slow_generator_without_w_is_searched_without_derivatives_of_each_latent(dcgan, monkeypatch):
+    photo = own_picture(dcgan)
+    exactly = psnr(dcgan(Inversion(dcgan, photo).run()[None])[0], photo)
+    monkeypatch.setattr(inversion, "AFFORDABLE", 0)
+    search = Inversion(dcgan, photo)
+    assert all(stage.rate for stage in search.stages)
+    assert psnr(dcgan(search.run()[None])[0], photo) < exactly
 
 
 def test_an_adaptation_is_made_of_rules_and_holds_other_pictures_the_more_the_less_faithful_it_is(stylegan, statistics):
