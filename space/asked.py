@@ -24,7 +24,7 @@ from state import Visitor, unknown
 from work_queue import ON_SPACE, Who, WorkQueue
 
 STEPS = (*QUICK, *LONG, "attempt", "fetch", "unload")
-FILES = ("load", "photo")  # steps that bring a file
+FILES = ("load", "photo", "photo_file")  # steps that bring a file
 TAB = re.compile(r"[A-Za-z0-9-]{16,64}")
 BODY, FILE_BODY = 16 << 20, 48 << 20  # bytes of a request; of one that brings a file
 BODY_SECONDS, BODY_RATE, BODIES = 6.0, 32_000, 16  # to receive a body: seconds and bytes a second; large ones at once

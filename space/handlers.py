@@ -46,7 +46,7 @@ MARKS = ("copy", "paste", "context", "keep", "erase")
 QUICK = tuple(
     "mark unmark pick browse more look step rule accept reject set save link open refresh stroke why forget".split()
 ) + ("square", "sides", "forget_photo")
-LONG = tuple("execute find mend suggest zero prepare load point units switch photo".split())
+LONG = tuple("execute find mend suggest zero prepare load point units switch photo photo_file".split())
 SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
 SEARCHED = range(2000)  # the pictures that "Search" compares

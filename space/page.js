@@ -20,7 +20,7 @@ const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
 
 // --- the server: a step is one request. Steps wait for each other, because each needs the record that the one before returned ---
 
-const LOOKS = ['open', 'pick', 'browse', 'more', 'look', 'refresh', 'save', 'link', 'photo', 'forget_photo', 'square', 'sides'];  // steps that leave the edit as it is
+const LOOKS = ['open', 'pick', 'browse', 'more', 'look', 'refresh', 'save', 'link', 'photo', 'photo_file', 'forget_photo', 'square', 'sides'];  // steps that leave the edit as it is
 const LARGE = 32768, AWAY = 60, SILENT = 30, CUT = 3;  // characters of a record; seconds; seconds; streams that end early
 const SAFE = 'The server of this page cannot be reached. Your work is safe in this tab';
 const base = new URL(window.gradio_config?.root || '.', document.baseURI).href.replace(/\/*$/, '/');

@@ -2,7 +2,8 @@
 
 const dialog = $('.photo'), cropper = $('.cropper'), cropped = $('.cropper img'), around = $('.cropper .square'), dial = $('[data-faithful]');
 const chosenFile = $('#rw-photo-file'), KEPT = 4, READ = /^image\/(png|jpeg|webp|gif|bmp|tiff)$/, LONGEST = 4096, ROOM = 3e6;  // px; characters kept over a reload
-let file_ = null, square = null, moved = false, differ = false;  // the file; its square as shares of its width, by hand or as proposed
+const files = new Map();  // of each photo: its file's name, its content and the square, as they were sent
+let file_ = null, sent = [], square = null, moved = false, differ = false;  // the file; its square as shares of its width, by hand or as proposed
 
 const turnTo = state => {
   dialog.dataset.at = state; wrong('');
@@ -110,7 +111,8 @@ press('[data-find]', async () => {
   try { data = whole ? await read(given) : base64(scaled(LONGEST)); } catch { return wrong(`${given.name} cannot be read: choose it again.`); }
   turnTo('finding'); for (const image of $$('.finding img')) image.removeAttribute('src');
   $('[data-photo-cancel]').focus();
-  send({ name: 'photo', args: [given.name, data, crop, dial.value / 100], long: true, words: 'Looking at your photo …', undo: () => { if (dialog.dataset.at === 'finding') turnTo('square'); } });
+  sent = [given.name, data, crop];
+  send({ name: 'photo', args: [...sent, dial.value / 100], long: true, words: 'Looking at your photo …', undo: () => { if (dialog.dataset.at === 'finding') turnTo('square'); } });
 });
 const read = given => new Promise((done, failed) => {
   const reader = new FileReader();
@@ -126,7 +128,7 @@ const finding = () => {
 const opened = () => {
   const { name, data } = part('opened');
   if (!name) return;
-  parts.opened = {}; photos.delete(name); photos.set(name, data);
+  parts.opened = {}; photos.delete(name); photos.set(name, data); files.set(name, sent);
   for (const other of [...photos.keys()]) if (photos.size > KEPT && !ours().includes(other)) photos.delete(other);
   keepPhotos();
   go('edit'); turnTo('found'); compareSides();
@@ -148,10 +150,11 @@ const compareSides = () => {
   $('[data-differ]').setAttribute('aria-pressed', differ);
 };
 press('[data-differ]', () => { differ = !differ; compareSides(); });
+press('[data-photo-save]', () => { const name = own(); if (name) send({ name: 'photo_file', args: [name, ...files.get(name) || []], long: true, words: 'Saving your photo …' }); });
 press('[data-paint]', () => { const name = own(); dialog.close(); go('edit'); if (name) pick(name); });
 press('[data-photo-remove]', () => {
   const name = own();
-  photos.delete(name); keepPhotos();
+  photos.delete(name); files.delete(name); keepPhotos();
   send({ name: 'forget_photo', args: [name] });
   turnTo('choose');
 });

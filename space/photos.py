@@ -6,11 +6,14 @@ Its steps are added to those of `inside`; values in, values out. What is found g
 from __future__ import annotations
 
 import base64
+import io
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -28,8 +31,8 @@ from rewriter.photo import portable
 from rewriter.photo.inversion import psnr
 from rewriter.photo.nearest import Thumbnails
 from rewriter.photo.opening import as_picture, inverted, open_photo
-from rewriter.photo.square import Crop, cut, middle, read
-from rewriter.pictures import difference
+from rewriter.photo.square import Crop, cut, middle, put_back, read
+from rewriter.pictures import data_url, difference, to_image
 from state import Visitor
 from view import Shown
 
@@ -37,6 +40,7 @@ OPENED = "opened"  # the part of a result that holds a found photo: its name, an
 FINDING, ADAPTING = "Finding your photo in the generator", "Adapting the generator to what is left"
 FOUND = 0.6  # share of the work until it is found
 PAUSE = 0.3  # seconds between two pictures of what was found so far
+LARGE = 2 << 20  # pixels from which a photo is saved as JPEG
 AMPLIFIED = 8  # how much stronger differences are shown
 CLOSENESS = (  # from how many dB on a picture is how close to the photo
     (38.0, "the same to the eye"),
@@ -72,8 +76,7 @@ class Photos(Inside):
         """
         session, image = self.shared.session(visitor), _image(name, data)
         generator = session.generator
-        numbers = None if crop is None else list_of(number(-1e6, 1e6), 3)("the square", crop)
-        square = proposed(generator, image) if numbers is None else Crop(*_three(numbers))
+        square = _square(generator, image, crop)
         pixels = cut(image, square, generator.resolution)
         if len({*generator.photos} - {named(pixels)}) >= MOST:  # those of other generators make room
             raise InputError(f"you have {MOST} photos open, the most that a page keeps: remove one first")
@@ -95,10 +98,28 @@ class Photos(Inside):
     def sides(self, visitor: Visitor, name: str) -> Shown:
         """A photo's sides: original, found again, adapted, edited; how close they are; their differences."""
         session = self.shared.session(visitor)
-        photo = session.generator.photo(name) if is_photo(name) else None
-        if photo is None:
-            raise InputError("there is no such photo: drop it again")
-        return {"sides": self._sides(session, photo)}
+        return {"sides": self._sides(session, _photo(session, name))}
+
+    def photo_file(
+        self, visitor: Visitor, name: str, file: str = "", data: str | None = None, crop: Any = None
+    ) -> Shown:
+        """The edited photo as a file: the whole photo, if its file is sent along with the square, else the square."""
+        session = self.shared.session(visitor)
+        generator, photo = session.generator, _photo(session, name)
+        with torch.no_grad():
+            features = generator.begin([photo.name])
+            (edited,) = generator.picture(features, rules=[*session.rules, *session.strokes_on(photo.name)])
+        if data is None:
+            image = to_image(photo.finish(edited))
+        else:
+            whole = _image(file, data)
+            image = put_back(whole, _square(generator, whole, crop), photo, edited)
+        suffix, kind = ("jpg", "jpeg") if image.width * image.height > LARGE else ("png", "png")
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **({"quality": 95} if kind == "jpeg" else {}))
+        stem = re.sub(r"[^A-Za-z0-9-]+", "-", f"{file}".rpartition(".")[0])[-40:].strip("-") or "photo"
+        url = data_url(buffer.getvalue(), f"image/{kind}")
+        return {"download": {"name": f"{stem}-edited.{suffix}", "url": url, "whole": False, "at": time.time_ns()}}
 
     def forget_photo(self, visitor: Visitor, name: str) -> Shown:
         """Forget a photo; what was made with it stays."""
@@ -186,8 +207,19 @@ def _image(name: Any, data: Any) -> Image.Image:
     return read(content, name)
 
 
-def _three(numbers: tuple[float, ...]) -> tuple[float, float, float]:
+def _photo(session: Rewriter, name: Any) -> Inverted:
+    photo = session.generator.photo(name) if is_photo(name) else None
+    if photo is None:
+        raise InputError("there is no such photo: drop it again")
+    return photo
+
+
+def _square(generator: Generator, image: Image.Image, crop: Any) -> Crop:
+    """The square that was chosen, left, top and side in pixels; None: the one that is proposed."""
+    if crop is None:
+        return proposed(generator, image)
+    numbers = list_of(number(-1e6, 1e6), 3)("the square", crop)
     if len(numbers) != 3:
         raise InputError(f"a square is left, top and side in pixels, not {len(numbers)} numbers")
     left, top, side = numbers
-    return left, top, side
+    return Crop(left, top, side)

@@ -19,7 +19,7 @@ from album import EACH, MOST, Album
 from app import Page
 from photos import Photos, close
 from received import from_record, to_record
-from rewriter import Rewriter, masks
+from rewriter import Rewriter, Rule, masks
 from rewriter.errors import AbsentPhotoError, CancelledError, InputError
 from rewriter.generators.inverted import named
 from rewriter.photo import portable
@@ -119,6 +119,35 @@ def test_its_square_is_the_one_that_was_chosen(do, sent, stylegan):
     assert shown["opened"]["name"] == expected.name and "adapted" not in shown["sides"]["pictures"]
     proposal = do.square(Visitor(SMALL), "me.png", text(file_of(stylegan.sample([3])[0], 40)))["square"]
     assert proposal == {"left": 0, "top": 0, "side": 1}
+
+
+def test_it_is_saved_as_a_whole_with_what_edits_changed(do, stylegan, sent):
+    visitor, name = with_photo(do)
+    session = do.shared.session(visitor)
+    session.add(strong_rule(stylegan))
+    visitor = visitor.with_history(session.history)
+    whole = Image.new("RGB", (90, 60), "grey")
+    buffer = io.BytesIO()
+    whole.save(buffer, "PNG")
+    saved = do.photo_file(visitor, name, "me at sea.png", text(buffer.getvalue()), [40, 20, 32])["download"]
+    assert saved["name"] == "me-at-sea-edited.png"
+    image = Image.open(io.BytesIO(base64.b64decode(saved["url"].partition(",")[2])))
+    grey = (torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(60, 90, 3) == 128).all(-1)
+    assert image.size == whole.size and grey[:, :39].all() and not grey[22:50, 42:70].all()
+    alone = do.photo_file(visitor, name)["download"]
+    assert alone["name"] == "photo-edited.png" and alone["url"].startswith("data:image/png")
+    for arguments in (("photo-0123456789abcdef",), (name, "x.png", "%%%"), (name, "x.png", sent, [1, 2])):
+        with pytest.raises(InputError):
+            do.photo_file(visitor, *arguments)
+
+
+def strong_rule(generator):
+    """A rule that changes much."""
+    delta = torch.randn(
+        *generator.memory("layer4").weight.shape[:1], 1, 3, 3, generator=torch.Generator().manual_seed(0)
+    )
+    directions = torch.nn.functional.normalize(torch.ones(1, generator.layers["layer4"].in_channels))
+    return Rule("layer4", delta, directions, fingerprint=generator.fingerprint)
 
 
 @pytest.mark.parametrize(
