@@ -101,7 +101,13 @@ class Photos(Inside):
         return {"sides": self._sides(session, _photo(session, name))}
 
     def photo_file(
-        self, visitor: Visitor, name: str, file: str = "", data: str | None = None, crop: Any = None
+        self,
+        visitor: Visitor,
+        name: str,
+        file: str = "",
+        data: str | None = None,
+        crop: Any = None,
+        notify: Notify = silent,
     ) -> Shown:
         """The edited photo as a file: the whole photo, if its file is sent along with the square, else the square."""
         session = self.shared.session(visitor)
@@ -116,7 +122,7 @@ class Photos(Inside):
             image = put_back(whole, _square(generator, whole, crop), photo, edited)
         suffix, kind = ("jpg", "jpeg") if image.width * image.height > LARGE else ("png", "png")
         buffer = io.BytesIO()
-        image.save(buffer, kind, **({"quality": 95} if kind == "jpeg" else {}))
+        image.save(buffer, kind, quality=95, icc_profile=image.info.get("icc_profile"))
         stem = re.sub(r"[^A-Za-z0-9-]+", "-", f"{file}".rpartition(".")[0])[-40:].strip("-") or "photo"
         url = data_url(buffer.getvalue(), f"image/{kind}")
         return {"download": {"name": f"{stem}-edited.{suffix}", "url": url, "whole": False, "at": time.time_ns()}}

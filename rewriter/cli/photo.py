@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -142,7 +144,10 @@ def photo(
     several = len(files) > 1 or any(path.is_dir() for path in images)
     if save is not None and (several or save.suffix != FOUND):
         raise InputError(f"--save {save} writes one photo, into a file that ends in {FOUND}")
-    for path in [out / MANIFEST] if several else [out, sheet_of(out), *([save] if save else [])]:
+    targets = [*_targets(files, out)] if several else [out]
+    written = [path for target in targets for path in (target, sheet_of(target))] + ([save] if save else [])
+    _check_apart([*images, *files, *(rule or ()), *map(Path, edit or ())], [out, *written])
+    for path in [out / MANIFEST] if several else written:
         check_writable(path)
     model = common.load(generator, device, as_json)
     work = Work(model, _rules(model, rule, edit, as_json), square, faithful, effort, as_json)
@@ -187,11 +192,24 @@ def _files(images: Sequence[Path]) -> list[Path]:
 
 
 def _targets(files: Sequence[Path], out: Path) -> Iterator[Path]:
-    """Where each photo's result goes; photos of the same name get numbers."""
-    used = dict[str, int]()
+    """Where each photo's result goes, and its sheet beside it; where a name is taken, results get numbers."""
+    taken = set[str]()
     for path in files:
-        used[path.stem] = used.get(path.stem, 0) + 1
-        yield out / (f"{path.stem}.png" if used[path.stem] == 1 else f"{path.stem}-{used[path.stem]}.png")
+        for attempt in count(1):
+            target = out / (f"{path.stem}.png" if attempt == 1 else f"{path.stem}-{attempt}.png")
+            names = {target.name.casefold(), sheet_of(target).name.casefold()}
+            if taken.isdisjoint(names):
+                break
+        taken |= names
+        yield target
+
+
+def _check_apart(given: Iterable[Path], written: Iterable[Path]) -> None:
+    """Raise InputError if what is written would replace what was given."""
+    known = {os.path.realpath(path) for path in given}
+    for path in written:
+        if os.path.realpath(path) in known:
+            raise InputError(f"{path} is one of the files given, and would be replaced: name another place with --out")
 
 
 def _rules(model: Generator, files: Sequence[Path] | None, edits: Sequence[str] | None, quiet: bool) -> list[Rule]:

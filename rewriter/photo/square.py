@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -21,6 +22,8 @@ from rewriter.pictures import enlarged, to_image
 LIMIT = 48 << 20  # bytes of a file
 MOST_PIXELS = 100 << 20
 LEAST = 16  # px of a side
+SCANS = 100  # of a progressive JPEG: each takes as long as a whole picture, and few bytes
+ENLARGED = 4096  # px of a side up to which what was edited is enlarged with crisp edges, and softly from there on
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")  # brands in a file's first box
 DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, struct.error, Image.DecompressionBombError)
@@ -63,8 +66,13 @@ def read(source: str | Path | bytes, name: str = "the photo") -> Image.Image:
                     raise InputError(f"{name} has {width} × {height} pixels: the most is 100 million; scale it down")
                 if min(width, height) < LEAST:
                     raise InputError(f"{name} has {width} × {height} pixels: give one of at least {LEAST} a side")
+                if image.info.get("progressive") and source.count(b"\xff\xda") > SCANS:
+                    raise InputError(f"{name} is a JPEG with more than {SCANS} scans: save it again")
                 seen = ImageOps.exif_transpose(image)
-                return _opaque(seen)
+                colours = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P") else None
+                found = _opaque(seen)
+                found.info = {"icc_profile": colours} if colours else {}  # and no comment, place or name with it
+                return found
     except UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
         raise InputError(f"{name} is no image that can be read here: give one of {known}") from error
@@ -82,24 +90,38 @@ def put_back(image: Image.Image, crop: Crop, photo: Inverted, picture: Tensor) -
     side = max(1, round(crop.side))
     left, top = round(crop.left), round(crop.top)
     corners = max(0, left), max(0, top), min(image.width, left + side), min(image.height, top + side)
-    drawn = enlarged(to_image(picture), side)
+    size, whole = (corners[2] - corners[0], corners[3] - corners[1]), image.copy()
+    if min(size) < 1:
+        return whole
+    inside = [(edge - start) / side for edge, start in zip(corners, (left, top, left, top), strict=True)]
+
+    def part(square: Image.Image, smooth: Image.Resampling) -> Image.Image:
+        """What of the square is on the photo, as large as there; a crop that reaches far beyond it costs no more."""
+        x0, y0, x1, y1 = (share * square.width for share in inside)
+        return square.resize(size, smooth, box=(x0, y0, min(x1, square.width), min(y1, square.width)))
+
     changed = Image.fromarray(((1 - photo.kept(picture)) * 255).round().byte().cpu().numpy())
-    changed = changed.resize((side, side), Image.Resampling.BICUBIC)
-    inside = corners[0] - left, corners[1] - top, corners[2] - left, corners[3] - top
-    whole = image.copy()
-    whole.paste(drawn.crop(inside), corners, changed.crop(inside))
+    drawn = enlarged(to_image(picture), min(side, ENLARGED))
+    whole.paste(part(drawn, Image.Resampling.LANCZOS), corners, part(changed, Image.Resampling.BICUBIC))
     return whole
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "I;16", "I;16B", "F"):  # more than 8 bits: which Pillow would clip
-        values = np.asarray(image, dtype=np.float32)
-        low, high = float(values.min()), float(values.max())
-        image = Image.fromarray(((values - low) / max(high - low, 1e-6) * 255).astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits: which Pillow would clip
+        image = Image.fromarray(_eight_bits(np.asarray(image, dtype=np.float32), image.mode != "F"))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[np.float32], whole: bool) -> NDArray[np.uint8]:
+    """Grey levels from 0 to 65535, or to 1 in a file of fractions, in 256 steps; those of other ranges fill it."""
+    values = np.nan_to_num(values, posinf=0, neginf=0)
+    low, high, most = float(values.min()), float(values.max()), 65535.0 if whole else 1.0
+    if low < 0 or high > most:
+        values, most = values - low, high - low
+    return (values / most * 255).round().astype(np.uint8)
 
 
 def middle(image: Image.Image) -> Crop:

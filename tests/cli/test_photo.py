@@ -8,6 +8,7 @@ from conftest import square
 from PIL import Image
 
 from rewriter import Edit, load_generator
+from rewriter.cli.photo import _targets, sheet_of
 from rewriter.editing.region import Region
 from rewriter.photo import nearest, portable
 from rewriter.pictures import save_png, to_image
@@ -73,6 +74,13 @@ def test_a_folder_is_done_in_one_go_and_goes_on_where_it_was(run, town, tmp_path
     assert status and "another folder" in err
 
 
+def test_photos_whose_names_are_alike_get_results_and_sheets_of_their_own(tmp_path):
+    files = [tmp_path / name for name in ("a-2.jpg", "a.jpg", "a.png", "b-steps.jpg", "b.jpg", "B.png")]
+    targets = [*_targets(files, tmp_path)]
+    written = [path.name.casefold() for target in targets for path in (target, sheet_of(target))]
+    assert len({*written}) == 2 * len(files) and [path.name for path in targets[:3]] == ["a-2.png", "a.png", "a-3.png"]
+
+
 def test_an_edit_that_points_at_a_photo_is_applied_with_the_photo(run, town, town_photo, tmp_path):
     path, crop = town_photo
     run("photo", path, "--crop", crop, "--save", tmp_path / "found.safetensors", "--out", tmp_path / "o.png", *QUICK)
@@ -101,6 +109,12 @@ def test_an_edit_that_points_at_a_photo_is_applied_with_the_photo(run, town, tow
         (("town.png", "town.png", "town2.png", "--save", "x.safetensors"), "writes one photo"),
         (("town.png", "--out", "town.png/x.png"), "cannot write"),
         (("damaged.safetensors",), "found photo"),
+        (("photo.png",), "photo.png is one of the files given"),
+        (("town.png", "--out", "./town.png"), "would be replaced"),
+        (("town-steps.png", "--out", "town.png"), "town-steps.png is one of the files given"),
+        (("town.png", "--rule", "damaged.safetensors", "--save", "damaged.safetensors"), "would be replaced"),
+        (("folder", "--out", "folder"), "folder is one of the files given"),
+        (("town.png", "folder/a.png", "--out", "folder"), "a.png is one of the files given"),
     ],
 )
 def test_bad_input_is_refused_with_what_to_do_before_anything_is_written(
@@ -109,7 +123,9 @@ def test_bad_input_is_refused_with_what_to_do_before_anything_is_written(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged.safetensors").write_bytes(b"damaged")
-    (tmp_path / "town2.png").write_bytes((tmp_path / "town.png").read_bytes())
+    (tmp_path / "folder").mkdir()
+    for name in ("town2.png", "photo.png", "town-steps.png", "folder/a.png"):
+        (tmp_path / name).write_bytes((tmp_path / "town.png").read_bytes())
     before = sorted(tmp_path.rglob("*"))
     status, out, err = run("photo", *QUICK, *arguments)
     assert status and not out and words in err

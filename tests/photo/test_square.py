@@ -12,6 +12,7 @@ from rewriter.errors import InputError
 from rewriter.generators.inverted import Inverted
 from rewriter.photo import square
 from rewriter.photo.square import Crop, cut, middle, put_back, read
+from rewriter.pictures import enlarged
 
 
 def encoded(image, kind="PNG", **options):
@@ -44,12 +45,45 @@ def test_a_photo_is_turned_as_the_camera_was_held():
     assert red[0].mean() < 30 and red[-1].mean() > 220  # what grew to the right grows downwards
 
 
+def test_of_what_a_file_tells_beside_its_pixels_only_how_its_colours_are_meant_is_kept():
+    exif = Image.Exif()
+    exif[0x010E] = "at home"
+    told = {"exif": exif, "icc_profile": b"profile", "comment": b"at home", "xmp": b"<x>at home</x>"}
+    read_ = read(encoded(gradient(40, 20), "JPEG", **told))
+    assert read_.info == {"icc_profile": b"profile"}
+    assert read(encoded(gradient(40, 20).convert("CMYK"), "JPEG", icc_profile=b"profile")).info == {}
+
+
 def test_transparent_parts_are_white_and_an_animation_gives_its_first_picture():
     clear = Image.new("RGBA", (20, 20), (255, 0, 0, 0))
     assert np.asarray(read(encoded(clear))).min() == 255
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert read(moving).getpixel((3, 3)) == (254, 0, 0) or read(moving).getpixel((3, 3)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        (np.full((20, 20), 40_000, np.uint16), "PNG", 156),
+        (np.linspace(20_000, 30_000, 400).astype(np.uint16), "PNG", (78, 117)),
+        (np.linspace(0.2, 0.5, 400).astype(np.float32), "TIFF", (51, 128)),
+        (np.linspace(-3, 900, 400).astype(np.float32), "TIFF", (0, 255)),
+        (np.array([np.nan, np.inf, 0.5, 1] * 100, np.float32), "TIFF", (0, 255)),
+        (np.full((20, 20), -7, np.int32), "TIFF", 0),
+    ],
+)
+def test_deep_greys_keep_their_brightness(values, kind, expected):
+    found = np.asarray(read(encoded(Image.fromarray(values.reshape(20, 20)), kind)))
+    assert (found.min(), found.max()) == (expected if isinstance(expected, tuple) else (expected, expected))
+
+
+def test_a_small_file_cannot_ask_for_a_hundred_scans():
+    data = encoded(gradient(64, 64), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert read(data).size == (64, 64)
+    with pytest.raises(InputError, match="scans"):
+        read(data[:last] + data[last:-2] * 200 + data[-2:])
 
 
 def test_sixteen_bits_and_grey_become_eight_bits_in_colour():
@@ -137,3 +171,13 @@ def test_an_edit_is_put_back_into_the_whole_photo_and_the_rest_stays_to_the_pixe
     assert change.max() == 0
     beyond = Crop(-10, -10, 128)
     assert put_back(image, beyond, photo, edited).size == image.size
+    assert np.array_equal(np.asarray(put_back(image, Crop(-99.6, 0, 100), photo, edited)), np.asarray(image))
+
+
+def test_a_square_far_larger_than_the_photo_costs_no_more_than_the_photo(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(square, "enlarged", lambda image, side: sizes.append(side) or enlarged(image, min(side, 256)))
+    image, crop = gradient(300, 200), Crop(-400_000, -400_000, 900_000)
+    drawn = torch.zeros(3, 32, 32)
+    photo = Inverted("photo-0123456789abcdef", cut(image, crop, 32), torch.zeros(1), (), drawn)
+    assert np.asarray(put_back(image, crop, photo, drawn + 1)).min() == 255 and sizes == [4096]
