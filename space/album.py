@@ -6,6 +6,7 @@ of others; the browser has them too, and sends them again when they are asked fo
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from threading import Lock
 
 MOST, EACH = 4, 16 << 20  # photos of a tab; bytes of one, as a file of `rewriter.photo.portable`
 LIMIT, SECONDS = 256 << 20, 600.0  # bytes of all photos, and how long they are kept without use
+CLOSED = 10_000  # tabs that are remembered as closed, while work for them may still end
 
 
 class Album:
@@ -21,6 +23,7 @@ class Album:
     def __init__(self, *, limit: int = LIMIT, seconds: float = SECONDS) -> None:
         self.limit, self.seconds = limit, seconds
         self._tabs: OrderedDict[str, tuple[dict[str, bytes], float]] = OrderedDict()  # and when they were used last
+        self._left: OrderedDict[str, float] = OrderedDict()  # when tabs were closed
         self._lock = Lock()
 
     def look_up(self, tab: str, names: Iterable[str]) -> dict[str, bytes]:
@@ -32,10 +35,15 @@ class Album:
                 self._tabs[tab] = photos, time.monotonic()
             return {name: photos[name] for name in names if name in photos}
 
-    def put(self, tab: str, photos: Mapping[str, bytes]) -> None:
-        """Keep photos of a tab: the last MOST of them, none that is larger than EACH, and LIMIT bytes in all."""
+    def put(self, tab: str, photos: Mapping[str, bytes], *, since: float = math.inf) -> bool:
+        """Keep photos of a tab: the last MOST of them, none that is larger than EACH, and LIMIT bytes in all.
+
+        None, and False, if it was closed after `since`, when the work that found them began (`time.monotonic()`).
+        """
         with self._lock:
             self._sweep()
+            if self._left.get(tab, -math.inf) >= since:
+                return False
             known, _ = self._tabs.pop(tab, ({}, 0.0))
             new = {name: data for name, data in photos.items() if len(data) <= EACH}
             kept = dict([*{**{name: data for name, data in known.items() if name not in new}, **new}.items()][-MOST:])
@@ -43,10 +51,16 @@ class Album:
                 self._tabs[tab] = kept, time.monotonic()
             while self.size > self.limit:
                 self._tabs.popitem(last=False)
+            return True
 
     def forget(self, tab: str, name: str | None = None) -> list[str]:
-        """Forget a photo of a tab, or all of them; returns the names of those that are gone."""
+        """Forget a photo of a tab, or all of them, as it is closed; returns the names of those that are gone."""
         with self._lock:
+            if name is None:
+                self._left[tab] = time.monotonic()
+                self._left.move_to_end(tab)
+                if len(self._left) > CLOSED:
+                    self._left.popitem(last=False)
             photos, _ = self._tabs.get(tab, ({}, 0.0))
             gone = [each for each in photos if name is None or each == name]
             for each in gone:

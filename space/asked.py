@@ -6,8 +6,9 @@ import asyncio
 import base64
 import json
 import re
+import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -59,6 +60,7 @@ class Step:
     visitor: Visitor
     trouble: str = ""  # why the record could not be read
     sent: bool = False  # whether photos came with the request
+    began: float = field(default_factory=time.monotonic)
 
 
 class Reader:

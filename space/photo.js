@@ -158,7 +158,7 @@ press('[data-photo-remove]', () => {
   send({ name: 'forget_photo', args: [name] });
   turnTo('choose');
 });
-addEventListener('pagehide', () => { if (photos.size) navigator.sendBeacon(`${base}rewriter/step`, JSON.stringify({ tab, name: 'unload' })); });
+addEventListener('pagehide', () => { if (photos.size || files.size || dialog.dataset.at === 'finding') navigator.sendBeacon(`${base}rewriter/step`, JSON.stringify({ tab, name: 'unload' })); });
 
 const progressed = WATCHED.progress, troubled = WATCHED.trouble;
 Object.assign(WATCHED, { photo: finding, opened, sides: compareSides, square: proposed,

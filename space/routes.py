@@ -92,7 +92,9 @@ class Routes:
             return Response(status_code=400)
 
         if asked.sent:
-            self.album.put(asked.who.visitor, asked.visitor.photos)
+            self.album.put(asked.who.visitor, asked.visitor.photos, since=asked.began)
+        if asked.name == "forget_photo" and asked.arguments:  # at once: nobody may wait for the answer
+            self._forget(asked.who.visitor, f"{asked.arguments[0]}")
 
         async def lines() -> AsyncIterator[bytes]:
             async for shown in self._answers(asked, request):
@@ -214,11 +216,10 @@ class Routes:
                     again = (last or {}).get("end") or {}
                     shown |= {name: part for name, part in again.items() if name not in ("visitor", ERROR)}
         shown |= {name: part for name, part in result.items() if name not in ("visitor", ERROR)}
-        if asked.name == "forget_photo" and asked.arguments:
-            self._forget(asked.who.visitor, f"{asked.arguments[0]}")
         if OPENED in result:
             name, data = (result[OPENED][part] for part in ("name", "data"))
-            self.album.put(asked.who.visitor, {name: data})
+            if not self.album.put(asked.who.visitor, {name: data}, since=asked.began):
+                self.queue.pool.forget([name])
             shown[OPENED] = {"name": name, "data": base64.b64encode(data).decode()}
         visitor = result.get("visitor")
         if visitor is not None and (visitor != asked.visitor or asked.name in ("open", "fetch")):

@@ -177,7 +177,7 @@ class Shared:
         self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEYS, KEYS // 2, KEYS))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
-        self._private: OrderedDict[tuple[str, ...], Cache] = OrderedDict()  # by the names of a visitor's photos
+        self._private: OrderedDict[tuple[tuple[str, bytes], ...], Cache] = OrderedDict()  # see `_private_of`
 
     def source(self, name: str) -> Source:
         """What a generator is loaded from; InputError if the name is not offered here."""
@@ -248,35 +248,41 @@ class Shared:
         private = self._private_of(visitor)
         session = Rewriter(generator, history=visitor.history, private=private, **shared)
         for name, data in visitor.photos.items():
-            photo = self._opened(generator, data, private)
+            photo = self._opened(generator, name, data, private)
             if photo is not None and photo.name == name:
                 session.open(photo)
         return session
 
     def _private_of(self, visitor: Visitor) -> Cache:
-        """What is remembered of a visitor's photos. Its keys say what they hold, to the bit, so that nothing leaks."""
-        names = tuple(visitor.photos)
-        private = self._private.pop(names, None) or Cache(PRIVATE, AGE)
-        if names:
-            self._private[names] = private
+        """What is remembered of a visitor's photos: for those alone who have the same ones, to the bit.
+
+        Names do not suffice: they are in published rules, and a browser can send anything under them.
+        """
+        for each in [*self._private.values()]:  # a worker that is never idle has no other time for it
+            each.sweep()
+        key = tuple((name, hashlib.sha256(data).digest()) for name, data in visitor.photos.items())
+        private = self._private.pop(key, None) or Cache(PRIVATE, AGE)
+        if key:
+            self._private[key] = private
         while len(self._private) > OPENED:
             self._private.popitem(last=False)
         return private
 
-    def _opened(self, generator: Generator, data: bytes, private: Cache) -> Inverted | None:
+    def _opened(self, generator: Generator, name: str, data: bytes, private: Cache) -> Inverted | None:
         """A photo, as a browser sent it; None if it is damaged, or was found in another generator."""
         if portable.found_in(data) != generator.fingerprint:
             return None
         with suppress(InputError):
-            key = "opened", str(generator.device), hashlib.sha256(data).digest()
+            key = "opened", str(generator.device), name
             return private.get(key, lambda: portable.from_bytes(data, generator))
         return None
 
     def forget(self, names: Iterable[str]) -> None:
         """Forget all that is remembered of these photos."""
         gone = {*names}
-        for key in [key for key in self._private if gone & {*key}]:
-            self._private.pop(key, None)
+        for key in [*self._private]:  # a copy: others add to it meanwhile
+            if any(name in gone for name, _ in key):
+                self._private.pop(key, None)
 
     @torch.no_grad()
     def images(

@@ -421,7 +421,7 @@ class Rewriter:
         if rule.edit is None or rule.edit.kind == "switch" or not 1 <= number <= verdict.JUDGED:
             raise InputError(f"no {number} crops of {rule.title!r}: it needs an edit, and 1 to {verdict.JUDGED} crops")
         generator, edit = self.generator, rule.edit.with_(after=())
-        wanted = ("crops", *self._model(before), identity([rule]), edit.digest, number)
+        wanted = ("crops", *self._model(before), identity([rule]), self._asked(edit), number)
 
         def cut() -> list[tuple[Tensor, Tensor, Tensor]]:
             job = prepare(generator, edit, rules=before, statistics=self.statistics)
@@ -518,14 +518,17 @@ class Rewriter:
 
     def _request(self, edit: Edit) -> Hashable:
         """Identity of everything that an edit's rule depends on: the request, the generator, the rules before it."""
+        return "rule", *self._model(self.history.present.before), self._asked(edit)
+
+    def _asked(self, edit: Edit) -> str:
+        """An edit as a text that also tells apart where a photo was found."""
         photos = self.generator.photos
 
         def named(place: Region) -> dict[str, Any]:
             photo = photos.get(f"{place.seed}")
             return {"seed": photo.identity if photo else place.seed, "mask": place.digest}
 
-        asked = json.dumps(edit.plain(named))
-        return "rule", *self._model(self.history.present.before), asked
+        return json.dumps(edit.plain(named))
 
     def _remembered(self, edit: Edit) -> Cache:
         """Where the rules of an edit are remembered: with this session if it points at photos."""

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -94,6 +95,11 @@ def painted(name, mask=THERE):
 def kept(shelf):
     """The names of all pictures on a shelf."""
     return {name for (name,) in shelf._database().execute("SELECT name FROM files")}
+
+
+def remembered(shared):
+    """The names of the photos of which something is remembered."""
+    return {name for key in shared._private for name, _ in key}
 
 
 # --- finding ---
@@ -261,11 +267,35 @@ def test_damaged_photos_and_those_of_other_generators_are_left_out(do):
 def test_forgetting_drops_what_is_remembered(do):
     visitor, name = with_photo(do, seed=9)
     do.refresh(visitor)
-    assert any(name in key for key in do.shared._private)
+    assert name in remembered(do.shared)
     shown = do.forget_photo(visitor, name)
     assert shown["canvas"]["seed"] == 0 and not shown["visitor"].photos
     do.shared.forget([name])
-    assert not any(name in key for key in do.shared._private)
+    assert name not in remembered(do.shared)
+
+
+def test_whoever_knows_a_photos_name_and_a_rule_made_on_it_sees_nothing_of_it(do):
+    visitor, name = with_photo(do, seed=11)
+    for kind, place in (("copy", square(2, 2, 9, 9)), ("paste", square(6, 7, 13, 14))):
+        visitor = do.mark(visitor, kind, painted(name, place))["visitor"]
+    done = do.execute(do.set(visitor, "form", "weight")["visitor"])
+    assert done["bar"]["crops"]
+    works = done["visitor"].works
+    for sent in ({}, {name: b"junk"}, {name: with_photo(do, seed=12)[0].photos.popitem()[1]}):
+        other = Visitor(SMALL, works=works, photos=sent)
+        assert do.view.show(other, do.shared.session(other), "bar")["bar"]["crops"] == []
+    again = Visitor(SMALL, works=works, photos=visitor.photos)
+    assert do.view.show(again, do.shared.session(again), "bar")["bar"]["crops"] == done["bar"]["crops"]
+
+
+def test_what_is_remembered_of_photos_ages_while_others_work(do, monkeypatch):
+    visitor, name = with_photo(do, seed=13)
+    do.refresh(visitor)
+    (private,) = (cache for key, cache in do.shared._private.items() if name in dict(key))
+    assert private.size
+    monkeypatch.setattr(private, "seconds", -1.0)
+    do.refresh(Visitor(SMALL))
+    assert not private.size
 
 
 # --- the album ---
@@ -284,6 +314,14 @@ def test_an_album_keeps_a_few_photos_of_a_tab_for_some_time():
     album.seconds = -1.0
     album.sweep()
     assert album.size == 0
+
+
+def test_an_album_takes_nothing_from_work_that_began_before_its_tab_was_closed():
+    album, began = Album(), time.monotonic()
+    assert album.put("a", {"1": b"x"}, since=began)
+    album.forget("a")
+    assert not album.put("a", {"2": b"x"}, since=began) and album.size == 0
+    assert album.put("b", {"2": b"x"}, since=began) and album.put("a", {"2": b"x"}, since=time.monotonic() + 1)
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +359,37 @@ def test_a_tab_sends_its_photo_once_and_nobody_else_gets_it(page, http):
     assert tab.step("refresh", photos=[name])["film"]["tiles"][0]["seed"] == name  # it is there again
     tab.step("forget_photo", name, photos=[name])
     assert page.album.size == 0
+
+
+def test_a_tab_that_is_closed_while_its_photo_is_found_leaves_nothing(page, http):
+    tab = Tab(http)
+    noise = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(4)) * 2 - 1
+    asked = tab.asks("photo", "noise.png", text(file_of(noise, 40)), None, 0.5)
+    with (
+        httpx.Client(base_url=http.base_url, timeout=60) as another,
+        another.stream("POST", "rewriter/step", json=asked) as lines,
+    ):
+        ended = False
+        for line in lines.iter_lines():  # through a proxy that does not tell that nobody waits any more
+            if "original" in line:
+                http.post("rewriter/step", json={"tab": tab.name, "name": "unload"}).raise_for_status()
+            ended |= "opened" in line
+    assert ended and page.album.size == 0 and not remembered(page.shared)
+
+
+def test_a_photo_is_forgotten_whatever_becomes_of_the_rest_of_the_request(page, http):
+    tab, (visitor, name) = Tab(http), with_photo(Photos(page.shared))
+    tab.step("refresh", photos={name: text(visitor.photos[name])})
+    assert page.album.size and name in remembered(page.shared)
+    shown = http.post("rewriter/step", json={**tab.asks("forget_photo", name), "record": "damaged"}).text
+    assert "cannot be restored" in shown and page.album.size == 0 and name not in remembered(page.shared)
+
+
+def test_a_found_photo_is_saved_over_the_network(page, http):
+    tab, (visitor, name) = Tab(http), with_photo(Photos(page.shared))
+    shown = tab.step("photo_file", name, photos={name: text(visitor.photos[name])})
+    assert shown["download"]["url"].startswith("data:image/png") and not shown["trouble"]
+    http.post("rewriter/step", json={"tab": tab.name, "name": "unload"}).raise_for_status()
 
 
 @pytest.mark.parametrize(
