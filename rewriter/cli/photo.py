@@ -33,6 +33,7 @@ from rewriter.photo.square import Crop, middle, put_back, read
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FOUND = ".safetensors"
 MANIFEST = "photos.json"
+EXACT = 99.0  # dB: no 8-bit picture tells more, and JSON knows no infinity
 STEPS = ("original", "found again", "adapted", "edited")
 EPILOGS = {
     "photo": "\b\nExamples:\n"
@@ -95,7 +96,7 @@ class Work:
         pictures.save_png(pictures.sheet(steps, STEPS, columns=4), sheet_of(out))
         changed = float(1 - photo.kept(edited).mean())
         figures = {"found_db": psnr(found, photo.original), "adapted_db": psnr(photo.drawn, photo.original)}
-        rounded = {name: round(figure, 2) for name, figure in figures.items()}
+        rounded = {name: round(min(figure, EXACT), 2) for name, figure in figures.items()}
         return {"photo": str(path), "name": photo.name, **rounded, "changed": round(changed, 4), "out": str(out)}
 
     def several(self, files: Sequence[Path], out: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
@@ -184,7 +185,8 @@ def _files(images: Sequence[Path]) -> list[Path]:
     """The photos that are named, or lie in folders that are."""
     files = list[Path]()
     for path in images:
-        inside = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        shown = (each for each in path.iterdir() if not each.name.startswith(".")) if path.is_dir() else ()
+        inside = sorted(each for each in shown if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
         files += inside
         if not inside:
             raise InputError(f"{path} holds no photos: their names end in {', '.join(SUFFIXES)}")

@@ -22,6 +22,7 @@ from rewriter.photo.opening import inverted
 
 FORMAT = "rewriter-photo-1"
 LIMIT = 64 << 20  # bytes
+HEADER = 64 << 10  # bytes of names, shapes and metadata, which are read at each click
 MOST_CHANGES = 32
 _DAMAGE = (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 _CHECKS = {"fingerprint": text(64), "layers": list_of(text(200), MOST_CHANGES)}
@@ -42,8 +43,8 @@ def from_bytes(data: bytes, generator: Generator) -> Inverted:
     try:
         if len(data) > LIMIT:
             raise InputError(f"a found photo has at most {LIMIT >> 20} MB, and this has {len(data) >> 20}")
+        metadata = _header(data).get("__metadata__", {})
         tensors = tensors_as.load(data)
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise InputError(f"this is a safetensors file, but no found photo ({FORMAT})")
         about = fields("the photo", json.loads(metadata["photo"]), _CHECKS)
@@ -57,11 +58,19 @@ def from_bytes(data: bytes, generator: Generator) -> Inverted:
 def found_in(data: bytes) -> str:
     """The fingerprint of the generator that a file's photo was found in; "" for other data. The rest is not checked."""
     try:
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        metadata = _header(data)["__metadata__"]
         about = json.loads(metadata["photo"]) if metadata["format"] == FORMAT else {}
         return f"{about.get('fingerprint', '')}"
     except _DAMAGE:
         return ""
+
+
+def _header(data: bytes) -> Any:
+    """What a safetensors file says of its tensors; ValueError if that is too long."""
+    size = int.from_bytes(data[:8], "little")
+    if size > HEADER:
+        raise ValueError(f"a header of {size} bytes")
+    return json.loads(data[8 : 8 + size])
 
 
 def save(photo: Inverted, generator: Generator, path: str | Path) -> None:
@@ -95,6 +104,8 @@ def _assemble(about: Mapping[str, Any], tensors: Mapping[str, Tensor], generator
         delta, directions = tensors[f"{i}.delta"], tensors[f"{i}.directions"]
         if not all(part.dtype == torch.float32 and bool(part.isfinite().all()) for part in (delta, directions)):
             raise InputError(f"its change of {layer} is not finite float32")
+        if not len(directions):
+            raise InputError(f"its change of {layer} has no directions")
         rule = Rule(layer, delta, directions, fingerprint=generator.fingerprint).to(generator.device)
         generator.check(rule)
         own.append(rule)

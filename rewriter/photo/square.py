@@ -107,11 +107,14 @@ def put_back(image: Image.Image, crop: Crop, photo: Inverted, picture: Tensor) -
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # more than 8 bits: which Pillow would clip
+    if image.mode.startswith("I;16"):  # more than 8 bits: which Pillow would clip
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
         image = Image.fromarray(_eight_bits(np.asarray(image, dtype=np.float32), image.mode != "F"))
     if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image, white = image.convert("RGBA"), Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     return image.convert("RGB")
 
 

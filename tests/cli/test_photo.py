@@ -1,6 +1,7 @@
 """`rewriter photo`: a photo from file to file, a folder in one go, and an edit that points at a photo."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def town_photo(town, tmp_path):
     return tmp_path / "town.png", "30,10,100"
 
 
-def test_a_photo_is_found_edited_put_back_and_kept(run, town, town_photo, shipped, tmp_path):
+def test_a_photo_is_found_edited_put_back_and_kept(run, town, town_photo, shipped, tmp_path, monkeypatch):
     path, crop = town_photo
     (rule,) = shipped("dome-to-spire")
     rule.save(tmp_path / "spires.safetensors")
@@ -47,6 +48,8 @@ def test_a_photo_is_found_edited_put_back_and_kept(run, town, town_photo, shippe
     status, said, _ = run("photo", found, "--out", tmp_path / "again.png", *QUICK)
     assert status == 0 and json.loads(said)["adapted_db"] == report["adapted_db"]
     assert Image.open(tmp_path / "again.png").size == (64, 64)
+    monkeypatch.setattr("rewriter.cli.photo.psnr", lambda *_: math.inf)
+    assert json.loads(run("photo", found, "--out", tmp_path / "again.png", *QUICK)[1])["found_db"] == 99
 
 
 def test_a_folder_is_done_in_one_go_and_goes_on_where_it_was(run, town, tmp_path):
@@ -56,6 +59,7 @@ def test_a_folder_is_done_in_one_go_and_goes_on_where_it_was(run, town, tmp_path
         to_image(town.sample([i])[0]).save(folder / f"{i}.JPG", "JPEG")
     (folder / "broken.png").write_bytes(b"\x89PNG")
     (folder / "notes.txt").write_text("no photo")
+    (folder / "._0.JPG").write_bytes(b"what macOS keeps beside a file on other disks")
     status, said, err = run("photo", folder, "--out", out, *QUICK)
     report = json.loads(said)
     assert status and len(report["photos"]) == 2 and report["there"] == 0 and "1 of 3 photos were left out" in err

@@ -46,6 +46,8 @@ def rewritten(data, *, about=None, drop=(), **tensors):
         ({"0.delta": torch.full((32, 2, 3, 3), float("inf"))}, "not finite|made for another"),
         ({"0.directions": torch.zeros(2, 3)}, "made for another"),
         ({"drop": ["1.delta"]}, "damaged"),
+        ({"0.delta": torch.zeros(32, 0, 3, 3), "0.directions": torch.zeros(0, 32)}, "no directions"),
+        ({f"x{n}": torch.zeros(0) for n in range(2000)}, "a header of"),
         ({"about": {"layers": ["layer99"] * 2}}, "no layer"),
         ({"about": {"layers": ["layer3"] * 100}}, "at most 32"),
         ({"about": {"fingerprint": "f" * 64}}, "found in a generator with fingerprint ffff"),

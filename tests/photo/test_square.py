@@ -66,6 +66,7 @@ def test_transparent_parts_are_white_and_an_animation_gives_its_first_picture():
     ("values", "kind", "expected"),
     [
         (np.full((20, 20), 40_000, np.uint16), "PNG", 156),
+        (np.full((20, 20), 40_000, np.uint16).byteswap().view(">u2"), "TIFF", 156),
         (np.linspace(20_000, 30_000, 400).astype(np.uint16), "PNG", (78, 117)),
         (np.linspace(0.2, 0.5, 400).astype(np.float32), "TIFF", (51, 128)),
         (np.linspace(-3, 900, 400).astype(np.float32), "TIFF", (0, 255)),
