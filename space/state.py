@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewriter import Rewriter, worlds
+from rewriter import Rewriter, Rule, worlds
 from rewriter.cache import Cache, default_folder
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.editing.edit import Edit
@@ -315,6 +315,11 @@ class Shared:
         self, visitor: Visitor, session: Rewriter, seeds: Sequence[int], rules: Sequence[LowRank] | None, side: int
     ) -> list[Drawn]:
         on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
+        if seeds and _photos_of(on):  # what was copied from a photo is seen on other pictures too: they go to no disk
+            now, before = (self.pictures(session, seeds, each) for each in (on, []))
+            changed = difference(now, before).flatten(1).max(1).values.tolist()
+            urls = (data_url(jpeg(one, side), "image/jpeg") for one in now)
+            return [Drawn(url, change) for url, change in zip(urls, changed, strict=True)]
         recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {identity(on)} {side}"
         names = {seed: name_of(f"{recipe} {seed}") for seed in seeds}
         changes = self.shelf.notes([*names.values()])
@@ -341,10 +346,11 @@ class Shared:
     ) -> list[str]:
         """URLs of the pictures that `make` makes, at most `count`, unless they were made before by this recipe.
 
-        `places`: what may be seen on them. If one is on a photo, the pictures are nowhere but in the answer and in what
-        the `session` remembers.
+        `places`: what may be seen on them. If one is on a photo, or a rule of the `session` was made on one, the
+        pictures are nowhere but in the answer and in what the session remembers.
         """
         shown = {place.seed for place in places if place and isinstance(place.seed, str)}
+        shown |= _photos_of(session.rules) if session else set()
         if session is not None and shown:
             here = session.generator.photos
             key = "crops", recipe, side, *(here[name].identity for name in sorted(shown) if name in here)
@@ -422,6 +428,12 @@ class Shared:
         for first in range(0, len(seeds), size):
             report(on_step, first, len(seeds))
             yield session.sample(seeds[first : first + size], original=True)
+
+
+def _photos_of(rules: Sequence[LowRank]) -> set[str]:
+    """The photos that rules were made on."""
+    edits = (rule.edit for rule in rules if isinstance(rule, Rule) and rule.edit)
+    return {name for edit in edits for name in edit.photos}
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
