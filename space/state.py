@@ -318,8 +318,8 @@ class Shared:
         if seeds and _photos_of(on):  # what was copied from a photo is seen on other pictures too: they go to no disk
             now, before = (self.pictures(session, seeds, each) for each in (on, []))
             changed = difference(now, before).flatten(1).max(1).values.tolist()
-            urls = (data_url(jpeg(one, side), "image/jpeg") for one in now)
-            return [Drawn(url, change) for url, change in zip(urls, changed, strict=True)]
+            alone = (data_url(jpeg(one, side), "image/jpeg") for one in now)
+            return [Drawn(url, change) for url, change in zip(alone, changed, strict=True)]
         recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {identity(on)} {side}"
         names = {seed: name_of(f"{recipe} {seed}") for seed in seeds}
         changes = self.shelf.notes([*names.values()])
