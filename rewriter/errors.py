@@ -16,6 +16,10 @@ class InputError(RewriterError, ValueError):
     """Something handed in cannot be used as it is: a mask, a file, a layer name, a rank."""
 
 
+class AbsentPhotoError(InputError):
+    """An edit points at a photo that is not here: it has to be opened first."""
+
+
 class ComputationError(RewriterError, RuntimeError):
     """A computation failed: non-finite features or weights, or a system without a solution."""
 

@@ -19,8 +19,9 @@ import torch
 from starlette.middleware import Middleware
 
 import api
+from album import Album
 from guard import Guard, Listeners
-from inside import Inside
+from photos import Photos
 from publish_panel import LOGIN, PublishPanel
 from rewriter.checkpoints.catalogue import BUILT_INS, catalogue
 from rewriter.checkpoints.client import connect, in_words
@@ -46,10 +47,11 @@ class Page:
     """
 
     def __init__(self, shared: Shared, *, login: bool = LOGIN, workers: int = 0, here: str = "") -> None:
-        self.shared, self.queue = shared, WorkQueue(Inside(shared), workers)
+        self.shared, self.queue = shared, WorkQueue(Photos(shared), workers)
         self.records, self.limits, self.listeners = Records(), Limits(), Listeners()
         self._own: dict[str, tuple[bytes, str]] = {}
-        self.routes = Routes(self.queue, self.records, self.limits, self._own)
+        self.album = Album()
+        self.routes = Routes(self.queue, self.records, self.limits, self._own, self.album)
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(60, 600)) as self.demo:
             visitor = Visitor(shared.names[0])
             on_gpu = ZERO_GPU and visitor.generator not in shared.on_cpu  # not before somebody asks
@@ -83,6 +85,7 @@ class Page:
     def rest(self) -> None:
         """Forget those who have left, and give memory back."""
         self.records.sweep()
+        self.album.sweep()
         self.shared.sweep()  # of work in this process
         give_back_memory()
 

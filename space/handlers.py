@@ -19,7 +19,7 @@ from typing import Any
 import things
 import view
 import wall
-from received import read_painted
+from received import read_painted, read_picture
 from rewriter import Edit, Rewriter, Rule, load_edits
 from rewriter.checkpoints.client import is_name
 from rewriter.cli.describe import kind_of
@@ -45,8 +45,8 @@ MARKS = ("copy", "paste", "context", "keep", "erase")
 # what the page asks for
 QUICK = tuple(
     "mark unmark pick browse more look step rule accept reject set save link open refresh stroke why forget".split()
-)
-LONG = tuple("execute find mend suggest zero prepare load point units switch".split())
+) + ("square", "sides", "forget_photo")
+LONG = tuple("execute find mend suggest zero prepare load point units switch photo".split())
 SETTINGS = ("layer", "form", "budget", "rank", "smoothness", "method", "truncation", "title")
 STEPS = ("zero", "undo", "redo", "begin", "revert")
 SEARCHED = range(2000)  # the pictures that "Search" compares
@@ -183,8 +183,10 @@ class Handlers:
 
     def pick(self, visitor: Visitor, key: Any) -> Shown:
         """Choose the picture to paint on."""
-        visitor = replace(visitor, selected=parse_seeds(f"{key}", most=1)[0])
-        return self.view.show(visitor, self.shared.session(visitor), "canvas")
+        visitor = replace(visitor, selected=read_picture(key))
+        session = self.shared.session(visitor)
+        session.generator.photo(visitor.selected)  # it may not be here any more
+        return self.view.show(visitor, session, "canvas")
 
     def look(self, visitor: Visitor, matches: bool) -> Shown:
         """Mark where the context matches in the pictures, or stop doing so."""
@@ -266,7 +268,7 @@ class Handlers:
         try:
             rule = session.execute(on_step=on_step, on_statistics=_on_step(notify, "Measuring this layer (once)"))
         except (InputError, ComputationError) as error:
-            return {"chosen": {"key": key, "words": f"This edit does not work yet: {error}."}}
+            return {"chosen": {"key": key, "words": f"This edit does not work yet: {view.in_words(error)}."}}
         for part in ("film", "canvas", "bar"):  # so that executing only has to show them
             if not notify(1, 1, "Drawing with this rule"):
                 return {}
@@ -472,7 +474,8 @@ class Handlers:
         before, places = session.history, (edits[-1].paste, edits[-1].copy, *edits[-1].context)
         if marked := [place.seed for place in places if place]:
             count = self.shared.page_size(session.generator)
-            seeds = tuple(dict.fromkeys([*marked[: count // 2], *range(count)]))[:count]
+            numbers = [seed for seed in marked if isinstance(seed, int)]
+            seeds = tuple(dict.fromkeys([*numbers[: count // 2], *range(count)]))[:count]
             visitor = replace(visitor, selected=marked[0], seeds=seeds)
         if not on_top:
             session.revert()

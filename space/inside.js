@@ -145,8 +145,8 @@ const pointing = on => {
   tool('paint'); pen.clearRect(0, 0, SIDE, SIDE); strokes = []; pointed(); picture();
 };
 const pointed = () => {
-  $('.pointing .crops').replaceChildren(...places.map((place, i) => make('span', { className: 'held' }, crop(place.image, `Place on picture ${place.seed}`, () => pick(place.seed)),
-    make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `Remove the place on picture ${place.seed}`, onclick: () => { places.splice(i, 1); pointed(); picture(); } }))));
+  $('.pointing .crops').replaceChildren(...places.map((place, i) => make('span', { className: 'held' }, crop(place.image, `Place on ${called(place.seed)}`, () => pick(place.seed)),
+    make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `Remove the place on ${called(place.seed)}`, onclick: () => { places.splice(i, 1); pointed(); picture(); } }))));
   $('[data-find-units]').disabled = !places.length; $('[data-place]').disabled = places.length >= 5;
   $('[data-find-units]').classList.toggle('primary', places.length > 0);
   film(); if (!busy()) { bar(); chosenForm(); } hint();

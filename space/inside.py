@@ -148,7 +148,9 @@ class Inside(Handlers):
             return [*gallery.lit(generator, thing.layer, pairs, truncation=psi)]
 
         marks = tuple((mark.seed, mark.digest) for mark in thing.marks)
-        fits = self.shared.made.get(("units", *of, marks), measured) if marks else []
+        private = any(isinstance(mark.seed, str) for mark in thing.marks)  # on a photo
+        made = self.shared.session(visitor).private if private else self.shared.made
+        fits = made.get(("units", *of, marks), measured) if marks else []
         urls = self.shared.crops(visitor, f"units {of!r}", PICTURES * len(shown), drawn, side=view.CROP)
         rows = [
             {"unit": unit, "pictures": urls[PICTURES * i : PICTURES * (i + 1)]} | (fits[i] if fits else {})

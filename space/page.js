@@ -20,7 +20,7 @@ const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
 
 // --- the server: a step is one request. Steps wait for each other, because each needs the record that the one before returned ---
 
-const LOOKS = ['open', 'pick', 'browse', 'more', 'look', 'refresh', 'save', 'link'];  // steps that leave the edit as it is
+const LOOKS = ['open', 'pick', 'browse', 'more', 'look', 'refresh', 'save', 'link', 'photo', 'forget_photo', 'square', 'sides'];  // steps that leave the edit as it is
 const LARGE = 32768, AWAY = 60, SILENT = 30, CUT = 3;  // characters of a record; seconds; seconds; streams that end early
 const SAFE = 'The server of this page cannot be reached. Your work is safe in this tab';
 const base = new URL(window.gradio_config?.root || '.', document.baseURI).href.replace(/\/*$/, '/');
@@ -31,6 +31,7 @@ const stored = (where, text, key = 'rewriter') => {  // each tab keeps its own w
   return null;
 };
 let record = stored('sessionStorage'), inline = false, running = null, waiting = [], stale = false;
+const photos = new Map(Object.entries(JSON.parse(stored('sessionStorage', undefined, 'rewriter-photos') || '{}')));  // by name, in base64: see photo.js
 const beside = {};  // steps that change no record, by name
 
 const stoppable = step => {
@@ -95,7 +96,8 @@ const perform = async step => {  // until it is answered; returns the last line 
 const ask = async (step, full) => {
   const { name, args, signal } = step, whole = step.record === undefined ? record : step.record;
   const known = !full && whole?.length > LARGE && crypto.subtle && hex(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(whole)));
-  const body = JSON.stringify({ tab, name, args, inline, ...(known ? { known } : { record: whole }) });
+  const own = photos.size && (full ? Object.fromEntries(photos) : [...photos.keys()]);
+  const body = JSON.stringify({ tab, name, args, inline, ...(own && { photos: own }), ...(known ? { known } : { record: whole }) });
   const answer = await fetch(`${base}rewriter/step`, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body, signal });
   if (!answer.ok) return { ...await answer.json().catch(() => ({})), status: answer.status };
   step.since = 0; step.cut = (step.cut || 0) + 1;
@@ -281,6 +283,7 @@ const outline = async (canvas, places) => {  // each mask grown on all sides, le
     all.drawImage(layer, 0, 0);
   });
 };
+const called = seed => typeof seed === 'string' ? 'your photo' : `picture ${seed}`;
 const placesOn = seed => (onInside() ? pointedPlaces() : part('slots').marks || []).filter(place => place.seed === seed);
 const picture = async () => {  // the picture on the canvas; it is decoded before it replaces the last one, so that nothing flickers
   const { seed, now: after, then: before, match } = part('canvas'), mine = ++drawing;
@@ -290,10 +293,10 @@ const picture = async () => {  // the picture on the canvas; it is decoded befor
   const found = await Promise.all([front, back].map(decoded));
   if (mine !== drawing || found.includes(null)) return;
   if (seed !== shown) { shown = seed; strokes = []; last = null; pen.clearRect(0, 0, SIDE, SIDE); }
-  now.src = file(front); now.alt = `Picture ${seed}`; then.src = file(back);
+  now.src = file(front); now.alt = called(seed).replace(/^./, first => first.toUpperCase()); then.src = file(back);
   stage.dataset.changed = before ? 'yes' : 'no'; stage.dataset.ready = shown;
   split.disabled = holder.disabled = !before;
-  $('.seed').textContent = `picture ${seed}`;
+  $('.seed').textContent = called(seed);
   compare(split.value); if (!last) answered();
   outline(marks, placesOn(seed)); hint();
 };
@@ -309,8 +312,8 @@ const film = () => {
     const image = before?.querySelector('img') || img(url, '', { draggable: false });
     if (image.src !== url) image.src = url;
     const option = make('button', { type: 'button', role: 'option', className: `tile${changed}`, 'data-seed': tile.seed,
-      'aria-label': `Picture ${tile.seed}${changed && ', changed'}`, tabIndex: -1, onclick: () => pick(tile.seed) }, image, layer,
-      make('span', { textContent: tile.seed }));
+      'aria-label': `${tile.label || `Picture ${tile.seed}`}${changed && ', changed'}`, tabIndex: -1, onclick: () => pick(tile.seed) }, image, layer,
+      make('span', { textContent: tile.label || tile.seed }));
     if (tile.other && view === 'image') {
       option.addEventListener('pointerenter', event => { if (event.pointerType === 'mouse' && tile.seed !== shown) { image.src = file(tile.other); option.classList.add('peek'); } });
       option.addEventListener('pointerleave', () => { image.src = file(tile.image); option.classList.remove('peek'); });
@@ -341,7 +344,7 @@ $('.tiles').addEventListener('keydown', event => {
   const across = Math.max(1, tiles.filter(tile => tile.offsetTop === tiles[0].offsetTop).length);
   const to = { ArrowLeft: i - 1, ArrowRight: i + 1, ArrowUp: i - across, ArrowDown: i + across, Home: 0, End: tiles.length - 1 }[event.key];
   if (to === undefined || !tiles[to]) return;
-  event.preventDefault(); tiles[to].focus(); pick(Number(tiles[to].dataset.seed));
+  event.preventDefault(); tiles[to].focus(); tiles[to].click();
 });
 press('[data-view]', button => {
   const before = view, wanted = button.dataset.view;
@@ -357,15 +360,15 @@ $('.seeds input').addEventListener('change', event => act('browse', event.target
 // --- slots, found places, verdict ---
 
 const crop = (image, label, run, more) => make(run ? 'button' : 'span', { className: 'crop', title: label, ...(run ? { type: 'button',
-  'aria-label': label, onclick: run } : {}), ...more }, img(image, run ? '' : label));
+  'aria-label': label, onclick: run } : {}), ...more }, image ? img(image, run ? '' : label) : make('small', { textContent: 'photo not here' }));
 const slots = () => {
   const value = part('slots'), of = name => $(`[data-slot="${name}"] .crops`);
   const fill = (name, ...crops) => { of(name).replaceChildren(...crops); of(name).parentElement.classList.toggle('full', crops.length > 0); };
-  fill('copy', ...(value.copy ? [crop(value.copy.image, `Copied from picture ${value.copy.seed}`, () => pick(value.copy.seed))] : []));
-  fill('paste', ...(value.paste ? [crop(value.paste.image, `${{ erase: 'Erased', paint: 'Painted' }[value.kind] || 'Pasted'} on picture ${value.paste.seed}`, () => pick(value.paste.seed))] : []));
+  fill('copy', ...(value.copy ? [crop(value.copy.image, `Copied from ${called(value.copy.seed)}`, () => pick(value.copy.seed))] : []));
+  fill('paste', ...(value.paste ? [crop(value.paste.image, `${{ erase: 'Erased', paint: 'Painted' }[value.kind] || 'Pasted'} on ${called(value.paste.seed)}`, () => pick(value.paste.seed))] : []));
   for (const name of ['context', 'keep']) fill(name, ...(value[name] || []).map((place, i) => make('span', { className: 'held' },
-    crop(place.image, `Place on picture ${place.seed}`, () => pick(place.seed)),
-    make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `Remove the place on picture ${place.seed}`,
+    crop(place.image, `Place on ${called(place.seed)}`, () => pick(place.seed)),
+    make('button', { type: 'button', className: 'drop', textContent: '✕', 'aria-label': `Remove the place on ${called(place.seed)}`,
       onclick: () => place.found ? act('reject', place.found) : act('unmark', name, i) }))));
   root.dataset.step = value.step || '';
   $('[data-mark="paste"]').disabled = !value.copy;
@@ -575,15 +578,18 @@ const download = () => {
 };
 press('#load', () => chooser.click());
 const chooser = $('#load-file'), MOST = 32;
-chooser.addEventListener('change', async () => {
+chooser.addEventListener('change', () => {
   const [given] = chooser.files;
   chooser.value = '';  // so that the same file can be chosen again
+  loadFile(given);
+});
+const loadFile = given => {
   if (given.size > MOST * 2 ** 20) return say(`${given.name} has ${Math.ceil(given.size / 2 ** 20)} MB: the page loads files of up to ${MOST} MB.`);
   const reader = new FileReader();
   reader.onload = () => work('load', given.name, reader.result.slice(reader.result.indexOf(',') + 1));
   reader.onerror = () => say(`${given.name} cannot be read: choose it again.`);
   reader.readAsDataURL(given);
-});
+};
 const pending = () => { const { wanted: name, on_top } = part('pending'); if (name) { go('edit'); fetchWanted(name, { linked: true, on_top: Boolean(on_top) }); } };
 
 // A finger's tap soon after a stroke gets no click in some browsers, which take it for the end of a fling: make up for it.
@@ -627,7 +633,7 @@ const SHORTCUTS = {
   '[': () => larger(-2), ']': () => larger(2), Delete: clear, Backspace: clear,
 };
 document.addEventListener('keydown', event => {
-  if (root.dataset.mode !== 'edit' || event.target.closest?.('input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]')) return;
+  if (root.dataset.mode !== 'edit' || $('.photo').open || event.target.closest?.('input:not([type=range]):not([type=checkbox]), textarea, select, [contenteditable]')) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key, control = event.ctrlKey || event.metaKey;
   let run = !control && !event.altKey && (onInside() ? INSIDE_KEYS : SHORTCUTS)[key];
   if (control && key === 'z') run = event.shiftKey ? () => act('step', 'redo') : strokes.length && !empty() ? undoStroke : () => act('step', 'undo');

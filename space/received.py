@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+import re
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
 from rewriter import checks, masks
 from rewriter.errors import InputError
-from rewriter.generators.latents import format_seeds, parse_seeds
+from rewriter.generators.latents import PHOTO, Seed, format_seeds, parse_seeds
 from state import MOST_PICTURES, WORK_BYTES, Visitor
 
 OWN, THING_BYTES = 8, 48 << 10  # a visitor's own things on all generators; characters of one
@@ -44,7 +45,7 @@ def from_record(text: str, *, ours: bool) -> Visitor:
         return Visitor(
             f"{kept['generator']}"[:200],
             seeds=tuple(parse_seeds(kept["seeds"], most=MOST_PICTURES)),
-            selected=parse_seeds(kept["selected"], most=1)[0],
+            selected=read_picture(kept["selected"]),
             matches=kept.get("matches") is True,
             link=f"{kept['link']}"[:96],
             again=f"{kept.get('again', '')}",
@@ -55,13 +56,24 @@ def from_record(text: str, *, ours: bool) -> Visitor:
         raise InputError(f"the work that your browser kept cannot be restored ({error})") from error
 
 
-def read_painted(value: Any) -> tuple[Tensor, int | None]:
-    """The mask (H, W) in [0, 1] and its picture's seed, None if the value lacks it.
+def read_picture(value: Any) -> Seed:
+    """Which picture is meant: its seed, or the name of a photo; InputError for anything else."""
+    return value if is_photo(value) else parse_seeds(f"{value}", most=1)[0]
+
+
+def is_photo(value: Any) -> TypeGuard[str]:
+    """Whether this is the name of a photo."""
+    return isinstance(value, str) and re.fullmatch(PHOTO, value) is not None
+
+
+def read_painted(value: Any) -> tuple[Tensor, Seed | None]:
+    """The mask (H, W) in [0, 1] and its picture's seed, or photo; None if the value lacks it.
 
     Raises:
         InputError: nothing is painted, or the value is damaged.
     """
     if value is None or isinstance(value, str) and value[-1:] in ("", ":"):
         raise InputError("nothing is painted yet: paint on the picture first")
-    seed, colon, url = value.partition(":") if isinstance(value, str) and value[0].isdecimal() else ("", "", value)
-    return masks.decode(url), parse_seeds(seed, most=1)[0] if colon else None
+    named = isinstance(value, str) and (value[0].isdecimal() or is_photo(value.partition(":")[0]))
+    seed, colon, url = value.partition(":") if named else ("", "", value)
+    return masks.decode(url), read_picture(seed) if colon else None

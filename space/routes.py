@@ -6,6 +6,7 @@ No visitor is remembered between requests, so that any process of any host can a
 from __future__ import annotations
 
 import asyncio
+import base64
 import html
 import json
 import time
@@ -19,7 +20,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from album import Album
 from asked import AnswerError, Reader, Step, address_of
+from photos import OPENED
 from received import to_record
 from rewriter.serving.limits import Limits, RefusedError
 from rewriter.serving.records import Records
@@ -53,9 +56,16 @@ class Lines(StreamingResponse):
 class Routes:
     """The routes, for Gradio's app to serve; `own`: what is served by name besides the pictures on the shelf."""
 
-    def __init__(self, queue: WorkQueue, records: Records, limits: Limits, own: dict[str, tuple[bytes, str]]) -> None:
-        self.queue, self.records, self.limits, self.own = queue, records, limits, own
-        self._reader = Reader(queue, records, limits)
+    def __init__(
+        self,
+        queue: WorkQueue,
+        records: Records,
+        limits: Limits,
+        own: dict[str, tuple[bytes, str]],
+        album: Album,
+    ) -> None:
+        self.queue, self.records, self.limits, self.own, self.album = queue, records, limits, own, album
+        self._reader = Reader(queue, records, limits, album)
 
     def all(self) -> list[Route]:
         """For `app_kwargs={"routes": …}`."""
@@ -69,6 +79,9 @@ class Routes:
         """Answer a click."""
         try:
             asked = await self._reader.read(request)
+            if asked.name == "unload":
+                self._forget(asked.who.visitor)
+                return Response(status_code=204)
             limited = self.limits.request(tab=asked.who.visitor, address=asked.who.address)
             limited.__enter__()
         except RefusedError as error:
@@ -77,6 +90,9 @@ class Routes:
             return error.response
         except ClientDisconnect:
             return Response(status_code=400)
+
+        if asked.sent:
+            self.album.put(asked.who.visitor, asked.visitor.photos)
 
         async def lines() -> AsyncIterator[bytes]:
             async for shown in self._answers(asked, request):
@@ -198,10 +214,21 @@ class Routes:
                     again = (last or {}).get("end") or {}
                     shown |= {name: part for name, part in again.items() if name not in ("visitor", ERROR)}
         shown |= {name: part for name, part in result.items() if name not in ("visitor", ERROR)}
+        if asked.name == "forget_photo" and asked.arguments:
+            self._forget(asked.who.visitor, f"{asked.arguments[0]}")
+        if OPENED in result:
+            name, data = (result[OPENED][part] for part in ("name", "data"))
+            self.album.put(asked.who.visitor, {name: data})
+            shown[OPENED] = {"name": name, "data": base64.b64encode(data).decode()}
         visitor = result.get("visitor")
         if visitor is not None and (visitor != asked.visitor or asked.name in ("open", "fetch")):
             shown["record"] = self._record(visitor)
         return {**shown, "end": True}
+
+    def _forget(self, tab: str, name: str | None = None) -> None:
+        """Forget a photo of a tab, or all of them, here and in the workers."""
+        if gone := self.album.forget(tab, name):
+            self.queue.pool.forget(gone)
 
     def _record(self, visitor: Visitor) -> str:
         """A visitor's record, signed."""

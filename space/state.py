@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
@@ -23,15 +24,19 @@ from rewriter.cache import Cache, default_folder
 from rewriter.checkpoints.catalogue import BUILT_IN, catalogue
 from rewriter.editing.edit import Edit
 from rewriter.editing.history import History
+from rewriter.editing.region import Region
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, did_you_mean, report
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank, identity
+from rewriter.generators.inverted import Inverted
+from rewriter.generators.latents import Seed
 from rewriter.generators.layer import Features
 from rewriter.generators.origin import Origin
 from rewriter.generators.threads import choose_threads
 from rewriter.hub.resolve import resolve
 from rewriter.hub.sources import Source
+from rewriter.photo import portable
 from rewriter.pictures import data_url, difference, jpeg
 from rewriter.serving.records import VARIABLE
 from rewriter.serving.shelf import Shelf
@@ -46,8 +51,10 @@ STRIKING = (
     *"remove-watermark watermark-units-off add-tree".split(),
 )
 MODEL_BYTES, KEYS = 4 << 30, 128 << 20  # of generators that stay in memory, and of features and rules
+PRIVATE, OPENED = 64 << 20, 16  # bytes of what is remembered of one visitor's photos, and of how many visitors
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
 SHELF = "served/pictures-2.sqlite"  # in the cache folder; another number for pictures that are made otherwise
+NOTED = 0.5  # a change of a photo, in 1/255, below which none can be seen
 ABSENT = -1.0  # the note of a picture that there is not
 PICTURES = "rewriter/pictures/"  # before the name of a picture, relative to the page
 SLOW = 10e9  # operations per picture from which a CPU takes a noticeable time
@@ -61,23 +68,25 @@ class Visitor:
         generator: name of the chosen generator.
         works: the editing history for each generator that was worked on, as its file; read when it is looked at.
         seeds: the pictures in the filmstrip.
-        selected: the picture on the canvas.
+        selected: the picture on the canvas: its seed, or the name of a photo.
         matches: whether the matches are marked in the pictures.
         link: the example or the published generator that the page's address has opened.
         things: what this visitor pointed at, to paint with; each a text that `things` reads.
         again: edits as a link, to be made again because their rules are too large for a browser to keep.
         inline: whether pictures are sent as data URLs instead of names. Not part of a record.
+        photos: the photos that the tab has found, by name, as files of `rewriter.photo.portable`. Never in a record.
     """
 
     generator: str = BUILT_IN
     works: Mapping[str, bytes] = field(default_factory=dict)
     seeds: tuple[int, ...] = tuple(range(PAGE_SIZE))
-    selected: int = 0
+    selected: Seed = 0
     matches: bool = False
     link: str = ""
     again: str = ""
     things: tuple[str, ...] = ()
     inline: bool = False
+    photos: Mapping[str, bytes] = field(default_factory=dict)
 
     @cached_property
     def history(self) -> History | None:
@@ -168,6 +177,7 @@ class Shared:
         self.keys, self.pages, self.made = (Cache(limit, AGE) for limit in (KEYS, KEYS // 2, KEYS))
         self.sources = {name: resolve(name) for name in self.names}  # downloads pin theirs to a revision
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
+        self._private: OrderedDict[tuple[str, ...], Cache] = OrderedDict()  # by the names of a visitor's photos
 
     def source(self, name: str) -> Source:
         """What a generator is loaded from; InputError if the name is not offered here."""
@@ -217,32 +227,87 @@ class Shared:
             cache.sweep()
         for statistics in [*self._statistics.values()]:
             statistics.sweep()
+        for private in [*self._private.values()]:
+            private.sweep()
 
     def page_size(self, generator: Generator) -> int:
         """How many pictures the filmstrip shows: fewer if each takes seconds to draw."""
         return PAGE_SIZE if generator.device.type != "cpu" or generator.operations < SLOW else PAGE_SIZE // 3
 
     def session(self, visitor: Visitor) -> Rewriter:
-        """The visitor's editing session; InputError if the history belongs to another generator of that name."""
+        """The visitor's editing session, in which their photos of its generator are open.
+
+        InputError if the history belongs to another generator of that name.
+        """
         generator = self.model(visitor.generator)
         statistics = self._statistics.pop(generator.fingerprint, None) or Statistics(generator, seconds=AGE)
         self._statistics[generator.fingerprint] = statistics
         while len(self._statistics) > STATISTICS:
             self._statistics.popitem(last=False)
         shared: dict[str, Any] = {"statistics": statistics, "keys": self.keys, "made": self.made}
-        return Rewriter(generator, history=visitor.history, **shared)
+        private = self._private_of(visitor)
+        session = Rewriter(generator, history=visitor.history, private=private, **shared)
+        for name, data in visitor.photos.items():
+            photo = self._opened(generator, data, private)
+            if photo is not None and photo.name == name:
+                session.open(photo)
+        return session
+
+    def _private_of(self, visitor: Visitor) -> Cache:
+        """What is remembered of a visitor's photos. Its keys say what they hold, to the bit, so that nothing leaks."""
+        names = tuple(visitor.photos)
+        private = self._private.pop(names, None) or Cache(PRIVATE, AGE)
+        if names:
+            self._private[names] = private
+        while len(self._private) > OPENED:
+            self._private.popitem(last=False)
+        return private
+
+    def _opened(self, generator: Generator, data: bytes, private: Cache) -> Inverted | None:
+        """A photo, as a browser sent it; None if it is damaged, or was found in another generator."""
+        if portable.found_in(data) != generator.fingerprint:
+            return None
+        with suppress(InputError):
+            key = "opened", str(generator.device), hashlib.sha256(data).digest()
+            return private.get(key, lambda: portable.from_bytes(data, generator))
+        return None
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Forget all that is remembered of these photos."""
+        gone = {*names}
+        for key in [key for key in self._private if gone & {*key}]:
+            self._private.pop(key, None)
 
     @torch.no_grad()
     def images(
         self,
         visitor: Visitor,
         session: Rewriter,
-        seeds: Sequence[int],
+        seeds: Sequence[Seed],
         rules: Sequence[LowRank] | None = None,
         *,
         side: int,
     ) -> list[Drawn]:
-        """Pictures with the session's rules or the given ones, for a browser; drawn once for all who want them."""
+        """Pictures with the session's rules or the given ones, for a browser; drawn once for all who want them.
+
+        Those of photos are drawn for their visitor alone, and are nowhere but in the answer.
+        """
+        drawn = dict(self._photos(session, [seed for seed in seeds if isinstance(seed, str)], rules, side))
+        numbers = [seed for seed in seeds if isinstance(seed, int)]
+        drawn |= zip(numbers, self._numbers(visitor, session, numbers, rules, side), strict=True)
+        return [drawn[seed] for seed in seeds]
+
+    def _photos(
+        self, session: Rewriter, names: Sequence[str], rules: Sequence[LowRank] | None, side: int
+    ) -> Iterator[tuple[Seed, Drawn]]:
+        for name in names:
+            (now,), (before,) = (self.pictures(session, [name], on) for on in (rules, []))
+            change = float(difference(now[None], before[None]).max())
+            yield name, Drawn(data_url(jpeg(now, side), "image/jpeg"), change if change >= NOTED else 0.0)
+
+    def _numbers(
+        self, visitor: Visitor, session: Rewriter, seeds: Sequence[int], rules: Sequence[LowRank] | None, side: int
+    ) -> list[Drawn]:
         on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
         recipe = f"{session.generator.fingerprint} {session.edit.truncation!r} {identity(on)} {side}"
         names = {seed: name_of(f"{recipe} {seed}") for seed in seeds}
@@ -258,9 +323,26 @@ class Shared:
         return [Drawn(url, changes[names[seed]]) for seed, url in zip(seeds, urls, strict=True)]
 
     def crops(
-        self, visitor: Visitor, recipe: str, count: int, make: Callable[[], Sequence[Tensor]], *, side: int
+        self,
+        visitor: Visitor,
+        recipe: str,
+        count: int,
+        make: Callable[[], Sequence[Tensor]],
+        *,
+        side: int,
+        session: Rewriter | None = None,
+        places: Iterable[Region | None] = (),
     ) -> list[str]:
-        """URLs of the pictures that `make` makes, at most `count`, unless they were made before by this recipe."""
+        """URLs of the pictures that `make` makes, at most `count`, unless they were made before by this recipe.
+
+        `places`: what may be seen on them. If one is on a photo, the pictures are nowhere but in the answer and in what
+        the `session` remembers.
+        """
+        shown = {place.seed for place in places if place and isinstance(place.seed, str)}
+        if session is not None and shown:
+            here = session.generator.photos
+            key = "crops", recipe, side, *(here[name].identity for name in sorted(shown) if name in here)
+            return session.private.get(key, lambda: [data_url(jpeg(one, side), "image/jpeg") for one in make()])[:count]
         names, made = [name_of(f"{recipe} {side} {i}") for i in range(count)], dict[str, tuple[bytes, float]]()
         notes = self.shelf.notes(names)
         if len(notes) < count:
@@ -281,7 +363,7 @@ class Shared:
     def pictures(
         self,
         session: Rewriter,
-        seeds: Sequence[int],
+        seeds: Sequence[Seed],
         rules: Sequence[LowRank] | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -292,6 +374,8 @@ class Shared:
         """
         generator, truncation = session.generator, session.edit.truncation
         on = [rule for rule in (session.rules if rules is None else rules) if rule.active]
+        if any(isinstance(seed, str) for seed in seeds):
+            return torch.stack([self._picture(session, seed, on) for seed in seeds])
         ruled = {rule.layer for rule in on}
         layer = next((name for name in generator.layers if name in ruled), None)
         key: tuple[Any, ...] = (generator.fingerprint, truncation, layer, *seeds)
@@ -306,14 +390,27 @@ class Shared:
 
         return self.pages.get((*key, identity(on)), drawn)
 
-    def painted(self, session: Rewriter, seeds: Sequence[int]) -> Tensor:
+    def _picture(self, session: Rewriter, seed: Seed, on: Sequence[LowRank]) -> Tensor:
+        """A photo (3, H, W) with rules, or another picture."""
+        photo = session.generator.photo(seed)
+        if photo is None:
+            return self.pictures(session, [seed], on)[0]
+        if not on:
+            return photo.original
+
+        def drawn() -> Tensor:
+            return session.generator.sample([seed], truncation=session.edit.truncation, rules=on)[0]
+
+        return session.private.get(("drawn", photo.identity, identity(on)), drawn)
+
+    def painted(self, session: Rewriter, seeds: Sequence[Seed]) -> Tensor:
         """Pictures (n, 3, H, W) with the session's rules and what is painted on each."""
         drawn = self.pictures(session, seeds)
         strokes = {i: own for i, seed in enumerate(seeds) if (own := session.strokes_on(seed))}
         changed = {i: self.pictures(session, [seeds[i]], [*session.rules, *own])[0] for i, own in strokes.items()}
         return torch.stack([changed.get(i, picture) for i, picture in enumerate(drawn)])
 
-    def _drawn(self, session: Rewriter, seeds: Sequence[int], on_step: OnStep | None) -> Iterator[Tensor]:
+    def _drawn(self, session: Rewriter, seeds: Sequence[Seed], on_step: OnStep | None) -> Iterator[Tensor]:
         """Pictures without rules: all at once, or one by one if each takes seconds."""
         size = 1 if self.page_size(session.generator) < PAGE_SIZE else len(seeds)
         for first in range(0, len(seeds), size):

@@ -10,9 +10,10 @@ from torch import Tensor
 from received import OWN, THING_BYTES
 from rewriter import masks
 from rewriter.checks import fields, list_of, text
-from rewriter.editing.region import SEED, Region
+from rewriter.editing.region import Region, picture
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
+from rewriter.generators.latents import Seed
 from rewriter.units import shipped
 from rewriter.units.thing import MOST_MARKS, Thing, thing
 from state import Visitor, unknown
@@ -21,7 +22,7 @@ SIDE = 64  # largest side of a painted mask: as fine as the layers whose units d
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
-def painted_place(seed: int, mask: Tensor) -> Region:
+def painted_place(seed: Seed, mask: Tensor) -> Region:
     """A place with a mask of at most SIDE cells a side; finer ones would only fill the visitor's record."""
     height, width = (min(side, SIDE) for side in mask.shape)
     return Region(seed, masks.as_mask(masks.resize(mask, (height, width))))
@@ -114,5 +115,5 @@ def _thing(kept: str, generator: Generator) -> Thing | None:
 
 
 def _mark(name: str, value: object) -> Region:
-    given = fields(name, value, {"seed": SEED, "mask": lambda _, mask: masks.decode(mask, side=SIDE)})
+    given = fields(name, value, {"seed": picture, "mask": lambda _, mask: masks.decode(mask, side=SIDE)})
     return Region(given["seed"], given["mask"])

@@ -24,11 +24,11 @@ from rewriter.editing.provenance import default_layer
 from rewriter.editing.region import Place, Region
 from rewriter.editing.stroke import REMOVED, Stroke
 from rewriter.editing.verdict import CROPS, square
-from rewriter.errors import InputError
+from rewriter.errors import AbsentPhotoError, InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
 from rewriter.generators.change import identity
-from rewriter.generators.latents import format_seeds
+from rewriter.generators.latents import Seed, format_seeds
 from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
@@ -55,6 +55,7 @@ READY = {
     "": "Ready: press Execute.",
     "paint": "Painted. Press Make it a rule, and it holds on every picture like this; or paint on.",
 }
+ABSENT_PHOTO = "this points at a photo that is not here any more: drop the same photo again, with the same square"
 PLACES = 4  # cells a side, below which a layer's keys know no places
 MUCH = 8.0  # a mean change in 1/255 that harms more than the thing that units draw
 KEPT_BYTES = 1 << 20  # of work that a browser is asked to keep for one generator
@@ -84,16 +85,25 @@ class View:
 
     def show(self, visitor: Visitor, session: Rewriter, *names: str) -> Shown:
         """The visitor and the named parts; see EVERYTHING."""
+        if absent(session, visitor.selected):
+            visitor = replace(visitor, selected=visitor.seeds[0])
         shown: Shown = {"visitor": visitor}
         for name in names:
             shown |= getattr(self, f"_{name}")(visitor, session)
         return shown
 
     def film(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
-        """The pictures with the rules and what is painted, without them if they change it, and with matches if on."""
-        now = self._images(visitor, session, visitor.seeds, rules, THUMBNAIL)
-        before = self.shared.images(visitor, session, visitor.seeds, [], side=THUMBNAIL)
-        tiles: list[Shown] = [{"seed": seed, "image": one.url} for seed, one in zip(visitor.seeds, now, strict=True)]
+        """The pictures with the rules and what is painted, without them if they change it, and with matches if on.
+
+        The visitor's own photos come first.
+        """
+        photos = [*session.generator.photos]
+        seeds: list[Seed] = [*photos, *visitor.seeds]
+        now = self._images(visitor, session, seeds, rules, THUMBNAIL)
+        before = self.shared.images(visitor, session, seeds, [], side=THUMBNAIL)
+        tiles: list[Shown] = [{"seed": seed, "image": one.url} for seed, one in zip(seeds, now, strict=True)]
+        for i, tile in enumerate(tiles[: len(photos)]):
+            tile["label"] = "Your photo" if len(photos) == 1 else f"Your photo {i + 1}"
         for tile, one, original in zip(tiles, now, before, strict=True):
             if one.change > 0:
                 tile |= {"other": original.url, "changed": one.change > SEEN}
@@ -103,15 +113,18 @@ class View:
         if visitor.matches:
             note = "Places that match the context have a bright edge."
             try:
-                for tile, match in zip(tiles, session.matches_on(visitor.seeds), strict=True):
+                found = [match for own in (photos, visitor.seeds) if own for match in session.matches_on(own)]
+                for tile, match in zip(tiles, found, strict=True):
                     tile["match"] = picture_url(match.overlay, THUMBNAIL)
             except InputError as error:
-                note = f"No matches to show: {error}."
+                note = f"No matches to show: {in_words(error)}."
         return {"tiles": tiles, "note": note, "seeds": format_seeds(visitor.seeds)}
 
     def canvas(self, visitor: Visitor, session: Rewriter, rules: Sequence[Rule] | None = None) -> Shown:
         """The picture to paint on, and without the rules if they change it; if it is painted on, without the paint."""
         side = max(FULL, min(session.generator.resolution, LARGEST))
+        if absent(session, visitor.selected):
+            return self.canvas(replace(visitor, selected=visitor.seeds[0]), session, rules)
         (now,) = self._images(visitor, session, [visitor.selected], rules, side)
         plain: Sequence[Rule] | None = rules if rules is None and session.strokes_on(visitor.selected) else []
         (before,) = self.shared.images(visitor, session, [visitor.selected], plain, side=side)
@@ -124,7 +137,7 @@ class View:
         return shown
 
     def _images(
-        self, visitor: Visitor, session: Rewriter, seeds: Sequence[int], rules: Sequence[Rule] | None, side: int
+        self, visitor: Visitor, session: Rewriter, seeds: Sequence[Seed], rules: Sequence[Rule] | None, side: int
     ) -> list[Drawn]:
         """Pictures with the rules; while no rule is being shown, with what is painted on each too."""
         strokes = {seed: session.strokes_on(seed) if rules is None else [] for seed in dict.fromkeys(seeds)}
@@ -164,8 +177,13 @@ class View:
         return {"slots": shown}
 
     def _marked(self, visitor: Visitor, session: Rewriter, place: Region, pasted: bool) -> str:
-        """A crop around a marked place; of the one pasted on or erased, with what is wanted there."""
+        """A crop around a marked place; of the one pasted on or erased, with what is wanted there.
+
+        "" for a place on a photo that is not here.
+        """
         edit, wanted = session.edit, ""
+        if absent(session, place.seed):
+            return ""
         if pasted and edit.kind == "paint":
             return self._painted(visitor, session, place)
         if pasted and edit.kind != "zero":
@@ -183,7 +201,8 @@ class View:
             return [cut(picture, place.mask)]
 
         recipe = f"mark {edit.fingerprint} {edit.truncation!r} {place.seed} {place.digest} {wanted}"
-        return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
+        on = [it for it in (place, edit.copy, edit.paste) if it and (wanted or it is place)]
+        return self.shared.crops(visitor, recipe, 1, make, side=CROP, session=session, places=on)[0]
 
     def _painted(self, visitor: Visitor, session: Rewriter, place: Region) -> str:
         """A crop around a painted place, as it was painted."""
@@ -195,7 +214,8 @@ class View:
             return [cut(self.shared.pictures(session, [place.seed], changes)[0], place.mask)]
 
         recipe = f"painted {session.edit.fingerprint} {session.edit.truncation!r} {place.seed} {place.digest}"
-        return self.shared.crops(visitor, f"{recipe} {identity(changes)}", 1, make, side=CROP)[0]
+        recipe = f"{recipe} {identity(changes)}"
+        return self.shared.crops(visitor, recipe, 1, make, side=CROP, session=session, places=[place])[0]
 
     def _inside(self, visitor: Visitor, session: Rewriter) -> Shown:
         """What can be painted with: each thing with a picture of it."""
@@ -215,8 +235,8 @@ class View:
         return {"inside": {"things": shown, "room": OWN - len(visitor.things)}}
 
     def _thing(self, visitor: Visitor, session: Rewriter, thing: Thing) -> str:
-        """A crop of the first place that somebody pointed at."""
-        if not thing.marks:
+        """A crop of the first place that somebody pointed at; "" if there is none, or it is on a photo not here."""
+        if not thing.marks or absent(session, thing.marks[0].seed):
             return ""
         mark = thing.marks[0]
 
@@ -226,7 +246,7 @@ class View:
             return [cut(torch.lerp(picture * 0.6 - 0.25, picture, shown), widest_part(mark.mask))]
 
         recipe = f"palette 2 {session.generator.fingerprint} {session.edit.truncation!r} {mark.seed} {mark.digest}"
-        return self.shared.crops(visitor, recipe, 1, make, side=CROP)[0]
+        return self.shared.crops(visitor, recipe, 1, make, side=CROP, session=session, places=[mark])[0]
 
     def _strokes(self, visitor: Visitor, session: Rewriter) -> Shown:
         """What is painted and no rule yet, and which units are switched."""
@@ -275,6 +295,8 @@ class View:
                     3 * CROPS,
                     lambda: [part for each in session.crops(made) for part in each],
                     side=CROP,
+                    session=session,
+                    places=rule.edit.masks,
                 )
                 crops = [urls[first : first + 3] for first in range(0, len(urls), 3)]
         step = suggestion(rule)
@@ -369,6 +391,16 @@ def _asked(edit: Edit) -> Any:
     ends = [it and (it.seed, it.digest) for it in (edit.copy, edit.paste)]
     strokes = [(it.layer, it.units, it.levels, it.strength, it.place and it.place.digest) for it in edit.strokes]
     return edit.kind, ends, places, strokes, [place for place in edit.found if place.by == "person"]
+
+
+def in_words(error: Exception) -> str:
+    """An error for people who look at the page."""
+    return ABSENT_PHOTO if isinstance(error, AbsentPhotoError) else f"{error}"
+
+
+def absent(session: Rewriter, seed: Seed) -> bool:
+    """Whether this is a photo that is not open in the session."""
+    return isinstance(seed, str) and seed not in session.generator.photos
 
 
 def last_stroke(session: Rewriter) -> Stroke | None:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from handlers import Handlers
-from inside import Inside
+from photos import Photos
 from rewriter.errors import CancelledError, RewriterError
 from rewriter.hub.sources import Source
 from state import Shared
-from view import Shown
+from view import Shown, in_words
 
 ERROR = "error"  # the part of a result that holds an error message
 WRONG = "something went wrong, and nothing has changed: try again, or try something else"
@@ -31,7 +31,7 @@ class Work:
         except CancelledError:
             return {ERROR: TOO_LONG}
         except RewriterError as error:
-            return {ERROR: str(error)}
+            return {ERROR: in_words(error)}
         except Exception:
             logging.exception("%s failed", name)
             return {ERROR: WRONG}
@@ -39,6 +39,10 @@ class Work:
     def learn(self, name: str, source: Source) -> None:
         """Load a generator from here from now on: it was downloaded."""
         self.shared.sources[name] = source
+
+    def forget(self, photos: Sequence[str]) -> None:
+        """Forget all that is remembered of these photos."""
+        self.shared.forget(photos)
 
     def rest(self) -> None:
         """Drop what was not used for some time."""
@@ -49,4 +53,4 @@ def work(names: Sequence[str], device: str | None, shelf: str, background: bool,
     """What a worker process runs; `share`: cores that it may count on."""
     shared = Shared(names, device=device, shelf=shelf)
     shared.background, shared.share = background, share
-    return Work(Inside(shared))
+    return Work(Photos(shared))

@@ -64,6 +64,7 @@ class Rewriter:
         rules: rules to start with; None: those that a published generator brings along.
         statistics, keys: of the generator; one of each may be shared by the sessions of many people.
         made: rules that were made before; executing the same request again takes the same rule. May be shared too.
+        private: the same for edits on photos, for this person alone.
         history: the state of an earlier session, which replaces layer, truncation and rules. The attribute of this
             name is the session's whole state, without the generator: a few kilobytes, picklable.
     """
@@ -78,12 +79,13 @@ class Rewriter:
         statistics: Statistics | None = None,
         keys: Cache | None = None,
         made: Cache | None = None,
+        private: Cache | None = None,
         history: History | None = None,
     ):
         self.generator = generator
         self.statistics = statistics_for(generator, statistics)
         self._keys = keys or Cache(KEPT)
-        self._made, self._private = made or Cache(MADE), Cache(MADE)  # edits on photos are not shared
+        self._made, self.private = made or Cache(MADE), private or Cache(MADE)  # edits on photos are not shared
         if history is None:
             edit = Edit(generator.name, layer or default_layer(generator), generator.fingerprint, form=AUTO)
             given = carried_rules(generator) if rules is None else rules
@@ -527,7 +529,7 @@ class Rewriter:
 
     def _remembered(self, edit: Edit) -> Cache:
         """Where the rules of an edit are remembered: with this session if it points at photos."""
-        return self._private if edit.photos else self._made
+        return self.private if edit.photos else self._made
 
     def _model(self, rules: Sequence[Rule]) -> tuple[Hashable, ...]:
         """Identity of the generator with some rules."""

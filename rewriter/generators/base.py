@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from rewriter.checks import Check
-from rewriter.errors import InputError
+from rewriter.errors import AbsentPhotoError, InputError
 from rewriter.generators.change import LowRank
 from rewriter.generators.inverted import Inverted
 from rewriter.generators.latents import PHOTO, Seed, latents
@@ -229,11 +229,11 @@ class Generator(nn.Module, ABC):
         return latents(seeds, self.zdim).to(self.device)
 
     def photo(self, seed: Seed) -> Inverted | None:
-        """The photo that is meant, None for a number; InputError if it is not here."""
+        """The photo that is meant, None for a number; AbsentPhotoError if it is not here."""
         if not isinstance(seed, str) or not re.fullmatch(PHOTO, seed):
             return None
         if seed not in self.photos:
-            raise InputError(f"{seed} is not here: open this photo first (Rewriter.open_photo, or --photo FILE)")
+            raise AbsentPhotoError(f"{seed} is not here: open this photo first (Rewriter.open, or --photo FILE)")
         return self.photos[seed]
 
     def begin(self, seeds: Sequence[Seed], truncation: float = 1.0) -> Features:

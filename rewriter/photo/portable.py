@@ -54,6 +54,16 @@ def from_bytes(data: bytes, generator: Generator) -> Inverted:
         raise InputError(f"the found photo is damaged ({error!r}): open the photo itself again") from error
 
 
+def found_in(data: bytes) -> str:
+    """The fingerprint of the generator that a file's photo was found in; "" for other data. The rest is not checked."""
+    try:
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        about = json.loads(metadata["photo"]) if metadata["format"] == FORMAT else {}
+        return f"{about.get('fingerprint', '')}"
+    except _DAMAGE:
+        return ""
+
+
 def save(photo: Inverted, generator: Generator, path: str | Path) -> None:
     """Write the file."""
     write_bytes(to_bytes(photo, generator), path)

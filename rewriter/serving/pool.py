@@ -83,6 +83,11 @@ class Pool:
         for worker in self.workers:
             worker.learn(*news)
 
+    def forget(self, *what: Any) -> None:
+        """Tell all workers to forget something."""
+        for worker in self.workers:
+            worker.forget(*what)
+
     def state(self) -> dict[str, Any]:
         """For operators: the workers, and how many jobs wait in each lane."""
         with self._lock:

@@ -53,6 +53,10 @@ class Here:
     def learn(self, *news: Any) -> None:
         """Nothing to do: what runs the jobs is in this process."""
 
+    def forget(self, *what: Any) -> None:
+        """Forget something."""
+        self._run.forget(*what)  # type: ignore[attr-defined]  # as `worker` expects it
+
     def close(self) -> None:
         """Nothing to do."""
 
@@ -144,6 +148,10 @@ class Process:
         """Tell the process, and those that take its place."""
         self._news.append(news)
         self._send(("learn", *news))
+
+    def forget(self, *what: Any) -> None:
+        """Tell the process to forget something."""
+        self._send(("forget", *what))
 
     def close(self) -> None:
         """End the process."""

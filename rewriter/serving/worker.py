@@ -73,7 +73,7 @@ def main() -> None:
             elif what == "cancel":
                 lanes.cancel(*message)
             else:
-                run.learn(*message)
+                getattr(run, what)(*message)  # learn or forget
     os._exit(0)  # without waiting for work that nobody wants any more
 
 

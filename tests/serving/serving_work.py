@@ -46,6 +46,9 @@ class Work:
     def learn(self, *news):
         self.known.append(news)
 
+    def forget(self, *what):
+        self.known.remove(what)
+
     def rest(self):
         pass
 

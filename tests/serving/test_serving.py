@@ -273,6 +273,14 @@ def test_news_reach_processes_that_are_started_later(pool, tmp_path):
     assert all(result(submit(pool, "news", visitor=f"{n}")[1]) == [("name", "where")] for n in range(4))
 
 
+def test_all_processes_forget_what_they_are_told_to(pool):
+    for name in ("a", "b"):
+        pool.learn(name)
+    pool.forget("a")
+    known = [result(submit(pool, "news", visitor=f"{n}")[1]) for n in range(4)]
+    assert all(("b",) in each and ("a",) not in each for each in known)
+
+
 def test_threads_do_what_processes_do_and_a_hanging_one_is_left_behind():
     from serving_work import Work
 
