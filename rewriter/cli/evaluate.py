@@ -83,8 +83,8 @@ def evaluate(
         builtin = name in TITLES or name in ("all", *ALONE)
         silent = as_json or not together.is_main_process
         known = "townscape" if builtin else "faces" if name == "faces" else None
-        if name == "photo" and images:
-            known = generator or "faces"
+        if images:
+            known = _of_images(name, generator)
         model = load(known, device, silent) if known else generator_of(edits_of(name), generator, device, silent)
         usual = PHOTOS if name == "photo" else QUICK if quick else FACES if name == "faces" else _many(model)
         start = first if first is not None else FIRST_FACE if name == "faces" else FIRST_SEED
@@ -110,6 +110,13 @@ def evaluate(
             raise
         raise typer.Exit(2) from None  # the main process prints the error for all
     together.destroy_process_group()
+
+
+def _of_images(name: str, generator: str | None) -> str:
+    """The generator for images."""
+    if name != "photo":
+        raise InputError(f"{name} takes no images: only photo does")
+    return generator or "faces"
 
 
 def _many(model: Generator) -> int:
