@@ -125,7 +125,8 @@ def test_a_huge_photo_is_refused_before_it_is_decoded(monkeypatch, tmp_path):
 @pytest.mark.hostile
 def test_damaged_photos_are_read_or_refused_in_words():
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
-        for data in flipped(encoded(gradient(32, 32), kind), 60, end=400):
+        whole = encoded(gradient(32, 32), kind)
+        for data in flipped(whole, 60, end=min(400, len(whole))):
             try:
                 assert read(data).mode == "RGB"
             except InputError as error:

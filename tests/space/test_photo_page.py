@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from functools import partial
+from threading import Event
 
 import httpx
 import pytest
@@ -362,7 +363,9 @@ def test_a_tab_sends_its_photo_once_and_nobody_else_gets_it(page, http):
     assert page.album.size == 0
 
 
-def test_a_tab_that_is_closed_while_its_photo_is_found_leaves_nothing(page, http):
+def test_a_tab_that_is_closed_while_its_photo_is_found_leaves_nothing(page, http, monkeypatch):
+    closed, quickly = Event(), photos.open_photo
+    monkeypatch.setattr(photos, "open_photo", lambda *args, **more: closed.wait(20) and quickly(*args, **more))
     tab = Tab(http)
     noise = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(4)) * 2 - 1
     asked = tab.asks("photo", "noise.png", text(file_of(noise, 40)), None, 0.5)
@@ -374,6 +377,7 @@ def test_a_tab_that_is_closed_while_its_photo_is_found_leaves_nothing(page, http
         for line in lines.iter_lines():  # through a proxy that does not tell that nobody waits any more
             if "original" in line:
                 http.post("rewriter/step", json={"tab": tab.name, "name": "unload"}).raise_for_status()
+                closed.set()
             ended |= "opened" in line
     assert ended and page.album.size == 0 and not remembered(page.shared)
 
