@@ -120,7 +120,7 @@ class Handlers:
             visitor = replace(visitor, works=kept)
             session = self.shared.session(visitor)
         visitor, lost = things.readable(visitor, session.generator)
-        trouble = trouble or lost
+        trouble = trouble or lost or view.lacking_photo(session, visitor.selected)
         return replace(visitor, seeds=visitor.seeds[: 4 * self.shared.page_size(session.generator)]), session, trouble
 
     def check_link(self, link: Mapping[str, str], wanted: str) -> None:
@@ -433,7 +433,11 @@ class Handlers:
                 session.add(Rule.load(file))
         except InputError as error:
             raise InputError(str(error).replace(str(file), Path(file).name)) from error
-        return self._after(visitor, session, "film", "canvas")
+        lacking = view.lacking_photo(session)
+        return {
+            **self._after(visitor, session, "film", "canvas"),
+            **({"trouble": {"message": lacking}} if lacking else {}),
+        }
 
     def refresh(self, visitor: Visitor) -> Shown:
         """The pictures with the present rules, after work that failed or was cancelled."""
@@ -471,12 +475,13 @@ class Handlers:
         self, visitor: Visitor, session: Rewriter, edits: Sequence[Edit], notify: Notify, *, on_top: bool = False
     ) -> Shown:
         """Load edits in order and execute those that are complete, in place of the rules or on top of them."""
+        own = visitor.selected in session.generator.photos  # a photo stays on the canvas, to see what it becomes
         before, places = session.history, (edits[-1].paste, edits[-1].copy, *edits[-1].context)
         if marked := [place.seed for place in places if place]:
             count = self.shared.page_size(session.generator)
             numbers = [seed for seed in marked if isinstance(seed, int)]
             seeds = tuple(dict.fromkeys([*numbers[: count // 2], *range(count)]))[:count]
-            visitor = replace(visitor, selected=marked[0], seeds=seeds)
+            visitor = replace(visitor, selected=visitor.selected if own else marked[0], seeds=seeds)
         if not on_top:
             session.revert()
         for edit in edits:
@@ -489,7 +494,8 @@ class Handlers:
         if session.rules:  # the picture that shows them best: bright, and changed much
             now, first = (self.shared.pictures(session, visitor.seeds, rules) for rules in (session.rules, ()))
             shows = difference(now, first).flatten(1).mean(1) * (2 + first.flatten(1).mean(1))
-            visitor = replace(visitor, selected=visitor.seeds[int(shows.argmax())])
+            if not own:
+                visitor = replace(visitor, selected=visitor.seeds[int(shows.argmax())])
         return self._after(visitor, session, "about", "settings", "film", "canvas", "hints", "inside")
 
 

@@ -55,6 +55,7 @@ const openPhoto = async given => {
   if (file_ !== given) return;
   const seen = Boolean(cropped.naturalWidth);
   cropper.hidden = $('.photo .scale').hidden = !seen; $('.photo .unseen').hidden = seen;
+  if (!seen && given.type !== 'image/tiff') { turnTo('choose'); return wrong(`${given.name} cannot be read here: save it as JPEG or PNG first.`); }
   if (!seen) return;
   const tall = cropped.naturalHeight / cropped.naturalWidth, side = Math.min(1, tall);
   setSquare({ left: (1 - side) / 2, top: (tall - side) / (tall > 1 ? 3 : 2), side });
@@ -103,7 +104,7 @@ $('.photo .scale input').addEventListener('input', event => resize(event.target.
 // --- finding it ---
 
 press('[data-find]', async () => {
-  const given = file_, seen = Boolean(cropped.naturalWidth), whole = READ.test(given.type) && given.size <= MOST * 2 ** 20 || !seen;
+  const given = file_, seen = Boolean(cropped.naturalWidth), whole = READ.test(given.type) && given.size <= MOST * 2 ** 20 && Math.max(cropped.naturalWidth, cropped.naturalHeight) <= LONGEST || !seen;
   if (given.size > MOST * 2 ** 20 && !seen) return wrong(`${given.name} has ${Math.ceil(given.size / 2 ** 20)} MB: the page opens photos of up to ${MOST} MB.`);
   const width = whole ? cropped.naturalWidth : Math.round(cropped.naturalWidth * Math.min(1, LONGEST / Math.max(cropped.naturalWidth, cropped.naturalHeight)));
   const crop = seen && moved ? [square.left, square.top, square.side].map(share => share * width) : null;
@@ -147,6 +148,7 @@ const compareSides = () => {
   $('.versions').replaceChildren(...(shown ? Object.entries(SIDES) : []).filter(([side]) => pictures[side]).map(([side, label]) => make('figure', {},
     img(differ && differences[side] || pictures[side], differ && differences[side] ? `Differences of your photo, ${label}, from the original` : `Your photo, ${label}`),
     make('figcaption', {}, make('b', { textContent: label }), make('small', { textContent: words[side] || '' })))));
+  $('.photo .advice').textContent = shown ? part('sides').advice || '' : '';
   $('[data-differ]').setAttribute('aria-pressed', differ);
 };
 press('[data-differ]', () => { differ = !differ; compareSides(); });

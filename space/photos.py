@@ -28,11 +28,11 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.inverted import Inverted, named
 from rewriter.photo import portable
-from rewriter.photo.inversion import psnr
+from rewriter.photo.exactness import ADVICE, ROUGH, changed, closeness, psnr
 from rewriter.photo.nearest import Thumbnails
 from rewriter.photo.opening import as_picture, inverted, open_photo
 from rewriter.photo.square import Crop, cut, middle, put_back, read
-from rewriter.pictures import data_url, difference, to_image
+from rewriter.pictures import data_url, to_image
 from state import Visitor
 from view import Shown
 
@@ -40,15 +40,9 @@ OPENED = "opened"  # the part of a result that holds a found photo: its name, an
 FINDING, ADAPTING = "Finding your photo in the generator", "Adapting the generator to what is left"
 FOUND = 0.6  # share of the work until it is found
 PAUSE = 0.3  # seconds between two pictures of what was found so far
+MOST_PIXELS = 24_000_000  # of a photo; the page makes larger ones smaller
 LARGE = 2 << 20  # pixels from which a photo is saved as JPEG
 AMPLIFIED = 8  # how much stronger differences are shown
-CLOSENESS = (  # from how many dB on a picture is how close to the photo
-    (38.0, "the same to the eye"),
-    (32.0, "very close"),
-    (26.0, "close, fine detail differs"),
-    (20.0, "alike, much differs"),
-    (0.0, "hardly alike"),
-)
 
 
 class Photos(Inside):
@@ -138,12 +132,13 @@ class Photos(Inside):
         found = photo if not photo.own else inverted(generator, photo.photo, photo.latent)
         pictures = {"original": original, "found": found.drawn, "adapted": photo.drawn}
         words = {side: close(psnr(pictures[side], original)) for side in ("found", "adapted")}
+        rough = psnr(pictures["found"], original) < ROUGH
         if not photo.own:
             del pictures["adapted"], words["adapted"]
         (edited,) = self.shared.painted(session, [photo.name])
-        changed = float((difference(edited[None], original[None]) > view.SEEN).float().mean())
+        share = changed(edited, original)
         pictures["edited"] = edited
-        words["edited"] = f"{changed:.0%} of it changed" if changed >= 0.005 else "hardly changed by your rules"
+        words["edited"] = f"{share:.0%} of it changed" if share >= 0.005 else "hardly changed by your rules"
         if not any(rule.active for rule in session.rules) and not session.strokes_on(photo.name):
             words["edited"] = "nothing changes it yet"
         return {
@@ -155,6 +150,7 @@ class Photos(Inside):
                 if side != "original"
             },
             "words": words,
+            "advice": f"It was found only roughly, which edits may show: {ADVICE}." if rough else "",
         }
 
 
@@ -193,8 +189,7 @@ def proposed(generator: Generator, image: Image.Image) -> Crop:
 
 def close(ratio: float) -> str:
     """How close a picture is to the photo, in words and in dB."""
-    words = next((words for least, words in CLOSENESS if ratio >= least), CLOSENESS[-1][1])
-    return f"{words} ({ratio:.0f}\u00a0dB)" if ratio < 99 else words
+    return f"{closeness(ratio)} ({ratio:.0f}\u00a0dB)" if ratio < 99 else closeness(ratio)
 
 
 def amplified(picture: Tensor, original: Tensor) -> Tensor:
@@ -210,7 +205,7 @@ def _image(name: Any, data: Any) -> Image.Image:
         content = base64.b64decode(data, validate=True)
     except (ValueError, TypeError) as error:
         raise InputError(f"{name} did not arrive as a whole ({error}): drop it again") from error
-    return read(content, name)
+    return read(content, name, most=MOST_PIXELS)
 
 
 def _photo(session: Rewriter, name: Any) -> Inverted:

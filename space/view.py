@@ -33,13 +33,13 @@ from rewriter.generators.layer import LayerInfo
 from rewriter.hub.card import named, slug
 from rewriter.masks import bounds, resize
 from rewriter.memory import SMOOTHNESS, SOLVERS
+from rewriter.photo.exactness import SEEN
 from rewriter.pictures import data_url, jpeg, to_image, webp
 from rewriter.units.thing import Thing
 from state import PAGE_SIZE, Drawn, Shared, Visitor
 
 T = TypeVar("T")
 THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
-SEEN = 24  # change of some pixel, in 1/255, from which on a picture counts as changed
 REMARKS = {  # on examples that do less well than others, to compare them with
     "door-in-the-sky": " (the generator refuses)",
     "watermark-units-off": " (compare: the rule does less harm)",
@@ -396,6 +396,12 @@ def _asked(edit: Edit) -> Any:
 def in_words(error: Exception) -> str:
     """An error for people who look at the page."""
     return ABSENT_PHOTO if isinstance(error, AbsentPhotoError) else f"{error}"
+
+
+def lacking_photo(session: Rewriter, selected: Seed = 0) -> str:
+    """That a photo is not here which was looked at, or which the edit points at; "" if all are here."""
+    lacking = any(absent(session, seed) for seed in (selected, *session.edit.photos))
+    return "Your photo is not here any more: drop it again to go on with it." if lacking else ""
 
 
 def absent(session: Rewriter, seed: Seed) -> bool:

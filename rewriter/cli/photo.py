@@ -26,10 +26,11 @@ from rewriter.generators.base import Generator
 from rewriter.generators.change import digest
 from rewriter.generators.inverted import Inverted
 from rewriter.photo import portable
-from rewriter.photo.inversion import psnr
+from rewriter.photo.exactness import ADVICE, ROUGH, changed, closeness, psnr
 from rewriter.photo.opening import open_photo
 from rewriter.photo.square import Crop, middle, put_back, read
 
+UNREAD = (".heic", ".heif", ".avif")  # named among those that are left out
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 FOUND = ".safetensors"
 MANIFEST = "photos.json"
@@ -94,10 +95,10 @@ class Work:
         steps = torch.stack([photo.original, found, photo.drawn, shown]).clamp(-1, 1)
         pictures.save_png(image, out)
         pictures.save_png(pictures.sheet(steps, STEPS, columns=4), sheet_of(out))
-        changed = float(1 - photo.kept(edited).mean())
+        share = changed(shown, photo.original)
         figures = {"found_db": psnr(found, photo.original), "adapted_db": psnr(photo.drawn, photo.original)}
         rounded = {name: round(min(figure, EXACT), 2) for name, figure in figures.items()}
-        return {"photo": str(path), "name": photo.name, **rounded, "changed": round(changed, 4), "out": str(out)}
+        return {"photo": str(path), "name": photo.name, **rounded, "changed": round(share, 4), "out": str(out)}
 
     def several(self, files: Sequence[Path], out: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
         """Open and edit photos into a folder, but for those that are there; returns what to say, and errors."""
@@ -131,7 +132,10 @@ def photo(
     effort: Annotated[float, typer.Option(help="A factor on the number of steps.")] = 1.0,
     save: Annotated[Path | None, typer.Option(help="Write what was found (safetensors); it holds the photo.")] = None,
     device: common.Device = None,
-    out: Annotated[Path, typer.Option(help="The edited photo (PNG), or a folder for several.")] = Path("photo.png"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The edited photo (PNG), or a folder for several; photo.png or photos if not given."),
+    ] = None,
     as_json: common.Json = False,
 ) -> None:
     """Find your own photo in a generator, adapt the generator to it, and edit it by rules.
@@ -143,6 +147,9 @@ def photo(
     number(0.02, 50)("effort", effort)
     square, files = _crop(crop), _files(images)
     several = len(files) > 1 or any(path.is_dir() for path in images)
+    out = out or Path("photos" if several else "photo.png")
+    if not several and out.suffix.lower() != ".png":
+        raise InputError(f"--out {out} should end in .png, the format that is written")
     if save is not None and (several or save.suffix != FOUND):
         raise InputError(f"--save {save} writes one photo, into a file that ends in {FOUND}")
     targets = [*_targets(files, out)] if several else [out]
@@ -186,7 +193,9 @@ def _files(images: Sequence[Path]) -> list[Path]:
     files = list[Path]()
     for path in images:
         shown = (each for each in path.iterdir() if not each.name.startswith(".")) if path.is_dir() else ()
-        inside = sorted(each for each in shown if each.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = (
+            sorted(each for each in shown if each.suffix.lower() in (*SUFFIXES, *UNREAD)) if path.is_dir() else [path]
+        )
         files += inside
         if not inside:
             raise InputError(f"{path} holds no photos: their names end in {', '.join(SUFFIXES)}")
@@ -226,9 +235,14 @@ def _rules(model: Generator, files: Sequence[Path] | None, edits: Sequence[str] 
 
 
 def _in_words(report: dict[str, Any]) -> str:
-    found, adapted, changed = report["found_db"], report["adapted_db"], report["changed"]
-    edited = f"the rules change {changed:.0%} of it" if changed else "no rule changes it"
-    return f"{Path(report['photo']).name}: found again to {found:.1f} dB, adapted to {adapted:.1f} dB; {edited}"
+    found, adapted, share = report["found_db"], report["adapted_db"], report["changed"]
+    steps = f"found again {closeness(found)} ({found:.1f} dB)"
+    steps += f", adapted {closeness(adapted)} ({adapted:.1f} dB)" if adapted != found else ""
+    edited = f"the rules change {share:.1%} of it" if share else "no rule changes it visibly"
+    rough = (
+        f"\n  it was found only roughly, which edits may show: {ADVICE} (--crop, --faithful 0)" if found < ROUGH else ""
+    )
+    return f"{Path(report['photo']).name}: {steps}; {edited}{rough}"
 
 
 def sheet_of(out: Path) -> Path:

@@ -31,7 +31,7 @@ from rewriter.evaluation.light import brightness
 from rewriter.generators.base import Generator
 from rewriter.generators.change import LowRank
 from rewriter.generators.inverted import Inverted
-from rewriter.photo.inversion import psnr
+from rewriter.photo.exactness import psnr
 from rewriter.photo.opening import open_photo
 from rewriter.pictures import difference, stacked, to_image
 from rewriter.units.shipped import named

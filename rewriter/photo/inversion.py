@@ -8,7 +8,6 @@ pixels and their gradients.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,6 +19,7 @@ from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.layer import Features
 from rewriter.photo import nearest
+from rewriter.photo.exactness import SAME, psnr
 from rewriter.photo.nearest import Thumbnails
 
 SCALES = (1, 2, 4, 8)
@@ -72,12 +72,6 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
             edges = d.diff(dim=2).abs().mean((1, 2, 3)) + d.diff(dim=3).abs().mean((1, 2, 3))
             total = total + d.abs().mean((1, 2, 3)) + 2 * d.square().mean((1, 2, 3)) + EDGES * edges
     return total
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures (…, H, W) in [-1, 1]; values outside are cut."""
-    error = float(((a.clamp(-1, 1) - b.clamp(-1, 1)) / 2).square().mean())
-    return math.inf if error == 0 else -10 * math.log10(error)
 
 
 class Inversion:
@@ -163,8 +157,12 @@ class Inversion:
         done, self._at, self._step, self._adam = self.stages[self._at], self._at + 1, 0, None
         with torch.no_grad():
             latents = self._latents.detach()
-            order = self._loss(done, latents)[0].argsort(stable=True)
-            if self._at == len(self.stages):
+            losses, pictures = self._loss(done, latents)
+            order = losses.argsort(stable=True)
+            more = self.stages[self._at :]
+            if more and more[0].rate and psnr(pictures[order[0]], self.photo) >= SAME:
+                more = self.stages[self._at :] = []  # it is found; Newton's few steps would still be worth it
+            if not more:
                 self._latents = latents[order[:1]]
                 return
             stage = self.stages[self._at]

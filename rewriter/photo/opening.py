@@ -17,7 +17,8 @@ from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.inverted import Inverted, named
 from rewriter.photo.adaptation import adapt
-from rewriter.photo.inversion import Inversion, OnPicture, psnr
+from rewriter.photo.exactness import SAME, psnr
+from rewriter.photo.inversion import Inversion, OnPicture
 from rewriter.photo.nearest import Thumbnails
 from rewriter.photo.square import Crop, cut, middle, read
 
@@ -61,7 +62,7 @@ def open_photo(
     found = inverted(generator, photo, latent)
     if on_found is not None:
         on_found(found)
-    if faithful < ADAPTED:
+    if faithful < ADAPTED or psnr(found.drawn, found.original) >= SAME:
         return found
     asked: dict[str, Any] = {"faithful": faithful, "effort": effort, "on_step": on_step, "on_picture": on_picture}
     own = adapt(generator, found.original, latent, statistics=statistics, **asked)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rewriter.errors import InputError
@@ -20,9 +21,10 @@ from rewriter.generators.inverted import Inverted
 from rewriter.pictures import enlarged, to_image
 
 LIMIT = 48 << 20  # bytes of a file
-MOST_PIXELS = 100 << 20
+MOST_PIXELS = 100_000_000
 LEAST = 16  # px of a side
 SCANS = 100  # of a progressive JPEG: each takes as long as a whole picture, and few bytes
+FADE = 0.06  # of the square's side: how far from its edges, inside the photo, edits fade out
 ENLARGED = 4096  # px of a side up to which what was edited is enlarged with crisp edges, and softly from there on
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")  # brands in a file's first box
@@ -43,8 +45,10 @@ class Crop:
             raise InputError(f"a crop is left, top and side in pixels, with a side of at least 1, not {values}")
 
 
-def read(source: str | Path | bytes, name: str = "the photo") -> Image.Image:
+def read(source: str | Path | bytes, name: str = "the photo", *, most: int = MOST_PIXELS) -> Image.Image:
     """An image file, or its content, as RGB; turned as its EXIF says. `name` calls it that in errors.
+
+    `most`: pixels that it may have.
 
     Transparent parts become white; of an animation, the first picture is taken. InputError for other files, damaged
     ones, and those that are too large or too small; it says what to do.
@@ -62,8 +66,9 @@ def read(source: str | Path | bytes, name: str = "the photo") -> Image.Image:
             warnings.simplefilter("ignore")  # about sizes, which are checked here, and odd metadata
             with Image.open(io.BytesIO(source), formats=FORMATS) as image:
                 width, height = image.size
-                if width * height > MOST_PIXELS:
-                    raise InputError(f"{name} has {width} × {height} pixels: the most is 100 million; scale it down")
+                if width * height > most:
+                    million = f"the most is {most / 1e6:.0f} million"
+                    raise InputError(f"{name} has {width} × {height} pixels: {million}; scale it down")
                 if min(width, height) < LEAST:
                     raise InputError(f"{name} has {width} × {height} pixels: give one of at least {LEAST} a side")
                 if image.info.get("progressive") and source.count(b"\xff\xda") > SCANS:
@@ -85,7 +90,8 @@ def read(source: str | Path | bytes, name: str = "the photo") -> Image.Image:
 def put_back(image: Image.Image, crop: Crop, photo: Inverted, picture: Tensor) -> Image.Image:
     """The whole photo, as large as it is, with what was edited in its square: `picture` (3, h, w), without residue.
 
-    Where nothing changed, the photo stays as it is, to the pixel. Elsewhere the generator's picture is shown, enlarged.
+    Where nothing changed, the photo stays as it is, to the pixel. Elsewhere the generator's picture is shown, enlarged;
+    it fades out towards the edges of the square.
     """
     side = max(1, round(crop.side))
     left, top = round(crop.left), round(crop.top)
@@ -101,6 +107,8 @@ def put_back(image: Image.Image, crop: Crop, photo: Inverted, picture: Tensor) -
         return square.resize(size, smooth, box=(x0, y0, min(x1, square.width), min(y1, square.width)))
 
     changed = Image.fromarray(((1 - photo.kept(picture)) * 255).round().byte().cpu().numpy())
+    within = [edge != end for edge, end in zip(corners, (0, 0, *image.size), strict=True)]
+    changed = ImageChops.darker(changed, _faded(changed.size, within))
     drawn = enlarged(to_image(picture), min(side, ENLARGED))
     whole.paste(part(drawn, Image.Resampling.LANCZOS), corners, part(changed, Image.Resampling.BICUBIC))
     return whole
@@ -116,6 +124,16 @@ def _opaque(image: Image.Image) -> Image.Image:
         white.paste(image, mask=image.getchannel("A"))
         return white
     return image.convert("RGB")
+
+
+def _faded(size: tuple[int, int], edges: Sequence[bool]) -> Image.Image:
+    """A mask that fades out towards those of its edges, left, top, right and bottom, that are marked."""
+    ramps = [np.minimum(1, (np.arange(length) + 0.5) / (FADE * length)) for length in size]
+    left, top, right, bottom = (
+        ramp if on else np.ones_like(ramp) for ramp, on in zip((*ramps, *(r[::-1] for r in ramps)), edges, strict=True)
+    )
+    mask = np.minimum(top, bottom)[:, None] * np.minimum(left, right)
+    return Image.fromarray((mask * 255).round().astype(np.uint8))
 
 
 def _eight_bits(values: NDArray[np.float32], whole: bool) -> NDArray[np.uint8]:

@@ -109,6 +109,7 @@ def test_an_edit_that_points_at_a_photo_is_applied_with_the_photo(run, town, tow
         (("town.png", "--faithful", "2"), "faithful"),
         (("town.png", "--effort", "0"), "effort"),
         (("town.png", "--save", "me.png"), "ends in .safetensors"),
+        (("town.png", "--out", "me.jpg"), "should end in .png"),
         (("town.png", "empty"), "holds no photos"),
         (("town.png", "town.png", "town2.png", "--save", "x.safetensors"), "writes one photo"),
         (("town.png", "--out", "town.png/x.png"), "cannot write"),

@@ -8,7 +8,8 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.generators.layer import Features
 from rewriter.photo import inversion, nearest
 from rewriter.photo.adaptation import adapt, layers_to_adapt
-from rewriter.photo.inversion import BOUND_ONLY_Z, Inversion, distance, psnr
+from rewriter.photo.exactness import psnr
+from rewriter.photo.inversion import BOUND_ONLY_Z, Inversion, distance
 from rewriter.photo.nearest import Thumbnails
 from rewriter.photo.opening import open_photo
 from rewriter.pictures import to_image
