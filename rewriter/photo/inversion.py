@@ -144,6 +144,7 @@ class Inversion:
                     on_picture(picture)
                 report(on_step, *self.steps)
             self._next()
+        report(on_step, *self.steps)  # of fewer steps than expected, if it was found early
         return self.latent
 
     def _begin(self, on_step: OnStep | None) -> None:
@@ -159,10 +160,9 @@ class Inversion:
             latents = self._latents.detach()
             losses, pictures = self._loss(done, latents)
             order = losses.argsort(stable=True)
-            more = self.stages[self._at :]
-            if more and more[0].rate and psnr(pictures[order[0]], self.photo) >= SAME:
-                more = self.stages[self._at :] = []  # it is found; Newton's few steps would still be worth it
-            if not more:
+            if psnr(pictures[order[0]], self.photo) >= SAME:  # found: only Newton's few steps are still worth it
+                self.stages[self._at :] = [stage for stage in self.stages[self._at :] if not stage.rate]
+            if self._at == len(self.stages):
                 self._latents = latents[order[:1]]
                 return
             stage = self.stages[self._at]

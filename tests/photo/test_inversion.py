@@ -8,7 +8,7 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.generators.layer import Features
 from rewriter.photo import inversion, nearest
 from rewriter.photo.adaptation import adapt, layers_to_adapt
-from rewriter.photo.exactness import psnr
+from rewriter.photo.exactness import SAME, psnr
 from rewriter.photo.inversion import BOUND_ONLY_Z, Inversion, distance
 from rewriter.photo.nearest import Thumbnails
 from rewriter.photo.opening import open_photo
@@ -84,7 +84,14 @@ def test_a_slow_generator_without_w_is_searched_without_derivatives_of_each_late
     monkeypatch.setattr(inversion, "AFFORDABLE", 0)
     search = Inversion(dcgan, photo)
     assert all(stage.rate for stage in search.stages)
-    assert psnr(dcgan(search.run()[None])[0], photo) < exactly
+    assert SAME < psnr(dcgan(search.run()[None])[0], photo) < exactly
+
+
+def test_a_search_ends_once_the_photo_is_drawn_exactly(town):
+    search, done = Inversion(town, town.sample([3])[0].clamp(-1, 1)), []
+    search.run(on_step=lambda step, of: done.append((step, of)))
+    assert psnr(town.picture(town.enter(search.latent[None]))[0].detach(), search.photo) > SAME
+    assert done[-1][0] == done[-1][1] < done[0][1] and {stage.space for stage in search.stages} != {"z", "w", "layers"}
 
 
 def test_an_adaptation_is_made_of_rules_and_holds_other_pictures_the_more_the_less_faithful_it_is(stylegan, statistics):
