@@ -198,6 +198,7 @@ def test_rules_marks_and_crops_work_on_a_photo_and_stay_off_every_shared_cache(d
     for kind, place in (("copy", square(2, 2, 9, 9)), ("paste", square(6, 7, 13, 14))):
         visitor = do.mark(visitor, kind, painted(name, place))["visitor"]
     visitor = do.set(visitor, "form", "weight")["visitor"]
+    do.refresh(visitor)  # the pictures as they are, without rules, are nobody's
     shared, before = do.shared, kept(do.shared.shelf)
     caches = [{*cache._kept} for cache in (shared.pages, shared.keys, shared.made)]
     done = do.execute(visitor)
