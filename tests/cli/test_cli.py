@@ -22,6 +22,7 @@ from rewriter.editing.recipe import Recipe
 from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
 from rewriter.hub import space
+from rewriter.pictures import to_image
 from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors
 
@@ -257,10 +258,14 @@ def test_the_readmes_python_examples_run(tmp_path, monkeypatch):
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     examples = [each.split("```")[0] for each in readme.split("```python\n")[1:]]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rewriter.photo.nearest.SEEDS", 16)
+    with torch.no_grad():
+        to_image(load_generator("townscape", device="cpu").sample([3])[0]).save("town.jpg")
     names = {}
     for example in examples:  # the second goes on where the first ends
         exec(compile(example, "README.md", "exec"), names)
-    assert {path.name for path in tmp_path.iterdir()} == {"spires.safetensors", "spires.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"spires.safetensors", "spires.json", "town.jpg"}
+    assert names["session"].generator.photos.keys() == {names["name"]}
     assert names["rule"].edit.kind == "paint" and names["rule"].effect.verdict == "took"
 
 
