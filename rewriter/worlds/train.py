@@ -1,8 +1,12 @@
 """Train a generator of a built-in world: `python -m rewriter.worlds.train OUT.safetensors --world townscape`.
 
 Regression on (latent, picture) pairs of our own procedural worlds, from coarse to fine, not adversarial, without other
-data. What matters, in order: the mapping network first learns what a latent means; pictures grow from 16 px to full
-size; pixels of things that are hard to learn weigh more; rare marks are more frequent than in the world.
+data. What matters, in order: the mapping network first learns what a latent means, and is asked for it to the end;
+pictures grow from 16 px to full size; pixels of things that are hard to learn weigh more; edges are to be as strong as
+in the scenes; rare marks are more frequent than in the world.
+
+The checkpoint is there as soon as the mapping network is trained: train it where there is no GPU, interrupt, and go on
+with `--resume` where there is one.
 """
 
 from __future__ import annotations
@@ -85,6 +89,8 @@ def train(options: Options, *, on_report: OnReport | None = None) -> StyleGAN2:
     """
     accelerator = _accelerator(options)
     state = _read_checkpoint(options) if options.resume else _start(options, accelerator.device)
+    if accelerator.is_main_process and not options.resume:  # where to go on after an interruption
+        write_torch(state, options.checkpoint)
     set_seed(options.seed + state["step"], device_specific=True)  # a resumed training sees new examples
     world, config, fine_tune = WORLDS[options.world], StyleGAN2Config(**state["config"]), state["fine_tune"]
     stages = plan(config.resolution, fine_tune=fine_tune, batch=options.batch)
@@ -116,11 +122,12 @@ def plan(size: int, *, fine_tune: bool = False, batch: int | None = None) -> tup
 
 
 def grow(config: StyleGAN2Config, size: int, weights: Mapping[str, Tensor]) -> StyleGAN2:
-    """A trainable generator of `size` pixels without noise that starts with the weights of a smaller one."""
+    """A trainable generator of `size` pixels without noise that first draws what a smaller one with `weights` does."""
     channels = {side: count for side, count in config.channels.items() if side <= size}
     generator = StyleGAN2(replace(config, channels=channels), name="trained")
-    noise = {name: torch.zeros_like(value) for name, value in generator.state_dict().items() if "noise" in name}
-    generator.load_state_dict({**generator.state_dict(), **noise, **weights})
+    silent = ("noise", "torgb.weight") if weights else ("noise",)
+    zeros = {n: torch.zeros_like(v) for n, v in generator.state_dict().items() if any(part in n for part in silent)}
+    generator.load_state_dict({**generator.state_dict(), **zeros, **weights})
     for name, parameter in generator.named_parameters():
         parameter.requires_grad_("noise" not in name)
     return generator

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -12,11 +13,22 @@ from rewriter import load_edits, worlds
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError
+from rewriter.generators.filters import upsample
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2Config
 from rewriter.worlds import gate, townscape
 from rewriter.worlds import train as training
-from rewriter.worlds.stage import Trainable, example, train_mapping, training_latents
+from rewriter.worlds.stage import (
+    Lesson,
+    StageTrainer,
+    Trainable,
+    example,
+    loss,
+    sharpness,
+    telling,
+    train_mapping,
+    training_latents,
+)
 from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.scenes import Factor
 from rewriter.worlds.townscape.world import WORLD
@@ -195,10 +207,49 @@ def test_grown_generator_keeps_the_weights_of_the_smaller_one_and_draws_without_
     assert all(torch.equal(large.state_dict()[name], value) for name, value in small.state_dict().items())
     fixed = [name for name, p in large.named_parameters() if not p.requires_grad]
     assert fixed == [name for name in large.state_dict() if name.endswith("noise_strength")]
-    z = latents(range(3), 32)  # the trainer's form of the network draws the same pictures, but for rounding
-    assert torch.allclose(Trainable(large)(z), large(z), atol=1e-4)
+    z = latents(range(3), 32)
+    assert torch.allclose(large(z), upsample(small(z)), atol=1e-5)
+    large.synthesis.b32.torgb.load_state_dict(training.grow(config, 32, {}).synthesis.b32.torgb.state_dict())
+    # the trainer's form of the network draws the same pictures, but for rounding
+    assert torch.allclose(Trainable(large)(large.mapping(z)), large(z), atol=1e-4)
     assert [stage.size for stage in training.plan(128)] == [16, 32, 64, 128]
     assert [stage.size for stage in training.plan(128, fine_tune=True)] == [128]
+
+
+def test_a_training_goes_on_elsewhere_with_the_mapping_network_that_is_trained(tmp_path, monkeypatch):
+    with monkeypatch.context() as stopped:
+        stopped.setattr(StageTrainer, "_learn", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            training.train(options(tmp_path))
+    state = torch.load(options(tmp_path).checkpoint, weights_only=True)
+    assert (state["size"], state["step"]) == (16, 0)
+    trained = training.train(options(tmp_path, resume=True, minutes=1e-6))
+    first = trained.mapping.fc0.weight - state["generator"]["mapping.fc0.weight"]
+    assert first.abs().max() < 0.1  # of weights of about 100
+
+
+def test_an_edge_in_the_wrong_place_costs_less_than_a_blurred_one():
+    def edge(place):
+        return torch.where(torch.arange(16) < place, -1.0, 1.0).expand(1, 3, 16, 16)
+
+    places, weight = (6, 7, 8, 9), torch.ones(1, 1, 16, 16)
+    blurred = torch.stack([edge(place) for place in places]).mean(0)
+    cost = [sum(loss(drawn, edge(place), weight) for place in places) for drawn in (edge(7), edge(8), blurred)]
+    assert max(cost[:2]) < cost[2]
+    assert sharpness(edge(7), edge(8)) == 1 and sharpness(blurred, edge(8)) < 0.5
+
+
+def test_a_lesson_asks_w_to_say_what_latents_mean_even_where_pictures_are_right():
+    generator = training.grow(StyleGAN2Config({4: 8, 8: 8, 16: 8}, WORLD.zdim, 64, 2), 16, {})
+    reader = StageTrainer(Accelerator(cpu=True), WORLD, generator, training.plan(16)[0]).reader
+    z = latents(range(500), WORLD.zdim)
+    told, picture = telling(WORLD, z.device)(z), Trainable(generator)(generator.mapping(z)).detach()
+    wrong, (error, sharp, forgotten) = Lesson(generator, reader)(z, told, picture, torch.ones(500, 1, 16, 16))
+    assert error == 0 and sharp == 1 and wrong.item() == pytest.approx(forgotten.item())
+    assert 0.1 < forgotten < 0.9 * told.square().mean()  # random units say a part of it
+    wrong.backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in generator.mapping.parameters())
+    assert not any(p.grad.abs().sum() > 0 for p in generator.synthesis.parameters() if p.grad is not None)
 
 
 def test_examples_weigh_every_thing_and_show_rare_marks_often():

@@ -72,6 +72,6 @@ WORLD = World(
     switches=SWITCHES,
     channels=(192, 192, 160, 128, 64, 40, 24),
     oversample=128,
-    w_dim=256,
+    w_dim=512,
     mapping_layers=3,
 )
