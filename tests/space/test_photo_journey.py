@@ -207,9 +207,8 @@ def test_a_square_is_moved_and_scaled_on_a_phone_and_a_search_is_cancelled(brows
 def test_what_is_no_photo_says_so_and_the_page_goes_on(browser, page):
     v = Visit(browser, page.demo.local_url)
     v.page.evaluate(DROP, ["me.jpg", base64.b64encode(b"nonsense").decode()])
-    v.page.wait_for_selector(".photo .unseen:not([hidden])")
-    v.press("[data-find]")
-    v.page.wait_for_selector(".photo .wrong:has-text('no image that can be read here')")
+    v.page.wait_for_selector(".photo .wrong:has-text('me.jpg cannot be read here: save it as JPEG or PNG first')")
+    assert v.page.locator("[data-find]").is_hidden()
     v.page.keyboard.press("Escape")
     v.edit()
     v.pick(3)
