@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +150,7 @@ class Inversion:
 
     def _begin(self, on_step: OnStep | None) -> None:
         """Start from the seeds whose thumbnails are most like the photo's."""
-        self.thumbnails = self.thumbnails or Thumbnails.of(self.generator)
+        self.thumbnails = self.thumbnails or Thumbnails.of(self.generator, on_step=on_step)
         order = self.thumbnails.distances(self.photo[None])[0].argsort(stable=True)
         self._latents = self.generator.latents(order[: self.stages[0].candidates].tolist())
 
@@ -177,7 +178,7 @@ class Inversion:
     def _descend(self, stage: Stage) -> Tensor:
         """One step of Adam; returns the best candidate's picture before it."""
         if self._adam is None:
-            self._scale = 1.0 if stage.space == "z" else self._spread_of_w()
+            self._scale = 1.0 if stage.space == "z" else self._deviation
             self._latents = self._latents.detach().clone().requires_grad_()
             self._adam = torch.optim.Adam([self._latents], betas=BETAS)
         share = 1 - self._step / stage.steps
@@ -236,9 +237,8 @@ class Inversion:
         else:
             loss = distance(pictures, photo)
         if stage.space == "layers" and self._common is not None:
-            pull = PULL * 10 ** (1 - 2 * self.faithful) * (0.0 if stage.exactly and self.faithful == 1 else 1.0)
-            apart = (latents - self._common[:, None]) / self._spread_of_w()
-            loss = loss + pull * apart.square().mean((1, 2))
+            apart = (latents - self._common[:, None]) / self._deviation
+            loss = loss + PULL * 10 ** (1 - 2 * self.faithful) * apart.square().mean((1, 2))
         return loss, pictures
 
     def _enter(self, stage: Stage, latents: Tensor) -> Features:
@@ -248,12 +248,11 @@ class Inversion:
         at = min(self._at, len(self.stages) - 1)
         return self.generator.embed(latents, 1.0) if self.stages[at].space == "z" else latents
 
-    def _spread_of_w(self) -> float:
+    @cached_property
+    def _deviation(self) -> float:
         """The standard deviation of w: what a learning rate and a distance of latents are measured in."""
-        if not hasattr(self, "_deviation"):
-            with torch.no_grad():
-                self._deviation = float(self.generator.embed(self.generator.latents(range(512)), 1.0).std(0).mean())
-        return max(self._deviation, 1e-6)
+        with torch.no_grad():
+            return max(float(self.generator.embed(self.generator.latents(range(512)), 1.0).std(0).mean()), 1e-6)
 
     @torch.no_grad()
     def _redraw(self, stage: Stage) -> None:
