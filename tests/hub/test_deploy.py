@@ -71,7 +71,8 @@ def test_a_space_has_the_page_at_its_root_with_the_package_beside_it_and_nothing
     examples = [path for name in worlds.FOLDERS for path in worlds.examples(name).values()]
     shown = [path.with_suffix(kind) for path in examples for kind in (".json", ".png")]
     package = {
-        path.relative_to(PACKAGE).as_posix() for path in (*PACKAGE.rglob("*.py"), *shown, *townscape.WEIGHTS.values())
+        path.relative_to(PACKAGE).as_posix()
+        for path in (*PACKAGE.rglob("*.py"), *shown, *PACKAGE.glob("worlds/*/*px.safetensors"))
     }
     assert set(space.files()) == {
         "LICENSE",
