@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -26,11 +25,11 @@ from rewriter import Rewriter
 from rewriter.checks import list_of, number
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.inverted import Inverted, named
+from rewriter.generators.inverted import Inverted, as_picture, named
 from rewriter.photo import portable
 from rewriter.photo.exactness import ADVICE, ROUGH, changed, closeness, psnr
 from rewriter.photo.nearest import Thumbnails
-from rewriter.photo.opening import as_picture, inverted, open_photo
+from rewriter.photo.opening import draw, open_photo
 from rewriter.photo.square import Crop, cut, middle, put_back, read
 from rewriter.pictures import data_url, to_image
 from state import Visitor
@@ -106,9 +105,7 @@ class Photos(Inside):
         """The edited photo as a file: the whole photo, if its file is sent along with the square, else the square."""
         session = self.shared.session(visitor)
         generator, photo = session.generator, _photo(session, name)
-        with torch.no_grad():
-            features = generator.begin([photo.name])
-            (edited,) = generator.picture(features, rules=[*session.rules, *session.strokes_on(photo.name)])
+        edited = draw(generator, photo.latent, [*photo.own, *session.rules, *session.strokes_on(photo.name)])
         if data is None:
             image = to_image(photo.finish(edited))
         else:
@@ -129,10 +126,10 @@ class Photos(Inside):
 
     def _sides(self, session: Rewriter, photo: Inverted) -> Shown:
         generator, original = session.generator, photo.original
-        found = photo if not photo.own else inverted(generator, photo.photo, photo.latent)
-        pictures = {"original": original, "found": found.drawn, "adapted": photo.drawn}
+        found = draw(generator, photo.latent) if photo.own else photo.drawn
+        pictures = {"original": original, "found": found, "adapted": photo.drawn}
         words = {side: close(psnr(pictures[side], original)) for side in ("found", "adapted")}
-        rough = psnr(pictures["found"], original) < ROUGH
+        rough = psnr(found, original) < ROUGH
         if not photo.own:
             del pictures["adapted"], words["adapted"]
         (edited,) = self.shared.painted(session, [photo.name])

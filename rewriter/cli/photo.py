@@ -27,7 +27,7 @@ from rewriter.generators.change import digest
 from rewriter.generators.inverted import Inverted
 from rewriter.photo import portable
 from rewriter.photo.exactness import ADVICE, ROUGH, changed, closeness, psnr
-from rewriter.photo.opening import open_photo
+from rewriter.photo.opening import draw, open_photo
 from rewriter.photo.square import Crop, middle, put_back, read
 
 UNREAD = (".heic", ".heif", ".avif")  # named among those that are left out
@@ -86,10 +86,8 @@ class Work:
     def _write(
         self, path: Path, photo: Inverted, out: Path, whole: tuple[Image.Image, Crop] | None = None
     ) -> dict[str, Any]:
-        own = self.model.with_photos([photo])
-        with torch.no_grad():
-            found = own.picture(own.enter(photo.latent[None]), rules=[])[0]
-            edited = own.picture(own.begin([photo.name]), rules=self.rules)[0]
+        found = draw(self.model, photo.latent)
+        edited = draw(self.model, photo.latent, [*photo.own, *self.rules])
         shown = photo.finish(edited)
         image = pictures.to_image(shown) if whole is None else put_back(*whole, photo, edited)
         steps = torch.stack([photo.original, found, photo.drawn, shown]).clamp(-1, 1)
@@ -192,10 +190,10 @@ def _files(images: Sequence[Path]) -> list[Path]:
     """The photos that are named, or lie in folders that are."""
     files = list[Path]()
     for path in images:
-        shown = (each for each in path.iterdir() if not each.name.startswith(".")) if path.is_dir() else ()
-        inside = (
-            sorted(each for each in shown if each.suffix.lower() in (*SUFFIXES, *UNREAD)) if path.is_dir() else [path]
-        )
+        inside = [path]
+        if path.is_dir():
+            shown = (each for each in path.iterdir() if not each.name.startswith("."))
+            inside = sorted(each for each in shown if each.suffix.lower() in (*SUFFIXES, *UNREAD))
         files += inside
         if not inside:
             raise InputError(f"{path} holds no photos: their names end in {', '.join(SUFFIXES)}")

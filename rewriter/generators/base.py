@@ -224,7 +224,7 @@ class Generator(nn.Module, ABC):
                 )
         return twin
 
-    def latents(self, seeds: Sequence[int]) -> Tensor:
+    def latents(self, seeds: Sequence[Seed]) -> Tensor:
         """Rows of the original's latent table, (n, zdim): seed n is the same picture forever."""
         return latents(seeds, self.zdim).to(self.device)
 
@@ -240,11 +240,9 @@ class Generator(nn.Module, ABC):
         """The features entering the first layer, of seeds and photos."""
         photos = [self.photo(seed) for seed in seeds]
         if not any(photos):
-            return self.start(latents(seeds, self.zdim).to(self.device), truncation)
+            return self.start(self.latents(seeds), truncation)
         rows = [
-            self.embed(latents([seed], self.zdim).to(self.device), truncation)
-            if photo is None
-            else photo.latent[None].to(self.device)
+            photo.latent[None].to(self.device) if photo else self.embed(self.latents([seed]), truncation)
             for seed, photo in zip(seeds, photos, strict=True)
         ]
         own = tuple(photo.own if photo else () for photo in photos)

@@ -37,7 +37,7 @@ class Inverted:
     @cached_property
     def original(self) -> Tensor:
         """The photo, (3, H, W) in [-1, 1]."""
-        return self.photo.to(self.drawn) / 127.5 - 1
+        return as_picture(self.photo).to(self.drawn)
 
     @cached_property
     def identity(self) -> str:
@@ -60,6 +60,11 @@ class Inverted:
         shown = 1 - ((near - HELD) / (LET_GO - HELD)).clamp(0, 1)
         soft = F.avg_pool2d(F.pad(shown, [reach] * 4, mode="replicate"), 2 * reach + 1, 1)
         return torch.minimum(shown, soft)[0, 0]
+
+
+def as_picture(photo: Tensor) -> Tensor:
+    """A photo (3, H, W), uint8, as a picture in [-1, 1]."""
+    return photo.float() / 127.5 - 1
 
 
 def named(photo: Tensor) -> str:

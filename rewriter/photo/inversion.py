@@ -19,9 +19,8 @@ from torch import Tensor
 from rewriter.errors import InputError, OnStep, report
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.layer import Features
-from rewriter.photo import nearest
 from rewriter.photo.exactness import SAME, psnr
-from rewriter.photo.nearest import Thumbnails
+from rewriter.photo.nearest import Thumbnails, is_slow
 
 SCALES = (1, 2, 4, 8)
 EDGES = 0.5  # weight of gradients in the distance
@@ -108,7 +107,7 @@ class Inversion:
         self._adam: torch.optim.Adam | None = None
         self._damping = DAMPING
         layered = generator.spread(generator.embed(generator.latents([0]), 1.0)).ndim == 3
-        small, share = generator.zdim * generator.operations <= AFFORDABLE, 3 if nearest.is_slow(generator) else 1
+        small, share = generator.zdim * generator.operations <= AFFORDABLE, 3 if is_slow(generator) else 1
         self.stages = [
             replace(stage, candidates=-(-stage.candidates // share), steps=max(1, round(stage.steps * effort)))
             for stage in (STAGES if layered else SMALL_Z if small else ONLY_Z)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rewriter.editing.statistics import Statistics
 from rewriter.errors import OnStep
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
-from rewriter.generators.inverted import Inverted, named
+from rewriter.generators.inverted import Inverted, as_picture, named
 from rewriter.photo.adaptation import adapt
 from rewriter.photo.exactness import SAME, psnr
 from rewriter.photo.inversion import Inversion, OnPicture
@@ -71,15 +70,13 @@ def open_photo(
     return adapted if better else found  # a picture of the generator's own needs no adaptation
 
 
-def as_picture(photo: Tensor) -> Tensor:
-    """A photo, uint8, as a picture in [-1, 1]."""
-    return photo.float() / 127.5 - 1
+def inverted(generator: Generator, photo: Tensor, latent: Tensor, own: Sequence[LowRank] = ()) -> Inverted:
+    """A photo (3, H, W), uint8, with what was found, and what the generator draws of that."""
+    return Inverted(named(photo), photo, latent.to(generator.device), tuple(own), draw(generator, latent, own))
 
 
 @torch.no_grad()
-def inverted(generator: Generator, photo: Tensor, latent: Tensor, own: Sequence[LowRank] = ()) -> Inverted:
-    """A photo (3, H, W), uint8, with what was found, and what the generator draws of that."""
-    latent, own = latent.to(generator.device), tuple(own)
+def draw(generator: Generator, latent: Tensor, changes: Sequence[LowRank] = ()) -> Tensor:
+    """The picture (3, H, W) of the latents of a photo under changes: its own, and rules; without residue."""
     with exact(generator.device):
-        drawn = generator.picture(replace(generator.enter(latent[None]), own=(own,)), rules=[])[0]
-    return Inverted(named(photo), photo, latent, own, drawn)
+        return generator.picture(generator.enter(latent[None].to(generator.device)), rules=changes)[0]
