@@ -149,14 +149,14 @@ def _only(experiment: Experiment, names: list[str] | None) -> Experiment:
 
 def _photographs(asked: Request, name: str, was: str, becomes: str, device: str | None) -> Experiment:
     """The experiment of an edit file, with those judges from the Hub that can be loaded."""
-    from rewriter.evaluation import photographs  # late, like the experiments
+    from rewriter.evaluation import by_words  # late, like the experiments
 
     if not was or not becomes:
         raise InputError("name with --was and --becomes what the edit replaces and what by, such as dome and spire")
     clipseg = _loaded(asked, "CLIPSeg", lambda on_step: judges.clipseg(device, on_step))
     lpips = _loaded(asked, "LPIPS", lambda on_step: judges.lpips(device, on_step))
-    judge = photographs.Photographs(asked.generator.zdim, was, becomes, clipseg, lpips)
-    return photographs.experiment(Path(name).stem, edits_of(name)[-1], judge)
+    judge = by_words.Photographs(asked.generator.zdim, was, becomes, clipseg, lpips)
+    return by_words.experiment(Path(name).stem, edits_of(name)[-1], judge)
 
 
 def _loaded(asked: Request, name: str, load_one: Callable[[OnStep], T]) -> T | None:

@@ -14,7 +14,7 @@ from PIL import Image
 from rewriter.editing.edit import load_edits
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
-from rewriter.evaluation import TITLES, benchmark, methods, photographs, physical, plots, tables
+from rewriter.evaluation import TITLES, benchmark, by_words, methods, physical, plots, tables
 from rewriter.evaluation import run as running
 from rewriter.evaluation.experiments import by_name, quicker
 from rewriter.evaluation.light import LIGHT
@@ -164,8 +164,8 @@ def test_photographs_are_judged_by_words_and_perceptual_distance(town, case_of):
         found = segmenter.load().labels(pictures)
         return sum((i + 1) * (found == scenes.LABELS.index(word)) for i, word in enumerate(words)) - 1
 
-    judge = photographs.Photographs(town.zdim, "dome", "spire", by_word, lambda a, b: (a - b).abs().mean(1))
-    experiment = photographs.experiment("hats", case_of("dome-to-spire", steps=200).edit, judge)
+    judge = by_words.Photographs(town.zdim, "dome", "spire", by_word, lambda a, b: (a - b).abs().mean(1))
+    experiment = by_words.experiment("hats", case_of("dome-to-spire", steps=200).edit, judge)
     found = values(running.run(some(experiment, "unmodified", "least-squares", "unconstrained"), town, SEEDS[:6]))
     assert found["unmodified"]["segmented"] == found["unmodified"]["LPIPS"] == 0 < found["least-squares"]["pictures"]
     assert found["least-squares"]["segmented"] > 0.5
