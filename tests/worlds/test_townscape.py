@@ -18,6 +18,7 @@ from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2Config
 from rewriter.worlds import gate, townscape
 from rewriter.worlds import train as training
+from rewriter.worlds.mapping import telling, train_mapping
 from rewriter.worlds.stage import (
     Lesson,
     StageTrainer,
@@ -25,8 +26,6 @@ from rewriter.worlds.stage import (
     example,
     loss,
     sharpness,
-    telling,
-    train_mapping,
     training_latents,
 )
 from rewriter.worlds.townscape import factors, scenes
