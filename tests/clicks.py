@@ -6,11 +6,30 @@ import socket
 import time
 from contextlib import contextmanager
 
+import httpx
 from conftest import square
 
+from app import Page
 from rewriter import masks
+from state import Shared
 
 THING, PLACE = square(4, 4, 12, 12), square(2, 6, 8, 12)
+
+
+@contextmanager
+def served(*names):
+    """A page with these generators, at a free port of this machine."""
+    page = Page(Shared(names, device="cpu"))
+    page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    yield page
+    page.close()
+
+
+@contextmanager
+def connected(page):
+    """A client of a page."""
+    with httpx.Client(base_url=page.demo.local_url, timeout=60) as client:
+        yield client
 
 
 class Tab:

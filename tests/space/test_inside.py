@@ -3,16 +3,14 @@
 import json
 import time
 
-import httpx
 import pytest
 import torch
-from clicks import Tab
+from clicks import Tab, connected, served
 from conftest import DATA, square
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 import view
-from app import Page
 from inside import Inside
 from received import OWN, from_record, to_record
 from rewriter import Rewriter, masks
@@ -44,15 +42,13 @@ def do():
 
 @pytest.fixture(scope="module")
 def page():
-    page = Page(Shared((NAME,), device="cpu"))
-    page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    yield page
-    page.close()
+    with served(NAME) as page:
+        yield page
 
 
 @pytest.fixture
 def tab(page):
-    with httpx.Client(base_url=page.demo.local_url, timeout=60) as client:
+    with connected(page) as client:
         yield Tab(client)
 
 

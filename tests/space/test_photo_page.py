@@ -11,14 +11,13 @@ from threading import Event
 import httpx
 import pytest
 import torch
-from clicks import Tab
+from clicks import Tab, connected, served
 from conftest import DATA, square
 from PIL import Image
 
 import photos
 import view
 from album import EACH, MOST, Album
-from app import Page
 from photos import Photos, close
 from received import from_record, to_record
 from rewriter import Rewriter, Rule, masks
@@ -329,15 +328,13 @@ def test_an_album_takes_nothing_from_work_that_began_before_its_tab_was_closed()
 
 @pytest.fixture(scope="module")
 def page():
-    page = Page(Shared((SMALL,), device="cpu"))
-    page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    yield page
-    page.close()
+    with served(SMALL) as page:
+        yield page
 
 
 @pytest.fixture
 def http(page):
-    with httpx.Client(base_url=page.demo.local_url, timeout=60) as client:
+    with connected(page) as client:
         yield client
 
 

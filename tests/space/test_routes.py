@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 import torch
-from clicks import PLACE, THING, Tab, busy, going_on, marked, until
+from clicks import PLACE, THING, Tab, busy, connected, going_on, marked, served, until
 from conftest import DATA
 
 from app import Page
@@ -28,15 +28,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def page():
-    page = Page(Shared((SMALL, "townscape"), device="cpu"))
-    page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
-    yield page
-    page.close()
+    with served(SMALL, "townscape") as page:
+        yield page
 
 
 @pytest.fixture
 def http(page):
-    with httpx.Client(base_url=page.demo.local_url, timeout=60) as client:
+    with connected(page) as client:
         yield client
 
 
