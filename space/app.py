@@ -23,7 +23,7 @@ from album import Album
 from guard import Guard, Listeners
 from photos import Photos
 from publish_panel import LOGIN, PublishPanel
-from rewriter.checkpoints.catalogue import BUILT_INS, catalogue
+from rewriter.checkpoints.catalogue import built_ins, catalogue
 from rewriter.checkpoints.client import connect, in_words
 from rewriter.errors import InputError
 from rewriter.serving.limits import Limits
@@ -142,7 +142,7 @@ def main(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    shared = Shared(dict.fromkeys([*reversed(BUILT_INS), *generators, *known]))
+    shared = Shared(dict.fromkeys([*reversed(built_ins()), *generators, *known]))
     page = Page(shared, login=login, workers=workers, here=here)
     try:
         page.launch(mcp_server=mcp, prevent_thread_lock=True, **options)

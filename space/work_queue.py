@@ -25,7 +25,7 @@ from gradio.context import LocalContext
 
 from downloads import Downloads
 from handlers import LINK, LONG, Handlers
-from rewriter.checkpoints.catalogue import BUILT_INS
+from rewriter.checkpoints.catalogue import built_ins
 from rewriter.editing.link import decode
 from rewriter.errors import InputError, RewriterError
 from rewriter.hub.browse import public_rules
@@ -75,7 +75,7 @@ class WorkQueue:
         self.shared, self._downloads, self._work = handlers.shared, Downloads(), Work(handlers)
         shared = self.shared
         if ZERO_GPU:
-            shared.background, shared.on_cpu = False, frozenset(BUILT_INS)  # its seconds are the visitors' own
+            shared.background, shared.on_cpu = False, frozenset(built_ins())  # its seconds are the visitors' own
         self.pool = Pool([*_processes(shared, workers)] if workers else [Here(self._work, limit=LONG_SECONDS)])
         self._gpu_call = GPU(self._work, duration=self._seconds) if ZERO_GPU else None
         self._gpu_follow = GPU(self._progress, duration=self._seconds) if ZERO_GPU else None
@@ -84,9 +84,9 @@ class WorkQueue:
         """Begin work as soon as it is the visitor's turn; `listen` gets progress, parts, and last ("end", result)."""
         generator = self._generator(name, arguments)
         lane = BACKGROUND if name == "prepare" else LONG_LANE if name in ALWAYS_LONG else QUICK
-        if name == "choose" and generator in BUILT_INS:  # small ones are drawn at once
+        if name == "choose" and generator in built_ins():  # small ones are drawn at once
             lane = QUICK
-        seconds = CLICK_SECONDS if generator in BUILT_INS else SLOW_CLICK_SECONDS
+        seconds = CLICK_SECONDS if generator in built_ins() else SLOW_CLICK_SECONDS
         job = Job(name, arguments, listen, lane, who.visitor, who.address, generator, seconds=seconds)
         if self._gpu_call and generator not in self.shared.on_cpu:
             Thread(target=self._on_gpu, args=[job, who.request], daemon=True).start()

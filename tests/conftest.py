@@ -18,12 +18,11 @@ from hypothesis import settings
 from loopback import LoopbackHub
 from plain_dcgan import plain_dcgan
 
-from rewriter import Rewriter, Rule, load_edits, load_generator, replay
+from rewriter import Rewriter, Rule, load_edits, load_generator, replay, worlds
 from rewriter.checkpoints.convert import convert
 from rewriter.editing.history import History
 from rewriter.editing.statistics import Statistics
 from rewriter.generators.change import LowRank
-from rewriter.worlds import townscape
 
 DATA = Path(__file__).parent / "data"
 
@@ -162,7 +161,7 @@ def shipped(town):
     @cache
     def execute(name):
         rules = ()
-        for edit in load_edits(townscape.examples()[name]):
+        for edit in load_edits(worlds.examples("townscape")[name]):
             rules += (replay(town, edit, rules=rules, statistics=statistics),)
         return rules
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from rewriter.files import read_json
 from rewriter.generators.origin import FoldedRule, Licence, Origin
 
 PACKAGE = Path(__file__).parents[1]
-FILE, BUILT_IN = "checkpoints.json", "townscape"
-BUILT_INS = (BUILT_IN, "townscape-128")  # the generators that this package ships
+FILE, BUILT_IN = "checkpoints.json", "townscape"  # the generator that commands take unless another is named
+WORLDS = "rewriter/worlds/"  # where built-in generators lie
 VARIABLE = "REWRITER_CATALOGUE"
 VERSION, MOST = 1, 1000
 ADVICE = ("structure", "objects", "texture")
@@ -74,14 +75,26 @@ class Entry(PinnedFile):
 
 def catalogue() -> dict[str, Entry]:
     """All entries by id, the shipped ones, then the user's; InputError that names the entry and field at fault."""
-    found = _read(shipped(), Path())
-    found |= {name: replace(found[name], folder=PACKAGE.parent) for name in BUILT_INS}
+    found = _shipped()
     if own := os.environ.get(VARIABLE):
         for name, entry in _read(Path(own), Path(own).absolute().parent).items():
             if name in found:
                 raise InputError(f"{own}: the id {name!r} is taken: choose another")
             found[name] = entry
     return found
+
+
+@cache
+def built_ins() -> tuple[str, ...]:
+    """The generators that this package ships."""
+    return tuple(name for name, entry in _shipped().items() if entry.file.startswith(WORLDS))
+
+
+def _shipped() -> dict[str, Entry]:
+    """The shipped table's entries, those of built-in generators with the folder that holds this package."""
+    found = _read(shipped(), Path())
+    inside = {name: entry for name, entry in found.items() if entry.file.startswith(WORLDS)}
+    return found | {name: replace(entry, folder=PACKAGE.parent) for name, entry in inside.items()}
 
 
 def shipped() -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rewriter import pictures
+from rewriter import pictures, worlds
 from rewriter.checkpoints.store import write_weights
 from rewriter.cli import collection, common, describe
 from rewriter.editing.choose import execute
@@ -26,8 +26,7 @@ from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import parse_seeds
 from rewriter.memory import FORMS, SOLVERS
-from rewriter.worlds import gate, townscape
-from rewriter.worlds.townscape.world import WORLD as TOWNSCAPE
+from rewriter.worlds import gate
 
 SHEET = 24
 FORM = (
@@ -147,15 +146,15 @@ def inspect(
     seeds: Annotated[int, typer.Option(help="Pictures to judge the built-in generator by.")] = 1000,
     as_json: common.Json = False,
 ) -> None:
-    """Describe a rule, an edit or a generator; for towns also how well it draws each thing."""
+    """Describe a rule, an edit or a generator; for a built-in one also how well it draws each thing."""
     data, words = describe.describe(file, common.edits_of, lambda name: common.load(name, None, as_json))
-    if file in townscape.WEIGHTS:
+    if (world := worlds.of(file)) is not None:
         first = gate.UNSEEN.start
         if not 1 <= seeds <= 10_000:
             raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
         with common.progress(as_json) as job:
             judged = range(first, first + seeds)
-            shares = gate.things_drawn(TOWNSCAPE, common.load(file, None, as_json), judged, on_step=job("pictures"))
+            shares = gate.things_drawn(world, common.load(file, None, as_json), judged, on_step=job("pictures"))
         data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
         words += "\n\n" + gate.table(shares)
     common.say(as_json, data, words)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from rewriter import worlds
+from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.cli.common import Device, Json, edits_of, generator_of, load, progress, say, seeds_from
 from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.errors import InputError, OnStep, RewriterError
@@ -20,7 +22,8 @@ from rewriter.evaluation.run import Experiment, Outcomes
 from rewriter.files import check_writable, write_json
 from rewriter.generators.base import Generator
 from rewriter.pictures import save_png
-from rewriter.worlds.townscape import marks, scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.townscape import marks
 
 QUICK, CPU, GPU = 100, 1000, 10_000  # pictures: with --quick, on a CPU, on a GPU
 ALONE = ("units", "photo", "judges", "verdicts")  # no experiments with methods; by one process
@@ -66,7 +69,7 @@ def evaluate(
         list[str] | None, typer.Option(help="One of an experiment's methods, or of photo's parts; may be repeated.")
     ] = None,
     generator: Annotated[
-        str | None, typer.Option(help="For EDIT.json and photo. Default: the one it names; faces.")
+        str | None, typer.Option(help="For EDIT.json, judges and photo. Default: the one it names; townscape; faces.")
     ] = None,
     was: Annotated[str, typer.Option(help="For EDIT.json: a word for what is replaced, such as dome.")] = "",
     becomes: Annotated[str, typer.Option(help="For EDIT.json: a word for what it becomes, such as spire.")] = "",
@@ -82,9 +85,11 @@ def evaluate(
     try:
         builtin = name in TITLES or name in ("all", *ALONE)
         silent = as_json or not together.is_main_process
-        known = "townscape" if builtin else "faces" if name == "faces" else None
+        known = BUILT_IN if builtin else "faces" if name == "faces" else None
         if images:
             known = _of_images(name, generator)
+        if name == "judges" and generator:
+            known = generator
         model = load(known, device, silent) if known else generator_of(edits_of(name), generator, device, silent)
         usual = PHOTOS if name == "photo" else QUICK if quick else FACES if name == "faces" else _many(model)
         start = first if first is not None else FIRST_FACE if name == "faces" else FIRST_SEED
@@ -255,11 +260,13 @@ def _photos(asked: Request, images: list[Path], only: list[str] | None) -> None:
 
 
 def _judges(asked: Request) -> None:
-    """The errors of the segmenter and of the detectors of marks, on pictures whose content is known."""
-    pictures = asked.generator.sample(asked.seeds, rules=[]).cpu()
-    labels = scenes.described(asked.seeds, asked.generator.resolution).labels
-    right = segmenter.accuracy(segmenter.load(), pictures, labels)
-    errors = marks.detector_errors(asked.seeds)
+    """The errors of the segmenter and, of towns, the detectors of marks, on pictures whose content is known."""
+    pictures, name = asked.generator.sample(asked.seeds, rules=[]).cpu(), asked.generator.name
+    if (world := worlds.of(name)) is None:
+        raise InputError(f"{name} draws no built-in world: its pictures' content is not known")
+    labels = world.described(asked.seeds, asked.generator.resolution).labels
+    right = segmenter.accuracy(segmenter.of(name), pictures, labels, world.labels)
+    errors = marks.detector_errors(asked.seeds) if world.name == BUILT_IN else {}
     labelled = "segmenter, on generated pictures: {}: {:.1%} of {:,} pixels"
     detected = "detector, on scenes: {}: {:.1%} misses, {:.1%} alarms"
     words = [labelled.format(thing, *found) for thing, found in right.items()]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rewriter.checkpoints import SUFFIXES, store
-from rewriter.checkpoints.catalogue import BUILT_INS, Entry, catalogue
+from rewriter.checkpoints.catalogue import Entry, built_ins, catalogue
 from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.config import CONFIG
 from rewriter.checkpoints.download import cached, hash_of
@@ -122,8 +122,8 @@ def _write(model: Generator, out: Path, layout: str | None) -> list[str]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    path = cached(entry) if entry.id not in BUILT_INS else Path()
-    here = "built in" if entry.id in BUILT_INS else "yes" if path else "no" if entry.remote else "yourself"
+    path = cached(entry) if entry.id not in built_ins() else Path()
+    here = "built in" if entry.id in built_ins() else "yes" if path else "no" if entry.remote else "yourself"
     size = path.stat().st_size if path and entry.size is None else entry.size
     return {**asdict(entry.origin), "size": size, "here": here, "licence": entry.licence.id}
 

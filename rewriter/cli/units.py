@@ -11,7 +11,7 @@ import torch
 import typer
 from PIL import Image, UnidentifiedImageError
 
-from rewriter import masks, pictures
+from rewriter import masks, pictures, worlds
 from rewriter.checks import number
 from rewriter.cli import common
 from rewriter.editing.effect import effect_in_words
@@ -25,12 +25,10 @@ from rewriter.generators.base import Generator
 from rewriter.generators.latents import UNSEEN, parse_seeds
 from rewriter.units import gallery
 from rewriter.units.agreement import Agreement, Labels
-from rewriter.units.dissect import SEEDS, dissect, town_labels
+from rewriter.units.dissect import SEEDS, dissect, scene_labels
 from rewriter.units.found import FOUND, found_like
 from rewriter.units.shipped import things
 from rewriter.units.thing import MOST_MARKS, Thing, candidate_layers, choose, made_of, point
-from rewriter.worlds import townscape
-from rewriter.worlds.townscape import scenes
 
 ACTIONS = ("things", "rank", "show", "off", "on")
 BEST, SHOWN, ROW = 10, 5, 8  # units in a table and on a sheet; pictures in its rows
@@ -146,8 +144,9 @@ def _dissected(model: Generator, layer: str, thing: str, on_step: Any) -> Agreem
     """Every unit with a label of the built-in world, or with what a segmenter sees for words."""
     if not thing:
         raise InputError("rank what? Name a thing, or mark it: --mark SEED:MASK.png")
-    if model.name in townscape.WEIGHTS and thing in scenes.LABELS:
-        return dissect(model, layer, [thing], town_labels([thing]), on_step=on_step)
+    world = worlds.of(model.name)
+    if world is not None:
+        return dissect(model, layer, [thing], scene_labels(world, [thing]), on_step=on_step)
     return dissect(model, layer, [thing], _words(thing, model), by="clipseg", seeds=SEEDS[:BY_WORDS], on_step=on_step)
 
 
@@ -155,8 +154,6 @@ def _words(thing: str, model: Generator) -> Labels:
     """What CLIPSeg sees for words, on the pictures of any generator."""
     from rewriter.evaluation import judges  # late: an extra, and large
 
-    if model.name in townscape.WEIGHTS:
-        raise InputError(f"the built-in world has no {thing!r}: choose from {', '.join(scenes.LABELS)}")
     segmenter = judges.clipseg(model.device)
     return lambda seeds, drawn: (segmenter(drawn, [thing]) == 0)[:, None].float()
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewriter import worlds
 from rewriter.editing.edit import Edit, Region
 from rewriter.editing.execute import prepare, replay
 from rewriter.editing.forms import gated
@@ -32,7 +33,6 @@ from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.masks import disc
 from rewriter.memory import SOLVERS
 from rewriter.pictures import difference
-from rewriter.worlds import townscape
 
 Row = dict[str, Any]
 LAYER, ROUNDS = "layer8", 3
@@ -71,8 +71,11 @@ def benchmark(
     """
     report: dict[str, list[Row]] = {name: [] for name in TABLES}
     for device in map(torch.device, devices):
-        small, large = townscape.load().to(device), random_config_f(resolution).to(device)
-        for generator, edit in ((small, Edit.load(townscape.examples()["dome-to-spire"])), (large, disc_edit(large))):
+        small, large = worlds.load().to(device), random_config_f(resolution).to(device)
+        for generator, edit in (
+            (small, Edit.load(worlds.examples("townscape")["dome-to-spire"])),
+            (large, disc_edit(large)),
+        ):
             for table, row in measured(generator, edit):
                 report[table].append({"generator": generator.name, "device": device.type, **row})
                 on_row(f"{generator.name} on {device.type}: {table}")

@@ -10,12 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rewriter import worlds
 from rewriter.editing.edit import load_edits
 from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, damage, ratios
 from rewriter.masks import around, resize
 from rewriter.pictures import difference
-from rewriter.worlds.townscape import factors, scenes, segmenter
-from rewriter.worlds.townscape.shipped import examples
+from rewriter.worlds import segmenter
+from rewriter.worlds.base import Scene
+from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 DIFFERENT = 0.01  # two colours differ if their squared distance is larger
 METRICS = (
@@ -65,7 +68,7 @@ class Counterfactual:
 
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """Rows of `METRICS`, and embeddings of the drawn and the wanted pictures."""
-        z, u = scenes.towns(seeds)
+        z, u = WORLD.read(seeds)
         x, y, about = before(z).cpu(), after(z).cpu(), self.concerns(u)
         concerned, (target, embedding) = about[:, None, None], _target(self, tuple(seeds), x.shape[-1])
         away, reached, change = ~around(target.place), target.reached(y), difference(x, y)
@@ -86,7 +89,7 @@ class Counterfactual:
                 "distance before": (difference(x, target.wanted) * ~away, ~away),
                 "left out": (~away, concerned.expand_as(away)),
                 "pictures": (about, torch.ones_like(about)),
-                **damage(x, y, away),
+                **damage(x, y, away, segmenter.load()),
             }
         )
         return rows | {"embedding": segmenter.load().embedding(y), "wanted": embedding}
@@ -102,7 +105,7 @@ def _segmented(pictures: Tensor, thing: str) -> Tensor:
 @lru_cache(maxsize=1)  # all methods are judged on the same seeds
 def _target(judge: Counterfactual, seeds: tuple[int, ...], side: int) -> tuple[Target, Tensor]:
     """The target of the seeds' scenes, and the embedding of the wanted pictures."""
-    _, u = scenes.towns(seeds)
+    _, u = WORLD.read(seeds)
     target = judge.target(u, side).only(judge.concerns(u))
     return target, segmenter.load().embedding(target.wanted)
 
@@ -147,7 +150,7 @@ def _doors(u: Tensor, side: int) -> Target:
     return Target(torch.where(place[:, None], door, now.picture), (now.picture,), place, place)
 
 
-def _colour(scene: scenes.Scene, thing: str) -> Tensor:
+def _colour(scene: Scene, thing: str) -> Tensor:
     """The median colour of a thing in each scene, (n, 3, 1, 1); NaN where it is not shown."""
     inside = scene.picture.masked_fill(~scene.where(thing)[:, None], float("nan"))
     return inside.flatten(2).nanmedian(2).values[..., None, None]
@@ -155,9 +158,9 @@ def _colour(scene: scenes.Scene, thing: str) -> Tensor:
 
 @cache
 def _copied_door() -> tuple[Tensor, Tensor]:
-    (edit,) = load_edits(examples()["door-in-the-sky"])
+    (edit,) = load_edits(worlds.examples("townscape")["door-in-the-sky"])
     assert edit.copy is not None and edit.paste is not None
-    return _colour(scenes.described([int(edit.copy.seed)]), "door"), edit.paste.mask
+    return _colour(WORLD.described([int(edit.copy.seed)]), "door"), edit.paste.mask
 
 
 SPIRES = Counterfactual(factors.has_dome, _spires, "dome", "spire")

@@ -10,19 +10,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
+from rewriter import worlds
 from rewriter.editing.edit import Edit, load_edits
 from rewriter.editing.execute import replay
 from rewriter.editing.rule import Rule
 from rewriter.errors import OnStep
 from rewriter.evaluation import TITLES, methods, physical
-from rewriter.evaluation.counterfactual import ADD_TREE, DOME_TO_SPIRE, DOME_TO_TREE, DOOR_IN_THE_SKY
+from rewriter.evaluation.counterfactual import (
+    ADD_TREE,
+    DOME_TO_SPIRE,
+    DOME_TO_TREE,
+    DOOR_IN_THE_SKY,
+    counterfactual_factors,
+)
 from rewriter.evaluation.light import LIGHT
 from rewriter.evaluation.methods import ONE_GOAL, OURS, PAPER, Case, Methods, Result, projected, solved
 from rewriter.evaluation.metrics import Judge
 from rewriter.evaluation.run import Edits, Experiment
 from rewriter.evaluation.watermarks import WATERMARKS
 from rewriter.generators.base import Generator
-from rewriter.worlds.townscape.shipped import examples
 
 HANDS = range(1, 11)
 QUICK_STEPS = 100  # of tuning all weights
@@ -60,12 +66,12 @@ def by_name() -> dict[str, Experiment]:
 
 def shipped(name: str) -> Edits:
     """The edits of a shipped file."""
-    return lambda generator: load_edits(examples()[name])
+    return lambda generator: load_edits(worlds.examples("townscape")[name])
 
 
 def ceiling(what: str) -> Methods:
     """The best that a rule could reach."""
-    return {"ceiling": partial(methods.ceiling, what=what)}
+    return {"ceiling": partial(methods.ceiling, then=partial(counterfactual_factors, what))}
 
 
 def _paper() -> Iterator[Experiment]:

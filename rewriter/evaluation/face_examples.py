@@ -1,6 +1,6 @@
 """Makes the shipped edits of the face generator with the library, and a picture before and after for each.
 
-`python -m rewriter.evaluation.face_examples rewriter/worlds/faces/examples` writes them again.
+`python -m rewriter.evaluation.face_examples rewriter/worlds/faces/examples/faces` writes them again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(folder: str) -> None:
     for name in NAMES:
         made, rule = example(generator, name, statistics)
         assert rule.effect is not None  # replay measures it
-        print(name, rule.layer, made.form, rule.effect.verdict, f"{rule.effect.took:.0%}")  # noqa: T201
+        print(name, rule.layer, made.form, rule.effect.verdict, f"{rule.effect.took:.0%}")
         save_edits([made], Path(folder) / f"{name}.json")
         save_png(card(generator, rule), Path(folder) / f"{name}.png")
 

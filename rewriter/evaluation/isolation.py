@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rewriter import worlds
 from rewriter.cache import Cache
 from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
 from rewriter.pictures import difference, enlarged, to_image
 from rewriter.serving.load import Marks, Visitor
-from rewriter.worlds import townscape
 
 PAGE = 12  # pictures in the filmstrip
 SAME = 0.05  # mean difference, in 1/255, up to which filmstrips are the same; those of two rules are some 3 apart
@@ -46,7 +46,7 @@ def plain_loop(keys: Sequence[Key], form: str, seed: int) -> Plain:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        generator, features = townscape.load(), Cache(KEYS)
+        generator, features = worlds.load(), Cache(KEYS)
         known, made = Statistics(generator), dict[Key, Tensor]()
         for key in (("warm", 0, 0), *keys):
             if len(made) == 1:  # the first one has measured the layer

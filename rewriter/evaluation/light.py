@@ -11,7 +11,10 @@ from torch import Tensor
 from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, damage, ratios
 from rewriter.masks import around
 from rewriter.pictures import difference
-from rewriter.worlds.townscape import factors, scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.base import Scene
+from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 STEADY = 0.05  # windows count as unchanged if their brightness changes by at most this share
 METRICS = (
@@ -27,8 +30,8 @@ METRICS = (
 
 def light_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
     """Rows of `METRICS` for each town with its lights on and off, and embeddings of the drawn and wanted lit towns."""
-    z, u = scenes.towns(seeds)
-    lit, unlit = (factors.latents_of(factors.change(u, lit=on), z) for on in (True, False))
+    z, u = WORLD.read(seeds)
+    lit, unlit = (WORLD.latents_of(factors.change(u, lit=on), z) for on in (True, False))
     x_lit, x_unlit, y_lit, y_unlit = (draw(at).cpu() for draw in (before, after) for at in (lit, unlit))
     scene, dark, embedding = _scenes(tuple(seeds), x_lit.shape[-1])
     light, windows = scene.where("light"), scene.where("window")
@@ -36,7 +39,9 @@ def light_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
     was, now = brightness(x_lit), brightness(y_lit)
     gap_was, gap = was - brightness(x_unlit), now - brightness(y_unlit)
     shone, shines = ((bright * windows).flatten(1).double().sum(1) for bright in (was, now))
-    pairs = zip(damage(x_lit, y_lit, away).items(), damage(x_unlit, y_unlit, away).values(), strict=True)
+    network = segmenter.load()
+    on, off = damage(x_lit, y_lit, away, network), damage(x_unlit, y_unlit, away, network)
+    pairs = zip(on.items(), off.values(), strict=True)
     rows = ratios(
         {
             "rule": (gap * light, gap_was * light),
@@ -52,9 +57,9 @@ def light_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
 
 
 @lru_cache(maxsize=1)  # all methods are judged on the same seeds
-def _scenes(seeds: tuple[int, ...], side: int) -> tuple[scenes.Scene, Tensor, Tensor]:
+def _scenes(seeds: tuple[int, ...], side: int) -> tuple[Scene, Tensor, Tensor]:
     """Lit towns, the brightness of the same towns unlit, and the embedding of lit towns without light on the ground."""
-    lit, unlit = (factors.change(scenes.towns(seeds)[1], lit=on) for on in (True, False))
+    lit, unlit = (factors.change(WORLD.read(seeds)[1], lit=on) for on in (True, False))
     wanted = segmenter.load().embedding(scenes.draw(lit, side, without="light").picture)
     return scenes.draw(lit, side), brightness(scenes.draw(unlit, side).picture), wanted
 

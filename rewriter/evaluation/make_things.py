@@ -23,12 +23,13 @@ from rewriter.generators.latents import UNSEEN
 from rewriter.hub.resolve import load_generator
 from rewriter.masks import as_mask, resize
 from rewriter.pictures import save_png
-from rewriter.units.dissect import dissect, town_labels
+from rewriter.units.dissect import dissect, scene_labels
 from rewriter.units.shipped import FOLDER, VERSION
 from rewriter.units.thing import TRIED, Tried, choose, contrast, made_of, point, with_few
-from rewriter.worlds import townscape
-from rewriter.worlds.townscape import factors, scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.make_examples import card
+from rewriter.worlds.townscape.world import WORLD
 
 THINGS = ("tree", "door", "window", "dome", "spire", "cloud", "light")
 POINTED, NUMBER, SIDE = range(400), 3, 64
@@ -46,7 +47,7 @@ WORTH = 0.2  # score from which a thing is worth painting with
 
 def marks(label: str) -> list[Region]:
     """Three pictures that show much of a thing, with its exact mask."""
-    shown = scenes.described(POINTED, SIDE).where(label).float()
+    shown = WORLD.described(POINTED, SIDE).where(label).float()
     best = shown.sum((1, 2)).argsort(descending=True, stable=True)[:NUMBER].tolist()
     return [Region(seed, as_mask(shown[seed])) for seed in best]
 
@@ -58,7 +59,7 @@ def made(generator: Generator, labels: tuple[str, ...] = THINGS) -> dict[str, An
         found = choose(generator, marks(label), name=label)
         if label in DRIVEN:
             found = _driven(generator, found.thing.layer, label)
-        print(f"{generator.name}, {label}: {found.thing.layer}, {len(found.thing.units)} units, {found.score:.2f}")  # noqa: T201
+        print(f"{generator.name}, {label}: {found.thing.layer}, {len(found.thing.units)} units, {found.score:.2f}")
         if found.score >= WORTH:
             things.append(found.thing.to_json())
     return {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint, "things": things}
@@ -102,7 +103,7 @@ def made_glasses(generator: Generator) -> dict[str, Any]:
 
 def watermark_units_off(generator: Generator) -> Edit:
     """The units that agree best with watermarks and bars, off everywhere: as GAN Dissection removes them."""
-    labels, share = town_labels(MARKS, together=True), round(ZEROED * generator.layer(ZEROED_AT).out_channels)
+    labels, share = scene_labels(WORLD, MARKS, together=True), round(ZEROED * generator.layer(ZEROED_AT).out_channels)
     found = dissect(generator, ZEROED_AT, (" or ".join(MARKS),), labels)
     units = [int(unit) for unit in found.iou[0].argsort(descending=True, stable=True)[:share]]
     session = Rewriter(generator, ZEROED_AT)
@@ -119,17 +120,17 @@ def _oval(row: float, column: float, height: float, width: float) -> torch.Tenso
 def main(names: list[str], folder: Path = FOLDER) -> None:
     """Write one file for each generator."""
     folder.mkdir(exist_ok=True)
-    for name in names or (*townscape.WEIGHTS, "faces"):
-        made_of_it = made_glasses(load_generator(name)) if name == "faces" else made(townscape.load(name))
+    for name in names or ("townscape", "townscape-128", "faces"):
+        made_of_it = made_glasses(load_generator(name)) if name == "faces" else made(worlds.load(name))
         write_json(made_of_it, folder / f"{name}.json", indent=0)
         if name != "faces":
-            write_example(townscape.load(name), worlds.examples(name)["remove-watermark"].parent)
+            write_example(worlds.load(name), worlds.examples(name)["remove-watermark"].parent)
 
 
 def write_example(generator: Generator, folder: Path) -> None:
     """Write the edit that switches watermark units off beside the one that removes watermarks by a rule."""
     edit, name = watermark_units_off(generator), "watermark-units-off"
-    seeds = [seed for seed in range(UNSEEN, UNSEEN + 400) if factors.has_watermark(scenes.towns([seed])[1]).any()]
+    seeds = [seed for seed in range(UNSEEN, UNSEEN + 400) if factors.has_watermark(WORLD.read([seed])[1]).any()]
     save_edits([edit], folder / f"{name}.json")
     save_png(card(generator, [edit], seeds), folder / f"{name}.png")
 

@@ -19,22 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rewriter import masks
+from rewriter import masks, worlds
 from rewriter.cache import Cache
 from rewriter.editing.choose import execute
 from rewriter.editing.edit import AUTO, BY_HAND, Edit
 from rewriter.editing.execute import prepare
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import InputError, OnStep, report
-from rewriter.evaluation.counterfactual import counterfactual_factors
 from rewriter.evaluation.metrics import BATCH, Draw
 from rewriter.evaluation.propagation import paste, propagate
 from rewriter.generators.base import Generator, exact
 from rewriter.generators.change import LowRank
 from rewriter.generators.layer import Features
 from rewriter.memory import descent
-from rewriter.units.dissect import dissect, town_labels
-from rewriter.worlds.townscape import factors, segmenter
+from rewriter.units.dissect import dissect, scene_labels
+from rewriter.worlds import segmenter
+from rewriter.worlds.base import World
+from rewriter.worlds.segmenter import Segmenter
 
 PICTURES_KEPT = 256 << 20  # bytes of the unmodified generator's pictures
 TUNING_RATE, FEATURE_WEIGHT = 0.01, 0.01  # the original's learning rate, and its weight of features against pixels
@@ -52,10 +53,17 @@ class Case:
     things: tuple[str, ...] = ()  # labels of what the edit is about, for dissection
     _drawn: Cache = field(default_factory=lambda: Cache(PICTURES_KEPT), init=False)
 
+    @property
+    def world(self) -> World:
+        """The world that the generator draws; InputError if it draws none."""
+        if (world := worlds.of(self.generator.name)) is None:
+            raise InputError(f"{self.generator.name} draws no built-in world, of which labels are known")
+        return world
+
     @cached_property
     def ranking(self) -> list[int]:
         """The units of the edit's layer by how well they agree with the things together, as in GAN Dissection."""
-        labels, names = town_labels(self.things, together=True), (" or ".join(self.things),)
+        labels, names = scene_labels(self.world, self.things, together=True), (" or ".join(self.things),)
         found = dissect(self.generator, self.edit.layer, names, labels)
         return [int(unit) for unit in found.iou[0].argsort(descending=True, stable=True)]
 
@@ -97,13 +105,13 @@ def unmodified(case: Case, on_step: OnStep | None = None) -> Result:
     return Result(case.before)
 
 
-def ceiling(case: Case, on_step: OnStep | None = None, *, what: str) -> Result:
-    """The generator as it is, given latents of the counterfactual: the best that a rule could reach."""
+def ceiling(case: Case, on_step: OnStep | None = None, *, then: Callable[[Tensor], Tensor]) -> Result:
+    """The generator as it is, given latents of the counterfactual: the best that a rule could reach.
 
-    def draw(z: Tensor) -> Tensor:
-        return case.draw(factors.latents_of(counterfactual_factors(what, factors.factors(z)), z))
-
-    return Result(draw, {"what": what})
+    `then`: factors (n, k) → those of the counterfactual.
+    """
+    world = case.world
+    return Result(lambda z: case.draw(world.latents_of(then(world.factors(z)), z)))
 
 
 def solved(case: Case, on_step: OnStep | None = None, *, rate: float = descent.RATE, **changed: Any) -> Result:
@@ -154,7 +162,9 @@ def all_weights(
     """
     job = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
     goal, started, losses = job.goal(), time.perf_counter(), list[float]()
-    network = copy.deepcopy(segmenter.load()).to(case.generator.device)  # the shared one stays on the CPU
+    network = copy.deepcopy(segmenter.of(case.generator.name)).to(
+        case.generator.device
+    )  # the shared one stays on the CPU
     with torch.no_grad():
         wanted = case.generator.picture(goal[:1].features, goal[:1].values, rules=[])
         features = network.features(wanted)
@@ -200,18 +210,19 @@ def pixels(case: Case, on_step: OnStep | None = None, *, blend: str = "copy") ->
     seeds = [edit.copy.seed, edit.paste.seed]
     source, target = case.generator.sample(seeds, truncation=edit.truncation, rules=[]).cpu()
     thing, place = (masks.resize(region.mask, side) for region in (edit.copy, edit.paste))
-    edited = paste(source, thing, target, place, _features(target[None])[0])
+    network = segmenter.of(case.generator.name)
+    edited = paste(source, thing, target, place, _features(network, target[None])[0])
 
     def draw(z: Tensor) -> Tensor:
         pictures = case.before(z).cpu()
-        return propagate(edited, pictures, _features(pictures), blend=blend)
+        return propagate(edited, pictures, _features(network, pictures), blend=blend)
 
     return Result(draw, {"blend": blend})
 
 
-def _features(pictures: Tensor) -> Tensor:
+def _features(network: Segmenter, pictures: Tensor) -> Tensor:
     """Features to find corresponding places by: the segmenter's at a half and a quarter of the picture's resolution."""
-    _, fine, coarse, _ = segmenter.load().features(pictures)
+    _, fine, coarse, _ = network.features(pictures)
     return torch.cat([fine, F.interpolate(coarse, size=fine.shape[2:], mode="bilinear")], 1)
 
 

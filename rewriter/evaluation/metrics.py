@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rewriter.pictures import difference
-from rewriter.worlds.townscape import segmenter
+from rewriter.worlds.segmenter import Segmenter
 
 BATCH = 50
 RESAMPLES, FRECHET_RESAMPLES = 1000, 100  # of the bootstrap
@@ -140,10 +140,10 @@ def frechet_estimate(rows: Rows) -> Estimate:
     return Estimate(value, max(0.0, float(low)), float(high))
 
 
-def damage(before: Tensor, after: Tensor, away: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def damage(before: Tensor, after: Tensor, away: Tensor, network: Segmenter) -> dict[str, tuple[Tensor, Tensor]]:
     """The maps of `DAMAGE` for pictures (n, 3, H, W): mean change inside `away`, (n, H, W) bool.
 
-    Features see a neighbourhood of each pixel, so intended change is undone before they are compared.
+    Features of the network see a neighbourhood of each pixel, so intended change is undone before they are compared.
     """
-    perceived = segmenter.load().distance(before, torch.where(away[:, None], after, before))
+    perceived = network.distance(before, torch.where(away[:, None], after, before))
     return {"side effect": (difference(before, after) * away, away), "perceptual": (perceived * away, away)}

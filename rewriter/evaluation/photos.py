@@ -36,6 +36,7 @@ from rewriter.photo.opening import open_photo
 from rewriter.pictures import difference, stacked, to_image
 from rewriter.units.shipped import named
 from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 NEVER_SEEN = 20_000_000  # of the random latents of painted towns
 OTHERS = range(FIRST_SEED, FIRST_SEED + 16)  # pictures that a photo's own changes should leave alone
@@ -85,8 +86,8 @@ class Photographer:
 def never_seen(count: int, where: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Latents and factors (n, 24) of towns that no seed describes; those for whose factors something holds."""
     draw = torch.Generator().manual_seed(NEVER_SEEN)
-    z = torch.randn(count if where is None else 8 * count, factors.LATENT_DIM, generator=draw)
-    u = factors.factors(z)
+    z = torch.randn(count if where is None else 8 * count, WORLD.zdim, generator=draw)
+    u = WORLD.factors(z)
     chosen = torch.arange(len(z)) if where is None else where(u).nonzero()[:, 0]
     return z[chosen[:count]], u[chosen[:count]]
 

@@ -23,7 +23,8 @@ from rewriter.memory.goal import Goal, swap
 from rewriter.memory.sites import goal_sites
 from rewriter.memory.solve import solve
 from rewriter.worlds.townscape import factors, scenes
-from rewriter.worlds.townscape.scenes import plain, seeds_with
+from rewriter.worlds.townscape.scenes import plain
+from rewriter.worlds.townscape.world import WORLD
 
 PAIRS = 15  # towns in two conditions each, as in the paper
 LAYER, SMOOTHNESS = "layer8", 0.3  # chosen on seeds from 50,000 on
@@ -64,9 +65,9 @@ def inverted_by_svd(case: Case, on_step: OnStep | None = None, *, steps: int = S
 def swapped(case: Case, layer: str) -> Goal:
     """Lit towns, then the same towns unlit; where light falls on the ground, each is given the other's values."""
     generator = case.generator
-    z, u = scenes.towns(seeds_with(lambda u: factors.is_lit(u) & plain(u), number=PAIRS))
+    z, u = WORLD.read(WORLD.seeds_with(lambda u: factors.is_lit(u) & plain(u), number=PAIRS))
     lamps = [factors.change(u, lit=on) for on in (True, False)]
-    first, second = (entering(generator, layer, factors.latents_of(each, z), case.edit.truncation) for each in lamps)
+    first, second = (entering(generator, layer, WORLD.latents_of(each, z), case.edit.truncation) for each in lamps)
     lit, dark = (generator.values(features, rules=[]) for features in (first, second))
     light = scenes.draw(lamps[0], generator.resolution).where("light").float()
     alpha = F.interpolate(light[:, None], size=lit.shape[2:], mode="area").to(lit)

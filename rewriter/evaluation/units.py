@@ -31,11 +31,14 @@ from rewriter.generators.base import Generator
 from rewriter.generators.beside import form_of
 from rewriter.generators.change import LowRank
 from rewriter.pictures import difference, stacked
-from rewriter.units.dissect import dissect, town_labels
+from rewriter.units.dissect import dissect, scene_labels
 from rewriter.units.shipped import named
 from rewriter.units.survival import Left, survival
 from rewriter.units.thing import Thing, point
-from rewriter.worlds.townscape import factors, scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.base import Scene
+from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 THINGS = ("dome", "spire", "window", "door", "light", "tree", "watermark", "sky", "ground")
 POINTED, FIRST = ("tree", "door", "dome", "cloud", "light"), 10
@@ -50,7 +53,7 @@ def best_units(generator: Generator, on_step: OnStep | None = None) -> list[Row]
     layers = [name for name, info in generator.layers.items() if info.resolution >= 8]
     found = {}
     for i, layer in enumerate(layers):
-        found[layer] = dissect(generator, layer, THINGS, town_labels(THINGS))
+        found[layer] = dissect(generator, layer, THINGS, scene_labels(WORLD, THINGS))
         report(on_step, i + 1, len(layers))
     rows = []
     for t, thing in enumerate(THINGS):
@@ -85,7 +88,7 @@ def faces(generator: Generator) -> tuple[list[Row], Image.Image]:
 def pointed(generator: Generator, name: str) -> Row:
     """How many of the first ten units that labels find are found by pointing at a thing on two pictures."""
     layer = named(generator, name).layer
-    by_labels = dissect(generator, layer, [name], town_labels([name])).order()[:FIRST]
+    by_labels = dissect(generator, layer, [name], scene_labels(WORLD, [name])).order()[:FIRST]
     by_hand = point(generator, named(generator, name).marks[:2], layer).order()[:FIRST]
     return {"thing": name, "layer": layer, f"of the first {FIRST}": len({*by_labels} & {*by_hand})}
 
@@ -153,7 +156,7 @@ def painted(generator: Generator, thing: Thing, places: Places, *, remove: bool 
 def trees_drawn(generator: Generator, count: int) -> Row:
     """Trees painted where the world may have one: an oval over the place of the tree that the scene lacks."""
     seeds, side = _seeds(lambda u: ~factors.has_right_tree(u), count), generator.resolution
-    _, u = scenes.towns(seeds)
+    _, u = WORLD.read(seeds)
     then = scenes.draw(factors.change(u, right_tree=True), side).where("tree") & ~scenes.draw(u, side).where("tree")
     shown = then.flatten(1).any(1)
     places = Places([s for s, on in zip(seeds, shown.tolist(), strict=True) if on], _ovals(then[shown]))
@@ -163,7 +166,7 @@ def trees_drawn(generator: Generator, count: int) -> Row:
 def trees_removed(generator: Generator, count: int) -> Row:
     """Trees painted away: how much of them is gone, and whether what appears is what the scene has behind them."""
     seeds, side = _seeds(factors.has_right_tree, count), generator.resolution
-    _, u = scenes.towns(seeds)
+    _, u = WORLD.read(seeds)
     scene, behind = scenes.draw(u, side), scenes.draw(u, side, without="tree").picture
     tree, brush = scene.where("tree"), round(side / 32)
     places = Places(seeds, masks.grow(tree.float(), brush, brush, brush, brush))
@@ -185,7 +188,7 @@ def doors(generator: Generator, count: int) -> list[Row]:
     What is judged has the size of the town's own door; the brush reaches a 64th of the picture's side beyond it.
     """
     seeds, side = list(range(FIRST_SEED, FIRST_SEED + count)), generator.resolution
-    scene = scenes.described(seeds, side)
+    scene = WORLD.described(seeds, side)
     thing, rows = named(generator, "door"), []
     for what, where in (
         ("at the foot of a wall", ("wall",)),
@@ -231,7 +234,7 @@ def glasses_off(generator: Generator, faces: Faces) -> tuple[Row, Tensor, Tensor
     return row, frontal.pictures[rows], after[rows]
 
 
-def _doors(seeds: Sequence[int], scene: scenes.Scene, where: Sequence[str], *, foot: bool) -> Places:
+def _doors(seeds: Sequence[int], scene: Scene, where: Sequence[str], *, foot: bool) -> Places:
     """A place of the door's own size and, at the foot, height, on what should be there; by a fixed choice of many."""
     free, chosen, found = scene.where(*where).float(), list[int](), list[Tensor]()
     pick = torch.Generator().manual_seed(0)
@@ -273,7 +276,7 @@ def _labelled(pictures: Tensor, thing: str) -> Tensor:
 def _seeds(where: Callable[[Tensor], Tensor], count: int) -> list[int]:
     """The first towns, of those that results are reported on, for which something holds."""
     seeds = list(range(FIRST_SEED, FIRST_SEED + 4 * count))
-    return [seed for seed, on in zip(seeds, where(scenes.towns(seeds)[1]).tolist(), strict=True) if on][:count]
+    return [seed for seed, on in zip(seeds, where(WORLD.read(seeds)[1]).tolist(), strict=True) if on][:count]
 
 
 def _ovals(places: Tensor) -> Tensor:

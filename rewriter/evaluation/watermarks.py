@@ -11,8 +11,11 @@ from torch import Tensor
 from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, damage, ratios
 from rewriter.masks import around
 from rewriter.pictures import difference
-from rewriter.worlds.townscape import factors, scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.base import Scene
+from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.marks import KINDS, detector, switched
+from rewriter.worlds.townscape.world import WORLD
 
 METRICS = (
     *(Metric(kind, "per 1,000", "less") for kind in KINDS),
@@ -27,16 +30,16 @@ METRICS = (
 
 def watermark_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
     """Rows of `METRICS`, and embeddings of the drawn pictures and of scenes without marks."""
-    z, u = scenes.towns(seeds)
+    z, u = WORLD.read(seeds)
     x, y = before(z).cpu(), after(z).cpu()
     now, clean, embedding = _scenes(tuple(seeds), x.shape[-1])
     distance, every = difference(y, clean), torch.ones(len(u))
     away = ~around(now.where(*KINDS.values()))
-    parts = {"distance": (distance, torch.ones_like(distance)), **damage(x, y, away)}
+    parts = {"distance": (distance, torch.ones_like(distance)), **damage(x, y, away, segmenter.load())}
     for kind in KINDS:
         find = detector(kind, x.shape[-1])
         was, shows = find(x), find(y)
-        on, off = (find(before(factors.latents_of(switched(u, kind, on=on), z)).cpu()) for on in (True, False))
+        on, off = (find(before(WORLD.latents_of(switched(u, kind, on=on), z)).cpu()) for on in (True, False))
         counts = {"": shows, " before": was, " new": shows & ~was, " misses": ~on, " alarms": off}
         parts |= {f"{kind}{name}": (flags, every) for name, flags in counts.items()}
         parts[f"{kind} gone"] = (was & ~shows, was)
@@ -44,9 +47,9 @@ def watermark_rows(seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
 
 
 @lru_cache(maxsize=1)  # all methods are judged on the same seeds
-def _scenes(seeds: tuple[int, ...], side: int) -> tuple[scenes.Scene, Tensor, Tensor]:
+def _scenes(seeds: tuple[int, ...], side: int) -> tuple[Scene, Tensor, Tensor]:
     """Towns, the pictures of the same towns without marks, and the embedding of the latter."""
-    _, u = scenes.towns(seeds)
+    _, u = WORLD.read(seeds)
     clean = scenes.draw(factors.change(u, watermark=False, bar=False), side).picture
     return scenes.draw(u, side), clean, segmenter.load().embedding(clean)
 

@@ -14,7 +14,7 @@ from typing import Any
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from rewriter.checkpoints.catalogue import BUILT_INS, PinnedFile
+from rewriter.checkpoints.catalogue import PinnedFile, built_ins
 from rewriter.checkpoints.client import LOG_IN, TRANSPORT, check_name, in_words, is_name
 from rewriter.checkpoints.config import CONFIG, CONFIG_LIMIT, WEIGHTS
 from rewriter.checkpoints.download import fetch as fetch_file
@@ -151,7 +151,7 @@ def listed(
                 if author and info.id.split("/")[0].lower() != author.lower():
                     continue
                 bases = [tag.removeprefix("base_model:") for tag in info.tags or [] if tag.startswith("base_model:")]
-                own = next((name for name in BUILT_INS if name in (info.tags or [])), "weights of its own")
+                own = next((name for name in built_ins() if name in (info.tags or [])), "weights of its own")
                 base = next(filter(is_name, bases), own)
                 when = f"{info.last_modified:%Y-%m-%d}" if info.last_modified else ""
                 found.append(Listed(info.id, base, info.likes or 0, when, bool(info.private)))

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rewriter.checkpoints.catalogue import BUILT_INS, CHECKS, PinnedFile, catalogue
+from rewriter import worlds
+from rewriter.checkpoints.catalogue import CHECKS, PinnedFile, built_ins, catalogue
 from rewriter.checkpoints.config import CONFIG, VERSIONS, WEIGHTS, config_of, read_config
 from rewriter.checks import Check, fields, flag, list_of, matching, object_of, optional
 from rewriter.editing.rule import CELLS, RULES, Rule
@@ -75,14 +76,12 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
 def is_built_in(generator: Generator) -> bool:
     """Whether this is a built-in generator: its name alone does not prove it."""
     known = generator.origin.id
-    return known in BUILT_INS and generator.fingerprint == _built_in_fingerprint(known)
+    return known in built_ins() and generator.fingerprint == _built_in_fingerprint(known)
 
 
 @cache
 def _built_in_fingerprint(name: str) -> str:
-    from rewriter.worlds import townscape  # late: few repositories name the built-in world
-
-    return townscape.load(name).fingerprint
+    return worlds.load(name).fingerprint
 
 
 def read(folder: Path) -> Config | None:
@@ -93,7 +92,7 @@ def read(folder: Path) -> Config | None:
     try:
         told = fields("it", {name: about[name] for name in _CONFIG if name in about}, _CONFIG, optional=("base",))
         file, clamp = _check_base(told["base"]) if told.get("base") else (None, None)
-        if not told["rules"] or not told["weights"] and file is None:
+        if not told["rules"] or (not told["weights"] and file is None):
             raise InputError("it has no rules, or neither weights nor base")
     except InputError as error:
         raise InputError(f"{folder / CONFIG} cannot be used: {error}") from error
@@ -106,7 +105,7 @@ def _check_base(values: dict[str, Any]) -> tuple[PinnedFile, float | None]:
     listed = ((*_place(entry), entry.clamp) for entry in catalogue().values())
     if file.package and (*_place(file), values["clamp"]) not in listed:
         raise InputError(f"its base is in the package {file.package}, which the catalogue does not list")
-    if not file.remote and file.id not in BUILT_INS:
+    if not file.remote and file.id not in built_ins():
         raise InputError(f"its base {file.id!r} is in no repository")
     if file.repository and not (file.revision and file.sha256):
         raise InputError("its base lacks revision or sha256")

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from rewriter.checkpoints import store
-from rewriter.checkpoints.catalogue import BUILT_INS, CHECKS, Entry, PinnedFile, catalogue
+from rewriter.checkpoints.catalogue import CHECKS, Entry, PinnedFile, built_ins, catalogue
 from rewriter.checkpoints.config import CONFIG, apply_config, read_config
 from rewriter.checkpoints.device import place
 from rewriter.checkpoints.download import cached, fetch, hash_of, verify
@@ -137,7 +137,7 @@ class Folder(Source):
         generator = base.read(None if config.known else config.clamp) if base else store.load(self.path)
         if base is None and config.known:  # a repository cannot override the licence of a known base
             generator.origin = replace(catalogue()[config.known].origin, sha256=None, rules=generator.origin.rules)
-            if config.known in BUILT_INS and not repository.is_built_in(generator):
+            if config.known in built_ins() and not repository.is_built_in(generator):
                 raise InputError(f"{self.path / CONFIG} says that its base is {config.known}, but the weights differ")
         elif not config.known:
             apply_config(generator, read_config(self.path))
@@ -183,7 +183,7 @@ def _base(config: repository.Config | None) -> Source | None:
 def _entry_of(path: Path) -> tuple[Entry | None, str]:
     """The catalogue entry that a file is, and the file's SHA-256 if it had to be computed."""
     size = path.stat().st_size
-    similar = [e for e in catalogue().values() if e.size == size or not e.size and path.name == Path(e.file).name]
+    similar = [e for e in catalogue().values() if e.size == size or (not e.size and path.name == Path(e.file).name)]
     hashed = [entry for entry in similar if entry.sha256]
     found = hash_of(path) if hashed else ""
     return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None), found

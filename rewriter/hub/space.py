@@ -14,8 +14,9 @@ from rewriter.errors import InputError
 from rewriter.hub.upload import Info, OnStatus, Target, Uploaded, silent
 
 PACKAGE = Path(__file__).parents[1]
+EXAMPLES = ("worlds/*/examples/*/*.json", "worlds/*/examples/*/*.png")
 PAGE = ("*.py", "page.html", "page.css", "*.js", "README.md", "pyproject.toml", "requirements.txt")
-INSIDE = ("**/*.py", "py.typed", "worlds/*/*px.safetensors", "worlds/*/examples*/*.json", "worlds/*/examples*/*.png")
+INSIDE = ("**/*.py", "py.typed", "worlds/*/*px.safetensors", "units/shipped/*.json", *EXAMPLES)
 LICENCE = "rewriter-*.dist-info/licenses/LICENSE"  # where a wheel puts it, beside the package
 FREE = "zero-a10g"  # of a new Space: a free personal account may have two Gradio Spaces on it, and none on cpu-basic
 HARDWARE = (

@@ -16,23 +16,22 @@ from torch import Tensor
 
 from rewriter.cache import default_folder
 from rewriter.editing.precompute import processes
-from rewriter.errors import InputError, OnStep
+from rewriter.errors import OnStep
 from rewriter.files import write_tensors
 from rewriter.generators.base import Generator
 from rewriter.units.agreement import Agreement, Counts, Labels, measure
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.base import World
 
 SEEDS = range(50_000, 50_300)  # not used for reported results
 FORMAT = "rewriter-dissection-1"
 
 
-def town_labels(things: Sequence[str], *, together: bool = False) -> Labels:
-    """Where things are on pictures of the built-in world, each for itself or all together; InputError for others."""
-    if unknown := [thing for thing in things if thing not in scenes.LABELS]:
-        raise InputError(f"the built-in world has no {unknown[0]!r}: choose from {', '.join(scenes.LABELS)}")
+def scene_labels(world: World, things: Sequence[str], *, together: bool = False) -> Labels:
+    """Where things are on pictures of a built-in world, each for itself or all together; InputError for others."""
+    world.check(things)
 
     def labels(seeds: Sequence[int], pictures: Tensor) -> Tensor:
-        scene = scenes.described(seeds, pictures.shape[-1])
+        scene = world.described(seeds, pictures.shape[-1])
         each = [scene.where(*things)] if together else [scene.where(thing) for thing in things]
         return torch.stack(each, 1).float()
 
@@ -80,6 +79,6 @@ def _read(path: Path, label: str, layer: str, things: Sequence[str]) -> Agreemen
         with safe_open(path, "pt") as file:
             if file.metadata() != {"format": FORMAT, "of": label}:
                 return None
-            return Agreement(layer, tuple(things), **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return Agreement(layer, tuple(things), **{name: file.get_tensor(name) for name in file.keys()})
     except (OSError, SafetensorError, TypeError):
         return None

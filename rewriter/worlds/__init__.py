@@ -1,21 +1,72 @@
-"""Built-in worlds: towns that this package draws and judges exactly; and the shipped edits of all generators."""
+"""Built-in worlds, which this package draws and judges exactly; and the shipped edits of all generators.
+
+A world is a folder: `world.py` holds it, beside lie the weights of generators that draw it, which the catalogue lists,
+and in `examples` their shipped edits.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-FOLDERS = {  # of shipped edits, by generator
-    "townscape": "townscape/examples",
-    "townscape-128": "townscape/examples_128px",
-    "faces": "faces/examples",
-}
+from rewriter.checkpoints.catalogue import BUILT_IN, built_ins, catalogue
+
+if TYPE_CHECKING:
+    from rewriter.generators.stylegan2 import StyleGAN2
+    from rewriter.worlds.base import World
+
+HERE = Path(__file__).parent
+
+
+def names() -> tuple[str, ...]:
+    """The worlds, by name."""
+    return tuple(sorted(path.parent.name for path in HERE.glob("*/world.py")))
+
+
+def named(name: str) -> World:
+    """The world of that name, one of `names()`."""
+    found: World = import_module(f"{__name__}.{name}.world").WORLD
+    return found
+
+
+def of(generator: str) -> World | None:
+    """The world that a built-in generator draws, by the generator's name; None for other generators."""
+    return named(weights(generator).parent.name) if generator in built_ins() else None
+
+
+def weights(generator: str) -> Path:
+    """The file of a built-in generator."""
+    return catalogue()[generator].local
+
+
+def load(generator: str = BUILT_IN) -> StyleGAN2:
+    """Load a built-in generator, on the CPU; it draws the scenes of its world from the same latents."""
+    from safetensors.torch import load_file  # late, like the others: listing examples needs no torch
+
+    from rewriter.checkpoints.convert import convert
+    from rewriter.generators.stylegan2 import StyleGAN2
+
+    made = convert(load_file(weights(generator)), name=generator)
+    assert isinstance(made, StyleGAN2)  # the package ships no other
+    return made
 
 
 def examples(generator: str | None = None) -> dict[str, Path]:
     """The shipped edits of a generator, name → edit file; its picture lies beside it.
 
-    None: those that have a name of their own, of the smaller towns and of faces.
+    None: those of all generators; a name that several have means the first one's.
     """
-    chosen = ("townscape", "faces") if generator is None else (generator,) if generator in FOLDERS else ()
-    folders = (Path(__file__).parent / FOLDERS[name] for name in chosen)
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
+    shipped = _shipped()
+    if generator is not None:
+        return dict(shipped.get(generator, {}))
+    return {name: path for own in reversed(shipped.values()) for name, path in own.items()}
+
+
+@cache
+def _shipped() -> dict[str, dict[str, Path]]:
+    """The shipped edits by generator: first those of built-in generators."""
+    folders = {path.name: path for path in sorted(HERE.glob("*/examples/*")) if path.is_dir()}
+    order = [*(name for name in built_ins() if name in folders), *folders]
+    return {name: {path.stem: path for path in sorted(folders[name].glob("*.json"))} for name in dict.fromkeys(order)}

@@ -26,19 +26,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rewriter import worlds
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import CancelledError, InputError, RewriterError
 from rewriter.files import replacing, write_torch
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2, StyleGAN2Config
 from rewriter.worlds.mapping import train_mapping
-from rewriter.worlds.portraits.world import WORLD as PORTRAITS
 from rewriter.worlds.stage import Stage, StageTrainer
-from rewriter.worlds.townscape.world import WORLD as TOWNSCAPE
 
 STAGES = (Stage(16, 128, 0.09), Stage(32, 64, 0.21), Stage(64, 32, 0.7), Stage(128, 16, 2.1), Stage(256, 8, 6.3))
 SIZES = tuple(stage.size for stage in STAGES)
-WORLDS = {world.name: world for world in (TOWNSCAPE, PORTRAITS)}
+WORLDS = {name: worlds.named(name) for name in worlds.names()}
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 OnReport = Callable[[Mapping[str, float]], bool | None]

@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import LoopbackHub
 
-from rewriter import load_generator
+from rewriter import load_generator, worlds
 from rewriter.checkpoints import catalogue as module
-from rewriter.checkpoints.catalogue import BUILT_INS, CHECKS, MOST, VARIABLE, Entry, catalogue, entry_from, shipped
+from rewriter.checkpoints.catalogue import CHECKS, MOST, VARIABLE, Entry, built_ins, catalogue, entry_from, shipped
 from rewriter.errors import InputError
-from rewriter.worlds import townscape
 
 
 def published():
@@ -55,7 +54,7 @@ def own(tmp_path, monkeypatch):
 
 
 def test_published_files_are_listed_as_they_were_and_no_place_or_hash_is_made_up():
-    entries = [entry for entry in catalogue().values() if entry.id not in BUILT_INS]
+    entries = [entry for entry in catalogue().values() if entry.id not in built_ins()]
     listed = {(e.repository, e.revision, e.file, e.resolution, e.size, e.sha256) for e in entries}
     assert set(FILES) <= listed and len(catalogue()) == len(OURS["generators"])
     assert {entry[:2] for entry in listed} == {file[:2] for file in FILES}
@@ -69,7 +68,7 @@ def test_each_entry_is_complete_and_states_its_licence(data):
     assert entry.sha256 is None or len(entry.sha256) == 64 or (entry.repository is None and len(entry.sha256) == 8)
     assert entry.attribution and entry.licence.link.startswith("https://")
     made = {"stylegan2": "nvidia-source-code-license-nc", "proggan": "cc-by-nc-4.0", "dcgan": "mit"}
-    assert entry.licence.id == ("apache-2.0" if entry.id in BUILT_INS else made[entry.architecture])
+    assert entry.licence.id == ("apache-2.0" if entry.id in built_ins() else made[entry.architecture])
     suffix = {"rosinality": ".pt", "genforce": ".bin", "gandissect": ".pth", "nvidia": (".pkl", ".safetensors")}
     assert entry.file.endswith({**suffix, "pytorch": ".tar"}[entry.layout])
     assert not re.search(r"[/\\]|\.(pt|pth|bin|pkl|tar)$", entry.id)
@@ -87,11 +86,11 @@ def test_a_licence_that_contradicts_its_repository_is_explained():
     assert huggan.licence.id == "cc-by-nc-4.0" and "apache-2.0" in huggan.note
 
 
-@pytest.mark.parametrize("name", BUILT_INS)
+@pytest.mark.parametrize("name", built_ins())
 def test_a_built_in_entry_is_a_packaged_file(name):
-    entry, data, town = catalogue()[name], townscape.WEIGHTS[name].read_bytes(), townscape.load(name)
+    entry, data, town = catalogue()[name], worlds.weights(name).read_bytes(), worlds.load(name)
     assert (entry.size, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    assert entry.local == townscape.WEIGHTS[name] and entry.resolution == town.resolution
+    assert entry.local == worlds.weights(name) and entry.resolution == town.resolution
     assert set(entry.layers.values()) <= set(town.layers)
 
 
@@ -163,7 +162,7 @@ def test_a_package_is_pinned_by_version_size_and_hash_and_is_no_repository(own):
     assert catalogue()["mine"].package == "faces==1.0" and catalogue()["mine"].remote
     wrong = {"size": None, "sha256": PACKED["sha256"][:8], "repository": "a/b"}
     for field, value in wrong.items():
-        own({**PACKED, field: value, "revision": field == "repository" and FIRST or None})
+        own({**PACKED, field: value, "revision": (field == "repository" and FIRST) or None})
         with pytest.raises(InputError, match="a package needs size and whole sha256 of its file, and is no repository"):
             catalogue()
 

@@ -23,8 +23,8 @@ from rewriter.errors import InputError
 from rewriter.generators.latents import latents, parse_seeds
 from rewriter.hub import space
 from rewriter.pictures import to_image
-from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors
+from rewriter.worlds.townscape.world import WORLD
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -112,7 +112,7 @@ def test_edits_of_one_file_or_several_are_applied_in_succession(begin, tmp_path)
     report = report_of("apply", "one.json", "two.json", *small, "--strength", "0.5", cwd=tmp_path)
     assert [edit["edit"] for edit in report["edits"]] == ["one.json", "two.json"]
     assert (tmp_path / "rewritten.png").exists()
-    tour = load_edits(townscape.examples()["grand-tour"])
+    tour = load_edits(worlds.examples("townscape")["grand-tour"])
     assert [edit.layer for edit in tour] == ["layer6", "layer8", "layer5"]
     assert [edit.after for edit in tour] == [tuple(edit.digest for edit in tour[:i]) for i in range(3)]
     inspected = report_of("inspect", "grand-tour", cwd=tmp_path)
@@ -270,7 +270,7 @@ def test_the_readmes_python_examples_run(tmp_path, monkeypatch):
 
 
 def test_suggest_ranks_the_layers(tmp_path):
-    edit = Edit.load(townscape.examples()["dome-to-spire"])
+    edit = Edit.load(worlds.examples("townscape")["dome-to-spire"])
     edit.with_(statistics=Recipe(40, 32)).save(tmp_path / "quick.json")
     report = report_of("suggest", "quick.json", "--out", "strip.png", cwd=tmp_path)
     layers = [row["layer"] for row in report["layers"]]
@@ -284,7 +284,7 @@ def test_search_finds_domes_and_shows_where(tmp_path):
     command = ("search", "dome-to-spire", "--k", 5, "--pictures", 96, "--first", 300, "--out", "found.png")
     seeds = [one["seed"] for one in report_of(*command, cwd=tmp_path)["found"]]
     assert len(seeds) == 5 and all(300 <= seed < 396 for seed in seeds) and (tmp_path / "found.png").exists()
-    u = factors.factors(latents(seeds, factors.LATENT_DIM))
+    u = WORLD.factors(latents(seeds, WORLD.zdim))
     assert factors.has_dome(u).float().mean() > 0.5
 
 
@@ -317,7 +317,7 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    for name in townscape.examples():
+    for name in worlds.examples("townscape"):
         report = run("apply", name, "--out", f"{name}.png", "--save-rule", f"{name}.safetensors", "--json")
         assert (tmp_path / f"{name}.png").exists() and report["likeness"] is not None
     assert run("sample", "--seeds", "0-3", "--rule", "add-tree.safetensors", "--json")["seeds"] == [0, 1, 2, 3]
@@ -329,6 +329,6 @@ def test_the_wheel_works_outside_the_checkout(tmp_path):
     assert run("evaluate", "judges", "--n", "8", "--json")["segmenter"]["all"][0] > 0.95
     (found,) = run("evaluate", "add-tree", "--n", "8", "--json")["experiments"]
     assert found["methods"]["least-squares"]["metrics"]["changed"]["value"] > 0.8
-    assert run("convert", "townscape", "ours", "--json")["fingerprint"] == townscape.load().fingerprint
+    assert run("convert", "townscape", "ours", "--json")["fingerprint"] == worlds.load().fingerprint
     sent = run("deploy", "ada/demo", "--dry-run", "--json")["files"]
     assert sent == {path: file.stat().st_size for path, file in space.files().items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import same_rule, square, weight_session
 
-from rewriter import Edit, Rewriter, replay
+from rewriter import Edit, Rewriter, replay, worlds
 from rewriter.editing.effect import firing, measure
 from rewriter.editing.execute import prepare
 from rewriter.editing.provenance import default_layer
@@ -20,8 +20,8 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import UNSEEN, latents
 from rewriter.masks import resize
 from rewriter.memory import SOLVERS
-from rewriter.worlds import townscape
-from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape.world import WORLD
 
 LAYER = "layer8"
 SOME = list(range(UNSEEN, UNSEEN + 8))
@@ -34,7 +34,7 @@ UNMARKED = [22, 30, 31, 37, 40, 42, 43, 47, 50, 53, 58, 61]  # towns with a dome
 @pytest.fixture(scope="module")
 def rule(town):
     """A change of W: measures of places and of the goal are about its directions."""
-    edit = Edit.load(townscape.examples()["dome-to-spire"])
+    edit = Edit.load(worlds.examples("townscape")["dome-to-spire"])
     return replay(town, edit.with_(form="weight", gate=None))
 
 
@@ -46,7 +46,7 @@ def goal(town, rule):
 @pytest.fixture(scope="module")
 def domes(town):
     """Keys of the unmarked towns, and which cells lie on a dome."""
-    labels = scenes.draw(factors.factors(latents(UNMARKED, factors.LATENT_DIM))).labels
+    labels = scenes.draw(WORLD.factors(latents(UNMARKED, WORLD.zdim))).labels
     features = town.keys(UNMARKED, LAYER)
     side = features.keys.shape[-1]
     shown = [resize((label == scenes.LABELS.index("dome")).float(), (side, side)) > 0.9 for label in labels]

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_edit import FULL, PLAIN, region
 
+from rewriter import worlds
 from rewriter.editing import link
 from rewriter.editing.edit import Edit, Region, load_edits
 from rewriter.editing.region import Place
 from rewriter.errors import InputError
-from rewriter.worlds import townscape
 
 EVERYTHING = replace(
     FULL,
@@ -100,9 +100,9 @@ def test_every_field_travels(edit):
     assert again.to_json() == edit.to_json() and again.digest == edit.digest
 
 
-@pytest.mark.parametrize("name", townscape.examples())
+@pytest.mark.parametrize("name", worlds.examples("townscape"))
 def test_a_shipped_edit_makes_a_short_link(name):
-    path = townscape.examples()[name]
+    path = worlds.examples("townscape")[name]
     shipped = load_edits(path)
     text = link.encode(shipped)
     assert same(link.decode(text), shipped) and len(text) < min(link.MOST / 3, path.stat().st_size / 3)

@@ -14,7 +14,8 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.generators.latents import latents
 from rewriter.masks import Box
 from rewriter.memory.directions import Directions
-from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape.world import WORLD
 
 WHERE = range(40, 90)
 
@@ -232,7 +233,7 @@ def test_matches_are_shown_on_the_picture_with_the_rules(session, stylegan, rand
 @pytest.fixture(scope="module")
 def labels():
     """What each pixel of the first 350 towns shows, (350, 64, 64)."""
-    return scenes.draw(factors.factors(latents(range(350), factors.LATENT_DIM))).labels
+    return scenes.draw(WORLD.factors(latents(range(350), WORLD.zdim))).labels
 
 
 @pytest.fixture(scope="module")

@@ -263,7 +263,7 @@ def test_two_processes_agree_with_one_and_stop_together(town, tmp_path):
     script.write_text(
         "from rewriter.editing import precompute; from rewriter.worlds import townscape\n"
         "from rewriter.editing.statistics import Recipe, Statistics; from rewriter.errors import CancelledError\n"
-        "state, own = precompute.processes('cpu'), Statistics(townscape.load())\n"
+        "state, own = precompute.processes('cpu'), Statistics(worlds.load())\n"
         "job = {'layer4': Recipe(300, 5, 7), 'layer8': Recipe(100, 3, 7)}\n"
         "try:\n"
         "    precompute.measure(own, job, on_step=lambda done, of: done < 200 or not state.process_index)\n"

@@ -27,8 +27,9 @@ from rewriter.memory.goal import Goal, swap
 from rewriter.memory.second_moment import SecondMoment
 from rewriter.memory.solve import solve
 from rewriter.units import agreement
-from rewriter.units.dissect import town_labels
+from rewriter.units.dissect import scene_labels
 from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 FEW = Recipe(100, 16)
 CAUSE, EFFECT = masks.encode(square(2, 2, 10, 10)), masks.encode(square(8, 4, 14, 12))
@@ -382,11 +383,11 @@ def test_the_command_asks_for_units_and_runs_the_swap(run, tmp_path):
 @pytest.mark.evaluation
 def test_units_that_light_windows_of_a_town_darken_its_ground_afterwards(town):
     """As in the paper: units of layer4 draw windows, and a later layer's rule throws their light on the ground."""
-    seeds = scenes.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=16)
-    ranking = agreement.measure(town, "layer4", ["window"], town_labels(["window"]), range(50_000, 50_100))
+    seeds = WORLD.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=16)
+    ranking = agreement.measure(town, "layer4", ["window"], scene_labels(WORLD, ["window"]), range(50_000, 50_100))
     units = tuple(ranking.iou[0].argsort(descending=True)[:20].tolist())
     levels = tuple(ranking.level[list(units)].tolist()), (0.0,) * 20
-    scene = scenes.described(seeds)
+    scene = WORLD.described(seeds)
     windows = torch.nn.functional.max_pool2d(scene.where("window").float()[:, None], 9, 1, 4)[:, 0]
     light = scene.where("light").float()
     strokes = [[Stroke("layer4", units, own, Region(s, windows[i])) for own in levels] for i, s in enumerate(seeds)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rewriter import Edit, Effect, Region, Rewriter, load_edits
+from rewriter import Edit, Effect, Region, Rewriter, load_edits, worlds
 from rewriter.editing import verdict
 from rewriter.editing.effect import NextStep, advice, effect_in_words, suggestion
 from rewriter.editing.execute import prepare
@@ -14,7 +14,6 @@ from rewriter.editing.region import Place
 from rewriter.editing.statistics import Statistics
 from rewriter.editing.verdict import TOOK, HeldOut, crops, held_out, judge
 from rewriter.errors import InputError
-from rewriter.worlds import townscape
 
 SIDE = 64
 
@@ -32,7 +31,7 @@ def held():
 
 @pytest.fixture(scope="module")
 def job(town):
-    (edit,) = load_edits(townscape.examples()["dome-to-spire"])
+    (edit,) = load_edits(worlds.examples("townscape")["dome-to-spire"])
     return prepare(town, edit, statistics=Statistics(town))
 
 

@@ -10,8 +10,10 @@ from rewriter.evaluation import counterfactual as cf
 from rewriter.evaluation.light import LIGHT
 from rewriter.evaluation.metrics import Metric, estimate, estimates, frechet, frechet_estimate
 from rewriter.evaluation.watermarks import WATERMARKS
-from rewriter.worlds.townscape import factors, scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.marks import detector_errors
+from rewriter.worlds.townscape.world import WORLD
 
 SEEDS = range(20_000, 20_012)  # two show a watermark, one a bar, six a dome
 LEAVES, BROWN = (0.13, 0.42, 0.18), (0.35, 0.2, 0.12)
@@ -22,7 +24,7 @@ def painted(*, without=None, over=None, **changes):
     """Stands for a generator: draws exact scenes with some factors changed, a thing left out or painted over."""
 
     def draw(z):
-        scene = scenes.draw(factors.change(factors.factors(z), **changes), without=without)
+        scene = scenes.draw(factors.change(WORLD.factors(z), **changes), without=without)
         if over is None:
             return scene.picture
         return torch.where(scene.where(over[0])[:, None], torch.tensor(over[1])[:, None, None] * 2 - 1, scene.picture)
@@ -39,7 +41,7 @@ def values(judge, after, *, before=None):
 
 def inverted_light(z):
     """Lit towns with dark ground where light would fall, unlit towns with light there."""
-    u = factors.factors(z)
+    u = WORLD.factors(z)
     on, off = (scenes.draw(factors.change(u, lit=lit)) for lit in (True, False))
     swapped = torch.where(factors.is_lit(u)[:, None, None, None], off.picture, on.picture)
     return torch.where(on.where("light")[:, None], swapped, scenes.draw(u).picture)
@@ -140,15 +142,15 @@ def test_detector_errors_are_counted():
 def test_detector_and_segmenter_make_few_errors_on_generated_pictures(town):
     found = values(WATERMARKS, town, before=town)
     assert all(found[f"{kind} {error}"] == 0 for kind in ("middle", "bottom") for error in ("misses", "alarms"))
-    pictures, labels = town.sample(SEEDS), scenes.described(SEEDS).labels
-    table = segmenter.accuracy(segmenter.load(), pictures, labels)
+    pictures, labels = town.sample(SEEDS), WORLD.described(SEEDS).labels
+    table = segmenter.accuracy(segmenter.load(), pictures, labels, WORLD.labels)
     assert table["all"][0] > 0.97 and all(table[thing][0] > 0.85 for thing in ("dome", "spire", "tree", "watermark"))
     noise = torch.rand(4, 3, 64, 64) * 2 - 1
-    assert segmenter.accuracy(segmenter.load(), noise, labels[:4])["all"][0] < 0.7
+    assert segmenter.accuracy(segmenter.load(), noise, labels[:4], WORLD.labels)["all"][0] < 0.7
 
 
 def test_perceptual_distance_is_local_and_grows_with_the_damage():
-    network, picture = segmenter.load(), scenes.described(range(4)).picture
+    network, picture = segmenter.load(), WORLD.described(range(4)).picture
     corner = picture.clone()
     corner[:, :, :16, :16] = 0
     there = network.distance(picture, corner)
@@ -159,7 +161,7 @@ def test_perceptual_distance_is_local_and_grows_with_the_damage():
 
 
 def test_counterfactual_factors_change_only_the_towns_concerned():
-    _, u = scenes.towns(range(300))
+    _, u = WORLD.read(range(300))
     domes, bare = factors.has_dome(u), ~factors.has_right_tree(u)
     spires, trees, unmarked = (cf.counterfactual_factors(what, u) for what in ("spires", "right trees", "no marks"))
     assert factors.has_spire(spires)[domes].all() and torch.equal(spires[~domes], u[~domes])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from rewriter import worlds
 from rewriter.editing.edit import load_edits
 from rewriter.editing.statistics import Statistics
 from rewriter.errors import CancelledError, InputError
@@ -22,8 +23,8 @@ from rewriter.evaluation.methods import Case, has_converged
 from rewriter.evaluation.metrics import estimates
 from rewriter.evaluation.watermarks import WATERMARKS
 from rewriter.memory import SOLVERS
-from rewriter.worlds import townscape
-from rewriter.worlds.townscape import make_examples, scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.townscape import make_examples, scenes
 
 SEEDS = range(20_000, 20_030)
 SHOWN = ("unmodified", "least-squares", "projected", "single-image", "unconstrained", "copy", "ceiling")
@@ -42,7 +43,7 @@ def case_of(town):
     known = Statistics(town)
 
     def case(name, *things, **changed):
-        return Case(town, load_edits(townscape.examples()[name])[0].with_(**changed), known, things)
+        return Case(town, load_edits(worlds.examples("townscape")[name])[0].with_(**changed), known, things)
 
     return case
 
@@ -108,7 +109,7 @@ def test_descent_has_converged_when_steps_gain_nothing():
 
 def test_shipped_edits_can_be_made_again(town):
     for name in ("dome-to-spire", "remove-watermark", "add-tree"):
-        made, (shipped,) = make_examples.EXAMPLES[name](town), load_edits(townscape.examples()[name])
+        made, (shipped,) = make_examples.EXAMPLES[name](town), load_edits(worlds.examples("townscape")[name])
         assert made.to_json()["context"] == shipped.to_json()["context"]
 
 
@@ -242,7 +243,7 @@ def test_command_refuses_unknown_requests(run, tmp_path):
     for words, *arguments in (
         ("no edit 'frown'", "frown"),
         ("0 pictures", "light", "--n", 0),
-        ("--was", townscape.examples()["dome-to-spire"]),
+        ("--was", worlds.examples("townscape")["dome-to-spire"]),
     ):
         status, _, error = run("evaluate", *arguments, "--out", tmp_path)
         assert status == 2 and words in error

@@ -11,6 +11,7 @@ from rewriter.evaluation import FIRST_SEED, photos
 from rewriter.evaluation.photos import disturbed, never_seen, painted
 from rewriter.photo.opening import open_photo
 from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 
 def values(image):
@@ -20,8 +21,8 @@ def values(image):
 def test_towns_never_seen_are_no_towns_of_seeds_and_the_same_every_time():
     z, u = never_seen(20, factors.has_dome)
     assert len(z) == 20 and bool(factors.has_dome(u).all()) and torch.equal(z, never_seen(20, factors.has_dome)[0])
-    assert torch.cdist(z, scenes.towns(range(2000))[0]).min() > 1
-    assert torch.equal(factors.factors(z), u)
+    assert torch.cdist(z, WORLD.read(range(2000))[0]).min() > 1
+    assert torch.equal(WORLD.factors(z), u)
     assert [image.size for image in painted(u[:2], 64)] == [(64, 64)] * 2
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rewriter.errors import InputError
 from rewriter.evaluation.propagation import Edited, best_buddies, laplace, moving_least_squares, paste, propagate
 from rewriter.masks import disc
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape.world import WORLD
 
 SIDE, CELLS = 64, 32
 EVERYWHERE = torch.ones(CELLS, CELLS)
@@ -179,10 +179,10 @@ def test_what_leaves_the_picture_is_cut_off():
 def test_spires_arrive_on_domes_independently_of_the_batch(town, blend):
     pictures = town.sample([1, 6, *DOMES]).clamp(-1, 1)
     features = town.values(town.keys([6, *DOMES], "layer8"))
-    spire, dome = (scenes.described([seed]).where(thing)[0].float() for seed, thing in ((1, "spire"), (6, "dome")))
+    spire, dome = (WORLD.described([seed]).where(thing)[0].float() for seed, thing in ((1, "spire"), (6, "dome")))
     edited, pictures = paste(pictures[0], spire, pictures[1], dome, features[0]), pictures[2:]
     got = propagate(edited, pictures, features[1:], blend=blend)
-    change, domes = (got - pictures).abs().sum(1), scenes.described(DOMES).where("dome").float()
+    change, domes = (got - pictures).abs().sum(1), WORLD.described(DOMES).where("dome").float()
     away = [float((middle(c) - middle(d)).norm()) for c, d in zip(change, domes, strict=True)]
     assert sum(pixels < 5 for pixels in away) >= 0.8 * len(DOMES)  # of 64, where a dome is 10 wide
     assert change.flatten(1).max(1).values.min() > 0.3

@@ -4,12 +4,13 @@ from rewriter.evaluation import verdicts
 from rewriter.evaluation.counterfactual import DOME_TO_SPIRE, counterfactual_factors
 from rewriter.evaluation.verdicts import Example, agreement, truth
 from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape.world import WORLD
 
 SEEDS = range(20_000, 20_016)
 
 
 def test_the_truth_of_nothing_and_of_the_counterfactual_itself():
-    _, u = scenes.towns(SEEDS)
+    _, u = WORLD.read(SEEDS)
     before = scenes.draw(u, 64).picture
     after = scenes.draw(counterfactual_factors("spires", u), 64).picture
     assert truth(DOME_TO_SPIRE, SEEDS, before, before) == "did not take"

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from rewriter import load_generator, replay
+from rewriter import load_generator, replay, worlds
 from rewriter.checkpoints.convert import rewrite_as
 from rewriter.checkpoints.store import write_weights
 from rewriter.editing.edit import Edit
 from rewriter.evaluation.benchmark import random_config_f
-from rewriter.worlds import townscape
 
 pytestmark = [
     pytest.mark.gpu,
@@ -42,7 +41,7 @@ def test_full_precision_does_not_depend_on_the_callers_settings(pair):
 
 
 def test_an_edit_makes_the_same_rule(pair):
-    edit = Edit.load(townscape.examples()["dome-to-spire"])
+    edit = Edit.load(worlds.examples("townscape")["dome-to-spire"])
     cpu, cuda = (replay(generator, edit) for generator in pair)
     pictures = [g.sample(range(8), rules=[rule]).cpu() for g, rule in zip(pair, (cpu, cuda), strict=True)]
     assert (pictures[0] - pictures[1]).abs().mean() < 1e-2

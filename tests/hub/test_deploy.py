@@ -23,7 +23,6 @@ from rewriter import worlds
 from rewriter.checkpoints import catalogue
 from rewriter.errors import InputError
 from rewriter.hub import space
-from rewriter.worlds import townscape
 
 TOKEN, READER = "hf_ada_may_write", "hf_ada_may_read"
 SPACE, NAME = ("space", "ada/demo"), "ada/demo"
@@ -68,11 +67,16 @@ def test_a_space_has_the_page_at_its_root_with_the_package_beside_it_and_nothing
     page = {
         path.name for path in PAGE.iterdir() if path.is_file() and path.suffix not in others and path.name[0] != "."
     }
-    examples = [path for name in worlds.FOLDERS for path in worlds.examples(name).values()]
+    examples = [path for name in catalogue.built_ins() + ("faces",) for path in worlds.examples(name).values()]
     shown = [path.with_suffix(kind) for path in examples for kind in (".json", ".png")]
     package = {
         path.relative_to(PACKAGE).as_posix()
-        for path in (*PACKAGE.rglob("*.py"), *shown, *PACKAGE.glob("worlds/*/*px.safetensors"))
+        for path in (
+            *PACKAGE.rglob("*.py"),
+            *shown,
+            *PACKAGE.glob("worlds/*/*px.safetensors"),
+            *PACKAGE.glob("units/shipped/*.json"),
+        )
     }
     assert set(space.files()) == {
         "LICENSE",
@@ -306,7 +310,7 @@ def wait_for(url, server, log):
 def test_the_deployed_page_draws_the_towns(address):
     from gradio_client import Client
 
-    town = townscape.load("townscape-128")  # on which the page opens
+    town = worlds.load("townscape-128")  # on which the page opens
     drawn = Client(address, verbose=False).predict("0, 7", False, api_name="/pictures")
     assert set(drawn) == {"0", "7"}
     for seed, url in drawn.items():

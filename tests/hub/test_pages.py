@@ -17,6 +17,7 @@ from loopback import Account, LoopbackHub
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from rewriter import worlds
 from rewriter.checkpoints.client import connect
 from rewriter.editing.edit import Edit
 from rewriter.editing.effect import Effect
@@ -25,7 +26,6 @@ from rewriter.generators.origin import Licence
 from rewriter.hub import gallery, look, pairs, player, publish
 from rewriter.hub.draft import draft, outdated
 from rewriter.pictures import PAIRS, before_after, enlarged, to_image, to_png
-from rewriter.worlds import townscape
 
 TOKEN, NAME = "hf_ada_may_write", "ada/spires"
 SITE, KEY = "ada/gallery", ("space", "ada/gallery")
@@ -43,7 +43,7 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def rule(town, random_rule):
     effect = Effect(0.3, 0.75, 0.66, 0.38, 48, 1122, 2.4, 0.53, 0.7, 0.92, 0.6, "took")
-    edit = Edit.load(townscape.examples()["dome-to-spire"]).with_(title="dome to spire")
+    edit = Edit.load(worlds.examples("townscape")["dome-to-spire"]).with_(title="dome to spire")
     return random_rule(town, "layer8", edit=edit, effect=effect)
 
 

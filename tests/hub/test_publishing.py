@@ -16,7 +16,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import rewriter
-from rewriter import Edit, Rewriter, load_generator
+from rewriter import Edit, Rewriter, load_generator, worlds
 from rewriter.checkpoints import store
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.checkpoints.client import connect
@@ -29,7 +29,6 @@ from rewriter.hub import browse, card, licences, publish, repository
 from rewriter.hub.draft import Draft, compare, comparisons, draft, licensed
 from rewriter.hub.licences import Text
 from rewriter.pictures import GAP, to_image
-from rewriter.worlds import townscape
 
 TOKEN, READER, BOB = "hf_ada_may_write", "hf_ada_may_read", "hf_bob"
 NAME, KEY = "ada/spires", ("model", "ada/spires")
@@ -52,7 +51,7 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture(scope="session")
 def rules(town, random_rule):
     """Two rules of the built-in generator, whose contexts match in half of the pictures; the second is switched off."""
-    edit = Edit.load(townscape.examples()["dome-to-spire"])
+    edit = Edit.load(worlds.examples("townscape")["dome-to-spire"])
     effect = Effect(0.3, 0.75, 0.66, 0.38, 48, 1122, 2.4, 0.53, 0.7)
     made = []
     for layer, title in (("layer8", "dome to spire"), ("layer5", "Trees & more")):
@@ -339,7 +338,7 @@ def test_publisher_cannot_override_base_licence(hub, town, rules, small):
     mit = {"id": "mit", "link": "https://opensource.org/license/mit"}
     about = json.loads(small.files["config.json"])
     odd = {**about["origin"], "licence": mit, "attribution": "Eve", "file": "a` <img src=//e.org/x.png>"}
-    weights = {store.WEIGHTS: townscape.WEIGHTS["townscape"].read_bytes()}
+    weights = {store.WEIGHTS: worlds.weights("townscape").read_bytes()}
     hub.add("model", "eve/mine", {**altered(small, origin=odd, weights=True), **weights})
     loaded = load("eve/mine")
     assert loaded.origin.licence.id == "apache-2.0" and "Eve" not in loaded.origin.attribution
@@ -678,7 +677,7 @@ def test_rules_of_a_published_base_stay_and_act_once(hub, run, rule_file, small,
     assert run("publish", "ada/less", tmp_path / "work.safetensors", "--generator", NAME, "--rules-only")[0] == 0
     less = load("ada/less")
     assert len(less.rules) == 1 and torch.equal(less.sample([4]), town.sample([4], rules=rules[:1]))
-    later = Edit.load(townscape.examples()["add-tree"]).with_(after=after)  # made on top of the published rules
+    later = Edit.load(worlds.examples("townscape")["add-tree"]).with_(after=after)  # made on top of the published rules
     replace(session.rules[0], edit=later, delta=-session.rules[0].delta).save(tmp_path / "later.safetensors")
     for command, said in (
         (("sample", "--generator", NAME, "--rule", rule_file, "--out", tmp_path / "x.png"), "given twice"),

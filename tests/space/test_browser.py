@@ -13,8 +13,7 @@ from loopback import Account, LoopbackHub
 from PIL import Image
 from playwright.sync_api import Error
 
-from rewriter import Rule
-from rewriter.worlds import townscape
+from rewriter import Rule, worlds
 from view import THUMBNAIL, picture_url
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -66,7 +65,7 @@ def test_copy_paste_context_execute_undo(visit, tmp_path):
     v.wait_for_pictures(before, same=False)
     after = v.pictures()
     rule = Rule.load(v.download('.rules [title="Download"]', tmp_path))
-    drawn = townscape.load().sample([int(seed) for seed in after], rules=[rule])
+    drawn = worlds.load().sample([int(seed) for seed in after], rules=[rule])
     for picture, shown in zip(drawn, after.values(), strict=True):
         expected = v.picture(picture_url(picture, THUMBNAIL)).int()
         assert (v.picture(shown).int() - expected).abs().max() <= 2
@@ -607,7 +606,7 @@ def test_found_place_is_accepted_at_a_touch(visit):
     v.page.wait_for_selector(".too .crop", timeout=60_000)
     v.wait_until_chosen()
     places = v.page.locator(".too .crop").count()
-    searches = lambda route: None if "prepare" in route.request.post_data else route.continue_()  # noqa: E731
+    searches = lambda route: None if "prepare" in route.request.post_data else route.continue_()
     v.page.route(is_step, searches)  # until the machine has looked again, it does not ask again for the same place
     v.press(".too .crop")
     v.page.wait_for_selector("[data-slot=context] .crop")

@@ -13,15 +13,14 @@ from gradio_client.exceptions import AppError
 import view
 from inside import Inside
 from received import OWN, from_record, to_record
-from rewriter import Rewriter, masks
+from rewriter import Rewriter, masks, worlds
 from rewriter.editing.history import History
 from rewriter.editing.link import decode
 from rewriter.editing.region import Region
 from rewriter.editing.stroke import MOST, Stroke
 from rewriter.errors import CancelledError, InputError
 from rewriter.units import shipped
-from rewriter.worlds import townscape
-from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape.world import WORLD
 from state import Shared, Visitor
 
 NAME = "townscape"
@@ -99,7 +98,7 @@ def test_a_stroke_changes_its_picture_only_and_strokes_are_undone_one_by_one(tab
 
 
 def test_the_canvas_shows_what_the_library_paints(do, painted):
-    town = townscape.load()
+    town = worlds.load()
     session = Rewriter(town)
     session.paint(shipped.things(town)[0].stroke(Region(0, BESIDE)))
     shown = do.shared.session(painted["visitor"])
@@ -111,7 +110,7 @@ def test_strength_and_removing_reach_the_units(do):
     half = do.stroke(Visitor(NAME), "tree", paint(0, BESIDE), False, 0.5)["visitor"]
     gone = do.stroke(Visitor(NAME), "tree", paint(0, BESIDE), True)["visitor"]
     (one,), (other,) = (each.history.present.edit.strokes for each in (half, gone))
-    tree = shipped.things(townscape.load())[0]
+    tree = shipped.things(worlds.load())[0]
     assert (one.strength, one.levels, one.thing) == (0.5, tree.on, "tree")
     assert (other.levels, other.thing) == (tree.off, "no tree")
 
@@ -173,7 +172,7 @@ def test_a_tree_appears_and_a_door_in_the_sky_is_gone(do, painted):
 
 @pytest.mark.evaluation
 def test_what_is_removed_was_there_or_not_and_nothing_is_said_of_a_rule(do, ruled):
-    there = scenes.described([0]).where("tree")[0].float()
+    there = WORLD.described([0]).where("tree")[0].float()
     for mask, words in ((there, "painted away"), (masks.disc(64, 0.1, 0.8, 0.05), "none of it here")):
         found = do.why(do.stroke(Visitor(NAME), "tree", paint(0, mask), True)["visitor"])["why"]
         assert words in found["words"] and found["bars"] == [] and found["appears"] == (words == "painted away")
@@ -256,7 +255,7 @@ def test_units_come_with_figures_and_pictures_that_are_made_once(do, monkeypatch
 
 @pytest.mark.evaluation
 def test_units_switched_off_are_one_rule_which_more_switches_change(do):
-    tree = shipped.things(townscape.load())[0]
+    tree = shipped.things(worlds.load())[0]
     first, second = tree.units[:2]
     off = do.switch(Visitor(NAME), "tree", "off", [first, second])
     (rule,) = rules(do, off["visitor"])
@@ -279,7 +278,7 @@ def test_units_switched_off_are_one_rule_which_more_switches_change(do):
 
 @pytest.mark.evaluation
 def test_a_thing_is_switched_off_by_as_few_units_as_suffice_and_on_by_all(do):
-    for thing in shipped.things(townscape.load())[:2]:
+    for thing in shipped.things(worlds.load())[:2]:
         (off,), (on,) = (rules(do, do.switch(Visitor(NAME), thing.name, level)["visitor"]) for level in ("off", "on"))
         assert off.edit.strokes[0].units == thing.units[: thing.few]
         assert on.edit.strokes[0].units == thing.units

@@ -15,11 +15,10 @@ from conftest import DATA
 
 from app import Page
 from received import from_record, to_record
-from rewriter import Rewriter, masks
+from rewriter import Rewriter, masks, worlds
 from rewriter.editing.history import History, State
 from rewriter.editing.region import Region
 from rewriter.serving.limits import Allowance
-from rewriter.worlds import townscape
 from state import Shared, Visitor
 
 SMALL = str(DATA / "nvidia_stylegan2_16px_plain.pt")
@@ -187,7 +186,7 @@ def test_a_stream_without_a_length_is_cut_off(http):
 
 def strangers_record(generators, places):
     """Work for many generators with many masks, as the browser of a stranger may claim to have kept it."""
-    session = Rewriter(townscape.load())
+    session = Rewriter(worlds.load())
     regions = []
     for number in range(places):
         mask = torch.zeros(256, 256)

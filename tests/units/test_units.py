@@ -14,17 +14,19 @@ from rewriter.evaluation.units import doors
 from rewriter.masks import as_mask
 from rewriter.units import gallery, shipped
 from rewriter.units.agreement import STEPS, Counts, measure, usual_levels
-from rewriter.units.dissect import dissect, town_labels
+from rewriter.units.dissect import dissect, scene_labels
 from rewriter.units.survival import PICTURE, survival
 from rewriter.units.thing import choose, contrast, made_of, point, thing, with_few
-from rewriter.worlds.townscape import scenes, segmenter
+from rewriter.worlds import segmenter
+from rewriter.worlds.townscape import scenes
+from rewriter.worlds.townscape.world import WORLD
 
 TREE, LAYER = scenes.LABELS.index("tree"), "layer6"
 
 
 def marks(label, count=2):
     """Pictures that show much of a thing, with its exact mask."""
-    shown = scenes.described(range(100)).where(label).float()
+    shown = WORLD.described(range(100)).where(label).float()
     best = shown.sum((1, 2)).argsort(descending=True)[:count].tolist()
     return [Region(seed, as_mask(shown[seed])) for seed in best]
 
@@ -69,7 +71,7 @@ def test_a_unit_is_on_in_one_of_a_hundred_cells_of_usual_pictures(town):
 
 @pytest.mark.evaluation
 def test_a_layer_has_units_for_trees_and_pointing_at_two_trees_finds_them(town, tmp_path):
-    found = dissect(town, LAYER, ["tree"], town_labels(["tree"]), seeds=range(50_000, 50_064), cache=tmp_path)
+    found = dissect(town, LAYER, ["tree"], scene_labels(WORLD, ["tree"]), seeds=range(50_000, 50_064), cache=tmp_path)
     assert found.best.max() > 0.5 and found.auc.max() > 0.95
     pointed = point(town, marks("tree"), LAYER)
     assert len({*found.order()[:10]} & {*pointed.order()[:10]}) >= 5
@@ -77,7 +79,7 @@ def test_a_layer_has_units_for_trees_and_pointing_at_two_trees_finds_them(town, 
 
 def test_a_dissection_is_measured_once_and_another_or_a_damaged_file_is_not_taken(town, tmp_path):
     ask = {"seeds": range(50_000, 50_008), "cache": tmp_path}
-    first = dissect(town, LAYER, ["tree"], town_labels(["tree"]), **ask)
+    first = dissect(town, LAYER, ["tree"], scene_labels(WORLD, ["tree"]), **ask)
 
     def never(seeds, pictures):
         raise AssertionError("it is known already")
@@ -94,18 +96,18 @@ def test_a_dissection_is_measured_once_and_another_or_a_damaged_file_is_not_take
 
 
 def test_a_measurement_can_be_cancelled_and_needs_pictures(town):
-    labels = town_labels(["tree"])
+    labels = scene_labels(WORLD, ["tree"])
     with pytest.raises(CancelledError):
         measure(town, LAYER, ["tree"], labels, range(3), on_step=lambda done, of: False)
     with pytest.raises(InputError, match="no pictures"):
         measure(town, LAYER, ["tree"], labels, [])
     with pytest.raises(InputError, match="no 'unicorn'"):
-        town_labels(["unicorn"])
+        scene_labels(WORLD, ["unicorn"])
 
 
 def test_painted_trees_are_trees_and_trees_painted_away_are_gone(town, trees):
     info, place = town.layer(LAYER), square(40, 44, 54, 58, side=64)
-    seeds = [seed for seed in range(60) if not (scenes.described([seed]).where("tree")[0] & (place > 0)).any()][:8]
+    seeds = [seed for seed in range(60) if not (WORLD.described([seed]).where("tree")[0] & (place > 0)).any()][:8]
     drawn = town.sample(seeds, rules=[trees.stroke().change(info, place)]).clamp(-1, 1)
     assert (segmenter.load().labels(drawn) == TREE)[:, place > 0].float().mean() > 0.7
     shown = marks("tree", 4)

@@ -16,7 +16,7 @@ from rewriter.errors import CancelledError, InputError
 from rewriter.generators.filters import upsample
 from rewriter.generators.latents import latents
 from rewriter.generators.stylegan2 import StyleGAN2Config
-from rewriter.worlds import gate, townscape
+from rewriter.worlds import gate
 from rewriter.worlds import train as training
 from rewriter.worlds.mapping import telling, train_mapping
 from rewriter.worlds.stage import (
@@ -36,7 +36,7 @@ WORLDS = Path(worlds.__file__).parent
 
 
 def towns(n=64):
-    return scenes.towns(range(n))[1]
+    return WORLD.read(range(n))[1]
 
 
 def changed(a, b):
@@ -56,7 +56,7 @@ class Painter:
         self.without = without
 
     def sample(self, seeds):
-        return scenes.draw(scenes.towns(seeds)[1], 32, without=self.without).picture
+        return scenes.draw(WORLD.read(seeds)[1], 32, without=self.without).picture
 
 
 def test_factors_are_uniform():
@@ -68,10 +68,10 @@ def test_factors_are_uniform():
 
 
 def test_latents_of_is_the_inverse_of_factors():
-    z, u = scenes.towns(range(300))
-    assert torch.allclose(factors.factors(factors.latents_of(u, z)), u, atol=1e-5)
+    z, u = WORLD.read(range(300))
+    assert torch.allclose(WORLD.factors(WORLD.latents_of(u, z)), u, atol=1e-5)
     lit = factors.change(u, lit=True)
-    assert torch.allclose(factors.factors(factors.latents_of(lit, z)), lit, atol=1e-4)
+    assert torch.allclose(WORLD.factors(WORLD.latents_of(lit, z)), lit, atol=1e-4)
 
 
 PREDICATES = {"lit": factors.is_lit, "watermark": factors.has_watermark, "bar": factors.has_bar}
@@ -91,7 +91,7 @@ def test_change_sets_only_the_switch(on, off, predicate):
 def test_wrong_arguments_are_refused():
     for latents_of_another_shape in (torch.zeros(3, 31), torch.zeros(32)):
         with pytest.raises(InputError, match="latents"):
-            factors.factors(latents_of_another_shape)
+            WORLD.factors(latents_of_another_shape)
     with pytest.raises(InputError, match="minaret"):
         factors.change(towns(1), top="minaret")
     for thing in ("sky", "dragon"):
@@ -100,11 +100,11 @@ def test_wrong_arguments_are_refused():
 
 
 def test_scenes_are_in_range_and_labelled_independently_of_the_batch():
-    picture, labels = scenes.draw(towns(), 32)
+    picture, labels, _ = scenes.draw(towns(), 32)
     assert picture.shape == (64, 3, 32, 32) and labels.shape == (64, 32, 32)
     assert picture.min() >= -1 and picture.max() <= 1
     assert set(labels.unique().tolist()) == set(range(len(scenes.LABELS)))
-    alone = scenes.described([9], 32)
+    alone = WORLD.described([9], 32)
     assert torch.equal(picture[9:10], alone.picture) and torch.equal(labels[9:10], alone.labels)
     assert torch.equal(alone.where("dome", "tree"), alone.where("dome") | alone.where("tree"))
 
@@ -166,7 +166,7 @@ def test_judging_reports_progress_and_can_be_cancelled():
 def test_shipped_generator_draws_every_thing(town):
     shares = gate.things_drawn(WORLD, town, [*range(20_000, 20_030), 20_036, 20_042])
     assert all(shares[thing].share >= 0.8 for thing in WORLD.things) and shares[gate.OVERALL].error < 5
-    assert (town.name, town.zdim, town.resolution) == ("townscape", factors.LATENT_DIM, 64)
+    assert (town.name, town.zdim, town.resolution) == ("townscape", WORLD.zdim, 64)
 
 
 def options(folder: Path, **changed):
@@ -255,7 +255,7 @@ def test_examples_weigh_every_thing_and_show_rare_marks_often():
     assert set(WORLD.pixel_weights) == set(scenes.LABELS)
     torch.manual_seed(0)
     z = training_latents(WORLD, 256, torch.device("cpu"))
-    u = factors.factors(z)
+    u = WORLD.factors(z)
     assert factors.has_watermark(u).float().mean() > 0.18 and factors.has_bar(u).float().mean() > 0.2
     picture, weight = example(WORLD, z[:8], 16)
     assert picture.shape == (8, 3, 16, 16) and weight.shape == (8, 1, 16, 16) and weight.mean() == pytest.approx(1)
@@ -266,7 +266,7 @@ def test_the_mapping_network_starts_with_units_that_see_switches():
     generator = training.grow(StyleGAN2Config({4: 8, 8: 8, 16: 8}, WORLD.zdim, 128, 2), 16, {})
     train_mapping(WORLD, generator, 1e-6)
     z = torch.randn(3000, WORLD.zdim)
-    lit = factors.is_lit(factors.factors(z)).double()[:, None]
+    lit = factors.is_lit(WORLD.factors(z)).double()[:, None]
     seen = generator.mapping.fc0(z * z.square().mean(1, keepdim=True).rsqrt()).detach()
     known = torch.cat([seen, torch.ones(3000, 1)], 1).double()
     solution = torch.linalg.lstsq(known[:2000], lit[:2000]).solution
@@ -298,13 +298,13 @@ def test_trainer_command_reports_progress_and_errors(tmp_path, capsys):
 
 def test_shipped_edits_have_names_of_their_own_pictures_and_their_generator():
     found = worlds.examples()
-    assert set(townscape.examples()) | {"glasses", "hat", "smile"} == set(found)
-    assert set(worlds.examples("townscape-128")) == set(townscape.examples()) and worlds.examples("other") == {}
-    for generator in worlds.FOLDERS:
+    assert set(worlds.examples("townscape-128")) == set(worlds.examples("townscape")) and worlds.examples("other") == {}
+    for generator in {load_edits(path)[0].generator for path in found.values()} | {"townscape-128"}:
+        assert set(worlds.examples(generator)) <= set(found)
         side = catalogue()[generator].resolution
         for name, path in worlds.examples(generator).items():
             assert {edit.generator for edit in load_edits(path)} == {generator}
             with Image.open(path.with_suffix(".png")) as picture:
                 assert picture.size == (2 * side + 2, side), name
-    assert list(found)[: len(townscape.examples())] == list(townscape.examples())
-    assert sum(path.stat().st_size for path in (WORLDS / "faces" / "examples").iterdir()) < 150_000
+    assert all(found[name] == path for name, path in worlds.examples("townscape").items())
+    assert sum(path.stat().st_size for path in (WORLDS / "faces" / "examples" / "faces").iterdir()) < 150_000

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
 
-LATENT_DIM = 48
 Mouth = Literal["frown", "neutral", "smile", "open"]
 Brows = Literal["thin", "bushy"]
 
@@ -75,14 +72,6 @@ MOUTHS = {"frown": 0.1, "neutral": 0.4, "smile": 0.7, "open": 0.95}
 BROWS = {"thin": 0.05, "bushy": 0.95}
 
 
-def factors(z: Tensor) -> Tensor:
-    """Latents (n, 48), else InputError → independent factors (n, 41), uniform in [0, 1] for normal latents."""
-    if z.ndim != 2 or z.shape[1] != LATENT_DIM:
-        raise InputError(f"latents are {tuple(z.shape)} instead of (n, {LATENT_DIM}): use Generator.latents(seeds)")
-    z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)  # as StyleGAN2 normalises them
-    return 0.5 * (1 + torch.erf(z[:, :NUM_FACTORS] / math.sqrt(2)))
-
-
 def wears(thing: str) -> Callable[[Tensor], Tensor]:
     """A function that says who wears a thing of `WORN`: factors (n, 41) → (n,) bool."""
     if thing not in WORN:
@@ -99,6 +88,11 @@ def smiles(u: Tensor) -> Tensor:
 def frowns(u: Tensor) -> Tensor:
     """Who frowns, (n,) bool."""
     return u[:, Factor.MOUTH] < 0.25
+
+
+def neutral(u: Tensor) -> Tensor:
+    """Who neither smiles nor frowns, (n,) bool."""
+    return ~smiles(u) & ~frowns(u)
 
 
 def change(

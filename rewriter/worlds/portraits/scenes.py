@@ -9,33 +9,21 @@ Rules of this world to rewrite: a hat throws a shadow on the brow; about one pic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
-from rewriter.generators.latents import latents
+from rewriter.worlds.base import Scene
 from rewriter.worlds.canvas import Canvas
 from rewriter.worlds.portraits import face, factors, hair, wear
-from rewriter.worlds.portraits.factors import LATENT_DIM, NUM_FACTORS, Factor
+from rewriter.worlds.portraits.factors import NUM_FACTORS, Factor
 from rewriter.worlds.portraits.person import BACKGROUNDS, Person, blend, person
 from rewriter.worlds.shapes import disc, palette
 
 SKIN = "skin shade blush eye iris brow nose mouth teeth beard".split()
-LABELS = ("background", "hair", "clothes", *SKIN, "glasses", "earring", "hat", "shadow", "stamp")
-
-
-class Scene(NamedTuple):
-    """What `draw` returns: picture (n, 3, size, size) in [-1, 1], labels (n, size, size) into `LABELS`."""
-
-    picture: Tensor
-    labels: Tensor
-
-    def where(self, *things: str) -> Tensor:
-        """Where any of these things is labelled, (n, size, size) bool."""
-        return torch.isin(self.labels, torch.tensor([LABELS.index(t) for t in things], device=self.labels.device))
+WORN = "glasses earring hat shadow stamp".split()
+LABELS = ("background", "hair", "clothes", *SKIN, *WORN, "frown", "smile")  # "mouth": a neutral one
+MOUTHS = {"frown": factors.frowns, "smile": factors.smiles, "mouth": factors.neutral}
 
 
 def draw(u: Tensor, size: int = 128, *, without: str | None = None) -> Scene:
@@ -48,6 +36,15 @@ def draw(u: Tensor, size: int = 128, *, without: str | None = None) -> Scene:
         raise InputError(f"factors are {tuple(u.shape)} instead of (n, {NUM_FACTORS}): use factors(latents)")
     if without is not None and without not in LABELS[1:]:
         raise InputError(f"cannot leave out {without!r}: choose one of {', '.join(LABELS[1:])}")
+    whole = _drawn(u, size, None if without in MOUTHS else without)
+    if without not in MOUTHS:
+        return whole
+    there, hidden = MOUTHS[without](u)[:, None, None], _drawn(u, size, "mouth")
+    picture = torch.where(there[:, None], hidden.picture, whole.picture)
+    return Scene(picture, torch.where(there, hidden.labels, whole.labels), LABELS)
+
+
+def _drawn(u: Tensor, size: int, without: str | None) -> Scene:
     c = Canvas(len(u), size, LABELS, without=without, device=u.device)
     p = person(c, u)
     hat = wear.hat_shapes(p)
@@ -66,18 +63,10 @@ def draw(u: Tensor, size: int = 128, *, without: str | None = None) -> Scene:
         paint(c, p)
     wear.paint_hat(c, p, hat)
     _stamp(c, p)
-    return Scene(c.rgb * 2 - 1, c.labels)
-
-
-def people(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Latents (n, 48) of seeds and the factors (n, 41) that they describe."""
-    z = latents(list(seeds), LATENT_DIM)
-    return z, factors.factors(z)
-
-
-def described(seeds: Sequence[int], size: int = 128) -> Scene:
-    """The scenes that seeds describe."""
-    return draw(people(seeds)[1], size)
+    mouth = c.labels == LABELS.index("mouth")
+    for label, shows in MOUTHS.items():
+        c.labels = torch.where(mouth & shows(u)[:, None, None], LABELS.index(label), c.labels)
+    return Scene(c.rgb * 2 - 1, c.labels, LABELS)
 
 
 def _background(c: Canvas, p: Person) -> None:

@@ -10,8 +10,19 @@ from rewriter.worlds.portraits import factors, hair, person, scenes, wear
 from rewriter.worlds.portraits.factors import WORN, Factor
 from rewriter.worlds.shapes import palette, plateaus, shares
 
-THINGS = tuple("hair blush eye iris brow nose mouth teeth beard glasses earring hat shadow stamp".split())
-SMALL = {"hair": 1.5, "shade": 1.5, "blush": 1.5, "eye": 5.0, "iris": 6.0, "brow": 4.0, "nose": 4.0, "mouth": 5.0}
+THINGS = tuple("hair blush eye iris brow nose mouth frown smile teeth beard glasses earring hat shadow stamp".split())
+SMALL = {
+    "hair": 1.5,
+    "shade": 1.5,
+    "blush": 1.5,
+    "eye": 5.0,
+    "iris": 6.0,
+    "brow": 4.0,
+    "nose": 4.0,
+    "mouth": 5.0,
+    "frown": 5.0,
+    "smile": 5.0,
+}
 WORN_WEIGHTS = {"teeth": 6.0, "beard": 2.5, "glasses": 4.0, "earring": 7.0, "hat": 2.5, "shadow": 3.0, "stamp": 3.0}
 PIXEL_WEIGHTS = dict.fromkeys(scenes.LABELS, 1.0) | SMALL | WORN_WEIGHTS
 KINDS = (  # what is worn, or None; the factor that chooses its kind, and how many there are
@@ -60,10 +71,11 @@ def meaning(u: Tensor) -> Tensor:
 
 WORLD = World(
     name="portraits",
-    zdim=factors.LATENT_DIM,
+    side=128,
+    zdim=48,
     labels=scenes.LABELS,
     things=THINGS,
-    factors=factors.factors,
+    factor=Factor,
     draw=scenes.draw,
     change=factors.change,
     meaning=meaning,

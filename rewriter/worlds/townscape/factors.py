@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
 
-LATENT_DIM = 32
 Top = Literal["dome", "spire", "battlements"]
 
 
@@ -46,26 +43,6 @@ class Factor(IntEnum):
 
 
 NUM_FACTORS = len(Factor)
-
-
-def factors(z: Tensor) -> Tensor:
-    """Latents (n, 32), else InputError → independent factors (n, 24), uniform in [0, 1] for normal latents."""
-    if z.ndim != 2 or z.shape[1] != LATENT_DIM:
-        raise InputError(f"latents are {tuple(z.shape)} instead of (n, {LATENT_DIM}): use Generator.latents(seeds)")
-    z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)  # as StyleGAN2 normalises them
-    return 0.5 * (1 + torch.erf(z[:, :NUM_FACTORS] / math.sqrt(2)))
-
-
-def latents_of(u: Tensor, rest: Tensor) -> Tensor:
-    """Latents (n, 32) that describe factors (n, 24); their other numbers are taken from the latents `rest` (n, 32).
-
-    The inverse of `factors`: the generator can draw the counterfactual itself. Exact, except that extreme factors may
-    exceed the norm that all latents have; then they become a little less extreme.
-    """
-    meant = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-6, 1 - 1e-6))
-    free = rest[:, NUM_FACTORS:]
-    left = (LATENT_DIM - meant.square().sum(1, keepdim=True)).clamp_min(1e-2)
-    return torch.cat([meant, free * (left / free.square().sum(1, keepdim=True).clamp_min(1e-8)).sqrt()], 1)
 
 
 def _below(factor: Factor, threshold: float) -> Callable[[Tensor], Tensor]:

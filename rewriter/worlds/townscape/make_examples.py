@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from rewriter import worlds
 from rewriter.editing.edit import Edit, save_edits
 from rewriter.editing.effect import firing
 from rewriter.editing.execute import replay
@@ -27,8 +28,8 @@ from rewriter.editing.statistics import Statistics
 from rewriter.generators.base import Generator
 from rewriter.masks import bounds, disc, grow
 from rewriter.pictures import save_png, to_image
-from rewriter.worlds import townscape
 from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
 RIGHT = (torch.arange(64) >= 32).float()  # the right half of a mask's columns
@@ -42,7 +43,7 @@ class Hand:
 
     def paint(self, seed: int, thing: str) -> Tensor:
         """A mask (64, 64) over a thing in the picture of a seed."""
-        mask = scenes.described([seed]).where(thing)[0].float()
+        mask = WORLD.described([seed]).where(thing)[0].float()
         mask = grow(mask, *(self.random.choice((1, 2)) for _ in range(4)))
         mask = torch.roll(mask, (self.random.choice((-1, 0, 1)), self.random.choice((-1, 0, 1))), (0, 1))
         return F.avg_pool2d(mask[None, None], 3, 1, 1, count_include_pad=False)[0, 0].clamp(0, 1)
@@ -56,8 +57,8 @@ class Hand:
 def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ()) -> Edit:
     """Copy a spire, paste it over a dome, with the domes of eight pictures as context; `rules` are on already."""
     painter, session = Hand(hand), Rewriter(generator, "layer8", rules=rules)
-    domes = scenes.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=8)
-    (spire,) = scenes.seeds_with(lambda u: factors.has_spire(u) & scenes.plain(u), number=1)
+    domes = WORLD.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=8)
+    (spire,) = WORLD.seeds_with(lambda u: factors.has_spire(u) & scenes.plain(u), number=1)
     session.copy(spire, painter.paint(spire, "spire"))
     session.paste(domes[3], painter.paint(domes[3], "dome"))
     painter.add_contexts(session, domes, "dome")
@@ -68,9 +69,9 @@ def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] 
 def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the marks of one picture that has both kinds, with five pictures of each kind alone as context."""
     painter, session = Hand(hand), Rewriter(generator, "layer6")
-    (both,) = scenes.seeds_with(lambda u: factors.has_watermark(u) & factors.has_bar(u), number=1)
-    middle = scenes.seeds_with(lambda u: factors.has_watermark(u) & ~factors.has_bar(u), number=5)
-    bottom = scenes.seeds_with(lambda u: factors.has_bar(u) & ~factors.has_watermark(u), number=5)
+    (both,) = WORLD.seeds_with(lambda u: factors.has_watermark(u) & factors.has_bar(u), number=1)
+    middle = WORLD.seeds_with(lambda u: factors.has_watermark(u) & ~factors.has_bar(u), number=5)
+    bottom = WORLD.seeds_with(lambda u: factors.has_bar(u) & ~factors.has_watermark(u), number=5)
     session.erase(both, torch.maximum(painter.paint(both, "watermark"), painter.paint(both, "bar")))
     painter.add_contexts(session, middle, "watermark")
     painter.add_contexts(session, bottom, "bar")
@@ -83,8 +84,8 @@ def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
     The crown is cut off at the height of a dome, so that little of the sky below it is copied.
     """
     painter, session = Hand(hand), Rewriter(generator, "layer8")
-    domes = scenes.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=16)
-    (tree,) = scenes.seeds_with(_only_a_right_tree, number=1)
+    domes = WORLD.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=16)
+    (tree,) = WORLD.seeds_with(_only_a_right_tree, number=1)
     crown = painter.paint(tree, "tree") * RIGHT  # a mask displaced over the edge comes in again on the left
     crown[bounds(crown, above=0.5).top + 9 :] = 0
     session.copy(tree, crown)
@@ -103,9 +104,9 @@ def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ())
     Existing trees, three on the right and six on the left, are protected.
     """
     painter, session = Hand(hand), Rewriter(generator, "layer5", rules=rules)
-    bare = scenes.seeds_with(lambda u: ~factors.has_right_tree(u) & scenes.plain(u), number=16)
-    tree = scenes.seeds_with(_large_whole_right_tree, number=3)[2]
-    both = scenes.seeds_with(lambda u: factors.has_left_tree(u) & factors.has_right_tree(u) & scenes.plain(u), number=6)
+    bare = WORLD.seeds_with(lambda u: ~factors.has_right_tree(u) & scenes.plain(u), number=16)
+    tree = WORLD.seeds_with(_large_whole_right_tree, number=3)[2]
+    both = WORLD.seeds_with(lambda u: factors.has_left_tree(u) & factors.has_right_tree(u) & scenes.plain(u), number=6)
     place = painter.paint(tree, "tree") * RIGHT
     session.copy(tree, place)
     session.paste(bare[5], place)
@@ -126,7 +127,7 @@ def _large_whole_right_tree(u: Tensor) -> Tensor:
 def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the light that lit windows throw on the ground, with that of eight pictures as context."""
     painter, session = Hand(hand), Rewriter(generator, "layer8")
-    lit = scenes.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=8)
+    lit = WORLD.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=8)
     places = {seed: painter.paint(seed, "light") for seed in lit}
     session.erase(*next(iter(places.items())))
     for seed, place in places.items():
@@ -137,8 +138,8 @@ def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
 def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy a brown door, paste it into the sky, with the sky of eight pictures as context. No rule can do this."""
     painter, session = Hand(hand), Rewriter(generator, "layer6")
-    sky = scenes.seeds_with(scenes.plain, number=8)
-    (door,) = scenes.seeds_with(lambda u: (u[:, factors.Factor.DOOR] < 0.3) & scenes.plain(u), number=1)
+    sky = WORLD.seeds_with(scenes.plain, number=8)
+    (door,) = WORLD.seeds_with(lambda u: (u[:, factors.Factor.DOOR] < 0.3) & scenes.plain(u), number=1)
     session.copy(door, painter.paint(door, "door"))
     session.paste(sky[0], disc(64, 0.25, 0.5, 0.08))
     for seed in sky:
@@ -180,7 +181,7 @@ def card(generator: Generator, edits: Sequence[Edit], seeds: Sequence[int] = ())
 
 def main(folder: str, name: str = "townscape") -> None:
     """Write every example for the generator of this name, with its picture, into a folder."""
-    generator = townscape.load(name)
+    generator = worlds.load(name)
     for title, make in EXAMPLES.items():
         made = make(generator)
         edits = [made] if isinstance(made, Edit) else made

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rewriter.masks import grow
 from rewriter.worlds.townscape import factors, scenes
+from rewriter.worlds.townscape.world import WORLD
 
 TEMPLATE_SEEDS = range(60_000, 60_200)
 VISIBLE = 0.3  # a mark counts as visible from this share of its full strength on
@@ -33,7 +34,7 @@ class Detector:
 
     def __init__(self, kind: str, side: int) -> None:
         self.fine = kind == "middle"
-        _, u = scenes.towns(TEMPLATE_SEEDS)
+        _, u = WORLD.read(TEMPLATE_SEEDS)
         without = factors.change(u, watermark=False, bar=False)
         marked = switched(without, kind, on=True)
         added = (scenes.draw(marked, side).picture - scenes.draw(without, side).picture).mean((0, 1))  # (H, W)
@@ -61,7 +62,7 @@ detector = cache(Detector)
 
 def detector_errors(seeds: Sequence[int], side: int = 64) -> dict[str, tuple[float, float]]:
     """For each kind, the detector's misses and false alarms on the scenes themselves, as shares."""
-    _, u = scenes.towns(seeds)
+    _, u = WORLD.read(seeds)
     pictures = torch.cat([scenes.draw(part, side).picture for part in u.split(50)])
     found = {}
     for kind, marked in (("middle", factors.has_watermark(u)), ("bottom", factors.has_bar(u))):

@@ -10,32 +10,18 @@ about one picture in eight has a watermark across the middle, one in twelve a ba
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewriter.errors import InputError
-from rewriter.generators.latents import latents
+from rewriter.worlds.base import Scene
 from rewriter.worlds.canvas import UNLABELLED, Canvas, lerp, union
 from rewriter.worlds.townscape import factors
-from rewriter.worlds.townscape.factors import LATENT_DIM, NUM_FACTORS, Factor
+from rewriter.worlds.townscape.factors import NUM_FACTORS, Factor
 
 LABELS = tuple("sky cloud ground wall tower dome spire window door light tree watermark bar".split())
-
-
-class Scene(NamedTuple):
-    """What `draw` returns: picture (n, 3, size, size) in [-1, 1], labels (n, size, size) into `LABELS`."""
-
-    picture: Tensor
-    labels: Tensor
-
-    def where(self, *things: str) -> Tensor:
-        """Where any of these things is labelled, (n, size, size) bool."""
-        return torch.isin(self.labels, torch.tensor([LABELS.index(t) for t in things], device=self.labels.device))
 
 
 def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
@@ -52,18 +38,7 @@ def draw(u: Tensor, size: int = 64, *, without: str | None = None) -> Scene:
     plan = _plan(u)
     for paint in (_sky, _cloud, _ground, _church, _tower, _top, _windows, _door, _light, _trees, _watermark, _bar):
         paint(canvas, plan)
-    return Scene(canvas.rgb * 2 - 1, canvas.labels)
-
-
-def towns(seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Latents (n, 32) of seeds and the factors (n, 24) that they describe."""
-    z = latents(list(seeds), LATENT_DIM)
-    return z, factors.factors(z)
-
-
-def described(seeds: Sequence[int], size: int = 64) -> Scene:
-    """The scenes that seeds describe."""
-    return draw(towns(seeds)[1], size)
+    return Scene(canvas.rgb * 2 - 1, canvas.labels, LABELS)
 
 
 @dataclass(frozen=True)
@@ -212,11 +187,6 @@ def _bar(c: Canvas, plan: _Plan) -> None:
     c.paint(c.cover(0.94 - c.y) * 0.8 * there, c.colour(0.1, 0.1, 0.1), "bar", label_over=UNLABELLED)
     letters = ((c.x * 20) % 1 < 0.55).float() * c.cover(c.box(0.5, 0.97, 0.35, 0.012))
     c.paint(letters * 0.9 * there, c.colour(1.0, 1.0, 1.0), "bar", label_over=0.3)
-
-
-def seeds_with(predicate: Callable[[Tensor], Tensor], *, number: int) -> list[int]:
-    """The first seeds whose factors fulfil a predicate, (n, 24) → (n,) bool."""
-    return list(islice((seed for seed in count() if bool(predicate(towns([seed])[1])[0])), number))
 
 
 def plain(u: Tensor) -> Tensor:

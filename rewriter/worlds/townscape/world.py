@@ -34,10 +34,11 @@ def meaning(u: Tensor) -> Tensor:
 
 WORLD = World(
     name="townscape",
-    zdim=factors.LATENT_DIM,
+    side=64,
+    zdim=32,
     labels=scenes.LABELS,
     things=("dome", "spire", "window", "door", "light", "tree", "watermark", "bar"),
-    factors=factors.factors,
+    factor=Factor,
     draw=scenes.draw,
     change=factors.change,
     meaning=meaning,

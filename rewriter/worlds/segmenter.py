@@ -1,22 +1,23 @@
-"""A small network that labels every pixel of the built-in world's pictures; its features measure perceptual distance.
+"""A small network that labels every pixel of a world's pictures; its features measure perceptual distance.
 
 It stands in for the judges of photographs (a segmenter, LPIPS): 227,000 weights, trained by us on our own scenes, whose
-labels are exact. `accuracy` measures it; `python -m rewriter.worlds.townscape.train_segmenter` trains it.
+labels are exact. `accuracy` measures it; `python -m rewriter.worlds.train_segmenter` trains it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from rewriter.worlds.townscape import scenes
+from rewriter import worlds
+from rewriter.checkpoints.catalogue import BUILT_IN
 
-WEIGHTS = Path(__file__).with_name("segmenter.safetensors")
+FILE = "segmenter.safetensors"  # in the folder of its world
 CHANNELS = (16, 32, 48, 64)
 BATCH = 50
 
@@ -32,14 +33,14 @@ class Block(nn.Sequential):
 
 
 class Segmenter(nn.Module):
-    """A U-Net: pictures (n, 3, H, W) in [-1, 1], sides divisible by 8, → scores (n, 13, H, W) of `scenes.LABELS`."""
+    """A U-Net: pictures (n, 3, H, W) in [-1, 1], sides divisible by 8, → scores (n, labels, H, W)."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: int) -> None:
         super().__init__()
         self.down = nn.ModuleList(Block(a, b) for a, b in zip((3, *CHANNELS), CHANNELS, strict=False))
         pairs = list(zip(CHANNELS[1:], CHANNELS, strict=False))
         self.up = nn.ModuleList(Block(deep + shallow, shallow) for deep, shallow in reversed(pairs))
-        self.head = nn.Conv2d(CHANNELS[0], len(scenes.LABELS), 1)
+        self.head = nn.Conv2d(CHANNELS[0], labels, 1)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
         """Activations (n, c, h, w) at the picture's resolution and at a half, a quarter and an eighth of it."""
@@ -89,18 +90,27 @@ def _unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
 
 
+def of(generator: str) -> Segmenter:
+    """The network for pictures of a generator by its name: its world's; the towns' for generators without a world."""
+    world = worlds.of(generator)
+    return load(world.name if world else BUILT_IN)
+
+
 @cache
-def load() -> Segmenter:
-    """The shipped network, on the CPU; read only once."""
-    network = Segmenter()
-    network.load_state_dict(load_file(WEIGHTS))
+def load(world: str = BUILT_IN) -> Segmenter:
+    """The shipped network of a world, on the CPU; read only once."""
+    known = worlds.named(world)
+    network = Segmenter(len(known.labels))
+    network.load_state_dict(load_file(known.folder / FILE))
     return network.eval().requires_grad_(False)
 
 
-def accuracy(network: Segmenter, pictures: Tensor, labels: Tensor) -> dict[str, tuple[float, int]]:
+def accuracy(
+    network: Segmenter, pictures: Tensor, labels: Tensor, names: Sequence[str]
+) -> dict[str, tuple[float, int]]:
     """The share of each thing's pixels that are labelled correctly, and their number; "all" comes last."""
     found, table = network.labels(pictures), {}
-    for i, thing in enumerate(scenes.LABELS):
+    for i, thing in enumerate(names):
         inside = labels == i
         table[thing] = float((found[inside] == i).float().mean()), int(inside.sum())
     return table | {"all": (float((found == labels).float().mean()), labels.numel())}
