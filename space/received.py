@@ -72,7 +72,7 @@ def read_painted(value: Any) -> tuple[Tensor, Seed | None]:
     Raises:
         InputError: nothing is painted, or the value is damaged.
     """
-    if value is None or (isinstance(value, str) and value[-1:] in ("", ":")):
+    if value is None or isinstance(value, str) and value[-1:] in ("", ":"):
         raise InputError("nothing is painted yet: paint on the picture first")
     named = isinstance(value, str) and (value[0].isdecimal() or is_photo(value.partition(":")[0]))
     seed, colon, url = value.partition(":") if named else ("", "", value)

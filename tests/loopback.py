@@ -454,7 +454,7 @@ class Handler(BaseHTTPRequestHandler):
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 (the base class's name)
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         body = b"".join(self._body(headers))
@@ -474,7 +474,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "half":
             self._cut()
 
-    do_HEAD = do_POST = do_PUT = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
 
     def _parts(self, body: bytes, *, slow: bool) -> Iterator[bytes]:
         if not slow:

@@ -184,4 +184,4 @@ def test_the_library_prints_and_executes_nothing(module):
 
 
 if __name__ == "__main__":
-    print(report())
+    print(report())  # noqa: T201

@@ -105,7 +105,7 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
     with safe_open(path, framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return state, _settings(file.metadata() or {})
 
 
@@ -211,7 +211,7 @@ def _stated(modules: Mapping[str, Persistent]) -> Options:
     clamps = [module.fields["conv_clamp"] for module in modules.values() if "conv_clamp" in module.fields]
     for prefix, module in modules.items():
         activation, architecture = module.fields.get("activation", "lrelu"), module.fields.get("architecture", "skip")
-        if (module.name == "SynthesisLayer" and activation != "lrelu") or architecture != "skip":
+        if module.name == "SynthesisLayer" and activation != "lrelu" or architecture != "skip":
             said = f"{reprlib.repr(activation)[:40]}, {reprlib.repr(architecture)[:40]}"
             raise InputError(f"this generator is not supported, because of {prefix[:80]!r}: {said}")
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):

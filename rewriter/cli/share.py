@@ -125,7 +125,7 @@ def deploy(
     Log in first with `hf auth login`, or set HF_TOKEN to a token that may write to your Spaces.
     """
     check_name(name)
-    if (static and hardware) or (shown and not static):
+    if static and hardware or shown and not static:
         wrong = "--hardware is for the page, not" if static else "what to show is named for a gallery only: add"
         raise InputError(f"{wrong} --static")
     quiet()

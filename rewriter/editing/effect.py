@@ -139,7 +139,7 @@ def verdict_in_words(effect: Effect, kind: str = "") -> str:
 def advice(rule: Rule) -> list[str]:
     """What fell short and what to try next; empty if the rule did what was asked, or its effect is not known."""
     effect, edit = rule.effect, rule.edit
-    if effect is None or (edit is not None and edit.kind == "switch"):
+    if effect is None or edit is not None and edit.kind == "switch":
         return []
     much = f"{effect.side_effect:.1f}/255"
     remarks = {

@@ -16,7 +16,7 @@ from rewriter.evaluation.metrics import DAMAGE, Draw, Judge, Metric, Rows, damag
 from rewriter.masks import around, resize
 from rewriter.pictures import difference
 from rewriter.worlds import segmenter
-from rewriter.worlds.base import Scene
+from rewriter.worlds.base import Scene, World
 from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.world import WORLD
 
@@ -61,20 +61,21 @@ class Target(NamedTuple):
 class Counterfactual:
     """Compares pictures with what a rule that turns one thing into another should draw."""
 
-    concerns: Callable[[Tensor], Tensor]  # factors (n, 24) → the scenes that the rule is about, (n,) bool
+    world: World
+    concerns: Callable[[Tensor], Tensor]  # factors (n, k) → the scenes that the rule is about, (n,) bool
     target: Callable[[Tensor, int], Target]  # factors and the side of a picture → what they should become
     was: str = ""  # label of the old thing, for the segmenter
     becomes: str = ""  # label of the new thing
 
     def __call__(self, seeds: Sequence[int], before: Draw, after: Draw) -> Rows:
         """Rows of `METRICS`, and embeddings of the drawn and the wanted pictures."""
-        z, u = WORLD.read(seeds)
+        (z, u), network = self.world.read(seeds), segmenter.load(self.world.name)
         x, y, about = before(z).cpu(), after(z).cpu(), self.concerns(u)
         concerned, (target, embedding) = about[:, None, None], _target(self, tuple(seeds), x.shape[-1])
         away, reached, change = ~around(target.place), target.reached(y), difference(x, y)
         could = target.should & ~target.reached(x)
         differ = ((target.rivals[0] - target.wanted).square().sum(1) > DIFFERENT) & concerned
-        was = _segmented(x, self.was)
+        was = self._segmented(x, self.was)
         covered = (target.should & reached).flatten(1).sum(1) > target.should.flatten(1).sum(1) / 2
         rows = ratios(
             {
@@ -82,32 +83,31 @@ class Counterfactual:
                 "already": (target.should & ~could, target.should),
                 "whole": (differ & reached, differ),
                 "drawn": (covered, about),
-                "segmented": (was & _segmented(y, self.becomes), was),
+                "segmented": (was & self._segmented(y, self.becomes), was),
                 "elsewhere": (change * (away & concerned), away & concerned),
                 "others": (change * (away & ~concerned), away & ~concerned),
                 "distance": (difference(y, target.wanted) * ~away, ~away),
                 "distance before": (difference(x, target.wanted) * ~away, ~away),
                 "left out": (~away, concerned.expand_as(away)),
                 "pictures": (about, torch.ones_like(about)),
-                **damage(x, y, away, segmenter.load()),
+                **damage(x, y, away, network),
             }
         )
-        return rows | {"embedding": segmenter.load().embedding(y), "wanted": embedding}
+        return rows | {"embedding": network.embedding(y), "wanted": embedding}
 
-
-def _segmented(pictures: Tensor, thing: str) -> Tensor:
-    """Where the segmenter sees a thing, (n, H, W) bool; nowhere for ""."""
-    if not thing:
-        return torch.zeros_like(pictures[:, 0], dtype=torch.bool)
-    return segmenter.load().labels(pictures) == scenes.LABELS.index(thing)
+    def _segmented(self, pictures: Tensor, thing: str) -> Tensor:
+        """Where the segmenter sees a thing, (n, H, W) bool; nowhere for ""."""
+        if not thing:
+            return torch.zeros_like(pictures[:, 0], dtype=torch.bool)
+        return segmenter.load(self.world.name).labels(pictures) == self.world.labels.index(thing)
 
 
 @lru_cache(maxsize=1)  # all methods are judged on the same seeds
 def _target(judge: Counterfactual, seeds: tuple[int, ...], side: int) -> tuple[Target, Tensor]:
     """The target of the seeds' scenes, and the embedding of the wanted pictures."""
-    _, u = WORLD.read(seeds)
+    _, u = judge.world.read(seeds)
     target = judge.target(u, side).only(judge.concerns(u))
-    return target, segmenter.load().embedding(target.wanted)
+    return target, segmenter.load(judge.world.name).embedding(target.wanted)
 
 
 def counterfactual_factors(what: str, u: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ def _copied_door() -> tuple[Tensor, Tensor]:
     return _colour(WORLD.described([int(edit.copy.seed)]), "door"), edit.paste.mask
 
 
-SPIRES = Counterfactual(factors.has_dome, _spires, "dome", "spire")
+SPIRES = Counterfactual(WORLD, factors.has_dome, _spires, "dome", "spire")
 DOME_TO_SPIRE = Judge(METRICS, SPIRES)
-DOME_TO_TREE = Judge(METRICS, Counterfactual(factors.has_dome, _leaves, "dome", "tree"))
-ADD_TREE = Judge(METRICS, Counterfactual(lambda u: ~factors.has_right_tree(u), _right_trees))
-DOOR_IN_THE_SKY = Judge(METRICS, Counterfactual(lambda u: torch.ones(len(u), dtype=torch.bool), _doors))
+DOME_TO_TREE = Judge(METRICS, Counterfactual(WORLD, factors.has_dome, _leaves, "dome", "tree"))
+ADD_TREE = Judge(METRICS, Counterfactual(WORLD, lambda u: ~factors.has_right_tree(u), _right_trees))
+DOOR_IN_THE_SKY = Judge(METRICS, Counterfactual(WORLD, lambda u: torch.ones(len(u), dtype=torch.bool), _doors))

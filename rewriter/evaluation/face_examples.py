@@ -51,7 +51,7 @@ def main(folder: str) -> None:
     for name in NAMES:
         made, rule = example(generator, name, statistics)
         assert rule.effect is not None  # replay measures it
-        print(name, rule.layer, made.form, rule.effect.verdict, f"{rule.effect.took:.0%}")
+        print(name, rule.layer, made.form, rule.effect.verdict, f"{rule.effect.took:.0%}")  # noqa: T201
         save_edits([made], Path(folder) / f"{name}.json")
         save_png(card(generator, rule), Path(folder) / f"{name}.png")
 

@@ -27,8 +27,8 @@ from rewriter.units.dissect import dissect, scene_labels
 from rewriter.units.shipped import FOLDER, VERSION
 from rewriter.units.thing import TRIED, Tried, choose, contrast, made_of, point, with_few
 from rewriter.worlds import segmenter
+from rewriter.worlds.by_hand import card
 from rewriter.worlds.townscape import factors, scenes
-from rewriter.worlds.townscape.make_examples import card
 from rewriter.worlds.townscape.world import WORLD
 
 THINGS = ("tree", "door", "window", "dome", "spire", "cloud", "light")
@@ -59,7 +59,7 @@ def made(generator: Generator, labels: tuple[str, ...] = THINGS) -> dict[str, An
         found = choose(generator, marks(label), name=label)
         if label in DRIVEN:
             found = _driven(generator, found.thing.layer, label)
-        print(f"{generator.name}, {label}: {found.thing.layer}, {len(found.thing.units)} units, {found.score:.2f}")
+        print(f"{generator.name}, {label}: {found.thing.layer}, {len(found.thing.units)} units, {found.score:.2f}")  # noqa: T201
         if found.score >= WORTH:
             things.append(found.thing.to_json())
     return {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint, "things": things}

@@ -162,9 +162,8 @@ def all_weights(
     """
     job = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
     goal, started, losses = job.goal(), time.perf_counter(), list[float]()
-    network = copy.deepcopy(segmenter.of(case.generator.name)).to(
-        case.generator.device
-    )  # the shared one stays on the CPU
+    shared = segmenter.of(case.generator.name)  # it stays on the CPU
+    network = copy.deepcopy(shared).to(case.generator.device)
     with torch.no_grad():
         wanted = case.generator.picture(goal[:1].features, goal[:1].values, rules=[])
         features = network.features(wanted)

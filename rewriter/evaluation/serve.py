@@ -131,7 +131,7 @@ async def crowd(server: Server, plan: Plan, stage: str, plain: Plain) -> Row:
             visitor = Visitor(site, (stage, i), plan.pause, stop + LATE, keep=i in checked)
             await visitor.arrive(arriving(seconds))
             for turn in count():
-                if visitor.lost or (turn and time.monotonic() > stop):
+                if visitor.lost or turn and time.monotonic() > stop:
                     break
                 await visitor.visit(Marks.drawn(plan.seed, stage, i, turn), plan.form)
             return visitor

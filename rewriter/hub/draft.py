@@ -173,7 +173,7 @@ def _check(generator: Generator, rules: Sequence[Rule], title: str, description:
 def licensed(generator: Generator, licence: str) -> Generator:
     """The generator with the licence that its publisher states; InputError if another one is known."""
     known = generator.origin.licence
-    if not licence or (known and known.id == licence):
+    if not licence or known and known.id == licence:
         return generator
     if known:
         raise InputError(f"{generator.name} is under {known.id}, which cannot be changed to {licence!r}: leave it out")

@@ -183,7 +183,7 @@ def _base(config: repository.Config | None) -> Source | None:
 def _entry_of(path: Path) -> tuple[Entry | None, str]:
     """The catalogue entry that a file is, and the file's SHA-256 if it had to be computed."""
     size = path.stat().st_size
-    similar = [e for e in catalogue().values() if e.size == size or (not e.size and path.name == Path(e.file).name)]
+    similar = [e for e in catalogue().values() if e.size == size or not e.size and path.name == Path(e.file).name]
     hashed = [entry for entry in similar if entry.sha256]
     found = hash_of(path) if hashed else ""
     return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None), found

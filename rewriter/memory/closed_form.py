@@ -81,7 +81,7 @@ def closed_form(
     if smoothness is None:
         smoothness = LINEAR if goal.features.style is None or gate is not None else DEMODULATED
     equations, step = _Equations(memory, goal, moment, gate), 0
-    for step, batch in enumerate(chain([goal], more), start=1):
+    for step, batch in enumerate(chain([goal], more), start=1):  # noqa: B007
         for i in range(0, len(batch.weight), BATCH):
             equations.add(batch[i : i + BATCH])
             report(on_step, step, step + 1)

@@ -121,7 +121,7 @@ class Pool:
     def _free(self, index: int, lane: str) -> bool:
         """Whether a worker can begin a job of this lane; clicks do not wait for a worker of theirs that is starting."""
         worker = self.workers[index]
-        if not worker.ready or (lane not in worker.lanes and any(w.ready and lane in w.lanes for w in self.workers)):
+        if not worker.ready or lane not in worker.lanes and any(w.ready and lane in w.lanes for w in self.workers):
             return False
         if lane == QUICK:
             return self._busy(index, QUICK) == 0

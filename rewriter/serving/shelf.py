@@ -44,7 +44,7 @@ class Shelf:
             for first in range(0, len(names), PART):
                 part = names[first : first + PART]
                 marks = ", ".join("?" * len(part))
-                asked = f"SELECT name, note, used FROM files WHERE name IN ({marks})"
+                asked = f"SELECT name, note, used FROM files WHERE name IN ({marks})"  # noqa: S608, only marks
                 rows = self._database().execute(asked, part).fetchall()
                 found |= {name: note for name, note, _ in rows}
                 self._touch([(name, used) for name, _, used in rows])

@@ -79,6 +79,6 @@ def _read(path: Path, label: str, layer: str, things: Sequence[str]) -> Agreemen
         with safe_open(path, "pt") as file:
             if file.metadata() != {"format": FORMAT, "of": label}:
                 return None
-            return Agreement(layer, tuple(things), **{name: file.get_tensor(name) for name in file.keys()})
+            return Agreement(layer, tuple(things), **{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, TypeError):
         return None

@@ -116,7 +116,7 @@ def test_a_generator_written_in_any_layout_is_read_as_the_same(name, layout):
         state = rewrite_as(generator, layout)
     except InputError as refusal:
         proggan = name in (GANDISSECT, GENFORCE_PROGGAN)
-        assert proggan == (layout in ("nvidia", "rosinality")) or ("filter" in str(refusal) and name == GENFORCE)
+        assert proggan == (layout in ("nvidia", "rosinality")) or "filter" in str(refusal) and name == GENFORCE
         return
     again = convert(state, conv_clamp=golden(name).get("conv_clamp"), clamp=False)
     if layout == "genforce" and name != GENFORCE:  # which stores its styles less one, and so rounds them

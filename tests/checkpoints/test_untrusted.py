@@ -280,7 +280,7 @@ def survives(path, data):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_with_any_changes_is_read_or_refused(kind, examples, tmp_path):
     number = 0 if examples < 4000 else random.SystemRandom().getrandbits(32)  # others at each run by hand
-    print(f"seed {number}")
+    print(f"seed {number}")  # noqa: T201 (shown where it fails)
 
     @seed(number)
     @given(st.integers(0, 2**64))

@@ -606,7 +606,7 @@ def test_found_place_is_accepted_at_a_touch(visit):
     v.page.wait_for_selector(".too .crop", timeout=60_000)
     v.wait_until_chosen()
     places = v.page.locator(".too .crop").count()
-    searches = lambda route: None if "prepare" in route.request.post_data else route.continue_()
+    searches = lambda route: None if "prepare" in route.request.post_data else route.continue_()  # noqa: E731
     v.page.route(is_step, searches)  # until the machine has looked again, it does not ask again for the same place
     v.press(".too .crop")
     v.page.wait_for_selector("[data-slot=context] .crop")

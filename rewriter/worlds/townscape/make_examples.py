@@ -8,55 +8,32 @@ results.
 
 from __future__ import annotations
 
-import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from rewriter import worlds
-from rewriter.editing.edit import Edit, save_edits
-from rewriter.editing.effect import firing
+from rewriter.editing.edit import Edit
 from rewriter.editing.execute import replay
 from rewriter.editing.rule import Rule
 from rewriter.editing.session import Rewriter
 from rewriter.editing.statistics import Statistics
 from rewriter.generators.base import Generator
-from rewriter.masks import bounds, disc, grow
-from rewriter.pictures import save_png, to_image
+from rewriter.masks import bounds, disc
+from rewriter.worlds import by_hand
+from rewriter.worlds.by_hand import Hand, Maker
 from rewriter.worlds.townscape import factors, scenes
 from rewriter.worlds.townscape.world import WORLD
 
-SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
 RIGHT = (torch.arange(64) >= 32).float()  # the right half of a mask's columns
-
-
-class Hand:
-    """Paints masks as a person would: too large, displaced, with a soft edge; another number paints differently."""
-
-    def __init__(self, number: int) -> None:
-        self.random = random.Random(number)
-
-    def paint(self, seed: int, thing: str) -> Tensor:
-        """A mask (64, 64) over a thing in the picture of a seed."""
-        mask = WORLD.described([seed]).where(thing)[0].float()
-        mask = grow(mask, *(self.random.choice((1, 2)) for _ in range(4)))
-        mask = torch.roll(mask, (self.random.choice((-1, 0, 1)), self.random.choice((-1, 0, 1))), (0, 1))
-        return F.avg_pool2d(mask[None, None], 3, 1, 1, count_include_pad=False)[0, 0].clamp(0, 1)
-
-    def add_contexts(self, session: Rewriter, seeds: Sequence[int], thing: str) -> None:
-        """Mark a thing in several pictures as context."""
-        for seed in seeds:
-            session.add_context(seed, self.paint(seed, thing))
 
 
 def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ()) -> Edit:
     """Copy a spire, paste it over a dome, with the domes of eight pictures as context; `rules` are on already."""
-    painter, session = Hand(hand), Rewriter(generator, "layer8", rules=rules)
+    painter, session = Hand(WORLD, hand), Rewriter(generator, "layer8", rules=rules)
     domes = WORLD.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=8)
     (spire,) = WORLD.seeds_with(lambda u: factors.has_spire(u) & scenes.plain(u), number=1)
     session.copy(spire, painter.paint(spire, "spire"))
@@ -68,7 +45,7 @@ def dome_to_spire(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] 
 
 def remove_watermark(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the marks of one picture that has both kinds, with five pictures of each kind alone as context."""
-    painter, session = Hand(hand), Rewriter(generator, "layer6")
+    painter, session = Hand(WORLD, hand), Rewriter(generator, "layer6")
     (both,) = WORLD.seeds_with(lambda u: factors.has_watermark(u) & factors.has_bar(u), number=1)
     middle = WORLD.seeds_with(lambda u: factors.has_watermark(u) & ~factors.has_bar(u), number=5)
     bottom = WORLD.seeds_with(lambda u: factors.has_bar(u) & ~factors.has_watermark(u), number=5)
@@ -83,7 +60,7 @@ def dome_to_tree(generator: Generator, *, hand: int = 0) -> Edit:
 
     The crown is cut off at the height of a dome, so that little of the sky below it is copied.
     """
-    painter, session = Hand(hand), Rewriter(generator, "layer8")
+    painter, session = Hand(WORLD, hand), Rewriter(generator, "layer8")
     domes = WORLD.seeds_with(lambda u: factors.has_dome(u) & scenes.plain(u), number=16)
     (tree,) = WORLD.seeds_with(_only_a_right_tree, number=1)
     crown = painter.paint(tree, "tree") * RIGHT  # a mask displaced over the edge comes in again on the left
@@ -103,7 +80,7 @@ def add_tree(generator: Generator, *, hand: int = 0, rules: Sequence[Rule] = ())
 
     Existing trees, three on the right and six on the left, are protected.
     """
-    painter, session = Hand(hand), Rewriter(generator, "layer5", rules=rules)
+    painter, session = Hand(WORLD, hand), Rewriter(generator, "layer5", rules=rules)
     bare = WORLD.seeds_with(lambda u: ~factors.has_right_tree(u) & scenes.plain(u), number=16)
     tree = WORLD.seeds_with(_large_whole_right_tree, number=3)[2]
     both = WORLD.seeds_with(lambda u: factors.has_left_tree(u) & factors.has_right_tree(u) & scenes.plain(u), number=6)
@@ -126,7 +103,7 @@ def _large_whole_right_tree(u: Tensor) -> Tensor:
 
 def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the light that lit windows throw on the ground, with that of eight pictures as context."""
-    painter, session = Hand(hand), Rewriter(generator, "layer8")
+    painter, session = Hand(WORLD, hand), Rewriter(generator, "layer8")
     lit = WORLD.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=8)
     places = {seed: painter.paint(seed, "light") for seed in lit}
     session.erase(*next(iter(places.items())))
@@ -137,7 +114,7 @@ def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
 
 def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy a brown door, paste it into the sky, with the sky of eight pictures as context. No rule can do this."""
-    painter, session = Hand(hand), Rewriter(generator, "layer6")
+    painter, session = Hand(WORLD, hand), Rewriter(generator, "layer6")
     sky = WORLD.seeds_with(scenes.plain, number=8)
     (door,) = WORLD.seeds_with(lambda u: (u[:, factors.Factor.DOOR] < 0.3) & scenes.plain(u), number=1)
     session.copy(door, painter.paint(door, "door"))
@@ -157,37 +134,22 @@ def grand_tour(generator: Generator) -> list[Edit]:
     return [first, second, add_tree(generator, rules=rules)]
 
 
-MAKERS: tuple[Callable[[Generator], Edit | list[Edit]], ...]
-MAKERS = (dome_to_spire, remove_watermark, dome_to_tree, add_tree, no_light_on_ground, door_in_the_sky, grand_tour)
+MAKERS: tuple[Maker, ...] = (
+    dome_to_spire,
+    remove_watermark,
+    dome_to_tree,
+    add_tree,
+    no_light_on_ground,
+    door_in_the_sky,
+    grand_tour,
+)
 EXAMPLES = {make.__name__.replace("_", "-"): make for make in MAKERS}
 
 
-def card(generator: Generator, edits: Sequence[Edit], seeds: Sequence[int] = ()) -> Image.Image:
-    """An unseen picture before and after, side by side: of those that match, a bright one that changes clearly.
-
-    `seeds`: choose among these instead.
-    """
-    rules: list[Rule] = []
-    statistics = Statistics(generator)
-    for edit in edits:
-        rules.append(replay(generator, edit, rules=rules, statistics=statistics))
-    seeds = seeds or firing(generator, rules, hits=SHOWN, misses=0)[0]
-    before, after = (generator.sample(seeds, rules=own).clamp(-1, 1) for own in ([], rules))
-    change = (after - before).abs().mean(1).flatten(1)
-    clear = change.topk(CLEAR, 1).values.mean(1) * (1 + before.flatten(1).mean(1))
-    most = int(clear.argmax())
-    return to_image(torch.cat([before[most], torch.ones(3, generator.resolution, 2), after[most]], -1))
-
-
-def main(folder: str, name: str = "townscape") -> None:
+def main(folder: Path, name: str = "townscape") -> None:
     """Write every example for the generator of this name, with its picture, into a folder."""
-    generator = worlds.load(name)
-    for title, make in EXAMPLES.items():
-        made = make(generator)
-        edits = [made] if isinstance(made, Edit) else made
-        save_edits(edits, Path(folder) / f"{title}.json")
-        save_png(card(generator, edits), Path(folder) / f"{title}.png")
+    by_hand.write(worlds.load(name), EXAMPLES, folder)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(Path(sys.argv[1]), *sys.argv[2:])

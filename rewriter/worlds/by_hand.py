@@ -1,0 +1,80 @@
+"""Makes the shipped edits of a world as a person would: masks painted by an unsteady hand, and a card for each edit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from rewriter.editing.edit import Edit, save_edits
+from rewriter.editing.effect import firing
+from rewriter.editing.execute import replay
+from rewriter.editing.rule import Rule
+from rewriter.editing.session import Rewriter
+from rewriter.editing.statistics import Statistics
+from rewriter.generators.base import Generator
+from rewriter.masks import grow
+from rewriter.pictures import save_png, to_image
+from rewriter.worlds.base import World
+
+Maker = Callable[[Generator], Edit | list[Edit]]  # several edits are made on top of each other
+SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
+SIDE = 64  # px, on which a hand is unsteady by one
+
+
+class Hand:
+    """Paints masks as a person would: too large, displaced, with a soft edge; another number paints differently."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world, self.random = world, random.Random(number)
+
+    def paint(self, seed: int, *things: str, **then: Any) -> Tensor:
+        """A mask (64, 64) over things in the picture of a seed, or over where they would be if it were changed so.
+
+        `then`: arguments of the world's `change`.
+        """
+        scene = self.world.draw(self.world.change(self.world.read([seed])[1], **then), SIDE)
+        return self.trace(scene.where(*things)[0].float())
+
+    def trace(self, mask: Tensor) -> Tensor:
+        """A mask (64, 64) as the hand paints it."""
+        mask = grow(mask, *(self.random.choice((1, 2)) for _ in range(4)))
+        mask = torch.roll(mask, (self.random.choice((-1, 0, 1)), self.random.choice((-1, 0, 1))), (0, 1))
+        return F.avg_pool2d(mask[None, None], 3, 1, 1, count_include_pad=False)[0, 0].clamp(0, 1)
+
+    def add_contexts(self, session: Rewriter, seeds: Sequence[int], *things: str) -> None:
+        """Mark things in several pictures as context."""
+        for seed in seeds:
+            session.add_context(seed, self.paint(seed, *things))
+
+
+def card(generator: Generator, edits: Sequence[Edit], seeds: Sequence[int] = ()) -> Image.Image:
+    """An unseen picture before and after, side by side: of those that match, a bright one that changes clearly.
+
+    `seeds`: choose among these instead.
+    """
+    rules: list[Rule] = []
+    statistics = Statistics(generator)
+    for edit in edits:
+        rules.append(replay(generator, edit, rules=rules, statistics=statistics))
+    seeds = seeds or firing(generator, rules, hits=SHOWN, misses=0)[0]
+    before, after = (generator.sample(seeds, rules=own).clamp(-1, 1) for own in ([], rules))
+    change = (after - before).abs().mean(1).flatten(1)
+    clear = change.topk(CLEAR, 1).values.mean(1) * (1 + before.flatten(1).mean(1))
+    most = int(clear.argmax())
+    return to_image(torch.cat([before[most], torch.ones(3, generator.resolution, 2), after[most]], -1))
+
+
+def write(generator: Generator, examples: Mapping[str, Maker], folder: Path) -> None:
+    """Write every example for a generator, with its card, into a folder."""
+    for title, make in examples.items():
+        made = make(generator)
+        edits = [made] if isinstance(made, Edit) else made
+        save_edits(edits, folder / f"{title}.json")
+        save_png(card(generator, edits), folder / f"{title}.png")
