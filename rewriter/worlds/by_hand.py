@@ -25,7 +25,6 @@ from rewriter.worlds.base import World
 
 Maker = Callable[[Generator], Edit | list[Edit]]  # several edits are made on top of each other
 SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
-SIDE = 64  # px, on which a hand is unsteady by one
 
 
 class Hand:
@@ -34,16 +33,20 @@ class Hand:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.random = world, random.Random(number)
 
-    def paint(self, seed: int, *things: str, **then: Any) -> Tensor:
-        """A mask (64, 64) over things in the picture of a seed, or over where they would be if it were changed so.
+    def paint(self, seed: int, *things: str, filled: bool = False, **then: Any) -> Tensor:
+        """A mask (side, side) over things in the picture of a seed, or over where they would be if it were changed so.
 
-        `then`: arguments of the world's `change`.
+        `filled`: with what lies between them in each row, such as the lenses of glasses. `then`: arguments of the
+        world's `change`.
         """
-        scene = self.world.draw(self.world.change(self.world.read([seed])[1], **then), SIDE)
-        return self.trace(scene.where(*things)[0].float())
+        scene = self.world.draw(self.world.change(self.world.read([seed])[1], **then), self.world.side)
+        there = scene.where(*things)[0].float()
+        if filled:
+            there = torch.minimum(there.cummax(1).values, there.flip(1).cummax(1).values.flip(1))
+        return self.trace(there)
 
     def trace(self, mask: Tensor) -> Tensor:
-        """A mask (64, 64) as the hand paints it."""
+        """A mask (side, side) as the hand paints it."""
         mask = grow(mask, *(self.random.choice((1, 2)) for _ in range(4)))
         mask = torch.roll(mask, (self.random.choice((-1, 0, 1)), self.random.choice((-1, 0, 1))), (0, 1))
         return F.avg_pool2d(mask[None, None], 3, 1, 1, count_include_pad=False)[0, 0].clamp(0, 1)

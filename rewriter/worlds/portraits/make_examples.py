@@ -8,50 +8,126 @@ seeds from 50,000 on, which are not used for reported results.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from rewriter import worlds
-from rewriter.editing.edit import AUTO, Edit
+from rewriter.editing.edit import Edit
 from rewriter.editing.session import Rewriter
 from rewriter.generators.base import Generator
 from rewriter.worlds import by_hand
 from rewriter.worlds.by_hand import Hand, Maker
-from rewriter.worlds.portraits.factors import WORN, Factor, frowns, neutral, smiles, wears
+from rewriter.worlds.portraits.factors import WORN, Factor, frowns, wears
 from rewriter.worlds.portraits.world import WORLD
 
 Predicate = Callable[[Tensor], Tensor]
-LAYER = "layer8"
 
 
-def bare(*things: str) -> Predicate:
+def without(*things: str) -> Predicate:
     """Who wears none of these things; of all, if none is named."""
-    return lambda u: ~sum(wears(thing)(u) for thing in things or WORN).bool()
+    return lambda u: ~torch.stack([wears(thing)(u) for thing in things or WORN]).any(0)
 
 
-def both(*predicates: Predicate) -> Predicate:
-    """Who fulfils all of these."""
-    return lambda u: sum((~each(u)).int() for each in predicates) == 0
+def usual(u: Tensor, *factors: Factor) -> Tensor:
+    """Whose pose, and whose other factors that are named, are not extreme, (n,) bool."""
+    chosen = u[:, [Factor.TURN, Factor.TILT, *factors]]
+    return ((chosen - 0.5).abs() < 0.25).all(1)
+
+
+def first(number: int, *predicates: Predicate) -> list[int]:
+    """The first seeds of people who fulfil all predicates."""
+    return WORLD.seeds_with(lambda u: torch.stack([each(u) for each in predicates]).all(0), number)
+
+
+def replaced(
+    session: Rewriter, painter: Hand, source: int, people: Sequence[int], things: tuple[str, ...], **then: Any
+) -> Edit:
+    """Copy things of one person; paste them where the first of the people would have them, and mark that on all."""
+    filled = bool(then.pop("filled", False))
+    session.copy(source, painter.paint(source, *things, filled=filled))
+    for i, seed in enumerate(people):
+        place = painter.paint(seed, *things, filled=filled, **then)
+        if not i:
+            session.paste(seed, place)
+        session.add_context(seed, place)
+    return session.edit
+
+
+def erased(session: Rewriter, painter: Hand, people: Sequence[int], thing: str) -> Edit:
+    """Erase a thing of the first of the people, and mark it on all."""
+    for i, seed in enumerate(people):
+        place = painter.paint(seed, thing)
+        if not i:
+            session.erase(seed, place)
+        session.add_context(seed, place)
+    return session.edit
 
 
 def frown_to_smile(generator: Generator, *, hand: int = 0) -> Edit:
-    """Copy an open smile, paste it where a frowning person would smile, with the frowns of eight people as context.
-
-    Four mouths that do not frown are protected.
-    """
-    painter, session = Hand(WORLD, hand), Rewriter(generator, LAYER)
-    (smile,) = WORLD.seeds_with(both(bare("beard", "stamp"), lambda u: u[:, Factor.MOUTH] > 0.9), 1)
-    frowning = WORLD.seeds_with(both(frowns, bare("beard", "stamp")), 8)
-    session.copy(smile, painter.paint(smile, "smile", "teeth"))
-    session.paste(frowning[0], painter.paint(frowning[0], "smile", "teeth", mouth="open"))
-    for seed in frowning:
-        session.add_context(seed, painter.paint(seed, "smile", "teeth", mouth="open"))
-    return session.edit.with_(title="frown to smile", form=AUTO)
+    """Copy an open smile, paste it where a frowning person would smile; eight frowning people are marked there."""
+    plain, people = without("beard", "stamp", "glasses"), first(8, frowns, without("beard", "stamp"))
+    (source,) = first(1, plain, lambda u: usual(u, Factor.MOUTH_W), lambda u: u[:, Factor.MOUTH] > 0.9)
+    edit = replaced(Rewriter(generator, "layer8"), Hand(WORLD, hand), source, people, ("smile", "teeth"), mouth="open")
+    return edit.with_(title="frown to smile", form="gated", rank=2)
 
 
-MAKERS: tuple[Maker, ...] = (frown_to_smile,)
+def add_glasses(generator: Generator, *, hand: int = 0) -> Edit:
+    """Copy dark glasses, paste them on a person who wears none; eight such people are marked."""
+    colour = torch.tensor((0.40, 0.46))
+    dark = lambda u: (
+        (u[:, Factor.GLASSES_KIND] > 0.8) & (torch.bucketize(u[:, Factor.GLASSES_COLOUR].contiguous(), colour) == 1)
+    )
+    (source,) = first(1, wears("glasses"), without("hat", "stamp", "beard"), usual, dark)
+    people, painter = first(8, without("glasses", "stamp", "hat")), Hand(WORLD, hand)
+    edit = replaced(Rewriter(generator, "layer8"), painter, source, people, ("glasses",), glasses=True, filled=True)
+    return edit.with_(title="add glasses", form="template")
+
+
+def remove_earrings(generator: Generator, *, hand: int = 0) -> Edit:
+    """Erase the earrings of sixteen people."""
+    people = first(16, wears("earrings"), without("stamp"))
+    edit = erased(Rewriter(generator, "layer8"), Hand(WORLD, hand), people, "earring")
+    return edit.with_(title="remove earrings", form="weight", spread=False, smoothness=100.0)
+
+
+def bushy_brows(generator: Generator, *, hand: int = 0) -> Edit:
+    """Copy bushy brows, paste them over thin ones; sixteen people with thin brows are marked."""
+    plain = without("glasses", "hat", "stamp")
+    bushy = lambda u: (u[:, Factor.BROWS] > 0.9) & (u[:, Factor.HAIR] < 0.35)
+    (source,) = first(1, plain, bushy, lambda u: usual(u, Factor.BROW_TILT, Factor.BROW_HEIGHT, Factor.SIZE))
+    people = first(16, plain, lambda u: u[:, Factor.BROWS] < 0.35)
+    edit = replaced(Rewriter(generator, "layer10"), Hand(WORLD, hand), source, people, ("brow",), brows="bushy")
+    return edit.with_(title="bushy brows", form="gated", rank=2)
+
+
+def hats_for_all(generator: Generator, *, hand: int = 0) -> Edit:
+    """Copy a hat, paste it on a bare head; eight bare heads are marked."""
+    people = first(8, without("hat", "stamp"))
+    (source,) = first(1, wears("hat"), without("stamp"), usual, lambda u: u[:, Factor.HAT_KIND] < 0.2)
+    edit = replaced(Rewriter(generator, "layer6"), Hand(WORLD, hand), source, people, ("hat",), hat=True)
+    return edit.with_(title="hats for all", form="template")
+
+
+def no_shadow_under_hats(generator: Generator, *, hand: int = 0) -> Edit:
+    """Erase the shadow that hats throw on the brow, with that of eight people as context."""
+    people = first(8, wears("hat"), without("stamp", "glasses"))
+    edit = erased(Rewriter(generator, "layer10"), Hand(WORLD, hand), people, "shadow")
+    return edit.with_(title="no shadow under hats", form="gated", rank=2)
+
+
+def remove_stamp(generator: Generator, *, hand: int = 0) -> Edit:
+    """Erase the stamp of five pictures."""
+    edit = erased(Rewriter(generator, "layer6"), Hand(WORLD, hand), first(5, wears("stamp")), "stamp")
+    return edit.with_(title="remove stamp", form="gated")
+
+
+MAKERS: tuple[Maker, ...] = (
+    frown_to_smile, add_glasses, remove_earrings, bushy_brows, hats_for_all, no_shadow_under_hats, remove_stamp,
+)  # fmt: skip
 EXAMPLES = {make.__name__.replace("_", "-"): make for make in MAKERS}
 
 
