@@ -1,8 +1,8 @@
 """Makes the shipped edits of portraits with the library, with masks as a person would paint them.
 
-`python -m rewriter.worlds.portraits.make_examples FOLDER` writes them again, for example after new weights. They use the
-first seeds whose pictures show the thing. Which of these to copy from and paste onto, layers and options were chosen on
-seeds from 50,000 on, which are not used for reported results.
+`python -m rewriter.worlds.portraits.make_examples FOLDER` writes them again, for example after new weights. Sources and
+people are the first seeds that suit. What suits, layers and options were chosen on seeds from 50,000 on, which are not
+used for reported results.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ def without(*things: str) -> Predicate:
     return lambda u: ~torch.stack([wears(thing)(u) for thing in things or WORN]).any(0)
 
 
-def usual(u: Tensor, *factors: Factor) -> Tensor:
-    """Whose pose, and whose other factors that are named, are not extreme, (n,) bool."""
-    chosen = u[:, [Factor.TURN, Factor.TILT, *factors]]
-    return ((chosen - 0.5).abs() < 0.25).all(1)
+def between(low: float, high: float, *factors: Factor) -> Predicate:
+    """Whose factors lie between two numbers."""
+    return lambda u: ((u[:, list(factors)] > low) & (u[:, list(factors)] < high)).all(1)
+
+
+def usual(*factors: Factor) -> Predicate:
+    """Whose pose, and whose other factors that are named, are not extreme."""
+    return between(0.25, 0.75, Factor.TURN, Factor.TILT, *factors)
 
 
 def first(number: int, *predicates: Predicate) -> list[int]:
@@ -70,18 +74,15 @@ def erased(session: Rewriter, painter: Hand, people: Sequence[int], thing: str) 
 def frown_to_smile(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy an open smile, paste it where a frowning person would smile; eight frowning people are marked there."""
     plain, people = without("beard", "stamp", "glasses"), first(8, frowns, without("beard", "stamp"))
-    (source,) = first(1, plain, lambda u: usual(u, Factor.MOUTH_W), lambda u: u[:, Factor.MOUTH] > 0.9)
+    (source,) = first(1, plain, usual(Factor.MOUTH_W), between(0.9, 1, Factor.MOUTH))
     edit = replaced(Rewriter(generator, "layer8"), Hand(WORLD, hand), source, people, ("smile", "teeth"), mouth="open")
     return edit.with_(title="frown to smile", form="gated", rank=2)
 
 
 def add_glasses(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy dark glasses, paste them on a person who wears none; eight such people are marked."""
-    colour = torch.tensor((0.40, 0.46))
-    dark = lambda u: (
-        (u[:, Factor.GLASSES_KIND] > 0.8) & (torch.bucketize(u[:, Factor.GLASSES_COLOUR].contiguous(), colour) == 1)
-    )
-    (source,) = first(1, wears("glasses"), without("hat", "stamp", "beard"), usual, dark)
+    dark, brown = between(0.8, 1, Factor.GLASSES_KIND), between(0.40, 0.46, Factor.GLASSES_COLOUR)
+    (source,) = first(1, wears("glasses"), without("hat", "stamp", "beard"), usual(), dark, brown)
     people, painter = first(8, without("glasses", "stamp", "hat")), Hand(WORLD, hand)
     edit = replaced(Rewriter(generator, "layer8"), painter, source, people, ("glasses",), glasses=True, filled=True)
     return edit.with_(title="add glasses", form="template")
@@ -97,9 +98,9 @@ def remove_earrings(generator: Generator, *, hand: int = 0) -> Edit:
 def bushy_brows(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy bushy brows, paste them over thin ones; sixteen people with thin brows are marked."""
     plain = without("glasses", "hat", "stamp")
-    bushy = lambda u: (u[:, Factor.BROWS] > 0.9) & (u[:, Factor.HAIR] < 0.35)
-    (source,) = first(1, plain, bushy, lambda u: usual(u, Factor.BROW_TILT, Factor.BROW_HEIGHT, Factor.SIZE))
-    people = first(16, plain, lambda u: u[:, Factor.BROWS] < 0.35)
+    bushy, dark = between(0.9, 1, Factor.BROWS), between(0, 0.35, Factor.HAIR)
+    (source,) = first(1, plain, bushy, dark, usual(Factor.BROW_TILT, Factor.BROW_HEIGHT, Factor.SIZE))
+    people = first(16, plain, between(0, 0.35, Factor.BROWS))
     edit = replaced(Rewriter(generator, "layer10"), Hand(WORLD, hand), source, people, ("brow",), brows="bushy")
     return edit.with_(title="bushy brows", form="gated", rank=2)
 
@@ -107,7 +108,7 @@ def bushy_brows(generator: Generator, *, hand: int = 0) -> Edit:
 def hats_for_all(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy a hat, paste it on a bare head; eight bare heads are marked."""
     people = first(8, without("hat", "stamp"))
-    (source,) = first(1, wears("hat"), without("stamp"), usual, lambda u: u[:, Factor.HAT_KIND] < 0.2)
+    (source,) = first(1, wears("hat"), without("stamp"), usual(), between(0, 0.2, Factor.HAT_KIND))
     edit = replaced(Rewriter(generator, "layer6"), Hand(WORLD, hand), source, people, ("hat",), hat=True)
     return edit.with_(title="hats for all", form="template")
 
