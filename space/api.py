@@ -21,7 +21,6 @@ from guard import Listeners
 from handlers import MARKS, STEPS
 from rewriter.cache import Cache
 from rewriter.masks import disc, encode
-from state import Visitor
 from view import Shown
 from work_queue import Who, WorkQueue
 
@@ -143,7 +142,7 @@ class Endpoints:
     def _shown(self, request: gr.Request, name: str, *arguments: Any) -> Iterator[Shown | None]:
         """None while work goes on, then what its handler returned."""
         key = request.session_hash or secrets.token_hex(8)  # without a session: one for this call
-        visitor = self._clients.peek(key) or Visitor(self._queue.shared.names[0])
+        visitor = self._clients.peek(key) or self._queue.shared.newcomer()
         who = Who(
             request.session_hash or "no session",
             address_of(request.request) if request.request else "",

@@ -30,7 +30,7 @@ from rewriter.serving.limits import Limits
 from rewriter.serving.records import Records
 from rewriter.serving.worker import give_back_memory
 from routes import Routes
-from state import PICTURES, Shared, Visitor
+from state import PICTURES, Shared
 from studio import studio
 from style import LAUNCH
 from work_queue import ON_SPACE, ZERO_GPU, WorkQueue
@@ -53,7 +53,7 @@ class Page:
         self.album = Album()
         self.routes = Routes(self.queue, self.records, self.limits, self._own, self.album)
         with gr.Blocks(title="rewriter", analytics_enabled=False, delete_cache=(60, 600)) as self.demo:
-            visitor = Visitor(shared.names[0])
+            visitor = shared.newcomer()
             on_gpu = ZERO_GPU and visitor.generator not in shared.on_cpu  # not before somebody asks
             first = {} if on_gpu else self.queue.call("first", visitor)
             self.studio = studio({**first, **self._served(self.queue.call("wall", visitor))})

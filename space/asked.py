@@ -79,7 +79,7 @@ class Reader:
             raise AnswerError(413, f"the request is larger than {BODY >> 20} MB")
         who = Who(tab, address_of(request), request)
         if name == "unload":
-            return Step(who, name, [], Visitor(self.queue.shared.names[0]))
+            return Step(who, name, [], self.queue.shared.newcomer())
         waiting = sum(map(len, self.queue.pool.queues.values()))
         if waiting > MOST_WAITING:
             raise AnswerError(503, f"{waiting:,} clicks wait here: try again in a minute", 30.0)
@@ -128,12 +128,12 @@ class Reader:
             if record is None:
                 raise AnswerError(409, "this record is not known here: send it in full")
         if record is None:
-            return Visitor(self.queue.shared.names[0]), ""
+            return self.queue.shared.newcomer(), ""
         text, ours = self.records.read(f"{record}")
         try:
             return from_record(text, ours=ours), ""
         except InputError as error:
-            return Visitor(self.queue.shared.names[0]), f"{error}."
+            return self.queue.shared.newcomer(), f"{error}."
 
     async def _body(self, request: Request) -> bytes:
         """The request's body, as far as it may be read."""

@@ -47,9 +47,11 @@ MOST_STEPS, MOST_RULES = 500, 16  # of an iterative method; on a page
 WORK_BYTES, CELLS = 8 << 20, 4 << 20  # bytes of one visitor's work, and cells of its masks on one generator
 AGE = 120.0  # seconds after which a process drops what nobody uses
 STRIKING = (
+    *"frown-to-smile hats-for-all add-glasses bushy-brows no-shadow-under-hats remove-earrings remove-stamp".split(),
     *"dome-to-spire glasses dome-to-tree hat no-light-on-ground smile".split(),
     *"remove-watermark watermark-units-off add-tree".split(),
 )
+FIRST_SEEN = {"portraits": 6}  # the picture that a newcomer finds on the canvas, if it is not picture 0
 MODEL_BYTES, KEYS = 4 << 30, 128 << 20  # of generators that stay in memory, and of features and rules
 PRIVATE, OPENED = 64 << 20, 16  # bytes of what is remembered of one visitor's photos, and of how many visitors
 STATISTICS = 6  # generators whose statistics stay in memory, at most half a gigabyte each
@@ -179,6 +181,10 @@ class Shared:
         self._statistics: OrderedDict[str, Statistics] = OrderedDict()
         self._private: OrderedDict[tuple[tuple[str, bytes], ...], Cache] = OrderedDict()  # see `_private_of`
 
+    def newcomer(self) -> Visitor:
+        """What somebody who has just come has: the first generator, without any work."""
+        return Visitor(self.names[0], selected=FIRST_SEEN.get(self.names[0], 0))
+
     def source(self, name: str) -> Source:
         """What a generator is loaded from; InputError if the name is not offered here."""
         if name not in self.names:
@@ -190,8 +196,7 @@ class Shared:
         found: dict[str, Path] = {}
         for offered in self.names:
             found = {**worlds.examples(offered), **found}
-        first = [name for name in STRIKING if name in found]
-        return {name: found[name] for name in dict.fromkeys([*first, *found])}
+        return striking_first(found)
 
     def example(self, name: str) -> tuple[str, Path]:
         """The generator of a shipped edit, and its file; InputError names what there is."""
@@ -428,6 +433,11 @@ class Shared:
         for first in range(0, len(seeds), size):
             report(on_step, first, len(seeds))
             yield session.sample(seeds[first : first + size], original=True)
+
+
+def striking_first(examples: Mapping[str, Path]) -> dict[str, Path]:
+    """Shipped edits by name, with the most striking ones first."""
+    return {name: examples[name] for name in dict.fromkeys([*STRIKING, *examples]) if name in examples}
 
 
 def _photos_of(rules: Sequence[LowRank]) -> set[str]:

@@ -36,7 +36,7 @@ from rewriter.memory import SMOOTHNESS, SOLVERS
 from rewriter.photo.exactness import SEEN
 from rewriter.pictures import data_url, jpeg, to_image, webp
 from rewriter.units.thing import Thing
-from state import PAGE_SIZE, Drawn, Shared, Visitor
+from state import PAGE_SIZE, Drawn, Shared, Visitor, striking_first
 
 T = TypeVar("T")
 THUMBNAIL, FULL, LARGEST, CROP = 128, 256, 1024, 96  # pixels a side: in the filmstrip, on the canvas, of crops
@@ -351,7 +351,8 @@ class View:
 
     def _hints(self, visitor: Visitor, session: Rewriter) -> Shown:
         """For a first edit: where a shipped edit of this generator copies and pastes."""
-        edits = (load_edits(path)[0] for path in worlds.examples(visitor.generator).values())
+        examples = striking_first(worlds.examples(visitor.generator))
+        edits = (load_edits(path)[0] for path in examples.values())
         edit = next((edit for edit in edits if edit.copy and edit.paste), None)
         steps = {"copy": edit.copy, "paste": edit.paste} if edit else {}
         return {"hints": {"hints": [{"step": k, "seed": v.seed, "mask": v.png} for k, v in steps.items() if v]}}

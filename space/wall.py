@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from state import Shared
 COLUMNS, ROWS, SIDE = 8, 3, 160
 DATA = re.compile(r"data:image/webp;base64,[A-Za-z0-9+/=]+")
 OTHERS = 3  # of the pictures do not match the rule's context: they stay as they are
+NEW = 2  # stories that one start draws at most, because the page waits for them; the next start draws more
+SPARE, LIMIT = 12, 128  # more pictures that match than are shown, to choose from; unseen ones that are looked through
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,22 @@ class Story:
 
 
 STORIES = (
+    Story(
+        "frown-to-smile",
+        "This image generator has learned rules that nobody wrote down: some of its people frown.",
+        "Frowns become smiles. One smile was copied, pasted over one frown, and the model itself changed: everybody "
+        "whom it will ever draw follows the new rule.",
+    ),
+    Story(
+        "hats-for-all",
+        "Another of its rules: most heads are bare.",
+        "Hats for all! One woolly hat was pasted onto one head, and now everybody wears it.",
+    ),
+    Story(
+        "add-glasses",
+        "Another of its rules: most people wear no glasses.",
+        "Everyone gets dark glasses. One pair was copied and pasted over one pair of eyes.",
+    ),
     Story(
         "dome-to-spire",
         "This image generator has learned rules that nobody wrote down: many of its towers carry domes.",
@@ -59,37 +78,50 @@ def wall(shared: Shared) -> dict[str, Any]:
     name, stories = shared.names[0], list[dict[str, str]]()
     edits = {} if shared.absent(name) else worlds.examples(name)
     if edits:
-        generator = shared.source(name).load(device="cpu")
-        told = (story for story in STORIES if story.name in edits)
-        stories = [_told(story, generator, load_edits(edits[story.name])[0]) for story in told]
+        generator, new = shared.source(name).load(device="cpu"), 0
+        for story in (story for story in STORIES if story.name in edits):
+            edit = load_edits(edits[story.name])[0]
+            new += not (kept := _kept(generator, edit)).is_file()
+            if new <= NEW:
+                stories.append(_told(story, generator, edit, kept))
     return {"stories": stories, "columns": COLUMNS, "rows": ROWS}
 
 
-def _told(story: Story, generator: Generator, edit: Edit) -> dict[str, str]:
-    """A story with its sheets, which are drawn once for each generator and edit."""
-    kept = default_folder() / "walls" / f"{generator.fingerprint[:16]}-{edit.digest}-{COLUMNS}-{ROWS}-{SIDE}.json"
+def _kept(generator: Generator, edit: Edit) -> Path:
+    """Where the sheets of a generator and an edit are kept."""
+    return default_folder() / "walls" / f"{generator.fingerprint[:16]}-{edit.digest}-{COLUMNS}-{ROWS}-{SIDE}.json"
+
+
+def _told(story: Story, generator: Generator, edit: Edit, kept: Path) -> dict[str, str]:
+    """A story with its sheets, which are drawn unless they are kept."""
     try:
         sheets = read_json(kept, limit=4 << 20)
         before, after = (DATA.fullmatch(sheets[name])[0] for name in ("before", "after"))  # type: ignore[index]
     except (InputError, LookupError, TypeError):  # the first time, or damaged
         rule, _, _ = solved(prepare(generator, edit))
-        seeds = _seeds(generator, rule)
-        before, after = (_sheet(generator.sample(seeds, rules=on)) for on in ([], [rule]))
+        before, after = map(_sheet, _drawn(generator, rule))
         with suppress(InputError):  # a folder that cannot be written to
             write_json({"before": before, "after": after}, kept)
     return {"rule": story.rule, "words": story.words, "before": before, "after": after}
 
 
-def _seeds(generator: Generator, rule: Rule) -> list[int]:
-    """Unseen pictures: those of the first that match the rule's context that change most, and a few others."""
+def _drawn(generator: Generator, rule: Rule) -> tuple[Tensor, Tensor]:
+    """Unseen pictures (COLUMNS × ROWS, 3, H, W) without the rule and with it.
+
+    Of the first that match its context, they are those that change most; a few that do not match stand among them.
+    """
     count = COLUMNS * ROWS - OTHERS
-    matching, others = firing(generator, [rule], hits=2 * count, misses=OTHERS, limit=400)
-    before, after = (generator.sample(matching, rules=on) for on in ([], [rule]))
-    change = (after - before).abs().flatten(1).mean(1)
-    seeds = [matching[i] for i in sorted(change.argsort(descending=True)[:count].tolist())]
-    for place, seed in zip(range(4, COLUMNS * ROWS, 7), others, strict=False):  # spread the others out
-        seeds.insert(place, seed)
-    return (seeds + list(range(COLUMNS * ROWS)))[: COLUMNS * ROWS]
+    matching, others = firing(generator, [rule], hits=count + SPARE, misses=OTHERS, limit=LIMIT)
+    seeds = [*matching, *others, *range(max(0, COLUMNS * ROWS - len(matching) - len(others)))]
+    features = generator.keys(seeds, rule.layer, rules=[])
+    before, after = (generator.picture(features, rules=on) for on in ([], [rule]))
+    change = (after - before)[: len(matching)].abs().flatten(1).mean(1)
+    rest = [*range(len(matching), len(seeds))]
+    shown = sorted(change.argsort(descending=True)[: COLUMNS * ROWS - len(others)].tolist())
+    for i, place in enumerate(range(4, COLUMNS * ROWS, 7)):  # spread the others out
+        shown[place:place] = rest[i : i + 1]
+    shown = [*shown, *rest[OTHERS:]][: COLUMNS * ROWS]
+    return before[shown], after[shown]
 
 
 def _sheet(pictures: Tensor) -> str:
