@@ -1,6 +1,7 @@
 """Makes the shipped things of a built-in world: `python -m rewriter.evaluation.make_things [GENERATOR …]`.
 
-For each label of a built-in world: the units that draw it best, of what three pictures show of it. For faces: glasses.
+For towns: the units that draw a label best, of what three pictures show of it. For people the layer and the number of
+units were chosen by looking at what they paint: compared by pixels, a smear of the right colour does well.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rewriter.masks import as_mask, resize
 from rewriter.pictures import save_png
 from rewriter.units.dissect import dissect, scene_labels
 from rewriter.units.shipped import FOLDER, VERSION
-from rewriter.units.thing import TRIED, Tried, choose, contrast, made_of, point, with_few
+from rewriter.units.thing import TRIED, Thing, Tried, choose, contrast, made_of, point, with_few
 from rewriter.worlds import segmenter
 from rewriter.worlds.by_hand import card
 from rewriter.worlds.townscape import factors, scenes
@@ -33,6 +34,12 @@ from rewriter.worlds.townscape.world import WORLD
 
 THINGS = ("tree", "door", "window", "dome", "spire", "cloud", "light")
 POINTED, NUMBER, SIDE = range(400), 3, 64
+PORTRAITS = {  # the layer and how many of its units; the pictures that were pointed at, and labels that are the thing
+    "hat": ("layer5", 60, (33,), ("hat",)),
+    "smile": ("layer6", 20, (6, 14, 120), ("smile", "teeth")),
+    "hair": ("layer5", 40, (12, 13, 23), ("hair",)),
+    "stamp": ("layer6", 40, (11, 23, 36), ("stamp",)),
+}
 GLASSES_AT, GLASSES_BY = "layer1", 120
 EYES = {  # seeds of faces with glasses, and ovals over their eyes: row, column, half height and half width, in shares
     10046: (0.45, 0.51, 0.18, 0.37),
@@ -46,23 +53,61 @@ WORTH = 0.2  # score from which a thing is worth painting with
 
 
 def marks(label: str) -> list[Region]:
-    """Three pictures that show much of a thing, with its exact mask."""
+    """Three pictures that show much of a thing of towns, with its exact mask."""
     shown = WORLD.described(POINTED, SIDE).where(label).float()
     best = shown.sum((1, 2)).argsort(descending=True, stable=True)[:NUMBER].tolist()
     return [Region(seed, as_mask(shown[seed])) for seed in best]
 
 
-def made(generator: Generator, labels: tuple[str, ...] = THINGS) -> dict[str, Any]:
+def made(generator: Generator) -> dict[str, Any]:
     """What the shipped file holds: the things that painting draws."""
+    world = worlds.of(generator.name)
+    things = things_of_faces(generator) if world is None else MAKERS[world.name](generator)
+    about = {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint}
+    return {**about, "things": [each.to_json() for each in things]}
+
+
+def things_of_towns(generator: Generator) -> list[Thing]:
+    """For each label the units that `choose` finds, if they draw it well enough."""
     things = []
-    for label in labels:
+    for label in THINGS:
         found = choose(generator, marks(label), name=label)
         if label in DRIVEN:
             found = _driven(generator, found.thing.layer, label)
         print(f"{generator.name}, {label}: {found.thing.layer}, {len(found.thing.units)} units, {found.score:.2f}")  # noqa: T201
         if found.score >= WORTH:
-            things.append(found.thing.to_json())
-    return {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint, "things": things}
+            things.append(found.thing)
+    return things
+
+
+def things_of_portraits(generator: Generator) -> list[Thing]:
+    """What can be painted on people; glasses, beards and earrings become smears at every layer."""
+    things = []
+    for name, (layer, count, seeds, labels) in PORTRAITS.items():
+        shown = worlds.named("portraits").described(seeds, SIDE).where(*labels).float()
+        pointed = [Region(seed, as_mask(mask)) for seed, mask in zip(seeds, shown, strict=True)]
+        things.append(with_few(generator, _strongest(generator, pointed, layer, count, name)))
+    return things
+
+
+def things_of_faces(generator: Generator) -> list[Thing]:
+    """Glasses, by units of the coarsest layer, which `choose` does not prefer; all of its units, see README.
+
+    It compares pixels, and frames stand a little elsewhere on each face.
+    """
+    ovals = [_oval(*place) for place in EYES.values()]
+    pointed = [Region(seed, as_mask(mask)) for seed, mask in zip(EYES, ovals, strict=True)]
+    return [_strongest(generator, pointed, GLASSES_AT, GLASSES_BY, "glasses")]
+
+
+MAKERS = {"townscape": things_of_towns, "portraits": things_of_portraits}
+
+
+def _strongest(generator: Generator, pointed: list[Region], layer: str, count: int, name: str) -> Thing:
+    """A thing by the units that are strongest on it, compared with the same places of other pictures."""
+    order = contrast(generator, pointed, layer)
+    found = made_of(generator, point(generator, pointed, layer), count, name=name, order=order)
+    return replace(found, marks=tuple(pointed))
 
 
 @torch.no_grad()
@@ -88,19 +133,6 @@ def _driven(generator: Generator, layer: str, label: str) -> Tried:
     return replace(best, thing=with_few(generator, best.thing))
 
 
-def made_glasses(generator: Generator) -> dict[str, Any]:
-    """What the shipped file of faces holds: glasses, by units of the coarsest layer, which `choose` does not prefer.
-
-    It compares pixels, and frames stand a little elsewhere on each face. The number of units was chosen by looking.
-    """
-    ovals = [_oval(*place) for place in EYES.values()]
-    pointed = [Region(seed, as_mask(mask)) for seed, mask in zip(EYES, ovals, strict=True)]
-    order = contrast(generator, pointed, GLASSES_AT)
-    found = made_of(generator, point(generator, pointed, GLASSES_AT), GLASSES_BY, name="glasses", order=order)
-    about = {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint}
-    return {**about, "things": [replace(found, marks=tuple(pointed)).to_json()]}  # all of its units, see README
-
-
 def watermark_units_off(generator: Generator) -> Edit:
     """The units that agree best with watermarks and bars, off everywhere: as GAN Dissection removes them."""
     labels, share = scene_labels(WORLD, MARKS, together=True), round(ZEROED * generator.layer(ZEROED_AT).out_channels)
@@ -120,11 +152,11 @@ def _oval(row: float, column: float, height: float, width: float) -> torch.Tenso
 def main(names: list[str], folder: Path = FOLDER) -> None:
     """Write one file for each generator."""
     folder.mkdir(exist_ok=True)
-    for name in names or ("townscape", "townscape-128", "faces"):
-        made_of_it = made_glasses(load_generator(name)) if name == "faces" else made(worlds.load(name))
-        write_json(made_of_it, folder / f"{name}.json", indent=0)
-        if name != "faces":
-            write_example(worlds.load(name), worlds.examples(name)["remove-watermark"].parent)
+    for name in names or ("townscape", "townscape-128", "portraits", "faces"):
+        generator = load_generator(name)
+        write_json(made(generator), folder / f"{name}.json", indent=0)
+        if worlds.of(name) is WORLD:
+            write_example(generator, worlds.examples(name)["remove-watermark"].parent)
 
 
 def write_example(generator: Generator, folder: Path) -> None:

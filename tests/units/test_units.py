@@ -8,6 +8,7 @@ import torch
 from conftest import square
 from PIL import Image
 
+from rewriter.checkpoints.catalogue import built_ins
 from rewriter.editing.region import Region
 from rewriter.errors import CancelledError, InputError
 from rewriter.evaluation.units import doors
@@ -165,7 +166,7 @@ def test_few_units_remove_a_thing_everywhere_and_all_remove_it_where_it_is_paint
     assert few.stroke(marks("tree")[0], remove=True).units == few.units == few.stroke().units
 
 
-@pytest.mark.parametrize("name", ["townscape", "townscape-128", pytest.param("faces", marks=pytest.mark.network)])
+@pytest.mark.parametrize("name", [*built_ins(), pytest.param("faces", marks=pytest.mark.network)])
 def test_shipped_things_belong_to_their_generator(name):
     from rewriter import load_generator
 
