@@ -24,6 +24,7 @@ from rewriter.pictures import save_png, to_image
 from rewriter.worlds.base import World
 
 Maker = Callable[[Generator], Edit | list[Edit]]  # several edits are made on top of each other
+FOUND = 80  # places that a file keeps: more would make it longer, and hardly better
 SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
 
 
@@ -57,16 +58,32 @@ class Hand:
             session.add_context(seed, self.paint(seed, *things))
 
 
-def card(generator: Generator, edits: Sequence[Edit], seeds: Sequence[int] = ()) -> Image.Image:
+def as_shipped(generator: Generator, edit: Edit, statistics: Statistics) -> tuple[Edit, Rule]:
+    """An edit with the places that were found for it, so that a replay need not look for them; and its rule."""
+    made = replay(generator, edit, statistics=statistics).edit
+    assert made is not None
+    kept = made.with_(found=made.found[:FOUND], after=())
+    return kept, replay(generator, kept, statistics=statistics)
+
+
+def card(
+    generator: Generator,
+    edits: Sequence[Edit],
+    seeds: Sequence[int] = (),
+    *,
+    busy: Callable[[int], float] = lambda seed: 0,
+) -> Image.Image:
     """An unseen picture before and after, side by side: of those that match, a bright one that changes clearly.
 
-    `seeds`: choose among these instead.
+    `seeds`: choose among these instead. `busy`: how much else there is in a picture, by its seed; the least is taken.
     """
     rules: list[Rule] = []
     statistics = Statistics(generator)
     for edit in edits:
         rules.append(replay(generator, edit, rules=rules, statistics=statistics))
     seeds = seeds or firing(generator, rules, hits=SHOWN, misses=0)[0]
+    least = min(map(busy, seeds))
+    seeds = [seed for seed in seeds if busy(seed) == least]
     before, after = (generator.sample(seeds, rules=own).clamp(-1, 1) for own in ([], rules))
     change = (after - before).abs().mean(1).flatten(1)
     clear = change.topk(CLEAR, 1).values.mean(1) * (1 + before.flatten(1).mean(1))
@@ -74,10 +91,13 @@ def card(generator: Generator, edits: Sequence[Edit], seeds: Sequence[int] = ())
     return to_image(torch.cat([before[most], torch.ones(3, generator.resolution, 2), after[most]], -1))
 
 
-def write(generator: Generator, examples: Mapping[str, Maker], folder: Path) -> None:
-    """Write every example for a generator, with its card, into a folder."""
+def write(
+    generator: Generator, examples: Mapping[str, Maker], folder: Path, *, busy: Callable[[int], float] = lambda seed: 0
+) -> None:
+    """Write every example for a generator, with its card, into a folder; cards show the least `busy` pictures."""
+    statistics = Statistics(generator)
     for title, make in examples.items():
         made = make(generator)
-        edits = [made] if isinstance(made, Edit) else made
+        edits = [as_shipped(generator, made, statistics)[0]] if isinstance(made, Edit) else made
         save_edits(edits, folder / f"{title}.json")
-        save_png(card(generator, edits), folder / f"{title}.png")
+        save_png(card(generator, edits, busy=busy), folder / f"{title}.png")
