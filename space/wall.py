@@ -26,7 +26,7 @@ COLUMNS, ROWS, SIDE = 8, 3, 160
 DATA = re.compile(r"data:image/webp;base64,[A-Za-z0-9+/=]+")
 OTHERS = 3  # of the pictures do not match the rule's context: they stay as they are
 NEW = 2  # stories that one start draws at most, because the page waits for them; the next start draws more
-SPARE, LIMIT = 12, 128  # more pictures that match than are shown, to choose from; unseen ones that are looked through
+LIMIT = 160  # unseen pictures that are looked through
 
 
 @dataclass(frozen=True)
@@ -108,20 +108,20 @@ def _told(story: Story, generator: Generator, edit: Edit, kept: Path) -> dict[st
 def _drawn(generator: Generator, rule: Rule) -> tuple[Tensor, Tensor]:
     """Unseen pictures (COLUMNS × ROWS, 3, H, W) without the rule and with it.
 
-    Of the first that match its context, they are those that change most; a few that do not match stand among them.
+    Of those that match its context, they are the ones whose features change most; a few that do not match are among
+    them. Only what is shown is drawn to the end.
     """
-    count = COLUMNS * ROWS - OTHERS
-    matching, others = firing(generator, [rule], hits=count + SPARE, misses=OTHERS, limit=LIMIT)
-    seeds = [*matching, *others, *range(max(0, COLUMNS * ROWS - len(matching) - len(others)))]
-    features = generator.keys(seeds, rule.layer, rules=[])
+    most = COLUMNS * ROWS
+    matching, others = firing(generator, [rule], hits=3 * most, misses=OTHERS, limit=LIMIT)
+    features = generator.keys(matching, rule.layer, rules=[])
+    plain, ruled = (generator.values(features, rules=on) for on in ([], [rule]))
+    change = (ruled - plain).square().flatten(1).sum(1)
+    seeds = [matching[i] for i in sorted(change.argsort(descending=True)[: most - len(others)].tolist())]
+    for place, seed in zip(range(4, most, 7), others, strict=False):  # spread the others out
+        seeds.insert(place, seed)
+    features = generator.keys((seeds + [*range(most)])[:most], rule.layer, rules=[])
     before, after = (generator.picture(features, rules=on) for on in ([], [rule]))
-    change = (after - before)[: len(matching)].abs().flatten(1).mean(1)
-    rest = [*range(len(matching), len(seeds))]
-    shown = sorted(change.argsort(descending=True)[: COLUMNS * ROWS - len(others)].tolist())
-    for i, place in enumerate(range(4, COLUMNS * ROWS, 7)):  # spread the others out
-        shown[place:place] = rest[i : i + 1]
-    shown = [*shown, *rest[OTHERS:]][: COLUMNS * ROWS]
-    return before[shown], after[shown]
+    return before, after
 
 
 def _sheet(pictures: Tensor) -> str:
