@@ -42,7 +42,7 @@ def shoot(browser, url, folder, clock):
         for dark in (False, True):
             walk(browser, url, folder, clock, width, dark)
     v = Visit(browser, url, width=1400, height=HEIGHT)
-    v.example("dome-to-spire")
+    v.example("frown-to-smile")
     v.page.wait_for_timeout(800)
     with Image.open(io.BytesIO(v.page.screenshot())) as image:
         image.convert("RGB").save(folder / "page.webp", quality=85)
@@ -70,9 +70,9 @@ def walk(browser, url, folder, clock, width, dark):
     v.edit()
     keep("2-edit")
     with clock.measure("picture, stroke and Copy"):
-        v.mark("copy", 1, 0.35, 0.2, 0.33)
+        v.mark("copy", 6, 0.42, 0.63, 0.63, to=0.58)  # a smile
     with clock.measure("picture, stroke and Paste"):
-        v.mark("paste", 0, 0.24, 0.3, 0.36)
+        v.mark("paste", 9, 0.42, 0.66, 0.66, to=0.58)  # over a frown
     with clock.measure("Paste → places found"):
         v.page.wait_for_selector(".too .crop", timeout=60_000)
     with clock.measure("places found → the machine has chosen"):
@@ -103,7 +103,7 @@ def main(folder):
     path = find() or sys.exit(HINT)
     folder.mkdir(parents=True, exist_ok=True)
     clock = Clock()
-    with served(["townscape-128", "townscape"]) as url, chromium(path) as browser:
+    with served(["portraits", "townscape-128", "townscape"]) as url, chromium(path) as browser:
         shoot(browser, url, folder, clock)
     print(clock.table())
 

@@ -307,14 +307,14 @@ def wait_for(url, server, log):
 
 @pytest.mark.browser
 @pytest.mark.filterwarnings("ignore")
-def test_the_deployed_page_draws_the_towns(address):
+def test_the_deployed_page_draws_portraits(address):
     from gradio_client import Client
 
-    town = worlds.load("townscape-128")  # on which the page opens
+    portraits = worlds.load("portraits")  # on which the page opens
     drawn = Client(address, verbose=False).predict("0, 7", False, api_name="/pictures")
     assert set(drawn) == {"0", "7"}
     for seed, url in drawn.items():
         with Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) as picture:
             got = np.asarray(picture.convert("RGB"), dtype=float)
-        wanted = (town.sample([int(seed)])[0].permute(1, 2, 0).detach().numpy() + 1) * 127.5
+        wanted = (portraits.sample([int(seed)])[0].permute(1, 2, 0).detach().numpy() + 1) * 127.5
         assert got.shape == wanted.shape and np.abs(got - wanted.clip(0, 255)).max() <= 1

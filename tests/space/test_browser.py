@@ -197,6 +197,26 @@ def test_wall_shows_a_rule_travelling_across_and_back_without_a_click(visit):
     assert calm.page.locator(".wall.on").count() == 1  # at rest, with the rule
 
 
+@pytest.mark.browser
+def test_page_opens_on_portraits_where_a_card_makes_people_smile_and_a_stroke_is_a_hat(visit):
+    with served(["portraits", "townscape"]) as address:
+        v = visit(at=address)
+        assert v.page.input_value("#rw-generator") == "portraits"
+        v.page.wait_for_selector('.story:has-text("Frowns become smiles")')
+        v.example("frown-to-smile")
+        assert v.page.get_attribute(".verdict", "data-verdict") == "took"
+        smiling = v.pictures()
+        v.toggle()
+        v.wait_for_pictures(smiling, same=False)
+        change = (v.picture(smiling["9"]).int() - v.picture(v.pictures()["9"]).int()).abs().amax(0)
+        assert change[68:100, 44:84].max() > 80 and change[:56].max() < 40  # the mouth, not the hair and the eyes
+        v.press('[data-step="revert"]')
+        v.inside()
+        v.pick(4)
+        v.draw("hat", 0.32, 0.2, 0.2, to=0.7)
+        v.page.wait_for_selector('.why[data-appears="yes"]:not([hidden]):has-text("Hat: it appears")')
+
+
 def test_example_takes_and_original_is_a_slide_or_a_press_away(visit):
     v = visit()
     v.example("dome-to-tree")

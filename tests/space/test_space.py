@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import multiprocessing
 import pickle
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import gradio as gr
 import httpx
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -28,7 +30,7 @@ from app import Page, main
 from downloads import Downloads
 from handlers import Handlers
 from received import from_record, read_painted, to_record
-from rewriter import Edit, Rewriter, Rule, load_edits, masks, save_edits
+from rewriter import Edit, Rewriter, Rule, load_edits, masks, save_edits, worlds
 from rewriter.cache import default_folder
 from rewriter.checkpoints.catalogue import catalogue
 from rewriter.editing.effect import suggestion, verdict_in_words
@@ -110,6 +112,11 @@ def saved(shown, folder):
     return path
 
 
+def picture_at(url):
+    """The picture that a data URL holds."""
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")
+
+
 # --- the edit and its rules ---
 
 
@@ -124,6 +131,28 @@ def test_wall_is_drawn_once_and_again_if_it_is_damaged(do):
     kept[0].write_text('{"before": "data:image/webp;base64,); x: url(", "after": ""}')
     assert wall(shared) == first
     assert wall(Shared((SMALL,), device="cpu"))["stories"] == []
+
+
+def test_portraits_tell_of_smiles_first_and_of_hats_at_the_next_start(monkeypatch):
+    monkeypatch.setattr("wall.NEW", 1)
+    shared = Shared(("portraits", "townscape"), device="cpu")
+    assert [len(wall(shared)["stories"]) for _ in range(2)] == [1, 2]
+    for story, opening in zip(wall(shared)["stories"], ("Frowns become smiles", "Hats for all"), strict=False):
+        assert story["words"].startswith(opening)
+        before, after = (np.asarray(picture_at(story[sheet]), dtype=float) for sheet in ("before", "after"))
+        tiles = np.abs(after - before).reshape(3, 160, 8, 160, 3).max((1, 3, 4))
+        assert (tiles > 60).sum() >= 20  # of 24 people are seen to change
+
+
+def test_newcomer_to_portraits_is_shown_a_person_and_a_smile_to_copy():
+    shared = Shared(("portraits", "townscape"), device="cpu")
+    shown = Handlers(shared).first(shared.newcomer())
+    smile = load_edits(worlds.examples("portraits")["frown-to-smile"])[0]
+    assert shown["canvas"]["seed"] in shared.newcomer().seeds and shown["canvas"]["seed"] > 0
+    assert [hint["seed"] for hint in shown["hints"]["hints"]] == [smile.copy.seed, smile.paste.seed]
+    assert [thing["name"] for thing in shown["inside"]["things"]] == ["hat", "smile", "hair", "stamp"]
+    cards = [*shared.cards()]
+    assert cards[:3] == ["frown-to-smile", "hats-for-all", "add-glasses"] and cards.index("dome-to-spire") == 7
 
 
 def test_page_says_what_to_do_next(do, marked, executed):
