@@ -164,7 +164,7 @@ def write_example(generator: Generator, folder: Path) -> None:
     edit, name = watermark_units_off(generator), "watermark-units-off"
     seeds = [seed for seed in range(UNSEEN, UNSEEN + 400) if factors.has_watermark(WORLD.read([seed])[1]).any()]
     save_edits([edit], folder / f"{name}.json")
-    save_png(card(generator, [edit], seeds), folder / f"{name}.png")
+    save_png(card(generator, [edit], lambda others: seeds), folder / f"{name}.png")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ from rewriter.generators.origin import Origin
 from rewriter.generators.shapes import Shapes
 
 Changes = Sequence[LowRank] | Sequence[Sequence[LowRank]]
+CACHED = 1 << 21  # numbers of a map; with more at a time, a CPU takes up to two and a half times as long for a picture
+MANY = 1 << 30
 
 
 class Generator(nn.Module, ABC):
@@ -306,10 +308,26 @@ class Generator(nn.Module, ABC):
 
     def picture(self, features: Features, values: Tensor | None = None, *, rules: Changes | None = None) -> Tensor:
         """From a layer's features on to the pictures; `values` replaces what that layer would answer."""
-        per_picture = self._spread(rules, len(features))
+        per_picture, pictures = self._spread(rules, len(features)), range(len(features))
+        few = self._few
+        if len(pictures) <= few:
+            return self._picture(features, values, per_picture)
+        drawn = []
+        for i in pictures[::few]:
+            own = None if values is None else values[i : i + few]
+            drawn.append(self._picture(features[list(pictures[i : i + few])], own, per_picture[i : i + few]))
+        return torch.cat(drawn)
+
+    @property
+    def _few(self) -> int:
+        """How many pictures are drawn together: on a CPU, so few that the largest maps stay in its cache."""
+        largest = max(info.out_channels * info.resolution**2 for info in self.layers.values())
+        return max(1, CACHED // largest) if self.device.type == "cpu" else MANY
+
+    def _picture(self, features: Features, values: Tensor | None, rules: Changes) -> Tensor:
         with exact(self.device):
             while True:
-                own = self.values(features, rules=per_picture) if values is None else values
+                own = self.values(features, rules=rules) if values is None else values
                 following = self.follow(features, own)
                 if isinstance(following, Tensor):
                     return following

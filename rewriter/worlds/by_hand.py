@@ -23,6 +23,7 @@ from rewriter.masks import grow
 from rewriter.pictures import save_png, to_image
 from rewriter.worlds.base import World
 
+Shown = Callable[[Sequence[int]], Sequence[int]]  # unseen seeds → those that a card may show
 Maker = Callable[[Generator], Edit | list[Edit]]  # several edits are made on top of each other
 FOUND = 80  # places that a file keeps: more would make it longer, and hardly better
 SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
@@ -66,24 +67,16 @@ def as_shipped(generator: Generator, edit: Edit, statistics: Statistics) -> tupl
     return kept, replay(generator, kept, statistics=statistics)
 
 
-def card(
-    generator: Generator,
-    edits: Sequence[Edit],
-    seeds: Sequence[int] = (),
-    *,
-    busy: Callable[[int], float] = lambda seed: 0,
-) -> Image.Image:
+def card(generator: Generator, edits: Sequence[Edit], shown: Shown = lambda seeds: seeds) -> Image.Image:
     """An unseen picture before and after, side by side: of those that match, a bright one that changes clearly.
 
-    `seeds`: choose among these instead. `busy`: how much else there is in a picture, by its seed; the least is taken.
+    `shown` says which of their seeds to choose from.
     """
     rules: list[Rule] = []
     statistics = Statistics(generator)
     for edit in edits:
         rules.append(replay(generator, edit, rules=rules, statistics=statistics))
-    seeds = seeds or firing(generator, rules, hits=SHOWN, misses=0)[0]
-    least = min(map(busy, seeds))
-    seeds = [seed for seed in seeds if busy(seed) == least]
+    seeds = shown(firing(generator, rules, hits=SHOWN, misses=0)[0])
     before, after = (generator.sample(seeds, rules=own).clamp(-1, 1) for own in ([], rules))
     change = (after - before).abs().mean(1).flatten(1)
     clear = change.topk(CLEAR, 1).values.mean(1) * (1 + before.flatten(1).mean(1))
@@ -92,12 +85,12 @@ def card(
 
 
 def write(
-    generator: Generator, examples: Mapping[str, Maker], folder: Path, *, busy: Callable[[int], float] = lambda seed: 0
+    generator: Generator, examples: Mapping[str, Maker], folder: Path, *, shown: Mapping[str, Shown] | None = None
 ) -> None:
-    """Write every example for a generator, with its card, into a folder; cards show the least `busy` pictures."""
+    """Write every example for a generator, with its card, into a folder; `shown`: see `card`."""
     statistics = Statistics(generator)
     for title, make in examples.items():
         made = make(generator)
         edits = [as_shipped(generator, made, statistics)[0]] if isinstance(made, Edit) else made
         save_edits(edits, folder / f"{title}.json")
-        save_png(card(generator, edits, busy=busy), folder / f"{title}.png")
+        save_png(card(generator, edits, (shown or {}).get(title, lambda seeds: seeds)), folder / f"{title}.png")

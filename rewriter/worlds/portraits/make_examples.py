@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,26 @@ MAKERS: tuple[Maker, ...] = (
 EXAMPLES = {make.__name__.replace("_", "-"): make for make in MAKERS}
 
 
-def worn(seed: int) -> float:
-    """How many things the person of a seed wears."""
-    u = WORLD.read([seed])[1]
-    return sum(float(wears(thing)(u)) for thing in WORN)
+ABOUT = {
+    "frown-to-smile": frowns,
+    "bushy-brows": between(0, 0.3, Factor.BROWS),
+    "remove-earrings": wears("earrings"),
+    "no-shadow-under-hats": wears("hat"),
+    "remove-stamp": wears("stamp"),
+}  # whom the card of an edit shows; those of the others show people who wear nothing
+
+
+def shown(about: Predicate, seeds: Sequence[int]) -> Sequence[int]:
+    """Of these seeds, those whom an edit is about and who wear least; all, if it is about none."""
+    u = WORLD.read(seeds)[1]
+    worn = torch.stack([wears(thing)(u) for thing in WORN]).sum(0) + len(WORN) * ~about(u)
+    return [seed for seed, number in zip(seeds, worn.tolist(), strict=True) if number == worn.min()]
 
 
 def main(folder: Path, name: str = "portraits") -> None:
     """Write every example, with its picture, into a folder."""
-    by_hand.write(worlds.load(name), EXAMPLES, folder, busy=worn)
+    cards = {title: partial(shown, ABOUT.get(title, without())) for title in EXAMPLES}
+    by_hand.write(worlds.load(name), EXAMPLES, folder, shown=cards)
 
 
 if __name__ == "__main__":
