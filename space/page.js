@@ -468,12 +468,16 @@ press('[data-hint]', async () => {
   await pick(ghost.seed);
   const image = await decoded(ghost.mask);
   if (!image) return;
-  const layer = make('canvas', { width: SIDE, height: SIDE }), on = layer.getContext('2d'), from = performance.now();
+  const layer = make('canvas', { width: SIDE, height: SIDE }), on = layer.getContext('2d');
   on.drawImage(image, 0, 0, SIDE, SIDE); on.globalCompositeOperation = 'source-in'; on.fillStyle = '#ff2f9e'; on.fillRect(0, 0, SIDE, SIDE);
-  remember();
+  let from = 0;
   const tick = time => {
+    if (shown !== ghost.seed) {  // it is being fetched, or somebody chose another picture meanwhile
+      if (part('canvas').seed === ghost.seed || [running, ...waiting].some(step => step?.name === 'pick' && step.args[0] === ghost.seed)) requestAnimationFrame(tick);
+      return;
+    }
+    if (!from) { from = time; remember(); }
     const share = still ? 1 : Math.min(1, (time - from) / 900);
-    if (shown !== ghost.seed) return;
     pen.clearRect(0, 0, SIDE, SIDE); pen.drawImage(layer, 0, 0, SIDE, SIDE * share, 0, 0, SIDE, SIDE * share);
     if (share < 1) requestAnimationFrame(tick); else hint();
   };

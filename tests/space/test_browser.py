@@ -203,6 +203,9 @@ def test_page_opens_on_portraits_where_a_card_makes_people_smile_and_a_stroke_is
         v = visit(at=address)
         assert v.page.input_value("#rw-generator") == "portraits"
         v.page.wait_for_selector('.story:has-text("Frowns become smiles")')
+        v.edit()
+        v.press("[data-hint]")  # its picture is not in the filmstrip
+        v.page.wait_for_selector('.hint:has-text("Now press Copy")')
         v.example("frown-to-smile")
         assert v.page.get_attribute(".verdict", "data-verdict") == "took"
         smiling = v.pictures()
