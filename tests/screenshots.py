@@ -45,7 +45,7 @@ def shoot(browser, url, folder, clock):
     v.example("frown-to-smile")
     v.page.wait_for_timeout(800)
     with Image.open(io.BytesIO(v.page.screenshot())) as image:
-        image.convert("RGB").save(folder / "page.webp", quality=85)
+        image.convert("RGB").save(folder / "page.webp", quality=55, method=6)
     v.close()
 
 
