@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from rewriter.errors import InputError
 from rewriter.worlds.portraits import factors, scenes
-from rewriter.worlds.portraits.factors import WORN, Factor
+from rewriter.worlds.portraits.factors import WORN
 from rewriter.worlds.portraits.world import WORLD
 
 SIDE = 64
@@ -20,11 +20,11 @@ MOVES = {
 }
 
 
-def people(n=64):
+def people(n=32):
     return WORLD.read(range(n))[1]
 
 
-def plain(n=64):
+def plain(n=32):
     """People without anything that others could shine through."""
     return factors.change(people(n), glasses=False, hat=False, stamp=False, earrings=False, beard=False)
 
@@ -38,14 +38,6 @@ def elsewhere(a, b, place):
 def near(place, by=1):
     """A place (n, s, s) and the pixels beside it, where edges are soft."""
     return F.max_pool2d(place[:, None].float(), 2 * by + 1, 1, by)[:, 0] > 0
-
-
-def test_factors_are_uniform():
-    u = people(5000)
-    grid = torch.linspace(0.05, 0.95, 19)
-    reached = (u[:, :, None] < grid).float().mean(0)
-    assert u.min() >= 0 and u.max() <= 1 and (reached - grid).abs().max() < 0.03
-    assert [int(f) for f in Factor] == list(range(factors.NUM_FACTORS))
 
 
 @pytest.mark.parametrize("thing", WORN)
@@ -67,31 +59,14 @@ def test_moods_and_brows_are_what_they_are_called():
 
 
 def test_wrong_arguments_are_refused():
-    for latents_of_another_shape in (torch.zeros(3, 47), torch.zeros(48)):
-        with pytest.raises(InputError, match="latents"):
-            WORLD.factors(latents_of_another_shape)
     with pytest.raises(InputError, match="smirk"):
         factors.change(people(1), mouth="smirk")
     with pytest.raises(InputError, match="monocle"):
         factors.wears("monocle")
-    for thing in ("background", "monocle"):
-        with pytest.raises(InputError, match=thing):
-            scenes.draw(people(1), SIDE, without=thing)
-    with pytest.raises(InputError, match="factors"):
-        scenes.draw(torch.zeros(1, 40), SIDE)
-
-
-def test_scenes_are_in_range_and_drawn_independently_of_the_batch():
-    picture, labels, _ = scenes.draw(people(), SIDE)
-    assert picture.shape == (64, 3, SIDE, SIDE) and picture.min() >= -1 and picture.max() <= 1
-    assert set(labels.unique().tolist()) == set(range(len(scenes.LABELS)))
-    alone = WORLD.described([9], SIDE)
-    assert torch.allclose(picture[9:10], alone.picture, atol=1e-5) and torch.equal(labels[9:10], alone.labels)
-    assert torch.equal(alone.where("hair", "eye"), alone.where("hair") | alone.where("eye"))
 
 
 def test_a_scene_is_the_same_at_every_resolution():
-    small, large = (scenes.draw(people(24), side) for side in (SIDE, 4 * SIDE))
+    small, large = (scenes.draw(people(8), side) for side in (SIDE, 4 * SIDE))
     assert (F.avg_pool2d(large.picture, 4) - small.picture).abs().mean() < 0.01
     assert (large.labels[:, 2::4, 2::4] == small.labels).float().mean() > 0.96
 
@@ -137,10 +112,7 @@ def test_one_picture_in_eight_is_stamped_in_its_lower_right_corner():
     assert stamp.any() and stamp.nonzero().min() > 0.7 * SIDE
 
 
-def test_the_world_says_what_it_is():
-    u, z = people(8), WORLD.read(range(8))[0]
-    assert torch.equal(WORLD.factors(z), u) and set(WORLD.pixel_weights) == set(WORLD.labels)
-    assert set(WORLD.things) < set(WORLD.labels) and WORLD.meaning(u).abs().max() <= 1
+def test_stamps_are_more_frequent_in_training():
     torch.manual_seed(0)
     often = WORLD.factors(WORLD.frequent(torch.randn(512, WORLD.zdim)))
     assert factors.wears("stamp")(often).float().mean() > 0.18

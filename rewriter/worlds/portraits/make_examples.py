@@ -77,7 +77,7 @@ def frown_to_smile(generator: Generator, *, hand: int = 0) -> Edit:
     plain, people = without("beard", "stamp", "glasses"), first(8, frowns, without("beard", "stamp"))
     (source,) = first(1, plain, usual(Factor.MOUTH_W), between(0.9, 1, Factor.MOUTH))
     edit = replaced(Rewriter(generator, "layer8"), Hand(WORLD, hand), source, people, ("smile", "teeth"), mouth="open")
-    return edit.with_(title="frown to smile", form="gated", rank=2)
+    return edit.with_(title="frown to smile", form="gated", rank=2, gate=(0.45, 0.7))
 
 
 def add_glasses(generator: Generator, *, hand: int = 0) -> Edit:
