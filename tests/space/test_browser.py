@@ -68,7 +68,8 @@ def test_copy_paste_context_execute_undo(visit, tmp_path):
     drawn = worlds.load().sample([int(seed) for seed in after], rules=[rule])
     for picture, shown in zip(drawn, after.values(), strict=True):
         expected = v.picture(picture_url(picture, THUMBNAIL)).int()
-        assert (v.picture(shown).int() - expected).abs().max() <= 2
+        change = (v.picture(shown).int() - expected).abs()  # JPEG makes more of a last bit that differs
+        assert change.max() <= 8 and change.float().mean() < 0.02
     v.press('[data-step="undo"]')
     v.wait_for_pictures(before)
     v.press('[data-step="redo"]')
