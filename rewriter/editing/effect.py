@@ -132,7 +132,8 @@ def verdict_in_words(effect: Effect, kind: str = "") -> str:
     if kind == "swap":
         return f"{said}: marked places came {max(0.0, effect.likeness):.0%} of the way to how the other condition looks"
     if math.isnan(effect.took):
-        return f"{said}: {max(0.0, effect.likeness):.0%} of what was marked is gone from there"
+        way = f"{max(0.0, effect.likeness):.0%} of the way"
+        return f"{said}: the marked places came {way} to what similar pictures show there"
     return f"{said}: {effect.took:.0%} of similar places on unseen pictures became what was asked for"
 
 
