@@ -184,21 +184,24 @@ def _loaded(asked: Request, name: str, load_one: Callable[[OnStep], T]) -> T | N
 
 def _run(asked: Request, chosen: list[Experiment], device: str | None) -> None:
     """Run experiments one after the other; write and print each when it is done."""
-    reports = []
+    reports, quiet = [], asked.as_json or not asked.main
+    models = {asked.generator.name: asked.generator}
     for experiment in chosen:
-        if experiment.generator not in ("", asked.generator.name):
-            asked = replace(asked, generator=load(experiment.generator, device, asked.as_json or not asked.main))
+        name = experiment.generator or asked.generator.name
+        if name not in models:
+            models[name] = load(name, device, quiet)
+        asked = replace(asked, generator=models[name])
         report = gather_or_raise(partial(_stored, asked, experiment))[0]
         if report is None:
-            with progress(asked.as_json or not asked.main) as job:
+            with progress(quiet) as job:
                 outcomes = run.run(experiment, asked.generator, asked.seeds, progress=job)
             report = tables.finite(outcomes.to_json())
             _write(asked, outcomes)
         reports.append(report)
-        if asked.main and not asked.as_json:
+        if not quiet:
             table = (asked.out / f"{experiment.name}.md").read_text(encoding="utf-8")
             print(f"{table}\nfiles: {asked.out / experiment.name}.*\n", flush=True)
-    if asked.main and not asked.as_json and len(reports) > 1 and chosen[0].sheet:
+    if not quiet and len(reports) > 1 and chosen[0].sheet:
         print(tables.overview(reports))
     if asked.main and asked.as_json:
         print(json.dumps({"experiments": reports}, allow_nan=False))

@@ -76,14 +76,13 @@ class Counterfactual:
         could = target.should & ~target.reached(x)
         differ = ((target.rivals[0] - target.wanted).square().sum(1) > DIFFERENT) & concerned
         was = self._segmented(x, self.was)
-        pixels = target.should.flatten(1).sum(1)
-        covered = (target.should & reached).flatten(1).sum(1) > pixels / 2
+        covered = (target.should & reached).flatten(1).sum(1) > target.should.flatten(1).sum(1) / 2
         rows = ratios(
             {
                 "changed": (could & reached, could),
                 "already": (target.should & ~could, target.should),
                 "whole": (differ & reached, differ),
-                "drawn": (covered, pixels > 0),
+                "drawn": (covered, about),
                 "segmented": (was & self._segmented(y, self.becomes), was),
                 "elsewhere": (change * (away & concerned), away & concerned),
                 "others": (change * (away & ~concerned), away & ~concerned),
