@@ -1,7 +1,7 @@
 """The paper's experiments on the built-in worlds: an edit, the methods that carry it out, and a judge.
 
 Layers, ranks, λ and numbers of units were chosen on seeds from 50,000 on; results are reported on seeds from 20,000 on.
-Domes that become spires or trees are towns; smiles, the other half of the paper's Table 1, are portraits.
+Smiles, the paper's Table 1, are of portraits; its other tables are of towns.
 """
 
 from __future__ import annotations
@@ -146,8 +146,12 @@ def _portraits() -> Iterator[Experiment]:
         every = every | {"shipped": partial(replayed, edits=edits)}
         if not wish.without:
             every["ceiling"] = partial(methods.ceiling, then=partial(wish.factors, edit=name))
-        shown, title = (SMILING, "smile") if smile else (TAKEN, name)
-        yield Experiment(title, portraits.JUDGES[name], every, edits, shown, DRAWN, generator=portraits.GENERATOR)
+        title, judge = "smile" if smile else name, portraits.JUDGES[name]
+        yield Experiment(title, judge, every, edits, _shown(name), DRAWN, generator=portraits.GENERATOR)
+
+
+def _shown(edit: str) -> tuple[str, ...]:
+    return SMILING if edit == "frown-to-smile" else TAKEN
 
 
 def _hands() -> Iterator[Experiment]:
@@ -160,7 +164,7 @@ def _hands() -> Iterator[Experiment]:
         (make_examples.dome_to_tree, DOME_TO_TREE, CHANGE, BUILT_IN),
         (make_examples.add_tree, ADD_TREE, CHANGE, BUILT_IN),
         (make_examples.no_light_on_ground, LIGHT, ("light left", "side effect"), BUILT_IN),
-        *((make, portraits.JUDGES[name], TAKEN, portraits.GENERATOR) for name, make in EXAMPLES.items()),
+        *((make, portraits.JUDGES[name], _shown(name), portraits.GENERATOR) for name, make in EXAMPLES.items()),
     ]
     for make, judge, shown, generator in table:
         name = make.__name__.replace("_", "-")
