@@ -85,7 +85,7 @@ def evaluate(
     try:
         builtin = name in TITLES or name in ("all", *ALONE)
         silent = as_json or not together.is_main_process
-        known = BUILT_IN if builtin else "faces" if name == "faces" else None
+        known = _builtin(name) if builtin else "faces" if name == "faces" else None
         if images:
             known = _of_images(name, generator)
         if name == "judges" and generator:
@@ -107,7 +107,7 @@ def evaluate(
                 chosen = _faces(model)
             else:
                 chosen = _chosen(name, quick) if builtin else [_photographs(asked, name, was, becomes, device)]
-            _run(asked, [_only(quicker(each) if quick else each, only) for each in chosen])
+            _run(asked, [_only(quicker(each) if quick else each, only) for each in chosen], device)
         elif asked.main:
             alone[name]()
     except RewriterError:
@@ -122,6 +122,14 @@ def _of_images(name: str, generator: str | None) -> str:
     if name != "photo":
         raise InputError(f"{name} takes no images: only photo does")
     return generator or "faces"
+
+
+def _builtin(name: str) -> str:
+    """The generator that something runs on, first if it runs on several."""
+    if name not in TITLES:
+        return BUILT_IN
+    (experiment,) = _chosen(name, quick=False)
+    return experiment.generator
 
 
 def _many(model: Generator) -> int:
@@ -174,21 +182,26 @@ def _loaded(asked: Request, name: str, load_one: Callable[[OnStep], T]) -> T | N
         return None
 
 
-def _run(asked: Request, chosen: list[Experiment]) -> None:
+def _run(asked: Request, chosen: list[Experiment], device: str | None) -> None:
     """Run experiments one after the other; write and print each when it is done."""
-    reports = []
+    reports, quiet = [], asked.as_json or not asked.main
+    models = {asked.generator.name: asked.generator}
     for experiment in chosen:
+        name = experiment.generator or asked.generator.name
+        if name not in models:
+            models[name] = load(name, device, quiet)
+        asked = replace(asked, generator=models[name])
         report = gather_or_raise(partial(_stored, asked, experiment))[0]
         if report is None:
-            with progress(asked.as_json or not asked.main) as job:
+            with progress(quiet) as job:
                 outcomes = run.run(experiment, asked.generator, asked.seeds, progress=job)
             report = tables.finite(outcomes.to_json())
             _write(asked, outcomes)
         reports.append(report)
-        if asked.main and not asked.as_json:
+        if not quiet:
             table = (asked.out / f"{experiment.name}.md").read_text(encoding="utf-8")
             print(f"{table}\nfiles: {asked.out / experiment.name}.*\n", flush=True)
-    if asked.main and not asked.as_json and len(reports) > 1 and chosen[0].sheet:
+    if not quiet and len(reports) > 1 and chosen[0].sheet:
         print(tables.overview(reports))
     if asked.main and asked.as_json:
         print(json.dumps({"experiments": reports}, allow_nan=False))

@@ -14,6 +14,16 @@ TITLES = {
     "grand-tour-spires": "three rules together: spires",
     "grand-tour-trees": "three rules together: trees",
     "grand-tour-marks": "three rules together: marks",
+    "smile": "frowning people smile (the paper's Table 1)",
+    "add-glasses": "glasses for all people",
+    "remove-earrings": "earrings are removed",
+    "bushy-brows": "bushy brows for all people",
+    "hats-for-all": "hats for all people",
+    "no-shadow-under-hats": "shadows of hats are removed",
+    "remove-stamp": "stamps are removed",
 }
-HANDS = ("dome-to-spire", "dome-to-tree", "add-tree", "no-light-on-ground")
+HANDS = (
+    *("dome-to-spire", "dome-to-tree", "add-tree", "no-light-on-ground", "frown-to-smile", "add-glasses"),
+    *("remove-earrings", "bushy-brows", "hats-for-all", "no-shadow-under-hats", "remove-stamp"),
+)
 TITLES |= {f"hands-{name}": f"{name} with masks painted in 10 other ways" for name in HANDS}

@@ -42,6 +42,7 @@ class Experiment:
     axes: tuple[str, str]  # metrics in the plot: the intended effect (across) and the damage (up)
     things: tuple[str, ...] = ()  # labels of what the edit is about
     title: str = ""
+    generator: str = ""  # the built-in generator that it runs on; "": the one that it is given
     sheet: Callable[[Sequence[int], Draw, Draw], Image.Image] | None = None  # pictures before and after, to look at
 
 

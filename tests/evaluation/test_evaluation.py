@@ -184,6 +184,10 @@ def test_interval_of_an_undefined_or_unseen_share():
     assert Metric("none").text(undefined.value) == "–"
     never = estimate(Metric("never", "per 1,000"), torch.tensor([[0.0, 1.0]]).expand(100, 2))
     assert never.value == never.low == 0 and never.high == pytest.approx(0.037, abs=0.001)  # Wilson's
+    always = estimate(Metric("always"), torch.tensor([[1.0, 1.0], [0.0, 0.0]]).repeat(100, 1))
+    assert always.value == always.high == 1 and always.low == pytest.approx(1 - never.high)
+    pixels = estimate(Metric("pixels"), torch.tensor([[30.0, 30.0]]).expand(100, 2))
+    assert pixels.low == pixels.high == 1  # they are no trials
 
 
 def test_frechet_distance_of_normal_distributions():

@@ -239,6 +239,18 @@ def test_command_writes_tables_without_matplotlib_and_does_not_repeat_an_experim
     assert status == 0 and (tmp_path / "door-in-the-sky.md").read_text() in out
 
 
+def test_command_runs_each_experiment_on_its_world_and_loads_each_generator_once(run, tmp_path, monkeypatch):
+    short, loaded = {name: some(name, "unmodified") for name in ("add-tree", "remove-stamp", "door-in-the-sky")}, []
+    monkeypatch.setattr("rewriter.evaluation.experiments.by_name", lambda: short)
+    monkeypatch.setattr("rewriter.cli.evaluate.load", lambda name, *_: loaded.append(name) or worlds.load(name))
+    status, out, _ = run("evaluate", "all", "--n", 2, "--out", tmp_path, "--json")
+    reports = json.loads(out)["experiments"]
+    assert (status, [report["experiment"] for report in reports]) == (0, list(short))
+    assert loaded == ["townscape", "portraits"]
+    loaded.clear()
+    assert run("evaluate", "remove-stamp", "--n", 2, "--out", tmp_path)[0] == 0 and loaded == ["portraits"]
+
+
 def test_command_refuses_unknown_requests(run, tmp_path):
     for words, *arguments in (
         ("no edit 'frown'", "frown"),
