@@ -136,7 +136,8 @@ class Handlers:
         """Switch to another generator on this machine, perhaps by a link; the work on this one is kept."""
         seeds, trouble = tuple(range(self.shared.page_size(self.shared.model(generator)))), ""
         link = visitor.link if link is None else link
-        visitor = replace(visitor, generator=generator, seeds=seeds, matches=False, link=link)
+        selected = visitor.selected if isinstance(visitor.selected, str) or visitor.selected in seeds else seeds[0]
+        visitor = replace(visitor, generator=generator, seeds=seeds, matches=False, link=link, selected=selected)
         try:
             session = self.shared.session(visitor)
         except InputError as error:  # a browser kept the work on another generator of this name

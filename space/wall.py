@@ -81,9 +81,11 @@ def wall(shared: Shared) -> dict[str, Any]:
         generator, new = shared.source(name).load(device="cpu"), 0
         for story in (story for story in STORIES if story.name in edits):
             edit = load_edits(edits[story.name])[0]
-            new += not (kept := _kept(generator, edit)).is_file()
-            if new <= NEW:
-                stories.append(_told(story, generator, edit, kept))
+            kept = _kept(generator, edit)
+            if (sheets := _read(kept)) is None and (new := new + 1) <= NEW:
+                sheets = _draw(generator, edit, kept)
+            if sheets:
+                stories.append({"rule": story.rule, "words": story.words, **sheets})
     return {"stories": stories, "columns": COLUMNS, "rows": ROWS}
 
 
@@ -92,17 +94,22 @@ def _kept(generator: Generator, edit: Edit) -> Path:
     return default_folder() / "walls" / f"{generator.fingerprint[:16]}-{edit.digest}-{COLUMNS}-{ROWS}-{SIDE}.json"
 
 
-def _told(story: Story, generator: Generator, edit: Edit, kept: Path) -> dict[str, str]:
-    """A story with its sheets, which are drawn unless they are kept."""
+def _read(kept: Path) -> dict[str, str] | None:
+    """A story's sheets before and after; None if they are not kept, or damaged."""
     try:
         sheets = read_json(kept, limit=4 << 20)
-        before, after = (DATA.fullmatch(sheets[name])[0] for name in ("before", "after"))  # type: ignore[index]
-    except (InputError, LookupError, TypeError):  # the first time, or damaged
-        rule, _, _ = solved(prepare(generator, edit))
-        before, after = map(_sheet, _drawn(generator, rule))
-        with suppress(InputError):  # a folder that cannot be written to
-            write_json({"before": before, "after": after}, kept)
-    return {"rule": story.rule, "words": story.words, "before": before, "after": after}
+        return {name: DATA.fullmatch(sheets[name])[0] for name in ("before", "after")}  # type: ignore[index]
+    except (InputError, LookupError, TypeError):
+        return None
+
+
+def _draw(generator: Generator, edit: Edit, kept: Path) -> dict[str, str]:
+    """A story's sheets, which are then kept."""
+    rule, _, _ = solved(prepare(generator, edit))
+    sheets = dict(zip(("before", "after"), map(_sheet, _drawn(generator, rule)), strict=True))
+    with suppress(InputError):  # a folder that cannot be written to
+        write_json(sheets, kept)
+    return sheets
 
 
 def _drawn(generator: Generator, rule: Rule) -> tuple[Tensor, Tensor]:

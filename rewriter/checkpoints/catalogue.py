@@ -75,7 +75,7 @@ class Entry(PinnedFile):
 
 def catalogue() -> dict[str, Entry]:
     """All entries by id, the shipped ones, then the user's; InputError that names the entry and field at fault."""
-    found = _shipped()
+    found = _read(shipped(), Path()) | built_ins()
     if own := os.environ.get(VARIABLE):
         for name, entry in _read(Path(own), Path(own).absolute().parent).items():
             if name in found:
@@ -85,16 +85,10 @@ def catalogue() -> dict[str, Entry]:
 
 
 @cache
-def built_ins() -> tuple[str, ...]:
-    """The generators that this package ships."""
-    return tuple(name for name, entry in _shipped().items() if entry.file.startswith(WORLDS))
-
-
-def _shipped() -> dict[str, Entry]:
-    """The shipped table's entries, those of built-in generators with the folder that holds this package."""
-    found = _read(shipped(), Path())
-    inside = {name: entry for name, entry in found.items() if entry.file.startswith(WORLDS)}
-    return found | {name: replace(entry, folder=PACKAGE.parent) for name, entry in inside.items()}
+def built_ins() -> dict[str, Entry]:
+    """The generators that this package ships, by id; their folder is the one that holds this package."""
+    found = _read(shipped(), Path()).items()
+    return {name: replace(entry, folder=PACKAGE.parent) for name, entry in found if entry.file.startswith(WORLDS)}
 
 
 def shipped() -> Path:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rewriter import pictures, worlds
+from rewriter.checkpoints.catalogue import built_ins
 from rewriter.checkpoints.store import write_weights
 from rewriter.cli import collection, common, describe
 from rewriter.editing.choose import execute
@@ -100,8 +101,10 @@ def apply(
 
     An edit file was written by this package, or recorded by the original implementation (add --generator and --layer;
     for recorded unit interventions, --units and perhaps --units-layer too).
-    Shipped edits: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground, door-in-the-sky, remove-watermark,
-    watermark-units-off, and grand-tour, three in succession; for faces: glasses, hat, smile.
+    Shipped edits of portraits: frown-to-smile, add-glasses, hats-for-all, bushy-brows, remove-earrings,
+    no-shadow-under-hats, remove-stamp. Of towns: dome-to-spire, dome-to-tree, add-tree, no-light-on-ground,
+    door-in-the-sky, remove-watermark, watermark-units-off, and grand-tour, three in succession. Of faces: glasses,
+    hat, smile.
     """
     options: dict[str, Any] = {"strength": strength, "rank": rank, "smoothness": smoothness, "method": method}
     options |= {"layer": layer, "truncation": truncation, "form": form, "budget": budget}
@@ -148,13 +151,13 @@ def inspect(
 ) -> None:
     """Describe a rule, an edit or a generator; for a built-in one also how well it draws each thing."""
     data, words = describe.describe(file, common.edits_of, lambda name: common.load(name, None, as_json))
-    if (world := worlds.of(file)) is not None:
+    if file in built_ins():
         first = gate.UNSEEN.start
         if not 1 <= seeds <= 10_000:
             raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
+        world, model = worlds.named(worlds.weights(file).parent.name), common.load(file, None, as_json)
         with common.progress(as_json) as job:
-            judged = range(first, first + seeds)
-            shares = gate.things_drawn(world, common.load(file, None, as_json), judged, on_step=job("pictures"))
+            shares = gate.things_drawn(world, model, range(first, first + seeds), on_step=job("pictures"))
         data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
         words += "\n\n" + gate.table(shares)
     common.say(as_json, data, words)

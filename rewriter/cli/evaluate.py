@@ -18,6 +18,7 @@ from rewriter.cli.common import Device, Json, edits_of, generator_of, load, prog
 from rewriter.editing.precompute import gather_or_raise, processes
 from rewriter.errors import InputError, OnStep, RewriterError
 from rewriter.evaluation import FACES, FIRST_FACE, FIRST_SEED, PHOTOS, TITLES, judges, plots, run, tables
+from rewriter.evaluation.metrics import BATCH
 from rewriter.evaluation.run import Experiment, Outcomes
 from rewriter.files import check_writable, write_json
 from rewriter.generators.base import Generator
@@ -88,8 +89,8 @@ def evaluate(
         known = _builtin(name) if builtin else "faces" if name == "faces" else None
         if images:
             known = _of_images(name, generator)
-        if name == "judges" and generator:
-            known = generator
+        elif generator and builtin:
+            known = _of_judges(name, generator)
         model = load(known, device, silent) if known else generator_of(edits_of(name), generator, device, silent)
         usual = PHOTOS if name == "photo" else QUICK if quick else FACES if name == "faces" else _many(model)
         start = first if first is not None else FIRST_FACE if name == "faces" else FIRST_SEED
@@ -122,6 +123,13 @@ def _of_images(name: str, generator: str | None) -> str:
     if name != "photo":
         raise InputError(f"{name} takes no images: only photo does")
     return generator or "faces"
+
+
+def _of_judges(name: str, generator: str) -> str:
+    """The generator for an experiment that is ours."""
+    if name != "judges":
+        raise InputError(f"{name} has a generator of its own: leave --generator out")
+    return generator
 
 
 def _builtin(name: str) -> str:
@@ -274,12 +282,14 @@ def _photos(asked: Request, images: list[Path], only: list[str] | None) -> None:
 
 def _judges(asked: Request) -> None:
     """The errors of the segmenter and, of towns, the detectors of marks, on pictures whose content is known."""
-    pictures, name = asked.generator.sample(asked.seeds, rules=[]).cpu(), asked.generator.name
-    if (world := worlds.of(name)) is None:
-        raise InputError(f"{name} draws no built-in world: its pictures' content is not known")
-    labels = world.described(asked.seeds, asked.generator.resolution).labels
-    right = segmenter.accuracy(segmenter.of(name), pictures, labels, world.labels)
-    errors = marks.detector_errors(asked.seeds) if world.name == BUILT_IN else {}
+    generator, seeds = asked.generator, asked.seeds
+    if (world := worlds.of(generator)) is None:
+        raise InputError(f"{generator.name} draws no built-in world: its pictures' content is not known")
+    side = generator.resolution
+    parts = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
+    known = ((generator.sample(each, rules=[]).cpu(), world.described(each, side).labels) for each in parts)
+    right = segmenter.accuracy(segmenter.of(generator), known, world.labels)
+    errors = marks.detector_errors(seeds, side) if world.name == BUILT_IN else {}
     labelled = "segmenter, on generated pictures: {}: {:.1%} of {:,} pixels"
     detected = "detector, on scenes: {}: {:.1%} misses, {:.1%} alarms"
     words = [labelled.format(thing, *found) for thing, found in right.items()]

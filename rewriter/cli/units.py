@@ -144,7 +144,7 @@ def _dissected(model: Generator, layer: str, thing: str, on_step: Any) -> Agreem
     """Every unit with a label of the built-in world, or with what a segmenter sees for words."""
     if not thing:
         raise InputError("rank what? Name a thing, or mark it: --mark SEED:MASK.png")
-    world = worlds.of(model.name)
+    world = worlds.of(model)
     if world is not None:
         return dissect(model, layer, [thing], scene_labels(world, [thing]), on_step=on_step)
     return dissect(model, layer, [thing], _words(thing, model), by="clipseg", seeds=SEEDS[:BY_WORDS], on_step=on_step)

@@ -75,13 +75,14 @@ def _small(images: Tensor) -> Tensor:
 
 def _likeness(before: Tensor, thing: Tensor, weight: Tensor, after: Tensor, down: int, right: int) -> Tensor:
     """The likeness of pictures after an edit to those before with the thing, moved a little, at its place."""
-    thing, weight = shifted(thing, down, right), shifted(weight, down, right)
+    thing, moved = shifted(thing, down, right), shifted(weight, down, right)
+    inside, weight = _ratio(moved, weight), moved  # what leaves the picture counts as missing
     wanted = torch.lerp(before, thing, weight[:, None])
     start, left = ((pictures - wanted).square().sum(1).sqrt() for pictures in (before, after))
     asked = weight * (start > SAME)
     there = asked * (left < (start / 2).clamp_max(DIFFERENT))
     gone, share = (1 - _ratio(left.square() * weight, start.square() * weight)).clamp(0, 1), _ratio(there, asked)
-    return (gone * share).sqrt()
+    return (gone * share).sqrt() * inside
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

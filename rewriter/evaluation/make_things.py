@@ -61,7 +61,7 @@ def marks(label: str) -> list[Region]:
 
 def made(generator: Generator) -> dict[str, Any]:
     """What the shipped file holds: the things that painting draws."""
-    world = worlds.of(generator.name)
+    world = worlds.of(generator)
     things = things_of_faces(generator) if world is None else MAKERS[world.name](generator)
     about = {"version": VERSION, "generator": generator.name, "fingerprint": generator.fingerprint}
     return {**about, "things": [each.to_json() for each in things]}
@@ -153,9 +153,9 @@ def main(names: list[str], folder: Path = FOLDER) -> None:
     """Write one file for each generator."""
     folder.mkdir(exist_ok=True)
     for name in names or ("townscape", "townscape-128", "portraits", "faces"):
-        generator = load_generator(name)
+        generator = load_generator(name, device="cpu")
         write_json(made(generator), folder / f"{name}.json", indent=0)
-        if worlds.of(name) is WORLD:
+        if worlds.of(generator) is WORLD:
             write_example(generator, worlds.examples(name)["remove-watermark"].parent)
 
 

@@ -56,7 +56,7 @@ class Case:
     @property
     def world(self) -> World:
         """The world that the generator draws; InputError if it draws none."""
-        if (world := worlds.of(self.generator.name)) is None:
+        if (world := worlds.of(self.generator)) is None:
             raise InputError(f"{self.generator.name} draws no built-in world, of which labels are known")
         return world
 
@@ -162,7 +162,7 @@ def all_weights(
     """
     job = prepare(case.generator, case.edit.with_(spread=False), statistics=case.statistics)
     goal, started, losses = job.goal(), time.perf_counter(), list[float]()
-    shared = segmenter.of(case.generator.name)  # it stays on the CPU
+    shared = segmenter.of(case.generator)  # it stays on the CPU
     network = copy.deepcopy(shared).to(case.generator.device)
     with torch.no_grad():
         wanted = case.generator.picture(goal[:1].features, goal[:1].values, rules=[])
@@ -209,7 +209,7 @@ def pixels(case: Case, on_step: OnStep | None = None, *, blend: str = "copy") ->
     seeds = [edit.copy.seed, edit.paste.seed]
     source, target = case.generator.sample(seeds, truncation=edit.truncation, rules=[]).cpu()
     thing, place = (masks.resize(region.mask, side) for region in (edit.copy, edit.paste))
-    network = segmenter.of(case.generator.name)
+    network = segmenter.of(case.generator)
     edited = paste(source, thing, target, place, _features(network, target[None])[0])
 
     def draw(z: Tensor) -> Tensor:

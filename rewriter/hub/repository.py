@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +75,7 @@ def config(generator: Generator, rules: Sequence[str], *, weights: bool) -> byte
 def is_built_in(generator: Generator) -> bool:
     """Whether this is a built-in generator: its name alone does not prove it."""
     known = generator.origin.id
-    return known in built_ins() and generator.fingerprint == _built_in_fingerprint(known)
-
-
-@cache
-def _built_in_fingerprint(name: str) -> str:
-    return worlds.load(name).fingerprint
+    return known in built_ins() and generator.fingerprint == worlds.fingerprint(known)
 
 
 def read(folder: Path) -> Config | None:

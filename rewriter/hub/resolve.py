@@ -1,6 +1,6 @@
 """What a name means, and how it becomes a generator: `resolve(name)` asks no network, `Source.load` reads it.
 
-townscape        the built-in world
+townscape        a built-in generator; portraits and townscape-128 are others
 church           an entry of the catalogue: a file that is downloaded once
 my-model/        a folder that `rewriter convert` or `rewriter publish --out` wrote
 my-model.pkl     a checkpoint file
@@ -37,9 +37,9 @@ def load_generator(
     """Load a generator by name.
 
     Args:
-        name: "townscape", the built-in world; another id of the catalogue (`rewriter generators` lists them), which is
-            downloaded once; the path of a checkpoint, or of a folder that `rewriter convert` wrote; or USER/NAME on the
-            Hub, a generator that `publish` put there, which brings its rules along.
+        name: "townscape" or another built-in generator; an id of the catalogue (`rewriter generators` lists them),
+            which is downloaded once; the path of a checkpoint, or of a folder that `rewriter convert` wrote; or
+            USER/NAME on the Hub, a generator that `publish` put there, which brings its rules along.
         revision: for USER/NAME: a branch, a tag or a commit; None: the newest.
         device: where to put it; None: what accelerate finds (CUDA, MPS or CPU).
         conv_clamp: clamp of the features, for a file that does not store it; StyleGAN2-ADA's is 256.

@@ -11,9 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rewriter.checkpoints.catalogue import BUILT_IN, built_ins, catalogue
+from rewriter.checkpoints.catalogue import BUILT_IN, built_ins
+from rewriter.errors import InputError
 
 if TYPE_CHECKING:
+    from rewriter.generators.base import Generator
     from rewriter.generators.stylegan2 import StyleGAN2
     from rewriter.worlds.base import World
 
@@ -26,24 +28,36 @@ def names() -> tuple[str, ...]:
 
 
 def named(name: str) -> World:
-    """The world of that name, one of `names()`."""
+    """The world of that name; InputError if it is none of `names()`."""
+    if name not in names():
+        raise InputError(f"there is no world {name!r}: choose from {', '.join(names())}")
     found: World = import_module(f"{__name__}.{name}.world").WORLD
     return found
 
 
-def of(generator: str) -> World | None:
-    """The world that a built-in generator draws, by the generator's name; None for other generators."""
-    return named(weights(generator).parent.name) if generator in built_ins() else None
+def of(generator: Generator) -> World | None:
+    """The world that a built-in generator draws; None for others, whatever they are called."""
+    name = generator.origin.id or generator.name
+    known = name in built_ins() and generator.fingerprint == fingerprint(name)
+    return named(weights(name).parent.name) if known else None
 
 
 def weights(generator: str) -> Path:
-    """The file of a built-in generator."""
-    return catalogue()[generator].local
+    """The file of a built-in generator; InputError for others."""
+    if generator not in built_ins():
+        raise InputError(f"{generator!r} is not built in: choose from {', '.join(built_ins())}")
+    return built_ins()[generator].local
+
+
+@cache
+def fingerprint(generator: str) -> str:
+    """That of a built-in generator."""
+    return load(generator).fingerprint
 
 
 def load(generator: str = BUILT_IN) -> StyleGAN2:
     """Load a built-in generator, on the CPU; it draws the scenes of its world from the same latents."""
-    from safetensors.torch import load_file  # late, like the others: listing examples needs no torch
+    from safetensors.torch import load_file  # late: the chain of imports is long
 
     from rewriter.checkpoints.convert import convert
     from rewriter.generators.stylegan2 import StyleGAN2

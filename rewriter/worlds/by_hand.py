@@ -81,7 +81,7 @@ def card(generator: Generator, edits: Sequence[Edit], shown: Shown = lambda seed
     change = (after - before).abs().mean(1).flatten(1)
     clear = change.topk(CLEAR, 1).values.mean(1) * (1 + before.flatten(1).mean(1))
     most = int(clear.argmax())
-    return to_image(torch.cat([before[most], torch.ones(3, generator.resolution, 2), after[most]], -1))
+    return to_image(torch.cat([before[most], before.new_ones(3, generator.resolution, 2), after[most]], -1))
 
 
 def write(

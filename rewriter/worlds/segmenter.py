@@ -6,7 +6,7 @@ labels are exact. `accuracy` measures it; `python -m rewriter.worlds.train_segme
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from rewriter import worlds
 from rewriter.checkpoints.catalogue import BUILT_IN
+from rewriter.generators.base import Generator
 
 FILE = "segmenter.safetensors"  # in the folder of its world
 CHANNELS = (16, 32, 48, 64)
@@ -90,8 +91,8 @@ def _unit(x: Tensor) -> Tensor:
     return x * torch.rsqrt(x.square().sum(1, keepdim=True) + 1e-8)
 
 
-def of(generator: str) -> Segmenter:
-    """The network for pictures of a generator by its name: its world's; the towns' for generators without a world."""
+def of(generator: Generator) -> Segmenter:
+    """The network for pictures of a generator: its world's; the towns' for generators without a world."""
     world = worlds.of(generator)
     return load(world.name if world else BUILT_IN)
 
@@ -106,11 +107,15 @@ def load(world: str = BUILT_IN) -> Segmenter:
 
 
 def accuracy(
-    network: Segmenter, pictures: Tensor, labels: Tensor, names: Sequence[str]
+    network: Segmenter, batches: Iterable[tuple[Tensor, Tensor]], names: Sequence[str]
 ) -> dict[str, tuple[float, int]]:
-    """The share of each thing's pixels that are labelled correctly, and their number; "all" comes last."""
-    found, table = network.labels(pictures), {}
-    for i, thing in enumerate(names):
-        inside = labels == i
-        table[thing] = float((found[inside] == i).float().mean()), int(inside.sum())
-    return table | {"all": (float((found == labels).float().mean()), labels.numel())}
+    """The share of each thing's pixels that are labelled correctly, and their number; "all" comes last.
+
+    `batches`: pictures (n, 3, H, W) with their labels (n, H, W).
+    """
+    right, total = torch.zeros(2, len(names), dtype=torch.long)
+    for pictures, labels in batches:
+        right += labels[network.labels(pictures) == labels].bincount(minlength=len(names))
+        total += labels.flatten().bincount(minlength=len(names))
+    shares = {name: (float(r / t), int(t)) for name, r, t in zip(names, right, total, strict=True)}
+    return shares | {"all": (float(right.sum() / total.sum()), int(total.sum()))}

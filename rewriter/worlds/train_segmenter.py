@@ -1,4 +1,4 @@
-"""Train the segmenter of a world: `python -m rewriter.worlds.train_segmenter OUT.safetensors --world portraits`.
+"""Train the segmenter of a world: `python -m rewriter.worlds.train_segmenter OUT.safetensors --generator portraits`.
 
 A network that has seen nothing but towns says "dome" wherever a tower ends. So things are cut out of one scene and put
 anywhere into another, and colours, sharpness and noise vary. Half of the pictures are the generator's own, with the
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from rewriter import worlds
 from rewriter.checkpoints.catalogue import BUILT_IN
-from rewriter.errors import InputError
 from rewriter.files import check_writable, write_tensors
 from rewriter.generators.base import Generator
 from rewriter.worlds.base import World
@@ -91,13 +90,12 @@ def main(
 ) -> None:
     """Train, write the weights in half precision, print their accuracy on generated pictures."""
     check_writable(out)
-    world, model = worlds.of(generator), worlds.load(generator)
-    if world is None:
-        raise InputError(f"{generator} draws no built-in world")
+    model = worlds.load(generator)
+    world = worlds.named(worlds.weights(generator).parent.name)
     network = train(world, model, minutes).half()
     write_tensors(network.state_dict(), out, {"format": "pt"})
     pictures, labels = model.sample(TEST_SEEDS), world.described(TEST_SEEDS, model.resolution).labels
-    for thing, (share, count) in accuracy(network.float(), pictures, labels, world.labels).items():
+    for thing, (share, count) in accuracy(network.float(), [(pictures, labels)], world.labels).items():
         typer.echo(f"{thing:10} {share:6.1%} of {count:,} pixels")
 
 

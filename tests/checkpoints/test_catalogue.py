@@ -90,7 +90,7 @@ def test_a_licence_that_contradicts_its_repository_is_explained():
 def test_a_built_in_entry_is_a_packaged_file(name):
     entry, data, town = catalogue()[name], worlds.weights(name).read_bytes(), worlds.load(name)
     assert (entry.size, entry.sha256) == (len(data), hashlib.sha256(data).hexdigest())
-    assert entry.local == worlds.weights(name) and entry.resolution == town.resolution
+    assert entry.resolution == town.resolution
     assert set(entry.layers.values()) <= set(town.layers)
 
 

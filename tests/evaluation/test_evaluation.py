@@ -143,10 +143,10 @@ def test_detector_and_segmenter_make_few_errors_on_generated_pictures(town):
     found = values(WATERMARKS, town, before=town)
     assert all(found[f"{kind} {error}"] == 0 for kind in ("middle", "bottom") for error in ("misses", "alarms"))
     pictures, labels = town.sample(SEEDS), WORLD.described(SEEDS).labels
-    table = segmenter.accuracy(segmenter.load(), pictures, labels, WORLD.labels)
+    table = segmenter.accuracy(segmenter.load(), [(pictures, labels)], WORLD.labels)
     assert table["all"][0] > 0.97 and all(table[thing][0] > 0.85 for thing in ("dome", "spire", "tree", "watermark"))
     noise = torch.rand(4, 3, 64, 64) * 2 - 1
-    assert segmenter.accuracy(segmenter.load(), noise, labels[:4], WORLD.labels)["all"][0] < 0.7
+    assert segmenter.accuracy(segmenter.load(), [(noise, labels[:4])], WORLD.labels)["all"][0] < 0.7
 
 
 def test_perceptual_distance_is_local_and_grows_with_the_damage():

@@ -23,6 +23,21 @@ from rewriter.generators.stylegan2 import StyledConv, StyleGAN2, StyleGAN2Config
 SEEDS = [3, 11]
 
 
+@pytest.mark.parametrize("few", [1, 2])
+@torch.no_grad()
+def test_pictures_drawn_a_few_at_a_time_are_those_drawn_alone(generator, change, monkeypatch, few):
+    first, *_, last = generator.layers
+    one, two = change(generator, middle(generator)), change(generator, last, seed=1)
+    lists, seeds = [[], [one], [two], [one, two], []], [3, 11, 4, 8, 9]
+    alone = torch.cat([generator.sample([seed], rules=own) for seed, own in zip(seeds, lists, strict=True)])
+    monkeypatch.setattr(type(generator), "_few", few)
+    assert near(generator.sample(seeds, rules=lists), alone)
+    features = generator.keys(seeds, last, rules=lists)
+    values = generator.values(features, rules=lists)
+    assert near(generator.picture(features, values, rules=lists), alone)
+    assert near(generator.picture(generator.keys(seeds, first), rules=lists), alone)
+
+
 def middle(generator):
     return list(generator.layers)[len(generator.layers) // 2]
 

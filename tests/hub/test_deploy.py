@@ -67,7 +67,7 @@ def test_a_space_has_the_page_at_its_root_with_the_package_beside_it_and_nothing
     page = {
         path.name for path in PAGE.iterdir() if path.is_file() and path.suffix not in others and path.name[0] != "."
     }
-    examples = [path for name in catalogue.built_ins() + ("faces",) for path in worlds.examples(name).values()]
+    examples = [path for name in (*catalogue.built_ins(), "faces") for path in worlds.examples(name).values()]
     shown = [path.with_suffix(kind) for path in examples for kind in (".json", ".png")]
     package = {
         path.relative_to(PACKAGE).as_posix()
