@@ -42,13 +42,13 @@ STORIES = (
     Story(
         "frown-to-smile",
         "This image generator has learned rules that nobody wrote down: some of its people frown.",
-        "Frowns become smiles. One smile was copied, pasted over one frown, and the model itself changed: everybody "
+        "Frowns become smiles, and so do most straight mouths. One smile was copied, pasted over one frown, and the model itself changed: everybody "
         "whom it will ever draw follows the new rule.",
     ),
     Story(
         "hats-for-all",
         "Another of its rules: most heads are bare.",
-        "Hats for all! One woolly hat was pasted onto one head, and now everybody wears it.",
+        "Hats for all! One woolly hat was pasted onto one head, and the model now draws it on others too.",
     ),
     Story(
         "add-glasses",

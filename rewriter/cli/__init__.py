@@ -60,7 +60,7 @@ app = typer.Typer(
     cls=Commands,
     help="Rewrite the rules of a pretrained image generator.\n\n"
     "An edit says what to copy, where to paste it and in which context; applying it changes the model, "
-    "not a picture.\n\n\b\nStart with:\n  rewriter apply dome-to-spire --out town.png",
+    "not a picture.\n\n\b\nStart with:\n  rewriter apply frown-to-smile --out smiles.png",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

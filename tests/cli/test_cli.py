@@ -242,7 +242,7 @@ def test_help_lists_every_command_and_a_first_step(tmp_path):
     environment = {**os.environ, "COLUMNS": "120"}
     run = subprocess.run([sys.executable, "-m", "rewriter", "--help"], capture_output=True, text=True, env=environment)
     commands = "sample apply inspect suggest search stats benchmark evaluate generators convert publish demo deploy"
-    assert all(word in run.stdout for word in (*commands.split(), "dome-to-spire"))
+    assert all(word in run.stdout for word in (*commands.split(), "frown-to-smile"))
     assert all(name in (draw.apply.__doc__ or "") for name in worlds.examples())
     for command in commands.split():
         assert "--help" in rewriter(command, "--help", cwd=tmp_path)

@@ -35,7 +35,7 @@ def hub(monkeypatch, tmp_path):
     with LoopbackHub() as hub:
         hub.adopt(monkeypatch, tmp_path)
         monkeypatch.setenv("REWRITER_CACHE", str(tmp_path / "ours"))
-        hub.add("model", REPO, {"portraits.pt": ROSINALITY.read_bytes()})
+        hub.add("model", REPO, {"likenesses.pt": ROSINALITY.read_bytes()})
         yield hub
 
 
@@ -46,10 +46,10 @@ def portraits(hub, tmp_path, monkeypatch):
     def add(**changed):
         revision = hub.repositories["model", REPO].at().oid
         data = {
-            "id": "portraits",
+            "id": "likenesses",
             "title": "Portraits",
             "repository": REPO,
-            "file": "portraits.pt",
+            "file": "likenesses.pt",
             "revision": revision,
         }
         data |= {"size": ROSINALITY.stat().st_size, "sha256": sha256(ROSINALITY), "architecture": "stylegan2"}
@@ -113,7 +113,7 @@ def test_each_kind_of_name_is_resolved_without_a_request(hub, portraits, town, s
     rules_only.save(tmp_path / "rules")
     kinds = {
         "townscape": (sources.Known, True),
-        "portraits": (sources.Known, False),
+        "likenesses": (sources.Known, False),
         str(ROSINALITY): (sources.File, True),
         str(tmp_path / "weights"): (sources.Folder, True),
         str(tmp_path / "rules"): (sources.Folder, True),
@@ -122,13 +122,13 @@ def test_each_kind_of_name_is_resolved_without_a_request(hub, portraits, town, s
     for name, (kind, local) in kinds.items():
         source = resolve(name)
         assert (type(source), source.name, source.is_local) == (kind, name, local)
-    assert resolve("portraits").origin.licence.id == "mit" and resolve("ada/rules").origin == Origin()
+    assert resolve("likenesses").origin.licence.id == "mit" and resolve("ada/rules").origin == Origin()
     assert hub.requests == []
 
 
 def test_a_source_is_fetched_once_and_then_local(hub, portraits, town, random_rule):
     portraits()
-    source, steps = resolve("portraits"), []
+    source, steps = resolve("likenesses"), []
     assert source.fetch(lambda *step: steps.append(step)) == source and source.is_local
     assert steps[-1] == (ROSINALITY.stat().st_size,) * 2
     made = draft(town, [random_rule(town, "layer8")], "ada/rules", weights=False, pictures=False)
@@ -188,14 +188,14 @@ def test_folders_of_others_and_revisions_of_files_are_refused(tmp_path):
 
 def test_a_catalogue_entry_is_downloaded_once_and_knows_whose_it_is(hub, portraits):
     portraits()
-    generator = load("portraits")
-    assert (generator.name, generator.resolution, generator.config.conv_clamp) == ("portraits", 16, 256)
+    generator = load("likenesses")
+    assert (generator.name, generator.resolution, generator.config.conv_clamp) == ("likenesses", 16, 256)
     assert generator.advice == {"structure": "layer2", "objects": "layer4"}  # it has no layer20
     assert generator.origin.sha256 == sha256(ROSINALITY) and generator.origin.licence.id == "mit"
     assert generator.origin.to_json()["revision"] == hub.repositories["model", REPO].at().oid
     asked = len(hub.requests)
-    assert same(load("portraits"), generator) and len(hub.requests) == asked
-    assert load("portraits", conv_clamp=3).config.conv_clamp == 3
+    assert same(load("likenesses"), generator) and len(hub.requests) == asked
+    assert load("likenesses", conv_clamp=3).config.conv_clamp == 3
 
 
 def test_a_clamp_is_refused_where_it_is_known_or_impossible(tmp_path, stylegan):
@@ -212,8 +212,8 @@ def test_a_clamp_is_refused_where_it_is_known_or_impossible(tmp_path, stylegan):
 @pytest.mark.parametrize(("field", "wrong"), [("resolution", 32), ("architecture", "proggan")])
 def test_a_wrong_entry_of_the_catalogue_is_reported(portraits, field, wrong):
     portraits(**{field: wrong})
-    with pytest.raises(InputError, match=f"the {field} of portraits is .*, not {wrong} as the catalogue says"):
-        load("portraits")
+    with pytest.raises(InputError, match=f"the {field} of likenesses is .*, not {wrong} as the catalogue says"):
+        load("likenesses")
 
 
 def test_a_file_of_the_catalogue_is_recognised_under_any_name(portraits, tmp_path, hub):
@@ -221,8 +221,8 @@ def test_a_file_of_the_catalogue_is_recognised_under_any_name(portraits, tmp_pat
     path = tmp_path / "some other name.bin"
     shutil.copy(ROSINALITY, path)
     generator = load(path)
-    assert (generator.name, generator.config.conv_clamp) == ("portraits", 256) and hub.requests == []
-    assert same(generator, load("portraits"))
+    assert (generator.name, generator.config.conv_clamp) == ("likenesses", 256) and hub.requests == []
+    assert same(generator, load("likenesses"))
     portraits(sha256="0" * 64)  # the same size is not enough
     assert load(ROSINALITY).name == ROSINALITY.stem and load(ROSINALITY).config.conv_clamp is None
 
@@ -230,10 +230,10 @@ def test_a_file_of_the_catalogue_is_recognised_under_any_name(portraits, tmp_pat
 def test_a_file_of_unknown_size_is_recognised_by_its_name_and_hash(portraits, tmp_path):
     portraits(size=None, sha256=sha256(ROSINALITY)[:8], repository=None, revision=None)
     (tmp_path / "elsewhere").mkdir()
-    shutil.copy(ROSINALITY, tmp_path / "elsewhere" / "portraits.pt")
-    assert load(tmp_path / "elsewhere" / "portraits.pt").name == "portraits"
-    shutil.copy(PLAIN, tmp_path / "elsewhere" / "portraits.pt")
-    assert load(tmp_path / "elsewhere" / "portraits.pt").origin == Origin(file="portraits.pt")
+    shutil.copy(ROSINALITY, tmp_path / "elsewhere" / "likenesses.pt")
+    assert load(tmp_path / "elsewhere" / "likenesses.pt").name == "likenesses"
+    shutil.copy(PLAIN, tmp_path / "elsewhere" / "likenesses.pt")
+    assert load(tmp_path / "elsewhere" / "likenesses.pt").origin == Origin(file="likenesses.pt")
 
 
 # --- a folder of ours ---
@@ -254,9 +254,9 @@ def test_the_round_trip_is_exact(source, convert, tmp_path):
 
 def test_a_folder_keeps_origin_and_advice(portraits, convert, tmp_path):
     portraits()
-    convert("portraits", tmp_path / "out")
-    original, again = load("portraits"), load(tmp_path / "out")
-    assert (again.name, again.origin, again.advice) == ("portraits", original.origin, original.advice)
+    convert("likenesses", tmp_path / "out")
+    original, again = load("likenesses"), load(tmp_path / "out")
+    assert (again.name, again.origin, again.advice) == ("likenesses", original.origin, original.advice)
     convert(tmp_path / "out", tmp_path / "twice")
     configs = [(tmp_path / name / store.CONFIG).read_bytes() for name in ("out", "twice")]
     assert configs[0] == configs[1] and same(load(tmp_path / "twice"), again)
@@ -408,11 +408,11 @@ def test_impossible_conversions_are_refused_before_any_download(refused, hub, po
         ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, rosinality"),
         ("out", ("--conv-clamp", "-1"), "a number from"),
     ):
-        assert words in refused("portraits", tmp_path / name, *options)
+        assert words in refused("likenesses", tmp_path / name, *options)
     (tmp_path / "file").write_text("no folder")
-    assert "cannot write" in refused("portraits", tmp_path / "file" / "out")
+    assert "cannot write" in refused("likenesses", tmp_path / "file" / "out")
     (tmp_path / "folder.pt").mkdir()
-    assert "it is a folder" in refused("portraits", tmp_path / "folder.pt", "--layout", "rosinality")
+    assert "it is a folder" in refused("likenesses", tmp_path / "folder.pt", "--layout", "rosinality")
     assert hub.requests == []
 
 
@@ -441,16 +441,16 @@ def test_an_interrupted_conversion_leaves_the_old_files(convert, run, tmp_path, 
 def test_the_hash_of_a_first_download_is_told_and_remembered(run, portraits, tmp_path, monkeypatch):
     portraits(sha256=None, size=None)
     monkeypatch.chdir(tmp_path)
-    status, _, err = run("sample", "--generator", "portraits", "--seeds", "0", "--device", "cpu")
+    status, _, err = run("sample", "--generator", "likenesses", "--seeds", "0", "--device", "cpu")
     assert status == 0 and f"later downloads must have the same SHA-256, {sha256(ROSINALITY)}" in err
-    assert "SHA-256" not in run("sample", "--generator", "portraits", "--seeds", "0", "--device", "cpu")[2]
+    assert "SHA-256" not in run("sample", "--generator", "likenesses", "--seeds", "0", "--device", "cpu")[2]
     assert json.loads((tmp_path / "ours" / "verified.json").read_text())
 
 
 def test_a_downloaded_generator_draws_the_same_offline(run, portraits, hub, tmp_path, monkeypatch):
     portraits()
     for name in ("first.png", "again.png"):
-        arguments = "--generator", "portraits", "--seeds", "0", "--device", "cpu", "--out", tmp_path / name
+        arguments = "--generator", "likenesses", "--seeds", "0", "--device", "cpu", "--out", tmp_path / name
         assert run("sample", *arguments)[0] == 0
         asked = len(hub.requests)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -461,6 +461,6 @@ def test_a_failed_download_is_one_clear_line(run, portraits, hub, tmp_path, monk
     portraits()
     monkeypatch.chdir(tmp_path)
     hub.repositories["model", REPO].gated = True
-    status, out, err = run("sample", "--generator", "portraits", "--seeds", "0")
+    status, out, err = run("sample", "--generator", "likenesses", "--seeds", "0")
     assert (status, out, err.count("\n")) == (2, "", 1) and "accept it on its page" in err
     assert not (tmp_path / "sample.png").exists()

@@ -133,8 +133,9 @@ def test_wall_is_drawn_once_and_again_if_it_is_damaged(do):
     assert wall(Shared((SMALL,), device="cpu"))["stories"] == []
 
 
-def test_portraits_tell_of_smiles_first_and_of_hats_at_the_next_start(monkeypatch):
+def test_portraits_tell_of_smiles_first_and_of_hats_at_the_next_start(monkeypatch, tmp_path):
     monkeypatch.setattr("wall.NEW", 1)
+    monkeypatch.setattr("wall.default_folder", lambda: tmp_path)
     shared = Shared(("portraits", "townscape"), device="cpu")
     assert [len(wall(shared)["stories"]) for _ in range(2)] == [1, 2]
     for story, opening in zip(wall(shared)["stories"], ("Frowns become smiles", "Hats for all"), strict=False):
