@@ -42,8 +42,8 @@ STORIES = (
     Story(
         "frown-to-smile",
         "This image generator has learned rules that nobody wrote down: some of its people frown.",
-        "Frowns become smiles, and so do most straight mouths. One smile was copied, pasted over one frown, and the model itself changed: everybody "
-        "whom it will ever draw follows the new rule.",
+        "Frowns become smiles, and so do most straight mouths. One smile was copied, pasted over one frown, and the "
+        "model itself changed: everybody whom it will ever draw follows the new rule.",
     ),
     Story(
         "hats-for-all",
