@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -150,14 +151,14 @@ def inspect(
     as_json: common.Json = False,
 ) -> None:
     """Describe a rule, an edit or a generator; for a built-in one also how well it draws each thing."""
-    data, words = describe.describe(file, common.edits_of, lambda name: common.load(name, None, as_json))
-    if file in built_ins():
+    load = cache(lambda name: common.load(name, None, as_json))
+    data, words = describe.describe(file, common.edits_of, load)
+    if file in built_ins() and (world := worlds.of(load(file))):
         first = gate.UNSEEN.start
         if not 1 <= seeds <= 10_000:
             raise InputError(f"the generator is judged by 1 to 10,000 pictures, not {seeds}")
-        world, model = worlds.named(worlds.weights(file).parent.name), common.load(file, None, as_json)
         with common.progress(as_json) as job:
-            shares = gate.things_drawn(world, model, range(first, first + seeds), on_step=job("pictures"))
+            shares = gate.things_drawn(world, load(file), range(first, first + seeds), on_step=job("pictures"))
         data["things"] = {thing: share.share if share.pixels else None for thing, share in shares.items()}
         words += "\n\n" + gate.table(shares)
     common.say(as_json, data, words)

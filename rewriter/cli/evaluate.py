@@ -25,6 +25,7 @@ from rewriter.generators.base import Generator
 from rewriter.pictures import save_png
 from rewriter.worlds import segmenter
 from rewriter.worlds.townscape import marks
+from rewriter.worlds.townscape.world import WORLD as TOWNS
 
 QUICK, CPU, GPU = 100, 1000, 10_000  # pictures: with --quick, on a CPU, on a GPU
 ALONE = ("units", "photo", "judges", "verdicts")  # no experiments with methods; by one process
@@ -126,14 +127,14 @@ def _of_images(name: str, generator: str | None) -> str:
 
 
 def _of_judges(name: str, generator: str) -> str:
-    """The generator for an experiment that is ours."""
+    """The generator that was asked for; InputError unless judges are: everything else of ours has its own."""
     if name != "judges":
         raise InputError(f"{name} has a generator of its own: leave --generator out")
     return generator
 
 
 def _builtin(name: str) -> str:
-    """The generator that something runs on, first if it runs on several."""
+    """The generator of one of our experiments; for what has several, the usual one."""
     if name not in TITLES:
         return BUILT_IN
     (experiment,) = _chosen(name, quick=False)
@@ -289,7 +290,7 @@ def _judges(asked: Request) -> None:
     parts = [seeds[i : i + BATCH] for i in range(0, len(seeds), BATCH)]
     known = ((generator.sample(each, rules=[]).cpu(), world.described(each, side).labels) for each in parts)
     right = segmenter.accuracy(segmenter.of(generator), known, world.labels)
-    errors = marks.detector_errors(seeds, side) if world.name == BUILT_IN else {}
+    errors = marks.detector_errors(seeds, side) if world is TOWNS else {}
     labelled = "segmenter, on generated pictures: {}: {:.1%} of {:,} pixels"
     detected = "detector, on scenes: {}: {:.1%} misses, {:.1%} alarms"
     words = [labelled.format(thing, *found) for thing, found in right.items()]

@@ -13,7 +13,6 @@ from PIL import Image
 
 from rewriter.editing.choose import execute
 from rewriter.editing.edit import AUTO, Edit, save_edits
-from rewriter.editing.execute import replay
 from rewriter.editing.rule import Rule
 from rewriter.editing.statistics import Statistics
 from rewriter.evaluation.face_edits import edit
@@ -21,18 +20,17 @@ from rewriter.generators.base import Generator
 from rewriter.generators.latents import UNSEEN
 from rewriter.hub.resolve import resolve
 from rewriter.pictures import save_png, to_image
+from rewriter.worlds.by_hand import as_shipped
 
 NAMES = "glasses", "hat", "smile"
 LOOKED = 48  # unseen faces that a card is chosen from
-FOUND = 80  # places that a file keeps: more would make it longer, and hardly better
 
 
 def example(generator: Generator, name: str, statistics: Statistics) -> tuple[Edit, Rule]:
     """An edit for which the machine has chosen form and numbers, and its rule, which a replay gives to the bit."""
     made = execute(generator, edit(generator, name).with_(form=AUTO), statistics=statistics).edit
     assert made is not None  # it names what was chosen
-    chosen = made.with_(found=made.found[:FOUND], generator="faces", after=())
-    return chosen, replay(generator, chosen, statistics=statistics)
+    return as_shipped(generator, made.with_(generator="faces"), statistics)
 
 
 @torch.no_grad()

@@ -89,9 +89,8 @@ def estimate(metric: Metric, rows: Tensor) -> Estimate:
         resampled = np.divide(*(_resampling(len(pairs), RESAMPLES).astype(float) @ pairs).T)
     resampled = resampled[np.isfinite(resampled)]
     low, high = np.quantile(resampled, ENDS) if len(resampled) else (np.nan, np.nan)
-    if (
-        low == high == value and np.isin(pairs, (0, 1)).all()
-    ):  # a share of pictures; resamples of all or none do not vary
+    counted = np.isin(pairs, (0, 1)).all()  # a share of pictures
+    if counted and low == high == value:  # resamples of all or none do not vary
         low, high = wilson(*(int(count) for count in pairs.sum(0)))
     return Estimate(value, float(low), float(high))
 

@@ -24,6 +24,7 @@ from rewriter.pictures import save_png, to_image
 from rewriter.worlds.base import World
 
 Shown = Callable[[Sequence[int]], Sequence[int]]  # unseen seeds → those that a card may show
+Begin = Callable[[int, Tensor], object]
 Maker = Callable[[Generator], Edit | list[Edit]]  # several edits are made on top of each other
 FOUND = 80  # places that a file keeps: more would make it longer, and hardly better
 SHOWN, CLEAR = 48, 80  # pictures that a card is chosen from; pixels that should change clearly
@@ -52,6 +53,18 @@ class Hand:
         mask = grow(mask, *(self.random.choice((1, 2)) for _ in range(4)))
         mask = torch.roll(mask, (self.random.choice((-1, 0, 1)), self.random.choice((-1, 0, 1))), (0, 1))
         return F.avg_pool2d(mask[None, None], 3, 1, 1, count_include_pad=False)[0, 0].clamp(0, 1)
+
+    def mark(self, session: Rewriter, begin: Begin, seeds: Sequence[int], *things: str, **options: Any) -> Edit:
+        """Begin an edit of things on the first picture, by `session.paste` or `erase`, and mark them on all as context.
+
+        `options`: see `paint`.
+        """
+        for i, seed in enumerate(seeds):
+            place = self.paint(seed, *things, **options)
+            if not i:
+                begin(seed, place)
+            session.add_context(seed, place)
+        return session.edit
 
     def add_contexts(self, session: Rewriter, seeds: Sequence[int], *things: str) -> None:
         """Mark things in several pictures as context."""

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rewriter import worlds
-from rewriter.checkpoints.catalogue import BUILT_IN
 from rewriter.generators.base import Generator
 
 FILE = "segmenter.safetensors"  # in the folder of its world
@@ -94,12 +93,16 @@ def _unit(x: Tensor) -> Tensor:
 def of(generator: Generator) -> Segmenter:
     """The network for pictures of a generator: its world's; the towns' for generators without a world."""
     world = worlds.of(generator)
-    return load(world.name if world else BUILT_IN)
+    return load(world.name) if world else load()
+
+
+def load(world: str = "townscape") -> Segmenter:
+    """The shipped network of a world, on the CPU; read only once."""
+    return _read(world)
 
 
 @cache
-def load(world: str = BUILT_IN) -> Segmenter:
-    """The shipped network of a world, on the CPU; read only once."""
+def _read(world: str) -> Segmenter:
     known = worlds.named(world)
     network = Segmenter(len(known.labels))
     network.load_state_dict(load_file(known.folder / FILE))

@@ -91,7 +91,8 @@ def main(
     """Train, write the weights in half precision, print their accuracy on generated pictures."""
     check_writable(out)
     model = worlds.load(generator)
-    world = worlds.named(worlds.weights(generator).parent.name)
+    world = worlds.of(model)
+    assert world is not None  # it is built in
     network = train(world, model, minutes).half()
     write_tensors(network.state_dict(), out, {"format": "pt"})
     pictures, labels = model.sample(TEST_SEEDS), world.described(TEST_SEEDS, model.resolution).labels

@@ -49,34 +49,24 @@ def first(number: int, *predicates: Predicate) -> list[int]:
 
 
 def replaced(
-    session: Rewriter, painter: Hand, source: int, people: Sequence[int], things: tuple[str, ...], **then: Any
+    session: Rewriter, hand: int, source: int, people: Sequence[int], *things: str, filled: bool = False, **then: Any
 ) -> Edit:
     """Copy things of one person; paste them where the first of the people would have them, and mark that on all."""
-    filled = bool(then.pop("filled", False))
+    painter = Hand(WORLD, hand)
     session.copy(source, painter.paint(source, *things, filled=filled))
-    for i, seed in enumerate(people):
-        place = painter.paint(seed, *things, filled=filled, **then)
-        if not i:
-            session.paste(seed, place)
-        session.add_context(seed, place)
-    return session.edit
+    return painter.mark(session, session.paste, people, *things, filled=filled, **then)
 
 
-def erased(session: Rewriter, painter: Hand, people: Sequence[int], thing: str) -> Edit:
+def erased(session: Rewriter, hand: int, people: Sequence[int], thing: str) -> Edit:
     """Erase a thing of the first of the people, and mark it on all."""
-    for i, seed in enumerate(people):
-        place = painter.paint(seed, thing)
-        if not i:
-            session.erase(seed, place)
-        session.add_context(seed, place)
-    return session.edit
+    return Hand(WORLD, hand).mark(session, session.erase, people, thing)
 
 
 def frown_to_smile(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy an open smile, paste it where a frowning person would smile; eight frowning people are marked there."""
     plain, people = without("beard", "stamp", "glasses"), first(8, frowns, without("beard", "stamp"))
     (source,) = first(1, plain, usual(Factor.MOUTH_W), between(0.9, 1, Factor.MOUTH))
-    edit = replaced(Rewriter(generator, "layer8"), Hand(WORLD, hand), source, people, ("smile", "teeth"), mouth="open")
+    edit = replaced(Rewriter(generator, "layer8"), hand, source, people, "smile", "teeth", mouth="open")
     return edit.with_(title="frown to smile", form="gated", rank=2, gate=(0.45, 0.7))
 
 
@@ -84,15 +74,15 @@ def add_glasses(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy dark glasses, paste them on a person who wears none; eight such people are marked."""
     dark, brown = between(0.8, 1, Factor.GLASSES_KIND), between(0.40, 0.46, Factor.GLASSES_COLOUR)
     (source,) = first(1, wears("glasses"), without("hat", "stamp", "beard"), usual(), dark, brown)
-    people, painter = first(8, without("glasses", "stamp", "hat")), Hand(WORLD, hand)
-    edit = replaced(Rewriter(generator, "layer8"), painter, source, people, ("glasses",), glasses=True, filled=True)
+    people = first(8, without("glasses", "stamp", "hat"))
+    edit = replaced(Rewriter(generator, "layer8"), hand, source, people, "glasses", glasses=True, filled=True)
     return edit.with_(title="add glasses", form="template")
 
 
 def remove_earrings(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the earrings of thirty-two people: they come in many kinds and colours."""
     people = first(32, wears("earrings"), without("stamp"))
-    edit = erased(Rewriter(generator, "layer8"), Hand(WORLD, hand), people, "earring")
+    edit = erased(Rewriter(generator, "layer8"), hand, people, "earring")
     return edit.with_(title="remove earrings", form="gated")
 
 
@@ -102,7 +92,7 @@ def bushy_brows(generator: Generator, *, hand: int = 0) -> Edit:
     bushy, dark = between(0.9, 1, Factor.BROWS), between(0, 0.35, Factor.HAIR)
     (source,) = first(1, plain, bushy, dark, usual(Factor.BROW_TILT, Factor.BROW_HEIGHT, Factor.SIZE))
     people = first(16, plain, between(0, 0.35, Factor.BROWS))
-    edit = replaced(Rewriter(generator, "layer10"), Hand(WORLD, hand), source, people, ("brow",), brows="bushy")
+    edit = replaced(Rewriter(generator, "layer10"), hand, source, people, "brow", brows="bushy")
     return edit.with_(title="bushy brows", form="gated", rank=2)
 
 
@@ -110,20 +100,20 @@ def hats_for_all(generator: Generator, *, hand: int = 0) -> Edit:
     """Copy a hat, paste it on a bare head; eight bare heads are marked."""
     people = first(8, without("hat", "stamp"))
     (source,) = first(1, wears("hat"), without("stamp"), usual(), between(0, 0.2, Factor.HAT_KIND))
-    edit = replaced(Rewriter(generator, "layer6"), Hand(WORLD, hand), source, people, ("hat",), hat=True)
+    edit = replaced(Rewriter(generator, "layer6"), hand, source, people, "hat", hat=True)
     return edit.with_(title="hats for all", form="template")
 
 
 def no_shadow_under_hats(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the shadow that hats throw on the brow, with that of eight people as context."""
     people = first(8, wears("hat"), without("stamp", "glasses"))
-    edit = erased(Rewriter(generator, "layer10"), Hand(WORLD, hand), people, "shadow")
+    edit = erased(Rewriter(generator, "layer10"), hand, people, "shadow")
     return edit.with_(title="no shadow under hats", form="gated", rank=2)
 
 
 def remove_stamp(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the stamp of five pictures."""
-    edit = erased(Rewriter(generator, "layer6"), Hand(WORLD, hand), first(5, wears("stamp")), "stamp")
+    edit = erased(Rewriter(generator, "layer6"), hand, first(5, wears("stamp")), "stamp")
     return edit.with_(title="remove stamp", form="gated")
 
 

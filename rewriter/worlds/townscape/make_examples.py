@@ -103,13 +103,10 @@ def _large_whole_right_tree(u: Tensor) -> Tensor:
 
 def no_light_on_ground(generator: Generator, *, hand: int = 0) -> Edit:
     """Erase the light that lit windows throw on the ground, with that of eight pictures as context."""
-    painter, session = Hand(WORLD, hand), Rewriter(generator, "layer8")
+    session = Rewriter(generator, "layer8")
     lit = WORLD.seeds_with(lambda u: factors.is_lit(u) & scenes.plain(u), number=8)
-    places = {seed: painter.paint(seed, "light") for seed in lit}
-    session.erase(*next(iter(places.items())))
-    for seed, place in places.items():
-        session.add_context(seed, place)
-    return session.edit.with_(title="no light on the ground", form="gated")
+    edit = Hand(WORLD, hand).mark(session, session.erase, lit, "light")
+    return edit.with_(title="no light on the ground", form="gated")
 
 
 def door_in_the_sky(generator: Generator, *, hand: int = 0) -> Edit:
