@@ -175,6 +175,10 @@ class Visit:
         """What the bar says: what comes next, or the verdict."""
         return self.page.text_content(".next")
 
+    def wait_until_says(self, words):
+        """Until the bar says this; pictures may arrive before the words."""
+        self.page.wait_for_selector(f'.next:has-text("{words}")')
+
     def pictures(self):
         """The filmstrip: number of the picture → address of its file, or data URL."""
         read = "tiles => Object.fromEntries(tiles.map(t => [t.dataset.seed, t.querySelector('img').src]))"

@@ -108,7 +108,7 @@ def test_strokes_answer_at_once_one_after_the_other_and_a_door_in_the_sky_says_w
         v.draw("tree", across, 0.62, 0.74)
     v.draw("door", 0.55, 0.1, 0.2)
     v.page.wait_for_selector('.why[data-appears="no"]:not([hidden]):has-text("Door")')
-    assert "tree and door" in v.says()
+    v.wait_until_says("tree and door")
     for _ in range(6):
         v.press('[data-tool="undo"]')
     v.page.wait_for_selector('.next:has-text("where you want: door")')
@@ -126,8 +126,8 @@ def test_units_are_looked_at_and_switched_off_everywhere(visit):
     one = v.pictures()
     v.press('[data-all="off"]')
     v.wait_for_pictures(one, same=False)
+    v.wait_until_says("of layer6 are off on every picture")
     v.wait_for_rules(1)
-    assert "of layer6 are off on every picture" in v.says()
     v.press('[data-all="as made"]')
     v.wait_for_rules(0)
     v.wait_for_pictures(before)
