@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, Layout, State, layout_for
+from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, layout_for
+from rewriter.checkpoints.layouts.table import Layout, State
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
@@ -55,8 +56,9 @@ def recognise(state: State) -> tuple[type[Generator], Layout]:
         if found := next((key for key in state if re.match(pattern, key)), None):
             raise InputError(f"this generator is not supported, because {reason} (it holds {found})")
     for row in PUBLISHED:
-        if any(re.match(row.marker, key) for key in state):
-            return ARCHITECTURES[row.architecture], row.table(*row.sizes(state))
+        architecture = ARCHITECTURES[row.architecture]
+        if any(re.match(row.marker or architecture.pattern, key) for key in state):
+            return architecture, row.table(*(row.sizes or architecture.sizes)(state))
     for name, architecture in ARCHITECTURES.items():
         if any(re.match(architecture.pattern, key) for key in state):
             return architecture, Layout(name, ())
