@@ -35,9 +35,9 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
         generator = architecture.from_shapes(Shapes(ours, layout.names), **checked)
     generator.name = name
     wanted = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
-    if lacking := layout.optional - ours.keys():
+    if lacking := sorted((layout.optional & wanted.keys()) - ours.keys()):
         _check({**ours, **{key: torch.zeros(wanted[key]) for key in lacking}}, wanted, layout.names)
-        ours |= generator.derive(ours)
+        ours |= {key: generator.derive(key, ours) for key in lacking}
     _check(ours, wanted, layout.names)
     generator.load_state_dict({key: ours[key].float().contiguous() for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()

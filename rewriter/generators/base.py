@@ -73,9 +73,9 @@ class Generator(nn.Module, ABC):
         """Those of SETTINGS that are set."""
         return {}
 
-    def derive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors that follow from the others, for files that lack them."""
-        return {}
+    def derive(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
+        """A tensor that a file lacks and that follows from the others, or is fixed noise."""
+        raise NotImplementedError
 
     def embed(self, z: Tensor, truncation: float) -> Tensor:
         """Latents (n, zdim) → what `enter` takes, where truncation acts: those times ψ, or the w of a StyleGAN2."""

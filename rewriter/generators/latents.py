@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
@@ -50,6 +51,12 @@ def latents(seeds: Sequence[Seed], zdim: int) -> Tensor:
             raise InputError(f"seed {seed!r} is not a whole number from 0 to {SEEDS - 1:,}")
     rows = [_rows(zdim, int(seed) // _BLOCK)[int(seed) % _BLOCK] for seed in seeds]
     return torch.stack(rows) if rows else torch.zeros(0, zdim)
+
+
+def fixed_noise(name: str, side: int) -> Tensor:
+    """Standard normal noise (side, side) for a tensor of that name: the same on every machine."""
+    stream = np.random.RandomState(zlib.crc32(name.encode()))
+    return torch.from_numpy(stream.standard_normal((side, side)).astype(np.float32))
 
 
 def parse_seeds(text: str, *, most: int, what: str = "seeds") -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,10 @@ from rewriter.generators.change import LowRank, stack
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One rewritable convolution: its channels and the sides of the square maps it reads and writes."""
+    """One rewritable convolution: its channels and the sides of the square maps it reads and writes.
+
+    Where maps reach beyond the picture, as in StyleGAN3, `margin` cells on each side lie outside of it.
+    """
 
     name: str
     in_channels: int
@@ -24,6 +27,7 @@ class LayerInfo:
     kernel: int
     key_resolution: int
     resolution: int
+    margin: int = 0  # of both maps, which are then of one size
 
     def check_units(self, units: Sequence[int]) -> None:
         """Raise InputError for units, numbered from 0, that the layer does not have."""
@@ -54,6 +58,7 @@ class Features:
     style: Tensor | None = None  # (n, in), what modulated it; this, w and skip in a StyleGAN2 only
     w: Tensor | None = None  # (n, w_dim), latents; (n, layers + 1, w_dim) where each layer has its own
     skip: Tensor | None = None  # (n, 3, h', w'), the picture so far
+    gates: Mapping[str, Tensor] = field(default_factory=dict)  # layer → (n, c, 1, 1), what scales it; FastGAN only
     own: tuple[Sequence[LowRank], ...] = ()  # changes that belong to each picture, as those of photos; (): to none
 
     def __len__(self) -> int:
@@ -61,6 +66,7 @@ class Features:
 
     def __getitem__(self, index: slice | list[int]) -> Features:
         parts: dict[str, Any] = {name: value[index] for name, value in self._tensors().items()}
+        parts["gates"] = {layer: gate[index] for layer, gate in self.gates.items()}
         if self.own:
             parts["own"] = self.own[index] if isinstance(index, slice) else tuple(self.own[i] for i in index)
         return replace(self, **parts)
@@ -79,6 +85,7 @@ class Features:
         """Join batches that enter the same layer."""
         columns = [part._tensors() for part in parts]
         joined: dict[str, Any] = {name: join([c[name] for c in columns]) for name in columns[0]}
+        joined["gates"] = {layer: torch.cat([part.gates[layer] for part in parts]) for layer in parts[0].gates}
         if any(part.own for part in parts):
             joined["own"] = tuple(own for part in parts for own in part.own or ((),) * len(part))
         return replace(parts[0], **joined)

@@ -20,7 +20,7 @@ from rewriter.checks import number
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.filters import blur, upsample
-from rewriter.generators.latents import latents
+from rewriter.generators.latents import fixed_noise, latents
 from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
 from rewriter.generators.shapes import Shapes, largest
 
@@ -197,8 +197,10 @@ class StyleGAN2(Generator):
         """The clamp, if there is one."""
         return {} if self.config.conv_clamp is None else {"conv_clamp": self.config.conv_clamp}
 
-    def derive(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean w, which training runs do not save: of 4,096 seeds, in float64, so that all machines round alike."""
+    def derive(self, name: str, state: Mapping[str, Tensor]) -> Tensor:
+        """Noise, or the mean w, which training runs do not save: of 4,096 seeds, in float64 for all machines alike."""
+        if name.endswith(".noise_const"):
+            return fixed_noise(name, self.get_buffer(name).shape[-1])
         with torch.device("meta"):
             mapping = MappingNetwork(self.config)
         names = [name for name in mapping.state_dict() if name != "w_avg"]
@@ -206,7 +208,7 @@ class StyleGAN2(Generator):
         mapping.load_state_dict({**weights, "w_avg": torch.zeros(self.config.w_dim).double()}, assign=True)
         with torch.no_grad():
             mean: Tensor = mapping(latents(range(AVERAGED), self.config.z_dim).double()).mean(0)
-        return {"mapping.w_avg": mean.float()}
+        return mean.float()
 
     def fingerprint_extra(self) -> str:
         """The clamp: with another one, the same weights draw other pictures."""

@@ -40,7 +40,9 @@ def rosinality(levels: int, depth: int) -> Layout:
         ]
     filters = [f"convs.{2 * i}.conv.blur.kernel" for i in range(levels - 1)]
     filters += [f"to_rgbs.{i}.upsample.kernel" for i in range(levels - 1)]
-    return Layout("rosinality", tuple(links), dict.fromkeys(filters, (4.0, 0)), optional=frozenset({"mapping.w_avg"}))
+    return Layout(
+        "rosinality", tuple(links), dict.fromkeys(filters, (4.0, 0)), optional=_drawn(levels) | {"mapping.w_avg"}
+    )
 
 
 def genforce(levels: int, depth: int) -> Layout:
@@ -69,6 +71,11 @@ def _convolutions(levels: int) -> list[str]:
     """The convolutions by our names, in order."""
     later = [f"synthesis.b{8 * 2**i}.{conv}" for i in range(levels - 1) for conv in ("conv0", "conv1")]
     return ["synthesis.b4.conv1", *later]
+
+
+def _drawn(levels: int) -> frozenset[str]:
+    """The noise, which some training code draws anew for every picture and does not save."""
+    return frozenset(f"{conv}.noise_const" for conv in _convolutions(levels))
 
 
 PUBLISHED = (
