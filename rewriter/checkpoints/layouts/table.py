@@ -25,19 +25,25 @@ class Link:
     before: int = 0  # how many more axes of length one theirs has in front
     after: int = 0  # and behind
     swap: bool = False  # theirs has the inputs in front of the outputs
+    last: bool = False  # theirs has the axes of the kernel in front, the inputs, and the outputs last, as TensorFlow
+    flat: bool = False  # theirs may have any more axes of length one; written without them
     flip: bool = False  # theirs has both axes of the kernel reversed
     shift: float = 0.0  # ours is theirs plus this
 
     def read(self, value: Tensor) -> Tensor:
         """Theirs → ours; a tensor of an unexpected shape is left as it is, to be reported later."""
         core = value.shape[self.before : value.ndim - self.after]
+        if self.flat and value.numel() == max(value.shape, default=0):
+            core = torch.Size([value.numel()])
         if value.ndim >= self.before + self.after and value.numel() == core.numel():
             value = value.reshape(core)
-        return self._turned(value) + self.shift if self.shift else self._turned(value)
+        value = self._turned(value.permute(3, 2, 0, 1) if self.last and value.ndim == 4 else value)
+        return value + self.shift if self.shift else value
 
     def write(self, value: Tensor) -> Tensor:
         """Ours → theirs."""
         value = self._turned(value - self.shift if self.shift else value)
+        value = value.permute(2, 3, 1, 0) if self.last else value
         return value.reshape((1,) * self.before + tuple(value.shape) + (1,) * self.after).contiguous()
 
     def _turned(self, value: Tensor) -> Tensor:
