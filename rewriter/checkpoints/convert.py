@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from rewriter.generators.shapes import Shapes
 PARALLEL = "module."
 
 
-def convert(state: State, *, name: str = "model", **settings: float | bool | None) -> Generator:
+def convert(
+    state: MutableMapping[str, Tensor], *, name: str = "model", keep: bool = True, **settings: float | bool | None
+) -> Generator:
     """Build a generator on the CPU, in float32; float32 tensors are used as they are, without a copy.
 
     `settings` are what the tensors cannot say: `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures;
@@ -26,9 +28,11 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
     from. Those that the architecture does not have are ignored. InputError for an unknown or unsupported layout, or for
     tensors that are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
     """
-    state = _unwrapped(state)
-    architecture, layout = recognise(state)
-    ours = layout.read(state)
+    theirs = _unwrapped(state)
+    if not keep:
+        state.clear()
+    architecture, layout = recognise(theirs)
+    ours = layout.read(theirs)
     given = {**layout.settings, **{key: value for key, value in settings.items() if value is not None}}
     checked = {key: check(key, given[key]) for key, check in architecture.SETTINGS.items() if key in given}
     with torch.device("meta"):  # takes no memory for weights
@@ -39,15 +43,16 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
         _check({**ours, **{key: torch.zeros(wanted[key]) for key in lacking}}, wanted, layout.names)
         ours |= {key: generator.derive(key, ours) for key in lacking}
     _check(ours, wanted, layout.names)
-    generator.load_state_dict({key: ours[key].float().contiguous() for key in wanted}, assign=True)
+    generator.load_state_dict({key: ours.pop(key).float().contiguous() for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()
 
 
-def _unwrapped(state: State) -> State:
-    """The state dict without the `module.` that DataParallel puts in front of every name."""
-    if state and all(key.startswith(PARALLEL) for key in state):
-        return {key.removeprefix(PARALLEL): value for key, value in state.items()}
-    return state
+def _unwrapped(state: State) -> dict[str, Tensor]:
+    """A copy of the dict without the `module.` that DataParallel puts in front of names."""
+    names = {key.removeprefix(PARALLEL): key for key in state}
+    if len(names) != len(state):
+        raise InputError(f"it holds tensors both with {PARALLEL!r} in front of their names and without")
+    return {ours: state[theirs] for ours, theirs in names.items()}
 
 
 def recognise(state: State) -> tuple[type[Generator], Layout]:

@@ -48,7 +48,7 @@ def read_file(
     """
     state, options = read_checkpoint(path)
     clamp = conv_clamp or options.get("conv_clamp") or default_clamp
-    generator = convert(state, name=name, **{**options, "conv_clamp": clamp})
+    generator = convert(state, name=name, keep=False, **{**options, "conv_clamp": clamp})
     if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
         raise InputError(f"{path} is a {generator.architecture}, which has no conv_clamp: leave it out")
     return generator
@@ -59,7 +59,7 @@ def load(folder: str | Path) -> Generator:
     folder = Path(folder)
     about = read_config(folder)
     state, options = read_checkpoint(folder / WEIGHTS)
-    generator = convert(state, name="".join(filter(str.isprintable, about["name"]))[:80], **options)
+    generator = convert(state, name="".join(filter(str.isprintable, about["name"]))[:80], keep=False, **options)
     if generator.fingerprint != about.get("fingerprint"):
         said, found = str(about.get("fingerprint"))[:12], generator.fingerprint[:12]
         differ = f"expected the fingerprint {said}, found {found}: fetch both again"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,17 +63,20 @@ class Layout:
     optional: frozenset[str] = frozenset()  # our names of tensors that the architecture can derive from others
     settings: Mapping[str, Any] = field(default_factory=dict)  # as the code that the files come from has them
 
-    def read(self, state: State) -> dict[str, Tensor]:
-        """Their tensors under our names; unknown ones keep theirs. InputError for a filter that we do not have."""
-        found = {link.ours: link.read(state[link.theirs]) for link in self.links if link.theirs in state}
+    def read(self, state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
+        """Their tensors under our names; unknown ones keep theirs. InputError for a filter that we do not have.
+
+        `state` is emptied, so that a tensor can be freed as soon as there is another form of it.
+        """
+        found = {link.ours: link.read(state.pop(link.theirs)) for link in self.links if link.theirs in state}
         for key in self.filters.keys() & state.keys():
-            plane = state[key].squeeze()
+            plane = state.pop(key).squeeze()
             if plane.shape != (4, 4) or not torch.allclose(plane.float(), _filter(self.filters[key][0]), atol=1e-5):
                 if key != self.skip or plane.shape != (4, 4):
                     raise InputError(f"{key} is not the filter 1-3-3-1: this model would be drawn wrongly here")
                 found[SKIP] = plane
-        known = {link.theirs for link in self.links} | self.filters.keys() | self.unused
-        return found | {key: value for key, value in state.items() if key not in known}
+        rest = {key: state.pop(key) for key in list(state)}
+        return found | {key: value for key, value in rest.items() if key not in self.unused}
 
     def write(self, state: State) -> dict[str, Tensor]:
         """Our tensors under their names, with the filters that their code expects; InputError if it has no such one."""
