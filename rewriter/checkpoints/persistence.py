@@ -1,15 +1,14 @@
-"""Pickles of NVIDIA's PyTorch code, whose objects bring their source code along: only tensors and settings are used."""
+"""Pickles of NVIDIA's PyTorch code, whose objects bring their source code along: only tensors and fields are used."""
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.arrays import plain, read_all
+from rewriter.checkpoints.arrays import read_all
 from rewriter.checkpoints.pickle_types import Persistent, TensorInfo
 from rewriter.errors import InputError
 
@@ -20,10 +19,10 @@ OTHERS = {  # classes of generators that are not supported
 }
 
 
-def read_persistent(loaded: Any, *, size: int) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The averaged generator in a training run's pickle, or a generator alone; and what its layers say of themselves.
+def read_persistent(loaded: Any, *, size: int) -> tuple[dict[str, Tensor], dict[str, Persistent]]:
+    """The tensors of the averaged generator in a training run's pickle, or of one alone; and its modules, by prefix.
 
-    `size` is the file's. InputError if there is no generator of NVIDIA's in it, or it would be drawn wrongly.
+    `size` is the file's. InputError if there is no generator of NVIDIA's in it, or one that is not supported.
     """
     generator = loaded.get("G_ema") if isinstance(loaded, dict) else loaded
     if isinstance(generator, Persistent) and generator.name in OTHERS:
@@ -43,7 +42,7 @@ def read_persistent(loaded: Any, *, size: int) -> tuple[dict[str, Tensor], Mappi
     }
     if odd := next((name for name, value in described.items() if not isinstance(value, TensorInfo)), None):
         raise InputError(f"it has a {type(described[odd]).__name__} where the tensor {odd[:80]!r} belongs")
-    return read_all(described, most=size), _stated(modules)
+    return read_all(described, most=size), modules
 
 
 def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:
@@ -63,16 +62,3 @@ def _fields(module: Persistent, group: str) -> Mapping[str, Any]:
     if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
         raise InputError(f"its {module.name[:80]!r} has no {group}")
     return fields
-
-
-def _stated(modules: Mapping[str, Persistent]) -> Mapping[str, Any]:
-    """The clamp that the layers state; InputError for layers that would be drawn wrongly."""
-    clamps = [plain(module.fields["conv_clamp"]) for module in modules.values() if "conv_clamp" in module.fields]
-    for prefix, module in modules.items():
-        activation, architecture = module.fields.get("activation", "lrelu"), module.fields.get("architecture", "skip")
-        if module.name == "SynthesisLayer" and activation != "lrelu" or architecture != "skip":
-            said = f"{reprlib.repr(activation)[:40]}, {reprlib.repr(architecture)[:40]}"
-            raise InputError(f"this generator is not supported, because of {prefix[:80]!r}: {said}")
-    if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
-        raise InputError("its layers are clamped differently")
-    return {"conv_clamp": clamps[0] if clamps else None}

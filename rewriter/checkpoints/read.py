@@ -27,6 +27,7 @@ from rewriter.checkpoints.archive import scan_zip
 from rewriter.checkpoints.persistence import read_persistent
 from rewriter.checkpoints.pickle_types import DTYPES
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
+from rewriter.checkpoints.stated import RATE, stated
 from rewriter.checkpoints.tensorflow import network_in, read_network
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
@@ -96,9 +97,11 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
         return _container(_load(path, mmap=False))
     if head[:1] == b"\x80":
         loaded = run(file, size)
-        network = network_in(loaded)
-        state, told = read_network(network, size=size) if network else read_persistent(loaded, size=size)
-        return state, _settings(told)
+        if network := network_in(loaded):
+            state, told = read_network(network, size=size)
+            return state, _settings(told)
+        state, modules = read_persistent(loaded, size=size)
+        return state, _settings(stated(modules))
     if head.startswith(b"version https://git-lfs"):
         raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
@@ -148,6 +151,7 @@ def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
 def _settings(told: Mapping[str, Any]) -> Options:
     """The settings that a file states, validated; those of no architecture are left out."""
     checks = {name: check for each in ARCHITECTURES.values() for name, check in each.SETTINGS.items()}
+    checks["mapping_rate"] = RATE
     return {name: checks[name](name, _plain(told[name])) for name in checks if told.get(name) is not None}
 
 

@@ -151,7 +151,7 @@ class Generator(nn.Module, ABC):
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, in pixels on each side."""
         later = list(self.layers.values())[list(self.layers).index(self.layer(layer).name) :]
-        return math.ceil(sum(info.reach * self.resolution / info.key_resolution for info in later))
+        return math.ceil(sum(info.reach * self.resolution / info.key_frame.across for info in later))
 
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
         """A generator with the rules folded into plain weights; it shares every weight that they leave alone.
