@@ -62,7 +62,7 @@ def dense(inputs, *, mapping, rate=0.01):
     """What NVIDIA's fully connected layers say of themselves."""
     rate = rate if mapping else 1.0
     activation = "lrelu" if mapping else "linear"
-    return {"activation": activation, "weight_gain": rate / inputs**0.5, "bias_gain": rate}
+    return {"activation": activation, "weight_gain": rate / numpy.sqrt(inputs), "bias_gain": rate}
 
 
 def network(state, **fields):
@@ -77,6 +77,7 @@ def network(state, **fields):
             name = CLASSES.get(part, "SynthesisBlock" if part.startswith("b") else "FullyConnectedLayer")
             if name in ("SynthesisLayer", "ToRGBLayer", "SynthesisBlock"):
                 said = {"conv_clamp": clamp, "architecture": "skip", "activation": "lrelu", "use_noise": True}
+                said |= {"act_gain": numpy.sqrt(2)} if name == "SynthesisLayer" else {}  # a number of NumPy
             if part not in inner._modules:
                 inner._modules[part] = module(name, **({} if name == "FullyConnectedLayer" else said))
             inner = inner._modules[part]

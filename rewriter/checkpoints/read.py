@@ -2,7 +2,7 @@
 
 .safetensors                  read by safetensors, in place
 .pt .pth .bin .tar, torch's   checked by `pickles` and `archive`, then read by torch.load(weights_only=True), in place
-.pkl, NVIDIA's persistence    read by `pickles`; only the tensors of G_ema are used
+.pkl, NVIDIA's                read by `pickles`; only the tensors of the averaged generator are used
 
 The format is recognised by the first bytes, not by the file's name.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -22,11 +22,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rewriter.checkpoints import CONDITIONAL, LARGEST
+from rewriter.checkpoints import LARGEST
 from rewriter.checkpoints.archive import scan_zip
-from rewriter.checkpoints.pickle_types import DTYPES, Persistent, Storage, TensorInfo
+from rewriter.checkpoints.persistence import read_persistent
+from rewriter.checkpoints.pickle_types import DTYPES
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.checkpoints.stated import RATE, stated
+from rewriter.checkpoints.tensorflow import network_in, read_network
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 
@@ -36,7 +38,7 @@ CONTAINERS = (  # names under which files hold the weights, the averaged ones fi
 )
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
 HEADER = 4 << 20  # bytes of a header of safetensors
-DEPTH, SIDE = 16, 1 << 20  # how deep modules may be nested; the longest axis of a tensor
+SIDE = 1 << 20  # the longest axis of a tensor
 Options = dict[str, Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
 _LOADING = Lock()  # the names that torch.load accepts are a setting of the whole process
@@ -94,7 +96,12 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
             raise InputError("it is a tar archive as well as a file of torch.save")
         return _container(_load(path, mmap=False))
     if head[:1] == b"\x80":
-        return _persistence(run(file, size))
+        loaded = run(file, size)
+        if network := network_in(loaded):
+            state, told = read_network(network, size=size)
+            return state, _settings(told)
+        state, modules = read_persistent(loaded, size=size)
+        return state, _settings(stated(modules))
     if head.startswith(b"version https://git-lfs"):
         raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
@@ -154,54 +161,3 @@ def _plain(value: Any) -> Any:
         with suppress(ValueError):
             return {"True": True, "False": False}[value] if value in ("True", "False") else float(value)
     return value
-
-
-# --- NVIDIA's persistence ---
-
-
-def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
-    """The averaged generator in a training run's pickle, or a generator alone."""
-    generator = loaded.get("G_ema") if isinstance(loaded, dict) else loaded
-    if not isinstance(generator, Persistent) or generator.name != "Generator":
-        raise InputError("it holds no generator of NVIDIA's code: expected a dict with G_ema, or the generator itself")
-    modules = dict(_modules(generator, "", 0, set()))
-    if generator.fields.get("c_dim"):
-        raise InputError(f"this generator is not supported, because {CONDITIONAL}")
-    described = {
-        f"{prefix}{name}": value
-        for prefix, module in modules.items()
-        for group in ("_parameters", "_buffers")
-        for name, value in _fields(module, group).items()
-        if value is not None
-    }
-    if odd := next((name for name, value in described.items() if not isinstance(value, TensorInfo)), None):
-        raise InputError(f"it has a {type(described[odd]).__name__} where the tensor {odd[:80]!r} belongs")
-    numbers = {storage: _numbers(storage) for storage in {value.storage for value in described.values()}}
-    views = {name: numbers[at.storage].as_strided(at.shape, at.stride, at.offset) for name, at in described.items()}
-    return views, _settings(stated(modules))
-
-
-def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:
-    """A module and those inside it, by their prefixes; InputError if one is in two places."""
-    if id(module) in seen or depth > DEPTH:
-        raise InputError("its modules are nested too deeply, or one is in two places")
-    seen.add(id(module))
-    yield prefix, module
-    for name, inner in _fields(module, "_modules").items():
-        if not isinstance(inner, Persistent):
-            raise InputError(f"it has a module {f'{prefix}{name}'[:80]!r} that NVIDIA's code did not save")
-        yield from _modules(inner, f"{prefix}{name}.", depth + 1, seen)
-
-
-def _fields(module: Persistent, group: str) -> Mapping[str, Any]:
-    fields = module.fields.get(group)
-    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
-        raise InputError(f"its {module.name[:80]!r} has no {group}")
-    return fields
-
-
-def _numbers(storage: Storage) -> Tensor:
-    """The numbers that are embedded in the pickle, (count,)."""
-    if not storage.count:
-        return torch.empty(0, dtype=storage.dtype)
-    return torch.frombuffer(bytearray(storage.data), dtype=storage.dtype)

@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rewriter.checkpoints.arrays import plain
 from rewriter.checkpoints.pickle_types import Persistent, TensorInfo
 from rewriter.checks import number
 from rewriter.errors import InputError
@@ -28,8 +29,8 @@ def stated(modules: Mapping[str, Persistent]) -> dict[str, Any]:
     """
     for prefix, module in modules.items():
         for name, drawn in DRAWN.get(module.name, {}).items():
-            _require(prefix, name, module.fields.get(name, drawn), drawn)
-    clamps = [module.fields["conv_clamp"] for module in modules.values() if "conv_clamp" in module.fields]
+            _require(prefix, name, _said(module, name, drawn), drawn)
+    clamps = [_said(module, "conv_clamp", None) for module in modules.values() if "conv_clamp" in module.fields]
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
         raise InputError("its layers are clamped differently")
     rates = {prefix: rate for prefix, module in modules.items() for rate in _rates(prefix, module)}
@@ -45,17 +46,22 @@ def _rates(prefix: str, module: Persistent) -> Iterator[float]:
     if module.name != "FullyConnectedLayer":
         return
     mapping = prefix.startswith("mapping.")
-    _require(prefix, "activation", module.fields.get("activation", usual := "lrelu" if mapping else "linear"), usual)
-    rate = RATE(f"{prefix[:80]}bias_gain", module.fields.get("bias_gain", MAPPING_RATE if mapping else 1.0))
+    _require(prefix, "activation", _said(module, "activation", usual := "lrelu" if mapping else "linear"), usual)
+    rate = RATE(f"{prefix[:80]}bias_gain", _said(module, "bias_gain", MAPPING_RATE if mapping else 1.0))
     parameters = module.fields.get("_parameters")
     weight = parameters.get("weight") if isinstance(parameters, dict) else None
     if isinstance(weight, TensorInfo) and len(weight.shape) == 2 and weight.shape[1]:
         gain = rate / math.sqrt(weight.shape[1])
-        _require(prefix, "weight_gain", module.fields.get("weight_gain", gain), gain)
+        _require(prefix, "weight_gain", _said(module, "weight_gain", gain), gain)
     if mapping:
         yield float(rate)
     else:
         _require(prefix, "bias_gain", rate, 1.0)
+
+
+def _said(module: Persistent, name: str, default: Any) -> Any:
+    """A field of a layer, whose numbers may be NumPy's."""
+    return plain(module.fields.get(name, default))
 
 
 def _require(prefix: str, name: str, value: Any, wanted: str | float) -> None:

@@ -14,7 +14,7 @@ from rewriter.checkpoints.catalogue import Entry, built_ins, catalogue
 from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.config import CONFIG
 from rewriter.checkpoints.download import cached, hash_of
-from rewriter.checkpoints.layouts import NAMES, remarks
+from rewriter.checkpoints.layouts import NAMES, remarks, suffixes_of
 from rewriter.cli.common import Json, doubted, load, rules_for, say
 from rewriter.editing.twin import approximation
 from rewriter.errors import InputError
@@ -23,7 +23,6 @@ from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
 from rewriter.hub.browse import listed
 
-OTHERS = (".pt", ".pth", ".bin")
 RATE = "Relative learning rate of the mapping network, if the file does not store it and it was not 0.01."
 
 
@@ -67,7 +66,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, a folder, or a catalogue name.")],
-    out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt with --layout.")],
+    out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt or .pkl with --layout.")],
     layout: Annotated[str | None, typer.Option(help=f"Others' tools: {', '.join(NAMES)}.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to fold into the weights; repeatable.")] = None,
     conv_clamp: Annotated[
@@ -110,8 +109,9 @@ def _check_form(out: Path, layout: str | None) -> None:
         raise InputError(f"{layout!r} is no layout: choose {', '.join(NAMES)}")
     if layout is None and _is_file(out) and out.suffix != ".safetensors":
         raise InputError(f"{out} is a file for other people's tools: choose one with --layout, or name a folder")
-    if layout is not None and out.suffix not in OTHERS:
-        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: its name must end in .pt")
+    if layout is not None and out.suffix not in suffixes_of(layout):
+        wanted = f"its name must end in {suffixes_of(layout)[0]}"
+        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: {wanted}")
 
 
 def _write(model: Generator, out: Path, layout: str | None) -> list[str]:

@@ -406,7 +406,7 @@ def test_impossible_conversions_are_refused_before_any_download(refused, hub, po
         ("out", ("--layout", "nvidia"), "must end in .pt"),
         ("out.safetensors", ("--layout", "nvidia"), "must end in .pt"),
         ("out.pkl", ("--layout", "nvidia"), "must end in .pt"),
-        ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, rosinality"),
+        ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, tensorflow"),
         ("out", ("--conv-clamp", "-1"), "a number from"),
     ):
         assert words in refused("likenesses", tmp_path / name, *options)

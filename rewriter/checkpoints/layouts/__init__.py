@@ -31,8 +31,15 @@ def layout_for(generator: Generator, name: str) -> Layout:
     return rows[name].table(*generator.sizes(generator.state_dict()))
 
 
+def suffixes_of(layout: str) -> tuple[str, ...]:
+    """How the names of files in a layout may end, the usual one first."""
+    return (".pkl",) if layout == "tensorflow" else (".pt", ".pth", ".bin")
+
+
 def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot hold of the generator."""
+    if layout == "tensorflow":
+        return ["its discriminator is a stand-in: NVIDIA's PyTorch code draws with it, and cannot train it further"]
     if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":
