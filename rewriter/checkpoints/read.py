@@ -81,21 +81,33 @@ def _check(state: Mapping[str, Tensor], size: int) -> None:
         raise InputError("its tensors are larger than the file: they overlap")
 
 
+def form_of(head: bytes) -> str:
+    """The format of a file that begins with these 512 bytes; "" if it is unknown."""
+    forms = {
+        "safetensors": head[8:9] == b"{",
+        "torch.save": head[:4] == b"PK\x03\x04",
+        "torch.save, older format": head.startswith(OLDER),
+        "pickle": head[:1] == b"\x80",
+    }
+    return next((form for form, fits in forms.items() if fits), "")
+
+
 def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str, Tensor], Options]:
     """Read a file by the format that its first bytes tell."""
-    if head[8:9] == b"{":
+    form = form_of(head)
+    if form == "safetensors":
         if int.from_bytes(head[:8], "little") > HEADER:
             raise InputError(f"its header is larger than {HEADER >> 20} MB")
         return _safetensors(path)
-    if head[:4] == b"PK\x03\x04":
+    if form == "torch.save":
         scan_zip(file, size)
         return _container(_load(path, mmap=True))
-    if head.startswith(OLDER):
+    if form == "torch.save, older format":
         scan_older(file, size)
         if _is_tar(head):  # torch.load would read it as one
             raise InputError("it is a tar archive as well as a file of torch.save")
         return _container(_load(path, mmap=False))
-    if head[:1] == b"\x80":
+    if form == "pickle":
         loaded = run(file, size)
         if network := network_in(loaded):
             state, told = read_network(network, size=size)

@@ -31,6 +31,11 @@ def layout_for(generator: Generator, name: str) -> Layout:
     return rows[name].table(*generator.sizes(generator.state_dict()))
 
 
+def written_as(generator: Generator) -> list[str]:
+    """The layouts that a generator can be written in."""
+    return list(dict.fromkeys(row.name for row in PUBLISHED if row.architecture == generator.architecture))
+
+
 def suffixes_of(layout: str) -> tuple[str, ...]:
     """How the names of files in a layout may end, the usual one first."""
     return (".pkl",) if layout == "tensorflow" else (".pt", ".pth", ".bin")
