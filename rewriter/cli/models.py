@@ -15,13 +15,15 @@ from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.config import CONFIG
 from rewriter.checkpoints.download import cached, hash_of
 from rewriter.checkpoints.layouts import NAMES, remarks, suffixes_of
-from rewriter.cli.common import Json, load, rules_for, say
+from rewriter.cli.common import Json, doubted, load, rules_for, say
 from rewriter.editing.twin import approximation
 from rewriter.errors import InputError
 from rewriter.files import check_writable
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
 from rewriter.hub.browse import listed
+
+RATE = "Relative learning rate of the mapping network, if the file does not store it and it was not 0.01."
 
 
 def generators(
@@ -70,6 +72,7 @@ def convert(
     conv_clamp: Annotated[
         float | None, typer.Option(help="Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA.")
     ] = None,
+    mapping_rate: Annotated[float | None, typer.Option(help=RATE)] = None,
     as_json: Json = False,
 ) -> None:
     """Write a generator as a folder (config.json, model.safetensors), or as a file for other people's tools.
@@ -79,7 +82,7 @@ def convert(
     """
     _check_form(out, layout)
     check_writable(out if layout or _is_file(out) else out / CONFIG)
-    model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
+    model = load(source, "cpu", as_json, conv_clamp=conv_clamp, mapping_rate=mapping_rate)
     if Path(source).is_file() and model.origin.sha256 is None:
         model.origin = replace(model.origin, sha256=hash_of(Path(source)))
     rules = rules_for(rule, model)
@@ -88,7 +91,7 @@ def convert(
         own = [FoldedRule(r.edit.title if r.edit else "", r.layer, r.rank, r.strength) for r in rules]
         made.origin = replace(model.origin, rules=(*model.origin.rules, *own))
     differs = approximation(model, rules)
-    remarks = [*_write(made, out, layout), *([differs] if differs else [])]
+    remarks = [*_write(made, out, layout), *([differs] if differs else []), *doubted(model, source)]
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
     words = f"{model.name}{folded} is in {out}, fingerprint {made.fingerprint[:12]}"
