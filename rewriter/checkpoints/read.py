@@ -24,8 +24,9 @@ from torch import Tensor
 
 from rewriter.checkpoints import LARGEST
 from rewriter.checkpoints.archive import scan_zip
+from rewriter.checkpoints.arrays import read_all
 from rewriter.checkpoints.persistence import read_persistent
-from rewriter.checkpoints.pickle_types import DTYPES
+from rewriter.checkpoints.pickle_types import DTYPES, TensorInfo
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.checkpoints.stated import RATE, stated
 from rewriter.checkpoints.tensorflow import network_in, read_network
@@ -33,8 +34,8 @@ from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 
 CONTAINERS = (  # names under which files hold the weights, the averaged ones first
-    *("g_ema", "generator_smooth", "generator_ema", "netG_state_dict", "generator_state_dict", "netG", "generator"),
-    "state_dict",
+    *("g_ema", "G_ema", "generator_smooth", "generator_ema", "netG_ema", "params_ema"),
+    *("netG_state_dict", "generator_state_dict", "netG", "generator", "g", "G", "params", "state_dict", "GAN"),
 )
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
 HEADER = 4 << 20  # bytes of a header of safetensors
@@ -108,18 +109,25 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
             raise InputError("it is a tar archive as well as a file of torch.save")
         return _container(_load(path, mmap=False))
     if form == "pickle":
-        loaded = run(file, size)
-        if network := network_in(loaded):
-            state, told = read_network(network, size=size)
-            return state, _settings(told)
-        state, modules = read_persistent(loaded, size=size)
-        return state, _settings(stated(modules))
+        return _pickled(run(file, size), size)
     if head.startswith(b"version https://git-lfs"):
         raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
         raise InputError("it is a web page: download the file itself")
     known = "safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2"
     raise InputError(f"it has an unknown format: expected {known}")
+
+
+def _pickled(loaded: Any, size: int) -> tuple[dict[str, Tensor], Options]:
+    """The generator in a pickle that embeds its numbers: of TensorFlow, a plain state dict, or of NVIDIA's PyTorch."""
+    if network := network_in(loaded):
+        state, told = read_network(network, size=size)
+        return state, _settings(told)
+    weights, options = _inside(loaded)
+    if isinstance(weights, dict) and weights and all(type(value) is TensorInfo for value in weights.values()):
+        return read_all({str(name): value for name, value in weights.items()}, most=size), options
+    state, modules = read_persistent(loaded, size=size)
+    return state, _settings(stated(modules))
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
@@ -148,16 +156,28 @@ def _load(path: Path, *, mmap: bool) -> Any:
 
 def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
     """Tensors by name, from the dict in which training code saves them."""
-    options: Options = {}
+    weights, options = _inside(loaded)
+    if not isinstance(weights, Mapping) or not all(type(value) in _PLAIN for value in weights.values()):
+        kind = type(weights).__name__
+        names = ", ".join(repr(name)[:40] for name in list(weights)[:8]) if isinstance(weights, Mapping) else ""
+        found = f"a {kind} of {names}" if names else f"a {kind} without names"
+        raise InputError(
+            f"it does not hold a state dict of tensors but {found}: export the generator's (g_ema) weights"
+        )
+    return {str(name): value.detach() for name, value in weights.items()}, options
+
+
+def _inside(loaded: Any) -> tuple[Any, Options]:
+    """The weights in what a file holds, with the average that lies beside them, and settings."""
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("models"), Mapping):  # a training run of GenForce
+        loaded = loaded["models"]
     if isinstance(loaded, Mapping):
         inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inside:
             average = loaded.get("latent_avg")
             options = _settings({"conv_clamp": loaded.get("conv_clamp")})
-            loaded = {**loaded[inside], **({} if average is None else {"latent_avg": average})}
-    if not isinstance(loaded, Mapping) or not all(type(value) in _PLAIN for value in loaded.values()):
-        raise InputError("it does not hold a state dict of tensors: export the generator's (g_ema) weights")
-    return {str(name): value.detach() for name, value in loaded.items()}, options
+            return {**loaded[inside], **({} if average is None else {"latent_avg": average})}, options
+    return loaded, {}
 
 
 def _settings(told: Mapping[str, Any]) -> Options:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.layouts import dcgan, proggan, stylegan2
+from rewriter.checkpoints.layouts import dcgan, foreign, proggan, stylegan2
 from rewriter.checkpoints.layouts.table import Layout
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
@@ -14,11 +14,8 @@ UNSUPPORTED = {
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
     r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method works on "
     "convolutions of StyleGAN2 and Progressive GAN",
-    r"(g_)?synthesis\.(blocks\.|layer\d+\.(style\.dense|apply_noise|epilogue))|(generator\.)?progression\.\d+\.": "it "
-    "is a StyleGAN1: its styles normalise features after the convolution, which is not supported",
-    r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, not one with skip connections",
-    r"(main|model)\.(2|5|8|11|14|17|20)\.": "it has convolutions where a DCGAN's discriminator has them: give the "
-    "generator's weights (netG)",
+    **foreign.GENERATORS,
+    **foreign.NO_GENERATORS,
 }
 
 
