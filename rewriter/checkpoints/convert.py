@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, layout_for
 from rewriter.checkpoints.layouts.table import Layout, State
+from rewriter.checkpoints.spectral import folded
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
@@ -26,7 +27,7 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
     from. Those that the architecture does not have are ignored. InputError for an unknown or unsupported layout, or for
     tensors that are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
     """
-    state = _unwrapped(state)
+    state = folded(_unwrapped(state))
     architecture, layout = recognise(state)
     ours = layout.read(state)
     given = {**layout.settings, **{key: value for key, value in settings.items() if value is not None}}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.layouts import dcgan, proggan, stylegan2
+from rewriter.checkpoints.layouts import dcgan, fastgan, proggan, stylegan2
 from rewriter.checkpoints.layouts.table import Layout
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
-PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED)
+PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED, *fastgan.PUBLISHED)
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
 UNSUPPORTED = {
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,

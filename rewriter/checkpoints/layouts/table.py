@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewriter.checkpoints import spectral
 from rewriter.errors import InputError
 from rewriter.generators.filters import TAPS
 
@@ -27,6 +28,7 @@ class Link:
     swap: bool = False  # theirs has the inputs in front of the outputs
     flip: bool = False  # theirs has both axes of the kernel reversed
     shift: float = 0.0  # ours is theirs plus this
+    spectral: bool = False  # a weight under spectral norm in their code; here and in ours, without it
 
     def read(self, value: Tensor) -> Tensor:
         """Theirs → ours; a tensor of an unexpected shape is left as it is, to be reported later."""
@@ -77,6 +79,8 @@ class Layout:
         for key, (gain, axes) in self.filters.items():
             plane = state[SKIP] if key == self.skip and SKIP in state else _filter(gain)
             out[key] = plane[(None,) * axes].contiguous()
+        for link in (link for link in self.links if link.spectral and link.theirs in out):
+            out |= spectral.normed(link.theirs, out.pop(link.theirs), axis=1 if link.swap else 0)
         return out
 
     @property
