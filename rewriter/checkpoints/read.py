@@ -32,8 +32,9 @@ from rewriter.generators.architectures import ARCHITECTURES
 
 CONTAINERS = (  # names under which files hold the weights, the averaged ones first
     *("g_ema", "generator_smooth", "generator_ema", "netG_state_dict", "generator_state_dict", "netG", "generator"),
-    "state_dict",
+    *("state_dict", "g"),
 )
+BUFFERS = ("weight_u", "weight_v", "running_mean", "running_var", "num_batches_tracked")  # ends of names
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
 HEADER = 4 << 20  # bytes of a header of safetensors
 DEPTH, SIDE = 16, 1 << 20  # how deep modules may be nested; the longest axis of a tensor
@@ -131,6 +132,7 @@ def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
     """Tensors by name, from the dict in which training code saves them."""
     options: Options = {}
     if isinstance(loaded, Mapping):
+        loaded = _averaged(loaded)
         inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inside:
             average = loaded.get("latent_avg")
@@ -139,6 +141,17 @@ def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
     if not isinstance(loaded, Mapping) or not all(type(value) in _PLAIN for value in loaded.values()):
         raise InputError("it does not hold a state dict of tensors: export the generator's (g_ema) weights")
     return {str(name): value.detach() for name, value in loaded.items()}, options
+
+
+def _averaged(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """FastGAN's training code saves the averaged parameters as a list, in the order of the generator's: named here."""
+    latest, average = loaded.get("g"), loaded.get("g_ema")
+    if not isinstance(latest, Mapping) or not isinstance(average, list):
+        return loaded
+    names = [name for name in latest if not str(name).endswith(BUFFERS)]
+    if [getattr(value, "shape", None) for value in average] != [getattr(latest[name], "shape", 0) for name in names]:
+        raise InputError("its averaged weights (g_ema) are not those of its generator (g): export the latter alone")
+    return {**loaded, "g_ema": {**latest, **dict(zip(names, average, strict=True))}}
 
 
 def _settings(told: Mapping[str, Any]) -> Options:

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.dcgan import EPSILON, BatchNorm, TransposedConv
 from rewriter.generators.latents import fixed_noise
 from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
-from rewriter.generators.proggan import pixel_norm
+from rewriter.generators.parts import EPSILON, BatchNorm, TransposedConv
 from rewriter.generators.shapes import Shapes, largest
 
 SIDES = tuple(4 * 2**i for i in range(9))  # of maps: 4 … 1024
 GATED = (64, 128, 256, 512)  # sides of maps whose channels are scaled by gates
+CLOSED = -6.0  # where the sigmoid lets a four-hundredth pass
 APART = 16  # side of a gated map in terms of the one that its gates are computed from
 
 
@@ -187,12 +187,13 @@ class FastGAN(Generator):
     def activation(self, layer: str) -> tuple[Tensor, Tensor]:
         """Batch norm, as one gain and one shift.
 
-        The first half of the units are features: 0 shows nothing. Each of the second half is the gate of the unit half
-        the layer before it: 0 lets half of it pass, more lets all of it pass.
+        The units of the first half are multiplied by what the sigmoid makes of those of the second, one by one. For the
+        latter, what is shown counts from CLOSED on, so that 0 shows nothing in both halves.
         """
         norm = self._norm(layer)
         gain = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
-        return gain, norm.bias - norm.running_mean * gain
+        shift = norm.bias - norm.running_mean * gain
+        return gain, shift - CLOSED * (torch.arange(len(shift), device=shift.device) >= len(shift) // 2)
 
     def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Rows of W become zero; the norm's shift gives what it makes of the level. Noise is still added."""
@@ -220,7 +221,8 @@ class FastGAN(Generator):
 
     def embed(self, z: Tensor, truncation: float) -> Tensor:
         """Latents, normalised where they are in the code that the weights are from, times ψ."""
-        return truncation * (pixel_norm(z) if self.config.normalize else z)
+        normal = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8) if self.config.normalize else z
+        return normal * truncation
 
     def enter(self, latents: Tensor) -> Features:
         """Latents as a 1×1 map."""

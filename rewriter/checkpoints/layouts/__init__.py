@@ -17,6 +17,8 @@ UNSUPPORTED = {
     r"(g_)?synthesis\.(blocks\.|layer\d+\.(style\.dense|apply_noise|epilogue))|(generator\.)?progression\.\d+\.": "it "
     "is a StyleGAN1: its styles normalise features after the convolution, which is not supported",
     r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, not one with skip connections",
+    r"synthesis\.(embed\.|feat_\d+\.(conv|bn|noise))": CONDITIONAL,
+    r"_downsample_\d+\.|down_from_(big|small)\.": "it is the discriminator of a FastGAN: give the generator's weights",
     r"(main|model)\.(2|5|8|11|14|17|20)\.": "it has convolutions where a DCGAN's discriminator has them: give the "
     "generator's weights (netG)",
 }
@@ -33,6 +35,8 @@ def layout_for(generator: Generator, name: str) -> Layout:
 
 def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot hold of the generator."""
+    if generator.architecture == "fastgan":
+        return fastgan.remarks(generator, layout_for(generator, layout))
     if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":

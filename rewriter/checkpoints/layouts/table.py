@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,7 +97,9 @@ class Published:
     architecture: str
     table: Callable[..., Layout]
     marker: str = ""  # matches a name in these files, and in no others; "": as in our names
-    sizes: Callable[[Iterable[str]], tuple[int, ...]] | None = None  # reads `table`'s arguments from the file's names
+    sizes: Callable[[State], tuple[int, ...]] | None = (
+        None  # reads `table`'s arguments from the file's names and shapes
+    )
 
 
 def pair(theirs: str, ours: str, *, shift: float = 0.0) -> list[Link]:
