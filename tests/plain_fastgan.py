@@ -28,7 +28,7 @@ class Noise(nn.Module):
     def __init__(self, weight, name, side):
         super().__init__()
         self.name = weight
-        self.register_parameter(weight, nn.Parameter(torch.randn(1) / 2))
+        self.register_parameter(weight, nn.Parameter(torch.randn(1) / 10))
         drawn = np.random.RandomState(zlib.crc32(name.encode())).standard_normal((side, side))
         self.noise = torch.from_numpy(drawn.astype(np.float32))
 
@@ -109,18 +109,15 @@ class PlainFastGAN(nn.Module):
         return picture.tanh() if self.layout == "fastgan-pytorch" and self.resolution == 1024 else picture
 
 
-def plain_fastgan(layout="huggan", *, seed=0, **options):
+def plain_fastgan(layout="huggan", *, seed=0, z_dim=6, **options):
     """A generator whose batch norms and spectral norms have seen some pictures, as after a training."""
     torch.manual_seed(seed)
-    made = PlainFastGAN(layout, **options)
+    made = PlainFastGAN(layout, z_dim=z_dim, **options)
     with torch.no_grad():
         for module in made.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.weight.uniform_(0.5, 1.5)
+                module.weight.uniform_(1, 4)
                 module.bias.normal_(0, 0.3)
-        for name, value in made.named_parameters():
-            if "conv" in name or value.ndim == 4:
-                value.mul_(2)
-        for _ in range(20):
-            made(torch.randn(8, 6, 1, 1)[:, :, 0, 0])
+        for _ in range(20 if made.resolution < 128 else 4):
+            made(torch.randn(8, z_dim))
     return made.eval()
