@@ -120,4 +120,5 @@ def plain_fastgan(layout="huggan", *, seed=0, z_dim=6, **options):
                 module.bias.normal_(0, 0.3)
         for _ in range(20 if made.resolution < 128 else 4):
             made(torch.randn(8, z_dim))
+    made.options = {"layout": layout, "z_dim": z_dim, **options}
     return made.eval()

@@ -48,15 +48,16 @@ def _sigma(name: str, matrix: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def normed(name: str, weight: Tensor, *, axis: int) -> dict[str, Tensor]:
-    """W as M, u and v with σ = 1 to the bit: M is W, u picks a row of it and v one number there, by its inverse.
+    """W as M, u and v with σ = 1 to the bit: M is W; u and v pick its largest number, times its inverse.
 
     They are for drawing: training would begin by replacing them, and W with it. InputError if W is zero everywhere.
     """
     rows = weight.transpose(0, axis).flatten(1)
-    exact = (rows * rows.reciprocal() == 1) * rows.abs()
-    row, column = divmod(int(exact.argmax()), rows.shape[1])
-    if not exact[row, column] > 0:
+    row, column = divmod(int(rows.abs().argmax()), rows.shape[1])
+    number = rows[row, column]
+    if not number:
         raise InputError(f"{name} is zero everywhere, which spectral norm cannot hold: choose another layout")
     u, v = rows.new_zeros(rows.shape[0]), rows.new_zeros(rows.shape[1])
-    u[row], v[column] = 1.0, rows[row, column].reciprocal()
+    v[column] = number.reciprocal()
+    u[row] = (number * v[column]).reciprocal()  # makes up for the rounding
     return {f"{name}_orig": weight, f"{name}_u": u, f"{name}_v": v}

@@ -12,6 +12,7 @@ have both halves of the channels, and all else belongs to `step`. Weights are th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -32,6 +33,7 @@ from rewriter.generators.shapes import Shapes, largest
 SIDES = tuple(4 * 2**i for i in range(9))  # of maps: 4 … 1024
 GATED = (64, 128, 256, 512)  # sides of maps whose channels are scaled by gates
 CLOSED = -6.0  # where the sigmoid lets a four-hundredth pass
+GAIN = 2.0  # of random weights: makes up for what gated linear units take away
 APART = 16  # side of a gated map in terms of the one that its gates are computed from
 
 
@@ -62,7 +64,9 @@ class Conv(LinearMemory):
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int, padding: int | None = None, bias: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(random_weight(outputs, inputs, kernel, kernel) / math.sqrt(inputs * kernel**2))
+        self.weight = nn.Parameter(
+            random_weight(outputs, inputs, kernel, kernel) * GAIN / math.sqrt(inputs * kernel**2)
+        )
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.padding = kernel // 2 if padding is None else padding
 
@@ -151,8 +155,8 @@ class FastGAN(Generator):
     def sizes(names: Iterable[str]) -> tuple[int, ...]:
         """Side of the picture in a state dict with these names, and the sides of the blocks that convolve twice."""
         names = list(names)
-        twice = [side for side in SIDES if any(name.startswith(f"map{side}.conv2.") for name in names)]
-        return (largest(r"map(\d+)\.", names, most=SIDES[-1]), *twice)
+        later = {match[1] for name in names if (match := re.match(r"map(\d+)\.(\w+2|noise1)\.", name))}
+        return (largest(r"map(\d+)\.", names, most=SIDES[-1]), *(side for side in SIDES if f"{side}" in later))
 
     @classmethod
     def from_shapes(cls, shapes: Shapes, **settings: Any) -> FastGAN:
