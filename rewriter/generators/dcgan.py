@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo
-from rewriter.generators.parts import EPSILON, KERNEL, BatchNorm, TransposedConv
+from rewriter.generators.parts import KERNEL, BatchNorm, TransposedConv, hold
 from rewriter.generators.shapes import Shapes, largest
 
 OUTPUT, DEEPEST = "output", 8  # a DCGAN of eight layers draws 1024 px
@@ -96,18 +96,12 @@ class DCGAN(Generator):
 
     def activation(self, layer: str) -> tuple[Tensor, Tensor]:
         """Batch norm, as one gain and one shift."""
-        norm = self._norm(layer)
-        gain = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
-        return gain, norm.bias - norm.running_mean * gain
+        return self._norm(layer).reading()
 
     def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Rows of W become zero; the norm's shift gives what it makes of the level."""
-        memory, norm, gain = self.memory(layer), self._norm(layer), self.activation(layer)[0]
-        constant = levels if memory.bias is None else levels - memory.bias[units]
-        weight, bias = memory.weight.clone(), norm.bias.clone()
         assert isinstance(base, DCGAN)
-        weight[units], bias[units] = 0.0, base._norm(layer).bias[units] + gain[units] * constant
-        memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+        hold(self.memory(layer), self._norm(layer), units, levels, base._norm(layer))
 
     def _norm(self, layer: str) -> BatchNorm:
         module = self.get_submodule(f"{layer}.norm")

@@ -11,7 +11,6 @@ have both halves of the channels, and all else belongs to `step`. Weights are th
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,14 +25,12 @@ from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import fixed_noise
-from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
-from rewriter.generators.parts import EPSILON, BatchNorm, TransposedConv
+from rewriter.generators.layer import Features, LayerInfo, random_weight
+from rewriter.generators.parts import BatchNorm, Conv, TransposedConv, gated_units, hold
 from rewriter.generators.shapes import Shapes, largest
 
 SIDES = tuple(4 * 2**i for i in range(9))  # of maps: 4 … 1024
 GATED = (64, 128, 256, 512)  # sides of maps whose channels are scaled by gates
-CLOSED = -6.0  # where the sigmoid lets a four-hundredth pass
-GAIN = 2.0  # of random weights: makes up for what gated linear units take away
 APART = 16  # side of a gated map in terms of the one that its gates are computed from
 
 
@@ -57,26 +54,6 @@ class FastGANConfig:
     def resolution(self) -> int:
         """Side of the picture in pixels."""
         return max(self.channels)
-
-
-class Conv(LinearMemory):
-    """A convolution: values = W ∗ k, plus a bias in some outputs."""
-
-    def __init__(self, inputs: int, outputs: int, *, kernel: int, padding: int | None = None, bias: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(
-            random_weight(outputs, inputs, kernel, kernel) * GAIN / math.sqrt(inputs * kernel**2)
-        )
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.padding = kernel // 2 if padding is None else padding
-
-    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
-        """(n, c, h, w) → (n, o, h, w), smaller where the padding is."""
-        return F.conv2d(keys, weight, padding=self.padding)
-
-    def offset(self) -> Tensor:
-        """The bias, or nothing."""
-        return self.weight.new_zeros(1, 1, 1) if self.bias is None else self.bias[:, None, None]
 
 
 class Noise(nn.Module):
@@ -189,23 +166,13 @@ class FastGAN(Generator):
         return module
 
     def activation(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Batch norm, as one gain and one shift.
-
-        The units of the first half are multiplied by what the sigmoid makes of those of the second, one by one. For the
-        latter, what is shown counts from CLOSED on, so that 0 shows nothing in both halves.
-        """
-        norm = self._norm(layer)
-        gain = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
-        shift = norm.bias - norm.running_mean * gain
-        return gain, shift - CLOSED * (torch.arange(len(shift), device=shift.device) >= len(shift) // 2)
+        """Batch norm, as one gain and one shift; 0 shows nothing in both halves of the units, see `gated_units`."""
+        return gated_units(self._norm(layer))
 
     def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Rows of W become zero; the norm's shift gives what it makes of the level. Noise is still added."""
-        memory, norm, gain = self.memory(layer), self._norm(layer), self.activation(layer)[0]
-        weight, bias = memory.weight.clone(), norm.bias.clone()
         assert isinstance(base, FastGAN)
-        weight[units], bias[units] = 0.0, base._norm(layer).bias[units] + gain[units] * levels
-        memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+        hold(self.memory(layer), self._norm(layer), units, levels, base._norm(layer))
 
     def _norm(self, layer: str) -> BatchNorm:
         module = self._part(layer, "norm")

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import InputError
 from rewriter.generators.change import LowRank
-from rewriter.generators.fastgan import Conv
 from rewriter.generators.filters import blur, upsample
 from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features
-from rewriter.generators.parts import TransposedConv
+from rewriter.generators.parts import Conv, TransposedConv
 from rewriter.generators.proggan import PlainConv, ProgressiveGAN, ProgressiveGANConfig
 from rewriter.generators.stylegan2 import StyledConv, StyleGAN2, StyleGAN2Config
 
