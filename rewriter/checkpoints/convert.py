@@ -16,7 +16,7 @@ from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
 from rewriter.generators.shapes import Shapes
 
-PARALLEL = "module."
+PARALLEL, AVERAGED = "module.", "GE."
 
 
 def convert(state: State, *, name: str = "model", **settings: float | bool | None) -> Generator:
@@ -45,7 +45,12 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
 
 
 def _unwrapped(state: State) -> State:
-    """The state dict without the `module.` that DataParallel puts in front of every name."""
+    """The state dict without the `module.` that DataParallel puts in front of every name.
+
+    Of a Lightweight GAN with all its networks, only the averaged generator is used.
+    """
+    if any(key.startswith(AVERAGED) for key in state):
+        return {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
     if state and all(key.startswith(PARALLEL) for key in state):
         return {key.removeprefix(PARALLEL): value for key, value in state.items()}
     return state

@@ -32,7 +32,7 @@ from rewriter.generators.architectures import ARCHITECTURES
 
 CONTAINERS = (  # names under which files hold the weights, the averaged ones first
     *("g_ema", "generator_smooth", "generator_ema", "netG_state_dict", "generator_state_dict", "netG", "generator"),
-    *("state_dict", "g"),
+    *("state_dict", "g", "GAN"),
 )
 BUFFERS = ("weight_u", "weight_v", "running_mean", "running_var", "num_batches_tracked")  # ends of names
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format

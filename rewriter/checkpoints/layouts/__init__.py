@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.layouts import dcgan, fastgan, proggan, stylegan2
+from rewriter.checkpoints.layouts import dcgan, fastgan, lightweight, proggan, stylegan2
 from rewriter.checkpoints.layouts.table import Layout
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
-PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED, *fastgan.PUBLISHED)
+PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED, *fastgan.PUBLISHED, *lightweight.PUBLISHED)
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
 UNSUPPORTED = {
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
@@ -19,6 +19,7 @@ UNSUPPORTED = {
     r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, not one with skip connections",
     r"synthesis\.(embed\.|feat_\d+\.(conv|bn|noise))": CONDITIONAL,
     r"_downsample_\d+\.|down_from_(big|small)\.": "it is the discriminator of a FastGAN: give the generator's weights",
+    r"layers\.\d+\.0\.(0\.|2\.1\.|4\.)": "it is a Lightweight GAN of version 0.21 or later, whose blocks are others",
     r"(main|model)\.(2|5|8|11|14|17|20)\.": "it has convolutions where a DCGAN's discriminator has them: give the "
     "generator's weights (netG)",
 }
@@ -37,6 +38,8 @@ def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot hold of the generator."""
     if generator.architecture == "fastgan":
         return fastgan.remarks(generator, layout_for(generator, layout))
+    if generator.architecture == "lightweight":
+        return ["it is one of the networks that the code trains together: load it into the averaged generator, GE"]
     if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":
