@@ -39,7 +39,7 @@ def remarks(generator: Generator, layout: str) -> list[str]:
     if generator.architecture == "fastgan":
         return fastgan.remarks(generator, layout_for(generator, layout))
     if generator.architecture == "lightweight":
-        return ["it is one of the networks that the code trains together: load it into the averaged generator, GE"]
+        return ["it is one of the networks that the code trains together: load it into the averaged generator (GE)"]
     if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":
