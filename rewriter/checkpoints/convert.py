@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import torch
 from torch import Tensor
@@ -11,25 +11,43 @@ from torch import Tensor
 from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, layout_for
 from rewriter.checkpoints.layouts.table import Layout, State
 from rewriter.checkpoints.spectral import folded
+from rewriter.checkpoints.stated import RATE
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
 from rewriter.generators.shapes import Shapes
+from rewriter.generators.stylegan2 import MAPPING_RATE
 
-PARALLEL, AVERAGED = "module.", "GE."
+PARALLEL, AVERAGED, MAPPING = "module.", "GE.", "mapping.fc"
 
 
-def convert(state: State, *, name: str = "model", **settings: float | bool | None) -> Generator:
+def convert(
+    state: MutableMapping[str, Tensor],
+    *,
+    name: str = "model",
+    keep: bool = True,
+    mapping_rate: float | None = None,
+    **settings: float | bool | None,
+) -> Generator:
     """Build a generator on the CPU, in float32; float32 tensors are used as they are, without a copy.
 
-    `settings` are what the tensors cannot say: `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures;
-    `clamp`, whether a Progressive GAN's pictures are clamped to [-1, 1]. None: as the code has it that the layout comes
-    from. Those that the architecture does not have are ignored. InputError for an unknown or unsupported layout, or for
-    tensors that are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
+    `mapping_rate`: the relative learning rate that the mapping network was trained at, which multiplies its weights
+    where it runs; None: 0.01. Another one is folded into the weights. `settings` are what else the tensors cannot say:
+    `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures; `clamp`, whether a Progressive GAN's pictures are
+    clamped to [-1, 1]. None: as the code has it that the layout comes from. Those that the architecture does not have
+    are ignored. InputError for an unknown or unsupported layout, a rate without a mapping network, or for tensors that
+    are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
+
+    Without `keep` the state dict is emptied on the way, so that no tensor that has to be turned or converted is in
+    memory twice.
     """
-    state = folded(_unwrapped(state))
-    architecture, layout = recognise(state)
-    ours = layout.read(state)
+    theirs = folded(_unwrapped(state))
+    if not keep:
+        state.clear()
+    architecture, layout = recognise(theirs)
+    ours = layout.read(theirs)
+    if mapping_rate is not None:
+        ours = _at_rate(ours, RATE("mapping_rate", mapping_rate))
     given = {**layout.settings, **{key: value for key, value in settings.items() if value is not None}}
     checked = {key: check(key, given[key]) for key, check in architecture.SETTINGS.items() if key in given}
     with torch.device("meta"):  # takes no memory for weights
@@ -40,20 +58,29 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
         _check({**ours, **{key: torch.zeros(wanted[key]) for key in lacking}}, wanted, layout.names)
         ours |= {key: generator.derive(key, ours) for key in lacking}
     _check(ours, wanted, layout.names)
-    generator.load_state_dict({key: ours[key].float().contiguous() for key in wanted}, assign=True)
+    generator.load_state_dict({key: ours.pop(key).float().contiguous() for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()
 
 
-def _unwrapped(state: State) -> State:
-    """The state dict without the `module.` that DataParallel puts in front of every name.
+def _at_rate(state: State, rate: float) -> dict[str, Tensor]:
+    """Weights that give at the usual rate what the mapping network's give at this one."""
+    if not any(key.startswith(MAPPING) for key in state):
+        raise InputError("this generator has no mapping network: leave mapping_rate out")
+    factor = rate / MAPPING_RATE
+    return {key: value.float() * factor if key.startswith(MAPPING) else value for key, value in state.items()}
+
+
+def _unwrapped(state: State) -> dict[str, Tensor]:
+    """A copy of the dict without the `module.` that DataParallel puts in front of names.
 
     Of a Lightweight GAN with all its networks, only the averaged generator is used.
     """
-    if any(key.startswith(AVERAGED) for key in state):
-        return {key.removeprefix(AVERAGED): value for key, value in state.items() if key.startswith(AVERAGED)}
-    if state and all(key.startswith(PARALLEL) for key in state):
-        return {key.removeprefix(PARALLEL): value for key, value in state.items()}
-    return state
+    names = {key.removeprefix(PARALLEL): key for key in state}
+    if len(names) != len(state):
+        raise InputError(f"it holds tensors both with {PARALLEL!r} in front of their names and without")
+    if any(name.startswith(f"{AVERAGED}initial_conv.") for name in names):
+        names = {name.removeprefix(AVERAGED): key for name, key in names.items() if name.startswith(AVERAGED)}
+    return {ours: state[theirs] for ours, theirs in names.items()}
 
 
 def recognise(state: State) -> tuple[type[Generator], Layout]:

@@ -273,7 +273,7 @@ def measure(
     towards = max(goal.conditions, key=lambda each: float(rule.matches(each.features.keys).float().mean()))
     left = aim.remaining(generator.values(aim.features, rules=[*rules, rule]))
     removed = 1 - left / aim.remaining(aim.before) if aim.asks_for_change else 0.0
-    margin = _margin(generator, rule.layer, goal)
+    margin, frame = _margin(generator, rule.layer, goal), generator.layer(rule.layer).key_frame
     moved = places = left_out = changed = outside = 0.0
     for i in range(0, len(seeds), BATCH):
         features = generator.keys(list(seeds[i : i + BATCH]), rule.layer, truncation=truncation, rules=rules)
@@ -283,7 +283,7 @@ def measure(
         places += float(match.sum())
         pictures = (generator.picture(features, v, rules=rules) for v in (before, after))
         change = difference(*pictures)
-        away = ~_grown(match, margin, change.shape[1:])
+        away = ~_grown(frame.shown(match), margin, change.shape[1:])
         changed, outside = changed + float(change[away].sum()), outside + float(away.sum())
         left_out += float((~away).sum())
     return Effect(
@@ -333,7 +333,7 @@ def _margin(generator: Generator, layer: str, goal: Goal) -> tuple[int, int]:
     Half the goal's box, and beyond it what the following layers see of the changed values.
     """
     info, (height, width) = generator.layer(layer), goal.boxes[0].size
-    pixels = generator.resolution / info.resolution
+    pixels = generator.resolution / info.frame.across
     reach = generator.receptive_field(layer)
     return math.ceil(height / 2 * pixels) + reach, math.ceil(width / 2 * pixels) + reach
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.editing.region import Place
 from rewriter.errors import InputError, OnStep, report
+from rewriter.generators.frame import Frame
 from rewriter.generators.gated import Gated, Recall, cut
 from rewriter.memory.goal import RIM, Goal
 from rewriter.memory.recall import MARGIN, Marked, template_of, transplant, whitening
@@ -60,19 +61,25 @@ def gated(job: Job, goal: Goal, *, on_step: OnStep | None = None) -> Gated:
 
 @dataclass(frozen=True)
 class Finder:
-    """The marks of an edit as a template, and where else it matches; places are in pixels of the picture."""
+    """The marks of an edit as a template, and where else it matches; places are in pixels of the picture.
+
+    It looks at the keys that lie within the picture, and numbers them from there.
+    """
 
     job: Job
 
     @property
     def pixels(self) -> float:
         """The side of a key cell in pixels."""
-        return self.job.generator.resolution / self.job.info.key_resolution
+        return self.job.generator.resolution / self.job.info.key_frame.across
+
+    def _seen(self, keys: Tensor) -> Tensor:
+        return self.job.info.key_frame.shown(keys)
 
     @cached_property
     def marked(self) -> Marked:
         """The template; places that a person has taken for context count as marks."""
-        job, side = self.job, self.job.info.key_resolution
+        job, side = self.job, self.job.info.key_frame.across
         job.look_up(job.context)
         boxes = [masks.bounds(region.mask, above=float(region.mask.max()) / 2) for region in self.job.context]
         cells = [
@@ -80,21 +87,21 @@ class Finder:
             for b, r in zip(boxes, self.job.context, strict=True)
         ]
         height, width = (min(side, max(1, round(median(axis))) + 2 * MARGIN) for axis in zip(*cells, strict=True))
-        centres = [region.centre_on(side) for region in self.job.context]
-        keys = torch.cat([job.features[region.seed].keys for region in self.job.context])
+        centres = [region.centre_on(Frame(side)) for region in self.job.context]
+        keys = self._seen(torch.cat([job.features[region.seed].keys for region in self.job.context]))
         return template_of(keys, centres, (height, width), whitening(job.moment).to(keys))
 
     def is_selective(self) -> bool:
         """Whether the template of the other marks finds most marks in their pictures, within a cell."""
-        marked, side = self.marked, self.job.info.key_resolution
+        marked, frame = self.marked, Frame(self.job.info.key_frame.across)
         if len(marked.patches) < 3:
             return False
         hits = 0
         for i, region in enumerate(self.job.context):
             others = marked.patches[[j for j in range(len(marked.patches)) if j != i]].mean(0)
             template = replace(marked.template, patch=others)
-            found = template.best(template.scores(self.job.features[region.seed].keys)).place[0].tolist()
-            off = [a + m - c for a, m, c in zip(found, marked.middle, region.centre_on(side), strict=True)]
+            found = template.best(template.scores(self._seen(self.job.features[region.seed].keys))).place[0].tolist()
+            off = [a + m - c for a, m, c in zip(found, marked.middle, region.centre_on(frame), strict=True)]
             hits += max(map(abs, off)) <= NEAR
         return hits >= FOUND_AGAIN * len(self.job.context)
 
@@ -125,7 +132,7 @@ class Finder:
         return sorted(found, key=lambda one: (-one.score, one.seed)), level
 
     def _whitened(self, seeds: Sequence[int]) -> Tensor:
-        return self.marked.template.whitened(self.job.keys(seeds).keys)
+        return self.marked.template.whitened(self._seen(self.job.keys(seeds).keys))
 
     def thresholds(self, elsewhere: float) -> tuple[float, float]:
         """From which score on the template matches a little, and fully."""
@@ -139,7 +146,7 @@ class Finder:
 
     def _score_at(self, place: Place) -> Tensor:
         """The best score within a cell of a place."""
-        scores = self.marked.template.scores(self.job.features[place.seed].keys)[0]
+        scores = self.marked.template.scores(self._seen(self.job.features[place.seed].keys))[0]
         row, column = (max(0, min(s - 1, round(x))) for x, s in zip(self.corner(place), scores.shape, strict=True))
         return scores[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max()
 
@@ -152,7 +159,7 @@ class Finder:
         return Place(candidate.seed, row, column)
 
     def corner(self, place: Place) -> tuple[float, float]:
-        """The template's corner for a place, in key cells."""
+        """The template's corner for a place, in key cells of the picture."""
         row, column = self.marked.middle
         return place.row / self.pixels - row, place.column / self.pixels - column
 
@@ -225,7 +232,7 @@ def _windows(finder: Finder, made: Recall, size: tuple[int, int]) -> Iterator[Te
     for i in range(0, len(found), BATCH):
         batch = found[i : i + BATCH]
         response = finder.job.responses(finder.job.keys([place.seed for place in batch]))
-        corners = made.corners(torch.tensor([finder.corner(place) for place in batch]))
+        corners = made.corners(torch.tensor([finder.corner(place) for place in batch]) + finder.job.info.margin)
         yield cut(response, torch.arange(len(batch)), corners, size)
 
 

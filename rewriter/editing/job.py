@@ -171,8 +171,9 @@ class Job:
             found = self.keys(batch)
             self.features |= {seed: found[[j]] for j, seed in enumerate(batch)}
 
-    def _on(self, region: Region, side: int, what: str) -> Tensor:
-        return cells_of(region, side, what, self.generator, self.edit.layer)
+    def _on(self, region: Region, what: str) -> Tensor:
+        """Where a region is on the map of values."""
+        return cells_of(region, self.info.frame, what, self.generator, self.edit.layer)
 
     @cached_property
     def directions(self) -> Directions:
@@ -190,10 +191,10 @@ class Job:
     def _near_misses(self) -> Tensor:
         """The keys (n, in) at the places that look like the context and are none."""
         self.look_up(self.edit.unlike)
-        side, keys = self.info.key_resolution, list[Tensor]()
+        frame, keys = self.info.key_frame, list[Tensor]()
         for place in self.edit.unlike:
-            row, column = (int(x * side / self.generator.resolution) for x in (place.row, place.column))
-            row, column = (max(0, min(side - 1, at)) for at in (row, column))
+            cells = frame.cells(place.shares(self.generator.resolution))
+            row, column = (max(0, min(frame.side - 1, int(at))) for at in cells)
             keys.append(self.features[place.seed].keys[0, :, row, column])
         return torch.stack(keys)
 
@@ -201,26 +202,26 @@ class Job:
         """Values (out, H, W) of the copied picture, and the copy mask at their resolution."""
         assert self.edit.copy is not None
         values = self.generator.values(self.features[self.edit.copy.seed], rules=self.rules)[0]
-        return values, self._on(self.edit.copy, self.info.resolution, "copied place")
+        return values, self._on(self.edit.copy, "copied place")
 
     def pasted(self) -> Goal:
         """The goal for the picture that was pasted on: the copied values, centred on the pasted place."""
         features = self.features[self.target.seed]
         source, mask = self.copied()
-        self._on(self.target, self.info.resolution, "place to paste")
+        self._on(self.target, "place to paste")
         before = self.generator.values(features, rules=self.rules)
         return paste(features, before, [self._pasted_at(mask)], source, mask, snap=self.info.scale)
 
     def _pasted_at(self, mask: Tensor) -> tuple[float, float]:
         """Where the middle of the copy mask's box goes on the pasted picture, (row, column) in value cells."""
         assert self.edit.copy is not None
-        side, middle = self.info.resolution, masks.bounds(mask, above=RIM).centre
-        (top, left), (row, column) = self.edit.copy.centre_on(side), self.target.centre_on(side)
+        frame, middle = self.info.frame, masks.bounds(mask, above=RIM).centre
+        (top, left), (row, column) = self.edit.copy.centre_on(frame), self.target.centre_on(frame)
         return middle[0] + row - top, middle[1] + column - left
 
     def pasted_off_mark(self) -> tuple[float, float]:
         """How far the pasted thing's middle lies from the middle of the context's mark there, in value cells."""
-        (row, column), (top, left) = self._pasted_at(self.copied()[1]), self.drawn.centre_on(self.info.resolution)
+        (row, column), (top, left) = self._pasted_at(self.copied()[1]), self.drawn.centre_on(self.info.frame)
         return row - top, column - left
 
     def goal(self) -> Goal:
@@ -230,12 +231,12 @@ class Job:
         spread = [r for r in self.context if r.seed != self.target.seed] if self.edit.spread else []
         pictures = [self.target, *spread]
         features = Features.cat([self.features[region.seed] for region in pictures])
-        before, side = self.generator.values(features, rules=self.rules), self.info.resolution
+        before = self.generator.values(features, rules=self.rules)
         if self.edit.kind == "paint":
             return self._painted(pictures, features, before)
         whitening = self.moment.power(-0.5).to(before)
         if self.edit.kind == "erase":
-            places = torch.stack([self._on(region, side, "place to erase") for region in pictures])
+            places = torch.stack([self._on(region, "place to erase") for region in pictures])
             if self.edit.units is not None:
                 return erase(features, before, places, self._others[1], units=self.edit.units)
             donors = self.donors
@@ -252,15 +253,14 @@ class Job:
         """The goal: what the strokes make of the painted pictures, and would make of the other marked places."""
         changes = [[*self.rules, *self.edit.painted_on(region, self.info)] for region in pictures]
         values = self.generator.values(features, rules=changes)
-        weight = torch.stack([self._on(region, self.info.resolution, "painted place") for region in pictures])
+        weight = torch.stack([self._on(region, "painted place") for region in pictures])
         weight = (2 * weight).clamp_max(1)  # as far as strokes act
         return Goal(features, values, before, weight, tuple(masks.bounds(cells, above=RIM) for cells in weight))
 
     @cached_property
     def swapped(self) -> Goal:
         """The pictures of a swap in both conditions: where the context is, each shall get the other's values."""
-        side = self.info.resolution
-        masks = torch.stack([self._on(region, side, "context") for region in self.context])
+        masks = torch.stack([self._on(region, "context") for region in self.context])
         first, second = (self._with_units(self.edit.strokes[i::2]) for i in (0, 1))
         before = (self.generator.values(first, rules=self.rules), self.generator.values(second, rules=self.rules))
         return swap(first, second, before, masks)
@@ -278,7 +278,7 @@ class Job:
     def forgotten(self, change: LowRank) -> Goal:
         """The goal that a zeroed layer reaches: its values at the contexts after the change."""
         features = Features.cat([self.features[region.seed] for region in self.context])
-        weight = torch.stack([self._on(region, self.info.resolution, "context") for region in self.context])
+        weight = torch.stack([self._on(region, "context") for region in self.context])
         before = self.generator.values(features, rules=self.rules)
         after = self.generator.values(features, rules=[*self.rules, change])
         boxes = tuple(masks.bounds(cells, above=RIM) for cells in weight)
@@ -288,9 +288,9 @@ class Job:
         self, features: Features, spread: list[Region], first: Goal, whitening: Tensor
     ) -> list[tuple[float, float]]:
         """Where the goal's box belongs on the other contexts' pictures: near their masks, aligned by their keys."""
-        scale, side = self.info.scale, self.info.key_resolution
+        scale, frame = self.info.scale, self.info.key_frame
         box = first.boxes[0].coarser(scale)
-        centres = [region.centre_on(side) for region in (self.drawn, *spread)]
+        centres = [region.centre_on(frame) for region in (self.drawn, *spread)]
         off = box.centre[0] - centres[0][0], box.centre[1] - centres[0][1]
         guesses = [(y + off[0], x + off[1]) for y, x in centres[1:]]
         keys = torch.einsum("ij,njhw->nihw", whitening, features.keys)
@@ -328,13 +328,13 @@ class Job:
         if self.edit.kind != "replace" or not self.edit.found:
             return
         (source, mask), off, side = self.copied(), self.pasted_off_mark(), self.generator.resolution
-        cell = side / self.info.resolution
         marked = {region.seed for region in self.context} if self.edit.spread else set()
         found = [place for place in self.edit.found if place.seed not in marked]
         for i in range(0, len(found), BATCH):
             places = found[i : i + BATCH]
             features = self.keys([place.seed for place in places])
-            centres = [(place.row / cell + off[0], place.column / cell + off[1]) for place in places]
+            cells = [self.info.frame.cells(place.shares(side)) for place in places]
+            centres = [(row + off[0], column + off[1]) for row, column in cells]
             before = self.generator.values(features, rules=self.rules)
             yield paste(features, before, centres, source, mask, snap=self.info.scale)
 
@@ -349,7 +349,7 @@ class Job:
 
     def _kept(self, region: Region) -> Bystanders:
         """A protected place, as a set of places whose values should stay."""
-        cells = self._on(region, self.info.resolution, "place to keep").flatten()
+        cells = self._on(region, "place to keep").flatten()
         places = cells.nonzero().T
         return Bystanders(self.features[region.seed], places, cells[places])
 

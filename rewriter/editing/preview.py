@@ -68,5 +68,6 @@ def pasted(job: Job, *, on_statistics: OnStep | None = None) -> Pasted:
         job.look_up()
         goal = job.goal()[:1]
     before, after = (generator.picture(goal.features, v, rules=job.rules)[0] for v in (goal.before, goal.values))
-    pixels = generator.resolution / job.info.resolution
-    return Pasted(before, after, Box(*(round(edge * pixels) for edge in goal.boxes[0])))
+    frame = job.info.frame
+    edges = (round((edge - frame.margin) * generator.resolution / frame.across) for edge in goal.boxes[0])
+    return Pasted(before, after, Box(*(max(0, min(generator.resolution, edge)) for edge in edges)))

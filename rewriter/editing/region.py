@@ -14,6 +14,7 @@ from torch import Tensor
 from rewriter import masks
 from rewriter.checks import choice, list_of, matching, number, refusal, whole
 from rewriter.errors import InputError
+from rewriter.generators.frame import Frame
 from rewriter.generators.latents import PHOTO, SEEDS, Seed
 from rewriter.masks import MAX_CELLS, MAX_CONTEXT
 
@@ -41,10 +42,10 @@ class Region:
         """SHA-256 of the mask's values."""
         return masks.digest(self.mask)
 
-    def centre_on(self, side: int) -> tuple[float, float]:
-        """Middle of the mask, as (row, column) in cells of a map of the given side."""
+    def centre_on(self, frame: Frame) -> tuple[float, float]:
+        """Middle of the mask, as (row, column) in cells of a map."""
         (height, width), (row, column) = self.mask.shape, masks.centre(self.mask)
-        return row * side / height, column * side / width
+        return frame.cells((row / height, column / width))
 
     def to_json(self) -> dict[str, Any]:
         """The seed and the mask as a PNG data URL."""
@@ -59,6 +60,10 @@ class Place:
     row: float
     column: float
     by: str = "machine"  # or "person"
+
+    def shares(self, side: int) -> tuple[float, float]:
+        """Row and column in shares of a picture's side."""
+        return self.row / side, self.column / side
 
     def to_json(self) -> list[Any]:
         """The four fields in order."""

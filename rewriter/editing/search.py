@@ -52,7 +52,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class Places:
-    """The keys of a layer for any pictures, a batch at a time, cached."""
+    """The keys of a layer within any pictures, a batch at a time, cached."""
 
     generator: Generator
     layer: str
@@ -69,7 +69,8 @@ class Places:
             yield batch, look_up() if private else self.cache.get((*self.model, *batch), look_up)
 
     def _look_up(self, seeds: Sequence[Seed]) -> Tensor:
-        return self.generator.keys(seeds, self.layer, truncation=self.truncation, rules=self.rules).keys
+        keys = self.generator.keys(seeds, self.layer, truncation=self.truncation, rules=self.rules).keys
+        return self.generator.layer(self.layer).key_frame.shown(keys)
 
     @cached_property
     def model(self) -> tuple[Hashable, ...]:

@@ -49,7 +49,9 @@ class Stroke:
         if mask is None and self.place is not None:
             mask = self.place.mask
         levels = torch.tensor(self.levels, dtype=torch.float32)
-        beside = Units(torch.tensor(self.units), levels, mask)
+        beside = Units(
+            torch.tensor(self.units), levels, info.frame.lay(mask) if info.margin and mask is not None else mask
+        )
         if info.name != self.layer or not beside.fits(info):
             raise InputError(
                 f"{info.name} has {info.out_channels} units, numbered from 0; the units of {self.layer} that were set "

@@ -17,6 +17,7 @@ from rewriter.editing.likeness import Likeness, shifted
 from rewriter.editing.region import Place, Region
 from rewriter.generators.base import Changes
 from rewriter.generators.change import LowRank
+from rewriter.generators.frame import Frame
 from rewriter.generators.latents import UNSEEN, Seed
 from rewriter.pictures import difference
 
@@ -103,7 +104,7 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED, *, most: int = JUDGED) -
     drawn: list[Seed] = [edit.copy.seed, *(place.seed for place in places)]
     thing, *before = generator.sample(drawn, truncation=psi, rules=rules).clamp(-1, 1)
     alpha = masks.resize(edit.copy.mask, (side, side)).to(thing)
-    down, right = (off * side / job.info.resolution for off in job.pasted_off_mark())
+    down, right = (off * side / job.info.frame.across for off in job.pasted_off_mark())
     top, left = masks.centre(alpha)
     moves = [(round(place.row + down - top), round(place.column + right - left)) for place in places]
     moved = torch.stack([shifted(thing, *move) for move in moves])
@@ -113,7 +114,7 @@ def held_out(job: Job, seeds: Sequence[int] = SEARCHED, *, most: int = JUDGED) -
 def _painted(job: Job, places: tuple[Place, ...]) -> HeldOut:
     """Places as the same strokes make them; these go where the mark of the painted picture would be."""
     generator, edit, side = job.generator, job.edit, job.generator.resolution
-    mask, (top, left) = masks.resize(job.target.mask, (side, side)), job.drawn.centre_on(side)
+    mask, (top, left) = masks.resize(job.target.mask, (side, side)), job.drawn.centre_on(Frame(side))
     alphas = [shifted(mask, round(place.row - top), round(place.column - left)) for place in places]
     there = [Region(place.seed, alpha) for place, alpha in zip(places, alphas, strict=True)]
     changes = [[*job.rules, *edit.painted_on(region, job.info)] for region in there]

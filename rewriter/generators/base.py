@@ -47,6 +47,8 @@ class Generator(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]  # the class's name in files and in the catalogue
+    unseen: ClassVar[str] = "anything besides its layers"  # what tensors do not show: that it draws with …
+    limits: ClassVar[str] = ""  # what cannot be done with it
     pattern: ClassVar[str]  # matches a name in this architecture's state dict, and in no other's
     SETTINGS: ClassVar[Mapping[str, Check]] = MappingProxyType({})  # what a state dict cannot hold → what it may be
     name = "generator"
@@ -151,7 +153,7 @@ class Generator(nn.Module, ABC):
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, in pixels on each side."""
         later = list(self.layers.values())[list(self.layers).index(self.layer(layer).name) :]
-        return math.ceil(sum(info.reach * self.resolution / info.key_resolution for info in later))
+        return math.ceil(sum(info.reach * self.resolution / info.key_frame.across for info in later))
 
     def rewritten(self, rules: Sequence[LowRank]) -> Generator:
         """A generator with the rules folded into plain weights; it shares every weight that they leave alone.

@@ -48,6 +48,8 @@ class DCGAN(Generator):
     """
 
     architecture = "dcgan"
+    unseen = "ReLUs, tanh, and latents that are not normalised"
+    limits = "truncation shrinks its latents, which costs variety sooner than in a StyleGAN"
     leak = 0.0
     pattern = r"layer\d+\.(deconv|norm)\."
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rewriter.errors import InputError
 from rewriter.generators.change import LowRank, stack
+from rewriter.generators.frame import Frame
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class LayerInfo:
     key_resolution: int
     resolution: int
     margin: int = 0  # of both maps, which are then of one size
+
+    @property
+    def frame(self) -> Frame:
+        """Where the picture lies on the map of values."""
+        return Frame(self.resolution, self.margin)
+
+    @property
+    def key_frame(self) -> Frame:
+        """Where the picture lies on the map of keys."""
+        return Frame(self.key_resolution, self.margin)
 
     def check_units(self, units: Sequence[int]) -> None:
         """Raise InputError for units, numbered from 0, that the layer does not have."""

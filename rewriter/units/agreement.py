@@ -141,10 +141,11 @@ def measure(
 def drawn(
     generator: Generator, layer: str, seeds: Sequence[Seed], truncation: float, rules: Sequence[LowRank]
 ) -> tuple[Tensor, Tensor]:
-    """A layer's values (n, units, h, w) and the pictures (n, 3, H, W) of seeds."""
+    """A layer's values within the pictures (n, units, h, w), and the pictures (n, 3, H, W) of seeds."""
     features = generator.keys(seeds, layer, truncation=truncation, rules=rules)
     values = generator.values(features, rules=rules)
-    return values, generator.picture(features, values, rules=rules).clamp(-1, 1)
+    pictures = generator.picture(features, values, rules=rules).clamp(-1, 1)
+    return generator.layer(layer).frame.shown(values), pictures
 
 
 def activations(generator: Generator, layer: str, values: Tensor) -> Tensor:
@@ -155,12 +156,13 @@ def activations(generator: Generator, layer: str, values: Tensor) -> Tensor:
 
 def usual_levels(generator: Generator, layer: str, truncation: float, rules: Sequence[LowRank]) -> Tensor:
     """The quantiles STEPS of each unit's activations, (steps, units)."""
+    frame = generator.layer(layer).frame
 
     def batches() -> Iterator[Tensor]:
         for i in range(0, len(LEVELS_FROM), BATCH // 4):
             seeds = list(LEVELS_FROM[i : i + BATCH // 4])
             values = generator.values(generator.keys(seeds, layer, truncation=truncation, rules=rules), rules=rules)
-            flat = activations(generator, layer, values).transpose(0, 1).flatten(1)
+            flat = activations(generator, layer, frame.shown(values)).transpose(0, 1).flatten(1)
             yield flat[:, :: max(1, flat.shape[1] // SAMPLES)]
 
     return torch.quantile(torch.cat([*batches()], 1), torch.tensor(STEPS, device=generator.device), 1)

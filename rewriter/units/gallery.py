@@ -33,11 +33,11 @@ def strongest(
     on_step: OnStep | None = None,
 ) -> list[list[int]]:
     """For each unit the seeds whose pictures have its largest activations, best first; `on_step` gets (done, of)."""
-    most = []
+    most, frame = [], generator.layer(layer).frame
     for i in range(0, len(seeds), BATCH):
         features = generator.keys(list(seeds[i : i + BATCH]), layer, truncation=truncation, rules=rules)
         values = activations(generator, layer, generator.values(features, rules=rules))
-        most.append(values[:, list(units)].amax((2, 3)))
+        most.append(frame.shown(values)[:, list(units)].amax((2, 3)))
         report(on_step, min(i + BATCH, len(seeds)), len(seeds))
     best = torch.cat(most).topk(min(pictures, len(seeds)), 0).indices.T
     return [[seeds[i] for i in row] for row in best.tolist()]

@@ -113,6 +113,6 @@ def _walk(
     following: Features | Tensor = generator.keys(seeds, layer, truncation=truncation, rules=rules)
     while isinstance(following, Features):
         values = generator.values(following, rules=rules)
-        yield following.layer, values
+        yield following.layer, generator.layer(following.layer).frame.shown(values)
         following = generator.follow(following, values)
     yield PICTURE, following.clamp(-1, 1)

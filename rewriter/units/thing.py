@@ -141,7 +141,7 @@ def contrast(
 
     def active(seeds: Sequence[Seed]) -> Tensor:
         values = generator.values(generator.keys(seeds, layer, truncation=truncation, rules=rules), rules=rules)
-        return activations(generator, layer, values).relu()
+        return activations(generator, layer, generator.layer(layer).frame.shown(values)).relu()
 
     at = active(seeds)
     share = labels(seeds, at.new_zeros(1, 1, side := generator.resolution, side))[:, 0].to(at)

@@ -111,7 +111,7 @@ WRONG = [  # what each kind of check refuses is tested with edits; here is what 
     ("size", [0, True, 1 << 41, float("nan"), "120878283"]),
     ("sha256", ["", "59", "5" * 65, "G" * 64, "A" * 64]),
     ("architecture", ["stylegan3", None, ["stylegan2"]]),
-    ("layout", ["tensorflow", {}]),
+    ("layout", ["keras", {}]),
     ("resolution", [4, 2048, 256.0]),
     ("clamp", [0, float("nan"), 10**400, True]),
     ("licence", ["cc-by-4.0", {"id": "mit"}, {"id": "mit", "link": "https://x.org/a", "more": 1}]),
