@@ -6,5 +6,8 @@ from rewriter.generators.base import Generator
 from rewriter.generators.dcgan import DCGAN
 from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
+from rewriter.generators.stylegan3 import StyleGAN3
 
-ARCHITECTURES: dict[str, type[Generator]] = {each.architecture: each for each in (StyleGAN2, ProgressiveGAN, DCGAN)}
+ARCHITECTURES: dict[str, type[Generator]] = {
+    each.architecture: each for each in (StyleGAN2, StyleGAN3, ProgressiveGAN, DCGAN)
+}

@@ -125,12 +125,11 @@ class ToRGB(nn.Module):
 class MappingNetwork(nn.Module):
     """Latents z → w; keeps the mean w, towards which truncation pulls."""
 
-    def __init__(self, config: StyleGAN2Config):
+    def __init__(self, z_dim: int, w_dim: int, layers: int):
         super().__init__()
-        for i in range(config.mapping_layers):
-            inputs = config.w_dim if i else config.z_dim
-            self.add_module(f"fc{i}", Dense(inputs, config.w_dim, rate=MAPPING_RATE, activate=True))
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+        for i in range(layers):
+            self.add_module(f"fc{i}", Dense(w_dim if i else z_dim, w_dim, rate=MAPPING_RATE, activate=True))
+        self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, z_dim) → (n, w_dim), before truncation."""
@@ -151,7 +150,7 @@ class StyleGAN2(Generator):
         super().__init__()
         self.config, self.name = config, name
         self.zdim, self.resolution = config.z_dim, config.resolution
-        self.mapping = MappingNetwork(config)
+        self.mapping = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
         self.synthesis = nn.Module()
         self.layers: dict[str, LayerInfo] = {}
         self._memories: dict[str, str] = {}
@@ -202,7 +201,7 @@ class StyleGAN2(Generator):
         if name.endswith(".noise_const"):
             return fixed_noise(name, self.get_buffer(name).shape[-1])
         with torch.device("meta"):
-            mapping = MappingNetwork(self.config)
+            mapping = MappingNetwork(self.config.z_dim, self.config.w_dim, self.config.mapping_layers)
         names = [name for name in mapping.state_dict() if name != "w_avg"]
         weights = {name: state[f"mapping.{name}"].double() for name in names}
         mapping.load_state_dict({**weights, "w_avg": torch.zeros(self.config.w_dim).double()}, assign=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.layouts import dcgan, proggan, stylegan2
+from rewriter.checkpoints.layouts import dcgan, proggan, stylegan2, stylegan3
 from rewriter.checkpoints.layouts.table import Layout
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
-PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED)
+PUBLISHED = (*stylegan2.PUBLISHED, *stylegan3.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED)
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
 UNSUPPORTED = {
+    r"mapping\.embed_proj\.": "it is a StyleGAN-XL, which draws one of a thousand classes that is asked for",
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
-    r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method works on "
-    "convolutions of StyleGAN2 and Progressive GAN",
     r"(g_)?synthesis\.(blocks\.|layer\d+\.(style\.dense|apply_noise|epilogue))|(generator\.)?progression\.\d+\.": "it "
     "is a StyleGAN1: its styles normalise features after the convolution, which is not supported",
     r"synthesis\.b\d+\.skip\.": "its synthesis network is residual, not one with skip connections",
