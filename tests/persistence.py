@@ -58,6 +58,13 @@ def module(name="Module", **fields):
     return made
 
 
+def dense(inputs, *, mapping, rate=0.01):
+    """What NVIDIA's fully connected layers say of themselves."""
+    rate = rate if mapping else 1.0
+    activation = "lrelu" if mapping else "linear"
+    return {"activation": activation, "weight_gain": rate / inputs**0.5, "bias_gain": rate}
+
+
 def network(state, **fields):
     """A generator that holds a state dict, with what NVIDIA's layers say of themselves."""
     clamp = fields.pop("conv_clamp", None)
@@ -69,10 +76,12 @@ def network(state, **fields):
         for part in path:
             name = CLASSES.get(part, "SynthesisBlock" if part.startswith("b") else "FullyConnectedLayer")
             if name in ("SynthesisLayer", "ToRGBLayer", "SynthesisBlock"):
-                said = {"conv_clamp": clamp, "architecture": "skip", "activation": "lrelu"}
+                said = {"conv_clamp": clamp, "architecture": "skip", "activation": "lrelu", "use_noise": True}
             if part not in inner._modules:
                 inner._modules[part] = module(name, **({} if name == "FullyConnectedLayer" else said))
             inner = inner._modules[part]
+        if inner.class_name == "FullyConnectedLayer" and last == "weight":
+            inner.__dict__.update(dense(value.shape[-1], mapping=path[0] == "mapping"))
         if last in BUFFERS:
             inner.register_buffer(last, value)
         else:

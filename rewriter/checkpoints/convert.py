@@ -10,25 +10,33 @@ from torch import Tensor
 
 from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, layout_for
 from rewriter.checkpoints.layouts.table import Layout, State
+from rewriter.checkpoints.stated import RATE
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
 from rewriter.generators.shapes import Shapes
+from rewriter.generators.stylegan2 import MAPPING_RATE
 
-PARALLEL = "module."
+PARALLEL, MAPPING = "module.", "mapping.fc"
 
 
-def convert(state: State, *, name: str = "model", **settings: float | bool | None) -> Generator:
+def convert(
+    state: State, *, name: str = "model", mapping_rate: float | None = None, **settings: float | bool | None
+) -> Generator:
     """Build a generator on the CPU, in float32; float32 tensors are used as they are, without a copy.
 
-    `settings` are what the tensors cannot say: `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures;
-    `clamp`, whether a Progressive GAN's pictures are clamped to [-1, 1]. None: as the code has it that the layout comes
-    from. Those that the architecture does not have are ignored. InputError for an unknown or unsupported layout, or for
-    tensors that are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
+    `mapping_rate`: the relative learning rate that the mapping network was trained at, which multiplies its weights
+    where it runs; None: 0.01. Another one is folded into the weights. `settings` are what else the tensors cannot say:
+    `conv_clamp`, at which StyleGAN2-ADA clamps features and pictures; `clamp`, whether a Progressive GAN's pictures are
+    clamped to [-1, 1]. None: as the code has it that the layout comes from. Those that the architecture does not have
+    are ignored. InputError for an unknown or unsupported layout, a rate without a mapping network, or for tensors that
+    are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
     """
     state = _unwrapped(state)
     architecture, layout = recognise(state)
     ours = layout.read(state)
+    if mapping_rate is not None:
+        ours = _at_rate(ours, RATE("mapping_rate", mapping_rate))
     given = {**layout.settings, **{key: value for key, value in settings.items() if value is not None}}
     checked = {key: check(key, given[key]) for key, check in architecture.SETTINGS.items() if key in given}
     with torch.device("meta"):  # takes no memory for weights
@@ -41,6 +49,14 @@ def convert(state: State, *, name: str = "model", **settings: float | bool | Non
     _check(ours, wanted, layout.names)
     generator.load_state_dict({key: ours[key].float().contiguous() for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()
+
+
+def _at_rate(state: State, rate: float) -> dict[str, Tensor]:
+    """Weights that give at the usual rate what the mapping network's give at this one."""
+    if not any(key.startswith(MAPPING) for key in state):
+        raise InputError("this generator has no mapping network: leave mapping_rate out")
+    factor = rate / MAPPING_RATE
+    return {key: value.float() * factor if key.startswith(MAPPING) else value for key, value in state.items()}
 
 
 def _unwrapped(state: State) -> State:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import pickle
-import reprlib
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +26,7 @@ from rewriter.checkpoints import CONDITIONAL, LARGEST
 from rewriter.checkpoints.archive import scan_zip
 from rewriter.checkpoints.pickle_types import DTYPES, Persistent, Storage, TensorInfo
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
+from rewriter.checkpoints.stated import RATE, stated
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 
@@ -144,6 +144,7 @@ def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
 def _settings(told: Mapping[str, Any]) -> Options:
     """The settings that a file states, validated; those of no architecture are left out."""
     checks = {name: check for each in ARCHITECTURES.values() for name, check in each.SETTINGS.items()}
+    checks["mapping_rate"] = RATE
     return {name: checks[name](name, _plain(told[name])) for name in checks if told.get(name) is not None}
 
 
@@ -177,7 +178,7 @@ def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
         raise InputError(f"it has a {type(described[odd]).__name__} where the tensor {odd[:80]!r} belongs")
     numbers = {storage: _numbers(storage) for storage in {value.storage for value in described.values()}}
     views = {name: numbers[at.storage].as_strided(at.shape, at.stride, at.offset) for name, at in described.items()}
-    return views, _stated(modules)
+    return views, _settings(stated(modules))
 
 
 def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:
@@ -204,16 +205,3 @@ def _numbers(storage: Storage) -> Tensor:
     if not storage.count:
         return torch.empty(0, dtype=storage.dtype)
     return torch.frombuffer(bytearray(storage.data), dtype=storage.dtype)
-
-
-def _stated(modules: Mapping[str, Persistent]) -> Options:
-    """The clamp that the layers state; InputError for layers that would be drawn wrongly."""
-    clamps = [module.fields["conv_clamp"] for module in modules.values() if "conv_clamp" in module.fields]
-    for prefix, module in modules.items():
-        activation, architecture = module.fields.get("activation", "lrelu"), module.fields.get("architecture", "skip")
-        if module.name == "SynthesisLayer" and activation != "lrelu" or architecture != "skip":
-            said = f"{reprlib.repr(activation)[:40]}, {reprlib.repr(architecture)[:40]}"
-            raise InputError(f"this generator is not supported, because of {prefix[:80]!r}: {said}")
-    if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
-        raise InputError("its layers are clamped differently")
-    return _settings({"conv_clamp": clamps[0] if clamps else None})

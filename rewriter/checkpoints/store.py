@@ -39,16 +39,24 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
 
 
 def read_file(
-    path: Path, *, name: str, conv_clamp: float | None = None, default_clamp: float | None = None
+    path: Path,
+    *,
+    name: str,
+    conv_clamp: float | None = None,
+    mapping_rate: float | None = None,
+    default_clamp: float | None = None,
 ) -> Generator:
     """Read a checkpoint file of any known layout.
 
     The features are clamped at `conv_clamp`; None: at what the file says, or `default_clamp` if it says nothing.
-    InputError for a damaged or hostile file, an unknown layout, or a clamp for an architecture that has none.
+    `mapping_rate` is the learning rate of the mapping network, relative to the other layers', that multiplies its
+    weights; None: what the file says, or 0.01. InputError for a damaged or hostile file, an unknown layout, or a clamp
+    or rate for an architecture that has none.
     """
     state, options = read_checkpoint(path)
     clamp = conv_clamp or options.get("conv_clamp") or default_clamp
-    generator = convert(state, name=name, **{**options, "conv_clamp": clamp})
+    given = {"conv_clamp": clamp, "mapping_rate": mapping_rate or options.get("mapping_rate")}
+    generator = convert(state, name=name, **{**options, **given})
     if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
         raise InputError(f"{path} is a {generator.architecture}, which has no conv_clamp: leave it out")
     return generator

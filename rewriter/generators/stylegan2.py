@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +26,7 @@ from rewriter.generators.shapes import Shapes, largest
 
 GAIN, SLOPE = math.sqrt(2), 0.2  # of the leaky ReLU
 MAPPING_RATE = 0.01
+NOISE = (".noise_strength", ".noise_const")
 AVERAGED = 4096  # seeds whose w are averaged where a file lacks the average
 SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its skip connections otherwise
 
@@ -40,6 +41,8 @@ class StyleGAN2Config:
     mapping_layers: int = 8
     conv_clamp: float | None = None
     skip_filter: bool = False  # whether the state holds a filter (4, 4) for the skip connections, instead of 1-3-3-1
+    colours: int = 3  # 1: grey
+    noise: bool = True
 
     def __post_init__(self) -> None:
         sides = [4 * 2**i for i in range(len(self.channels))]
@@ -70,14 +73,15 @@ class Dense(nn.Module):
 class StyledConv(Memory):
     """Modulated 3×3 convolution; odd layers upsample by two. Demodulation cancels any gain on the weight."""
 
-    def __init__(self, inputs: int, outputs: int, w_dim: int, *, resolution: int, up: bool, clamp: float | None):
+    def __init__(self, inputs: int, outputs: int, config: StyleGAN2Config, *, resolution: int, up: bool):
         super().__init__()
         self.weight = nn.Parameter(random_weight(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.zeros(outputs))
-        self.affine = Dense(w_dim, inputs, bias=1.0)
-        self.register_buffer("noise_const", random_weight(resolution, resolution))
-        self.noise_strength = nn.Parameter(torch.zeros([]))
-        self.up, self.clamp = up, clamp
+        self.affine = Dense(config.w_dim, inputs, bias=1.0)
+        if config.noise:
+            self.register_buffer("noise_const", random_weight(resolution, resolution))
+            self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.up, self.clamp, self.noise = up, config.conv_clamp, config.noise
 
     def response(self, keys: Tensor, weight: Tensor) -> Tensor:
         """(n, c, h, w) → (n, o, h, w), or (n, o, 2h, 2w) where the layer upsamples."""
@@ -86,7 +90,9 @@ class StyledConv(Memory):
         return F.conv2d(keys, weight, padding=1)
 
     def offset(self) -> Tensor:
-        """Fixed noise and bias, (out, H, W)."""
+        """Fixed noise and bias, (out, H, W); the bias alone, (out, 1, 1), in a network without noise."""
+        if not self.noise:
+            return self.bias[:, None, None]
         noise: Tensor = self.get_buffer("noise_const") * self.noise_strength
         return noise + self.bias[:, None, None]
 
@@ -106,17 +112,17 @@ class StyledConv(Memory):
 
 
 class ToRGB(nn.Module):
-    """Features (n, c, h, w) and latents w → their contribution to the picture (n, 3, h, w); not demodulated."""
+    """Features (n, c, h, w) and latents w → their contribution to the picture (n, 3 or 1, h, w); not demodulated."""
 
-    def __init__(self, inputs: int, w_dim: int, *, clamp: float | None):
+    def __init__(self, inputs: int, config: StyleGAN2Config):
         super().__init__()
-        self.weight = nn.Parameter(random_weight(3, inputs, 1, 1))
-        self.bias = nn.Parameter(torch.zeros(3))
-        self.affine = Dense(w_dim, inputs, bias=1.0)
-        self.clamp = clamp
+        self.weight = nn.Parameter(random_weight(config.colours, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(config.colours))
+        self.affine = Dense(config.w_dim, inputs, bias=1.0)
+        self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Modulate, project to three channels, add the bias, clamp."""
+        """Modulate, project to the colours, add the bias, clamp."""
         style = self.affine(w) / math.sqrt(x.shape[1])
         y = F.conv2d(x * style[:, :, None, None], self.weight) + self.bias[:, None, None]
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
@@ -140,7 +146,7 @@ class MappingNetwork(nn.Module):
 
 
 class StyleGAN2(Generator):
-    """A StyleGAN2 generator of any size, channel table and mapping depth, with fixed noise."""
+    """A StyleGAN2 generator of any size, channel table and mapping depth, with fixed noise or none."""
 
     architecture = "stylegan2"
     pattern = r"synthesis\.b4\."
@@ -163,7 +169,7 @@ class StyleGAN2(Generator):
             else:
                 block.register_parameter("const", nn.Parameter(random_weight(channels, 4, 4)))
             self._add(block, f"layer{2 * level}", "conv1", side, channels, channels)
-            block.add_module("torgb", ToRGB(channels, config.w_dim, clamp=config.conv_clamp))
+            block.add_module("torgb", ToRGB(channels, config))
             previous = channels
         if config.skip_filter:
             self.synthesis.register_buffer("skip_filter", torch.zeros(4, 4))
@@ -171,8 +177,8 @@ class StyleGAN2(Generator):
         self.requires_grad_(False)
 
     def _add(self, block: nn.Module, layer: str, module: str, side: int, inputs: int, outputs: int) -> None:
-        up, config = module == "conv0", self.config
-        conv = StyledConv(inputs, outputs, config.w_dim, resolution=side, up=up, clamp=config.conv_clamp)
+        up = module == "conv0"
+        conv = StyledConv(inputs, outputs, self.config, resolution=side, up=up)
         block.add_module(module, conv)
         self.layers[layer] = LayerInfo(layer, inputs, outputs, 3, side // 2 if up else side, side)
         self._memories[layer] = f"synthesis.b{side}.{module}"
@@ -190,7 +196,12 @@ class StyleGAN2(Generator):
         sides = [4 * 2**level for level in range(levels)]
         channels = {side: shapes.size(f"synthesis.b{side}.conv1.weight", 0, rank=4) for side in sides}
         z_dim, w_dim = (shapes.size("mapping.fc0.weight", axis, rank=2) for axis in (1, 0))
-        return cls(StyleGAN2Config(channels, z_dim, w_dim, depth, skip_filter=SKIP in shapes.state, **settings))
+        colours = shapes.size("synthesis.b4.torgb.weight", 0, rank=4)
+        if colours not in (1, 3):
+            raise InputError(f"it draws {colours} channels: pictures of 1 or 3 can be rewritten here")
+        noise = any(name.endswith(NOISE) for name in shapes.state)
+        config = StyleGAN2Config(channels, z_dim, w_dim, depth, None, SKIP in shapes.state, colours, noise)
+        return cls(replace(config, **settings))
 
     def settings(self) -> dict[str, Any]:
         """The clamp, if there is one."""
@@ -266,7 +277,7 @@ class StyleGAN2(Generator):
             skip = rgb if skip is None else upsample(skip, kernel) + rgb
         if position == len(self._order):
             assert skip is not None
-            return skip
+            return skip.expand(-1, 3, -1, -1)
         return self._enter(position, values, w, skip)
 
 

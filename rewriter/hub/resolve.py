@@ -32,6 +32,7 @@ def load_generator(
     device: torch.device | str | None = None,
     revision: str | None = None,
     conv_clamp: float | None = None,
+    mapping_rate: float | None = None,
     on_step: OnStep | None = None,
 ) -> Generator:
     """Load a generator by name.
@@ -43,13 +44,17 @@ def load_generator(
         revision: for USER/NAME: a branch, a tag or a commit; None: the newest.
         device: where to put it; None: what accelerate finds (CUDA, MPS or CPU).
         conv_clamp: clamp of the features, for a file that does not store it; StyleGAN2-ADA's is 256.
+        mapping_rate: relative learning rate of a StyleGAN's mapping network, which multiplies its weights, for a file
+            that does not store it; None: 0.01, as in the original implementations.
         on_step: called with the bytes downloaded and the bytes in all; returning False cancels the download.
 
     Raises:
         InputError: an unknown name, a download that failed, or a file that is damaged, hostile or of an unknown layout.
         CancelledError: `on_step` returned False.
     """
-    return resolve(name, revision=revision).load(device=device, conv_clamp=conv_clamp, on_step=on_step)
+    return resolve(name, revision=revision).load(
+        device=device, conv_clamp=conv_clamp, mapping_rate=mapping_rate, on_step=on_step
+    )
 
 
 def resolve(name: str, *, revision: str | None = None) -> Source:

@@ -14,11 +14,15 @@ from rewriter.checkpoints.catalogue import CHECKS, Entry, PinnedFile, built_ins,
 from rewriter.checkpoints.config import CONFIG, apply_config, read_config
 from rewriter.checkpoints.device import place
 from rewriter.checkpoints.download import cached, fetch, hash_of, verify
+from rewriter.checkpoints.stated import RATE
 from rewriter.editing.rule import carried_rules
 from rewriter.errors import InputError, OnStep
 from rewriter.generators.base import Generator
 from rewriter.generators.origin import Origin
 from rewriter.hub import browse, repository
+
+GIVEN = {"conv_clamp": CHECKS["clamp"], "mapping_rate": RATE}  # what a file may not say
+KNOWN = {"conv_clamp": "whether its features are clamped", "mapping_rate": "how its mapping network was trained"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Source(ABC):
     """Something that a generator can be loaded from; `name` is what the user called it."""
 
     name: str
-    takes_clamp: ClassVar[bool] = False  # whether the user may say at what the features are clamped
+    takes: ClassVar[frozenset[str]] = frozenset()  # what of GIVEN the user may say
 
     @property
     def is_local(self) -> bool:
@@ -46,21 +50,20 @@ class Source(ABC):
         self,
         *,
         device: torch.device | str | None = None,
-        conv_clamp: float | None = None,
         on_step: OnStep | None = None,
+        **given: float | None,
     ) -> Generator:
-        """Download what is missing and read the generator; see `load_generator`."""
-        if conv_clamp is not None:
-            conv_clamp = CHECKS["clamp"]("conv_clamp", conv_clamp)
-            if not self.takes_clamp:
-                raise InputError(f"{self.name} says itself whether its features are clamped: leave conv_clamp out")
-        generator = place(self.fetch(on_step).read(conv_clamp), device)
+        """Download what is missing and read the generator; see `load_generator`, also for what may be `given`."""
+        told = {name: GIVEN[name](name, value) for name, value in given.items() if value is not None}
+        if known := sorted(told.keys() - self.takes):
+            raise InputError(f"{self.name} says itself {KNOWN[known[0]]}: leave {known[0]} out")
+        generator = place(self.fetch(on_step).read(**told), device)
         generator.rules = tuple(rule.to(generator.device) for rule in carried_rules(generator))
         return generator
 
     @abstractmethod
-    def read(self, conv_clamp: float | None = None) -> Generator:
-        """The generator, on the CPU, from files that are on this machine."""
+    def read(self, **given: float) -> Generator:
+        """The generator, on the CPU, from files that are on this machine; `given`: what they do not say."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Known(Source):
     """A file that is known by its hash: an entry of the catalogue, or the base of a published generator."""
 
     file: PinnedFile
-    takes_clamp: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset({"conv_clamp"})
 
     @property
     def is_local(self) -> bool:
@@ -85,27 +88,27 @@ class Known(Source):
         fetch(self.file, on_step=on_step)
         return self
 
-    def read(self, conv_clamp: float | None = None) -> Generator:
+    def read(self, **given: float) -> Generator:
         """Read the file, and check it against the catalogue."""
         path = fetch(self.file)
         if isinstance(self.file, Entry):
-            return _read_entry(self.file, path, verify(self.file, path), conv_clamp)
-        return store.read_file(path, name=self.file.id, conv_clamp=conv_clamp)
+            return _read_entry(self.file, path, verify(self.file, path), **given)
+        return store.read_file(path, name=self.file.id, **given)
 
 
 @dataclass(frozen=True)
 class File(Source):
     """A checkpoint file; one that is in the catalogue is recognised by its hash."""
 
-    takes_clamp: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset(GIVEN)
 
-    def read(self, conv_clamp: float | None = None) -> Generator:
+    def read(self, **given: float) -> Generator:
         """Read the file."""
         path = Path(self.name)
         entry, sha256 = _entry_of(path)
         if entry is not None:
-            return _read_entry(entry, path, sha256, conv_clamp)
-        generator = store.read_file(path, name=path.stem, conv_clamp=conv_clamp)
+            return _read_entry(entry, path, sha256, **given)
+        generator = store.read_file(path, name=path.stem, **given)
         generator.origin = Origin(file=path.name)
         return generator
 
@@ -128,13 +131,14 @@ class Folder(Source):
             base.fetch(on_step)
         return self
 
-    def read(self, conv_clamp: float | None = None) -> Generator:
+    def read(self, **given: float) -> Generator:
         """Read the weights and the rules, and check that they belong together."""
         config = repository.read(self.path)
         base = _base(config)
         if config is None:
             return store.load(self.path)
-        generator = base.read(None if config.known else config.clamp) if base else store.load(self.path)
+        clamp = {} if config.known or config.clamp is None else {"conv_clamp": config.clamp}
+        generator = base.read(**clamp) if base else store.load(self.path)
         if base is None and config.known:  # a repository cannot override the licence of a known base
             generator.origin = replace(catalogue()[config.known].origin, sha256=None, rules=generator.origin.rules)
             if config.known in built_ins() and not repository.is_built_in(generator):
@@ -163,7 +167,7 @@ class Repository(Source):
         Folder(self.name, folder).fetch(on_step)
         return replace(self, revision=commit)
 
-    def read(self, conv_clamp: float | None = None) -> Generator:
+    def read(self, **given: float) -> Generator:
         """Read the files of a pinned revision."""
         folder = browse.snapshot(self.name, self.revision)
         if folder is None:
@@ -189,13 +193,17 @@ def _entry_of(path: Path) -> tuple[Entry | None, str]:
     return next((entry for entry in hashed if found.startswith(entry.sha256 or "-")), None), found
 
 
-def _read_entry(entry: Entry, path: Path, sha256: str, conv_clamp: float | None) -> Generator:
+def _read_entry(entry: Entry, path: Path, sha256: str, **given: float) -> Generator:
     """The generator of a catalogue entry; InputError if the entry is wrong."""
-    generator = store.read_file(path, name=entry.id, conv_clamp=conv_clamp, default_clamp=entry.clamp)
+    if given.keys() - {"conv_clamp"}:
+        raise InputError(
+            f"{path} is {entry.id}, of which the catalogue knows how it was trained: leave mapping_rate out"
+        )
+    generator = store.read_file(path, name=entry.id, default_clamp=entry.clamp, **given)
     for what in ("architecture", "resolution"):
         found, listed = getattr(generator, what), f"{getattr(entry, what)} as the catalogue says"
         if found != getattr(entry, what):
             raise InputError(f"the {what} of {entry.id} is {found}, not {listed}: correct the entry")
-    generator.origin = replace(entry.origin, clamp=conv_clamp or entry.clamp, sha256=sha256)
+    generator.origin = replace(entry.origin, clamp=given.get("conv_clamp") or entry.clamp, sha256=sha256)
     generator.advice = {good: layer for good, layer in entry.layers.items() if layer in generator.layers}
     return generator

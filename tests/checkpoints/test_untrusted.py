@@ -101,10 +101,12 @@ def cyclic():
     return generator
 
 
-def saying(**fields):
+def saying(*path, **fields):
     """A generator one of whose layers has other fields."""
-    generator = written(PLAIN)
-    generator._modules["synthesis"]._modules["b8"]._modules["conv0"].__dict__.update(fields)
+    generator = layer = written(PLAIN)
+    for part in path or ("synthesis", "b8", "conv0"):
+        layer = layer._modules[part]
+    layer.__dict__.update(fields)
     return generator
 
 
@@ -116,7 +118,25 @@ UNSUITABLE = {
     "another class": (lambda: written(PLAIN, class_name="StyleGAN3Generator"), "G_ema"),
     "StyleGAN3": (lambda: with_parts(synthesis__L0_36_512__weight=torch.zeros(1)), "StyleGAN3"),
     "StyleGAN3 input": (lambda: with_parts(synthesis__input__freqs=torch.zeros(1)), "StyleGAN3"),
-    "residual": (lambda: saying(architecture="resnet"), "resnet"),
+    "residual": (lambda: saying("synthesis", "b8", architecture="resnet"), "resnet"),
+    "another gain": (lambda: saying(act_gain=1.0), "act_gain of 'synthesis.b8.conv0' is 1.0 instead of 1.414"),
+    "another activation": (
+        lambda: saying("mapping", "fc3", activation="relu"),
+        "activation of 'mapping.fc3' is 'relu' instead of lrelu",
+    ),
+    "another gain of weights": (
+        lambda: saying("mapping", "fc3", weight_gain=1.0),
+        "weight_gain of 'mapping.fc3' is 1.0 instead of 0.00125",
+    ),
+    "two rates": (
+        lambda: saying("mapping", "fc3", weight_gain=0.125, bias_gain=1.0),
+        "bias_gain of 'mapping.fc3' is 1.0 instead of 0.01",
+    ),
+    "another rate of styles": (
+        lambda: saying("synthesis", "b8", "conv0", "affine", bias_gain=0.5, weight_gain=0.0625),
+        "bias_gain of 'synthesis.b8.conv0.affine' is 0.5 instead of 1",
+    ),
+    "a rate that is none": (lambda: saying("mapping", "fc3", bias_gain="x"), "mapping.fc3.bias_gain is 'x'"),
     "linear": (lambda: saying(activation="linear"), "linear"),
     "two clamps": (lambda: saying(conv_clamp=256), "clamped differently"),
     "not a number": (lambda: with_parts(synthesis__b8__conv0__bias=torch.full((64,), float("nan"))), "NaN|instead"),

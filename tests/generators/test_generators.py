@@ -241,9 +241,12 @@ def test_demodulation_gives_each_channel_unit_norm(stylegan, change, layer):
     assert torch.allclose(memory.scale(style, memory.energy([rule])) * norm, torch.ones_like(norm), atol=1e-4)
 
 
+SIDES = {4: 2, 8: 2, 16: 2}
+
+
 @pytest.mark.parametrize("clamp", [None, 0.7])
 def test_the_slope_is_the_derivative_of_the_activation(clamp):
-    memory = StyledConv(2, 2, 4, resolution=4, up=False, clamp=clamp)
+    memory = StyledConv(2, 2, StyleGAN2Config(SIDES, w_dim=4, conv_clamp=clamp), resolution=4, up=False)
     x = torch.linspace(-4, 4, 81).add(0.013).requires_grad_()
     (gradient,) = torch.autograd.grad(memory.activate(x).sum(), x)
     assert torch.allclose(memory.slope(x), gradient)
@@ -251,7 +254,7 @@ def test_the_slope_is_the_derivative_of_the_activation(clamp):
 
 @pytest.mark.parametrize("up", [False, True])
 def test_the_response_is_linear_in_the_weight(up):
-    memory = StyledConv(3, 4, 5, resolution=8, up=up, clamp=None)
+    memory = StyledConv(3, 4, StyleGAN2Config(SIDES, w_dim=5), resolution=8, up=up)
     keys, a, b = torch.randn(2, 3, 4, 4), torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3)
     together = memory.response(keys, 2 * a - b)
     assert torch.allclose(2 * memory.response(keys, a) - memory.response(keys, b), together, atol=1e-4)

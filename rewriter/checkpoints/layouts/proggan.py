@@ -9,6 +9,8 @@ from __future__ import annotations
 from rewriter.checkpoints.layouts.table import Layout, Link, Published
 from rewriter.generators.shapes import largest
 
+LOD = "its training had not reached the full resolution, and it draws smaller pictures: take a later checkpoint of it"
+
 
 def gandissect(layers: int) -> Layout:
     """GAN Dissection's Progressive GAN: our names."""
@@ -22,7 +24,7 @@ def genforce_proggan(layers: int) -> Layout:
     parts = {"weight": "conv.weight", "bias": "wscale.b"}
     links = [Link(f"{a}.{theirs}", f"{b}.{ours}") for a, b in blocks.items() for theirs, ours in parts.items()]
     lower = {f"output{i}.{part}" for i in range(last) for part in ("weight", "bias")}
-    return Layout("genforce", tuple(links), unused=frozenset({"lod", *lower}))
+    return Layout("genforce", tuple(links), unused=frozenset({"lod", *lower}), zero={"lod": LOD})
 
 
 PUBLISHED = (

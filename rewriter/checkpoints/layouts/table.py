@@ -53,6 +53,7 @@ class Layout:
     links: tuple[Link, ...]  # its tensors; none if the names are ours
     filters: Mapping[str, tuple[float, int]] = field(default_factory=dict)  # name → gain, axes of length one in front
     unused: frozenset[str] = frozenset()  # names that may be there and have no effect
+    zero: Mapping[str, str] = field(default_factory=dict)  # unused names that must be zero → what it means otherwise
     skip: str = ""  # the filter that may be another than 1-3-3-1; it becomes part of the weights
     optional: frozenset[str] = frozenset()  # our names of tensors that the architecture can derive from others
     settings: Mapping[str, Any] = field(default_factory=dict)  # as the code that the files come from has them
@@ -66,6 +67,9 @@ class Layout:
                 if key != self.skip or plane.shape != (4, 4):
                     raise InputError(f"{key} is not the filter 1-3-3-1: this model would be drawn wrongly here")
                 found[SKIP] = plane
+        for key, meaning in self.zero.items():
+            if key in state and bool(state[key].any()):
+                raise InputError(f"this generator is not supported, because {meaning} (its {key} is not zero)")
         known = {link.theirs for link in self.links} | self.filters.keys() | self.unused
         return found | {key: value for key, value in state.items() if key not in known}
 
