@@ -28,6 +28,7 @@ MARGIN, CROPPED = 10, 2  # cells of a map beyond the picture, on each side; the 
 BAND = 2.0  # the highest frequency of the input, in periods a picture
 TAPS = 6  # of a filter, for each factor that the sampling rate changes by
 CLAMP, OUTPUT_SCALE = 256.0, 0.25
+UNMOVED = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 RATES = tuple(2**i for i in range(3, 11))
 GOOD = {"structure": 32, "objects": 64, "texture": 128}  # sampling rates of the first layers to try
 TOGETHER = 16  # channels that are filtered together on a CPU: five times as fast as all at once, see `filtered`
@@ -56,6 +57,8 @@ class StyleGAN3Config:
                 f"its {count} convolutions have the sampling rates {rates[:20]}: a StyleGAN3 has three or more, whose "
                 f"rates grow by powers of two from {RATES[0]} or more to the resolution, at most {RATES[-1]}"
             )
+        if min(self.channels) < 1:
+            raise InputError(f"its convolutions have {list(self.channels)[:20]} features, expected at least one each")
         if self.channels[-1] not in (1, 3) or self.kernel not in (1, 3):
             raise InputError(
                 f"its pictures have {self.channels[-1]} channels and its kernels {self.kernel} taps, expected 3 or 1"
@@ -106,8 +109,8 @@ class FourierInput(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(random_weight(channels, channels))
         self.affine = Dense(w_dim, 4)  # cosine, sine, right, down
-        self.register_buffer("transform", torch.eye(3))  # a further one, of points of the picture
-        self.register_buffer("freqs", random_weight(channels, 2).clamp_(-BAND / 2, BAND / 2))
+        self.register_buffer("transform", torch.tensor(UNMOVED))  # of points of the picture
+        self.register_buffer("freqs", random_weight(channels, 2))
         self.register_buffer("phases", random_weight(channels))
         self.rate, self.size = rate, rate + 2 * MARGIN
 
@@ -156,11 +159,13 @@ class FilteredConv(Modulated, LinearMemory):
         super().__init__(inputs, outputs, config.w_dim, kernel=config.kernel)
         rates = config.rates[max(number - 1, 0)], config.rates[number]
         high = 2 * max(rates)  # the rate of the non-linearity
-        self.up, self.down, self.size = high // rates[0], high // rates[1], config.sizes[number]
+        self.up, self.down = high // rates[0], high // rates[1]
+        read = rates[0] + 2 * MARGIN + config.kernel - 1
+        lacking = TAPS * (self.up + self.down) - 1 + (config.sizes[number] - 1) * self.down - read * self.up
+        before = (lacking + self.up) // 2
+        self.padding = before, lacking - before  # rows of zeros, at the rate of the non-linearity; negative: fewer rows
         self.register_buffer("up_filter", low_pass(TAPS * self.up))
-        down_filter = low_pass(TAPS * self.down)
-        separable = number >= config.radial
-        self.register_buffer("down_filter", down_filter if separable else torch.outer(down_filter, down_filter))
+        self.register_buffer("down_filter", low_pass(TAPS * self.down, separable=number >= config.radial))
 
     def response(self, keys: Tensor, weight: Tensor) -> Tensor:
         """(n, c, h, w) → (n, o, h, w)."""
@@ -171,7 +176,7 @@ class FilteredConv(Modulated, LinearMemory):
         return self.bias[:, None, None]
 
     def filtered(self, values: Tensor) -> Tensor:
-        """Values (n, out, h, w) → features (n, out, size, size): leaky ReLU, clamp, between filters.
+        """Values (n, out, h, w) → features (n, out, h', w'): leaky ReLU and clamp between two filters.
 
         A CPU does a few channels at a time, so that their maps stay in its cache.
         """
@@ -179,10 +184,7 @@ class FilteredConv(Modulated, LinearMemory):
         return torch.cat([self._filtered(part) for part in values.split(together, 1)], 1)
 
     def _filtered(self, values: Tensor) -> Tensor:
-        taps, reduced = len(self.up_filter), len(self.down_filter)
-        length = (self.size - 1) * self.down + reduced
-        lower = (length - values.shape[-1] * self.up + taps - 1 + self.up) // 2  # rows of zeros in the original
-        x = oversample(values, self.up_filter, self.up, start=taps - 1 - lower, length=length)
+        x = oversample(values, self.up_filter, self.up, padding=self.padding)
         x = F.leaky_relu(x, SLOPE).mul_(GAIN).clamp_(-CLAMP, CLAMP)
         return decimate(x, self.down_filter, self.down)
 
@@ -312,27 +314,32 @@ def _advice(layers: Mapping[str, LayerInfo]) -> dict[str, str]:
 # --- filters ---
 
 
-def low_pass(taps: int) -> Tensor:
-    """A filter (taps,) with the sum 1, for a network with random weights; those of a file are as they were designed."""
-    bell = 1 - torch.cos((torch.arange(taps) + 0.5) * (2 * math.pi / taps))
-    return bell / taps
+def low_pass(taps: int, *, separable: bool = True) -> Tensor:
+    """A filter (taps,) or (taps, taps) with the sum 1, for random weights; those of a file are as they were designed.
 
-
-def oversample(x: Tensor, kernel: Tensor, factor: int, *, start: int, length: int) -> Tensor:
-    """(n, c, h, w) → (n, c, length, length): zeros between the cells, then a filter (taps,) on both axes, gain factor².
-
-    `start` is the first row of the full convolution that is kept.
+    It is made of numbers of Python, because arithmetic on the meta device would import half of torch.
     """
+    bell = [(1 - math.cos(2 * math.pi * (i + 0.5) / taps)) / taps for i in range(taps)]
+    return torch.tensor(bell if separable else [[a * b for b in bell] for a in bell])
+
+
+def oversample(x: Tensor, kernel: Tensor, factor: int, *, padding: tuple[int, int]) -> Tensor:
+    """(n, c, h, w) → larger maps: `factor` - 1 zeros after each cell, `padding`, a filter (taps,); on both axes.
+
+    The gain is factor². `padding` is less than the taps: what it adds at most is what a transposed convolution adds.
+    """
+    before = len(kernel) - 1 - padding[0]  # rows of the transposed convolution that are not kept, at the start
     for axis in (2, 3):
-        full = (x.shape[axis] - 1) * factor + len(kernel)
-        spared = max(0, min(start, full - start - length))  # on both sides; what is left then has its first row at
+        length = x.shape[axis] * factor + sum(padding) - len(kernel) + 1
+        after = (x.shape[axis] - 1) * factor + len(kernel) - before - length
+        spared = min(before, after)
         x = F.conv_transpose2d(
             x,
             _along(axis, kernel * factor).expand(x.shape[1], 1, -1, -1),
             stride=_pair(axis, factor, 1),
             padding=_pair(axis, spared, 0),
             groups=x.shape[1],
-        ).narrow(axis, start - spared, length)
+        ).narrow(axis, before - spared, length)
     return x
 
 
