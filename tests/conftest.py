@@ -17,6 +17,7 @@ from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
 from plain_dcgan import plain_dcgan
+from plain_fastgan import plain_fastgan
 from plain_stylegan3 import plain_state
 
 from rewriter import Rewriter, Rule, load_edits, load_generator, replay, worlds
@@ -149,13 +150,18 @@ def stylegan3(untouched):
 
 
 @pytest.fixture(scope="session")
+def fastgan(untouched):
+    return untouched(convert(plain_fastgan().state_dict(), name="fastgan"))
+
+
+@pytest.fixture(scope="session")
 def town(untouched):
     return untouched(load_generator("townscape", device="cpu"))
 
 
-@pytest.fixture(params=["stylegan", "stylegan3", "proggan", "dcgan", "town"])
+@pytest.fixture(params=["stylegan", "stylegan3", "proggan", "dcgan", "fastgan", "town"])
 def generator(request):
-    """Each of the five in turn."""
+    """Each of the six in turn."""
     return request.getfixturevalue(request.param)
 
 

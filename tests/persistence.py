@@ -64,7 +64,7 @@ def dense(inputs, *, mapping, rate=0.01):
     """What NVIDIA's fully connected layers say of themselves."""
     rate = rate if mapping else 1.0
     activation = "lrelu" if mapping else "linear"
-    return {"activation": activation, "weight_gain": rate / inputs**0.5, "bias_gain": rate}
+    return {"activation": activation, "weight_gain": rate / numpy.sqrt(inputs), "bias_gain": rate}
 
 
 def network(state, **fields):
@@ -79,6 +79,7 @@ def network(state, **fields):
             name = CLASSES.get(part, "SynthesisBlock" if part.startswith("b") else "FullyConnectedLayer")
             if name in ("SynthesisLayer", "ToRGBLayer", "SynthesisBlock"):
                 said = {"conv_clamp": clamp, "architecture": "skip", "activation": "lrelu", "use_noise": True}
+                said |= {"act_gain": numpy.sqrt(2)} if name == "SynthesisLayer" else {}  # a number of NumPy
             if part not in inner._modules:
                 inner._modules[part] = module(name, **({} if name == "FullyConnectedLayer" else said))
             inner = inner._modules[part]
@@ -121,7 +122,8 @@ def filtering(name, part):
     if name == "SynthesisNetwork":
         return {"margin_size": 10, "output_scale": 0.25, "num_critical": 2}
     if name == "SynthesisInput":
-        return {"bandwidth": numpy.float64(2), "sampling_rate": numpy.float64(16)}
+        size = numpy.broadcast_to(numpy.asarray(36), [2])
+        return {"bandwidth": numpy.float64(2), "sampling_rate": numpy.float64(16), "size": size}
     if name == "SynthesisLayer":
         none = {"_buffers": {"up_filter": None, "down_filter": None}} if part.endswith("_3") else {}
         taps = {"up_taps": 1, "down_taps": 1, "up_factor": 1, "down_factor": 1}

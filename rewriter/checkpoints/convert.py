@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 import torch
 from torch import Tensor
 
 from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, layout_for
 from rewriter.checkpoints.layouts.table import Layout, State
+from rewriter.checkpoints.spectral import folded
 from rewriter.checkpoints.stated import RATE
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
+from rewriter.generators.mapping import MAPPING_RATE
 from rewriter.generators.shapes import Shapes
-from rewriter.generators.stylegan2 import MAPPING_RATE
 
 PARALLEL, MAPPING = "module.", "mapping.fc"
 
 
 def convert(
-    state: State, *, name: str = "model", mapping_rate: float | None = None, **settings: float | bool | None
+    state: MutableMapping[str, Tensor],
+    *,
+    name: str = "model",
+    keep: bool = True,
+    mapping_rate: float | None = None,
+    **settings: float | bool | None,
 ) -> Generator:
     """Build a generator on the CPU, in float32; float32 tensors are used as they are, without a copy.
 
@@ -31,10 +37,15 @@ def convert(
     clamped to [-1, 1]. None: as the code has it that the layout comes from. Those that the architecture does not have
     are ignored. InputError for an unknown or unsupported layout, a rate without a mapping network, or for tensors that
     are missing, unexpected, misshapen or not finite, each by the name that it has in the file.
+
+    Without `keep` the state dict is emptied on the way, so that no tensor that has to be turned or converted is in
+    memory twice.
     """
-    state = _unwrapped(state)
-    architecture, layout = recognise(state)
-    ours = layout.read(state)
+    theirs = folded(_unwrapped(state))
+    if not keep:
+        state.clear()
+    architecture, layout = recognise(theirs)
+    ours = layout.read(theirs)
     if mapping_rate is not None:
         ours = _at_rate(ours, RATE("mapping_rate", mapping_rate))
     given = {**layout.settings, **{key: value for key, value in settings.items() if value is not None}}
@@ -47,7 +58,7 @@ def convert(
         _check({**ours, **{key: torch.zeros(wanted[key]) for key in lacking}}, wanted, layout.names)
         ours |= {key: generator.derive(key, ours) for key in lacking}
     _check(ours, wanted, layout.names)
-    generator.load_state_dict({key: ours[key].float().contiguous() for key in wanted}, assign=True)
+    generator.load_state_dict({key: ours.pop(key).float().contiguous() for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()
 
 
@@ -59,11 +70,12 @@ def _at_rate(state: State, rate: float) -> dict[str, Tensor]:
     return {key: value.float() * factor if key.startswith(MAPPING) else value for key, value in state.items()}
 
 
-def _unwrapped(state: State) -> State:
-    """The state dict without the `module.` that DataParallel puts in front of every name."""
-    if state and all(key.startswith(PARALLEL) for key in state):
-        return {key.removeprefix(PARALLEL): value for key, value in state.items()}
-    return state
+def _unwrapped(state: State) -> dict[str, Tensor]:
+    """A copy of the dict without the `module.` that DataParallel puts in front of names."""
+    names = {key.removeprefix(PARALLEL): key for key in state}
+    if len(names) != len(state):
+        raise InputError(f"it holds tensors both with {PARALLEL!r} in front of their names and without")
+    return {ours: state[theirs] for ours, theirs in names.items()}
 
 
 def recognise(state: State) -> tuple[type[Generator], Layout]:

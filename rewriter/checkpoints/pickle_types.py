@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, BinaryIO
 
 import torch
 
@@ -18,6 +19,22 @@ DTYPES = {
     **{"Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8},
     "Bool": torch.bool,
 }
+ARRAY, SCALAR, NETWORK = "numpy.ndarray", "numpy.scalar", "dnnlib.tflib.network.Network"  # names of `Built`
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Bytes of a file, which are not read before they are needed."""
+
+    file: BinaryIO = field(repr=False)
+    start: int
+    size: int
+
+    def fill(self, target: memoryview) -> None:
+        """Read them into memory of their size; InputError if the file has become shorter."""
+        self.file.seek(self.start)
+        if target.nbytes != self.size or self.file.readinto(target) != self.size:  # type: ignore[attr-defined]
+            raise InputError("it changed while it was read")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +44,7 @@ class Storage:
     dtype: torch.dtype
     count: int
     key: str
-    data: memoryview = field(default=memoryview(b""), repr=False)
+    data: Chunk | None = None
 
     @property
     def nbytes(self) -> int:
@@ -51,6 +68,14 @@ class Persistent:
 
     name: str
     fields: Mapping[str, Any] = field(repr=False)  # nested values could take forever to print
+
+
+@dataclass(eq=False)
+class Built:
+    """An object of another library: the name of its class, and what the file fills it with; `arrays` reads some."""
+
+    name: str
+    state: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -102,8 +127,26 @@ def _dictionary(*arguments: Any) -> dict[Any, Any]:
     return made
 
 
-def _nothing(*_: Any) -> None:
-    """Stands for values that no picture depends on: NumPy's scalars and types."""
+def _array(kind: Any, *_: Any) -> Built:
+    """Stands for NumPy's _reconstruct: an array, which is filled later."""
+    if only(Known, kind).name != "numpy.ndarray":
+        raise InputError("it has an array of another class")
+    return Built(ARRAY)
+
+
+def _buffered(data: Any, dtype: Any, shape: Any, order: Any, *_: Any) -> Built:
+    """Stands for NumPy's _frombuffer, which makes an array in protocol 5; those in another order are not read."""
+    return Built(ARRAY, (1, shape, dtype, {"C": False, "F": True}.get(only(str, order)), data))
+
+
+def _number(*state: Any) -> Built:
+    """Stands for NumPy's scalars."""
+    return Built(SCALAR, state)
+
+
+def _dtype(code: Any, *_: Any) -> Built:
+    """Stands for NumPy's types of numbers: what fills them, the order of bytes, is read with the code."""
+    return Built(only(str, code))
 
 
 def _set(items: Any = None) -> None:
@@ -113,8 +156,8 @@ def _set(items: Any = None) -> None:
 
 
 def refuse_call(*_: Any) -> Any:
-    """Stands for the type of a storage, which is named and never called."""
-    raise InputError("it calls the type of a storage")
+    """Stands for types, which are named and never called."""
+    raise InputError("it calls a type that is only to be named")
 
 
 def only(kind: type, value: Any) -> Any:
@@ -143,14 +186,25 @@ def storage_of(identity: Any) -> Storage:
     return Storage(dtype, count, only(str, words[2]))
 
 
+_CORES = ("core", "_core")  # before and since NumPy 2
 KNOWN: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch_utils.persistence._reconstruct_persistent_obj": _persistent,
+    NETWORK: partial(Built, NETWORK),
     "collections.OrderedDict": _dictionary,
     "dnnlib.util.EasyDict": _dictionary,
     "argparse.Namespace": _dictionary,  # the options of a training run
-    "builtins.set": _set,
-    **{f"numpy.{core}.multiarray.scalar": _nothing for core in ("core", "_core")},
-    "numpy.dtype": _nothing,
+    **{f"{module}.set": _set for module in ("builtins", "__builtin__")},
+    **{f"numpy.{core}.multiarray._reconstruct": _array for core in _CORES},
+    **{f"numpy.{core}.multiarray.scalar": _number for core in _CORES},
+    **{f"numpy.{core}.numeric._frombuffer": _buffered for core in _CORES},
+    "numpy.ndarray": refuse_call,
+    "numpy.dtype": _dtype,
+}
+HINTS = {  # what names tell of a file that is refused
+    r"tfutil\.Network": "it is a Progressive GAN of TensorFlow; take GAN Dissection's or GenForce's file for PyTorch",
+    r"(R3GAN|training\.networks)\.": "it looks like an R3GAN, which is not supported; take a StyleGAN2 or a FastGAN",
+    r"dnnlib\.": "it is of a version of NVIDIA's code that is not known; take the file for PyTorch",
+    "": "ask for the generator's state dict, saved with torch.save or as safetensors",
 }

@@ -11,9 +11,22 @@ import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, ClassVar
 
-from rewriter.checkpoints.pickle_types import DTYPES, KNOWN, Known, Storage, key_of, only, refuse_call, storage_of
+from rewriter.checkpoints.pickle_types import (
+    DTYPES,
+    HINTS,
+    KNOWN,
+    Built,
+    Chunk,
+    Known,
+    Storage,
+    key_of,
+    only,
+    refuse_call,
+    storage_of,
+)
 from rewriter.errors import InputError
 
 MOST_STEPS = 500_000  # opcodes; a training run's pickle of three networks has a fifth of that
@@ -22,54 +35,61 @@ MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save's older format
 
 
 class _Fence:
-    """A file that refuses to read beyond its end, so that a false length in it costs no memory."""
+    """A file that refuses to read beyond an end, so that a false length in it costs no memory."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
+    def __init__(self, file: BinaryIO, end: int) -> None:
+        self._file, self._left = file, end - file.tell()
+
+    def _claim(self, size: int) -> None:
+        if not 0 <= size <= self._left:
+            raise InputError(f"it asks for {size:,} bytes where {max(0, self._left):,} are left")
+        self._left -= size
 
     def read(self, size: int) -> bytes:
         """Read so many bytes; InputError if there are fewer."""
-        left = self._size - self._file.tell()
-        if not 0 <= size <= left:
-            raise InputError(f"it asks for {size:,} bytes where {left:,} are left")
+        self._claim(size)
         return self._file.read(size)
 
     def readline(self) -> bytes:
         """Read a line, of at most 512 bytes: names are short."""
-        return self._file.readline(512)
+        line = self._file.readline(512)
+        self._claim(len(line))
+        return line
 
-    def tell(self) -> int:
-        """The position."""
-        return self._file.tell()
+    def skip(self, width: int) -> Chunk:
+        """Pass over bytes whose number is in the first `width` bytes."""
+        size = int.from_bytes(self.read(width), "little")
+        self._claim(size)
+        start = self._file.tell()
+        self._file.seek(start + size)
+        return Chunk(self._file, start, size)
 
 
 @dataclass
 class Budget:
     """What one file may still use, together with the files embedded in it."""
 
-    payload: int  # bytes of embedded files
+    payload: int  # bytes of embedded files and of texts that stand for bytes
     embedded: int = MOST_EMBEDDED
     steps: int = MOST_STEPS
 
 
 def run(file: BinaryIO, size: int) -> Any:
-    """The data of a pickle that embeds its storages as files of torch.save; InputError if it holds anything else."""
+    """The data of a pickle that embeds its numbers; InputError if it holds anything but data."""
     return interpret(file, size, Machine(Budget(size), nested=True))
 
 
-def interpret(file: BinaryIO, size: int, machine: Machine) -> Any:
+def interpret(file: BinaryIO, end: int, machine: Machine) -> Any:
     """The data of the pickle that begins at the file's position, which moves behind it."""
-    steps = pickletools.genops(_Fence(file, size))  # type: ignore[arg-type]  # it needs no more of a file
+    fence = _Fence(file, end)
     try:
-        for opcode, argument, _ in steps:
-            if opcode.name == "STOP":
-                return machine.stack.pop()
-            machine.step(opcode.name, argument)
+        while (code := fence.read(1)) != b".":
+            machine.step(code, fence)
+        return machine.stack.pop()
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"its pickle is damaged ({str(error)[:100]})") from error
-    raise InputError("its pickle has no end")
 
 
 class Machine:
@@ -82,12 +102,13 @@ class Machine:
         self.budget, self.nested = budget, nested
         self.storages: dict[str, Storage] = {}  # by key: all that the pickle names
 
-    def step(self, name: str, argument: Any) -> None:
-        """Do one opcode."""
+    def step(self, code: bytes, fence: _Fence) -> None:
+        """Do one opcode, whose argument comes next."""
         self.spend(1)
-        if name not in OPCODES:
-            raise InputError(f"it uses the opcode {name}, which no checkpoint needs")
-        OPCODES[name](self, argument)
+        if code not in OPCODES:
+            raise InputError(f"it uses the opcode {_name_of(code)}, which no checkpoint needs")
+        argument, do = OPCODES[code]
+        do(self, argument(fence))
 
     def spend(self, steps: int) -> None:
         """Use up steps of the budget."""
@@ -127,9 +148,11 @@ class Machine:
         self.spend(sum(len(argument) for argument in only(tuple, arguments) if type(argument) is list))
         self.stack.append(only(Known, called).make(*only(tuple, arguments)))
 
-    def _build(self, _: Any) -> None:  # for dicts and unread values attributes are ignored; a tensor they would change
+    def _build(self, _: Any) -> None:  # attributes of dicts and sets are ignored; a tensor they would change
         target, state = self._take(2)
-        if target is not None and not type(target) is type(state) is dict:
+        if type(target) is Built and target.state is None:
+            target.state = state
+        elif target is not None and not type(target) is type(state) is dict:
             raise InputError(f"it changes a {type(target).__name__} by a {type(state).__name__}")
         self.stack.append(target)
 
@@ -144,36 +167,50 @@ class Machine:
         """The function of ours for a global name; nothing is looked up in any module."""
         full = f"{only(str, module)}.{only(str, name)}"
         if "." not in name:
-            if full == "torch.storage._load_from_bytes" and self.nested:
-                return Known(full, self._embedded)
+            if self.nested and full in self.MAKERS:
+                return Known(full, partial(self.MAKERS[full], self))
             if full in KNOWN:
                 return Known(full, KNOWN[full])
             storage = re.fullmatch(r"torch\.([A-Z]\w+)Storage", full)
             if storage and storage[1] in DTYPES:
                 return Known(full, refuse_call)
-        hint = ": it is a TensorFlow network; take the one for PyTorch" if full.startswith("dnnlib.tflib") else ""
-        raise InputError(f"it names {full[:100]!r}, and nothing that a file names is run or imported here{hint}")
+        hint = next(hint for pattern, hint in HINTS.items() if re.match(pattern, full))
+        raise InputError(f"it names {full[:100]!r}, and nothing that a file names is run or imported here: {hint}")
+
+    def _encoded(self, text: Any, encoding: Any) -> Chunk:
+        """Stands for _codecs.encode, by which protocol 2 writes bytes."""
+        self.budget.payload -= len(only(str, text))
+        if encoding != "latin1" or self.budget.payload < 0:
+            raise InputError("it has bytes in a form that no checkpoint needs, or too many of them")
+        return Chunk(io.BytesIO(text.encode("latin1")), 0, len(text))
 
     def _embedded(self, payload: Any) -> Storage:
-        """A storage from an embedded file in torch.save's older format."""
-        budget = self.budget
-        budget.payload, budget.embedded = budget.payload - len(only(bytes, payload)), budget.embedded - 1
+        """Stands for torch.storage._load_from_bytes: a storage from an embedded file in torch.save's older format."""
+        budget, file = self.budget, only(Chunk, payload).file
+        budget.payload, budget.embedded = budget.payload - payload.size, budget.embedded - 1
         if budget.payload < 0 or budget.embedded < 0:
             raise InputError("its embedded storages are larger than the file, or too many")
-        file = io.BytesIO(payload)
-        storage = scan_older(file, len(payload), budget)
+        before = file.tell()
+        file.seek(payload.start)
+        storage = scan_older(file, payload.start + payload.size, budget)
         if not isinstance(storage, Storage):
             raise InputError("an embedded file holds no storage")
-        start = file.tell() + 8
-        if int.from_bytes(payload[start - 8 : start], "little") != storage.count:
+        if int.from_bytes(file.read(8), "little") != storage.count:
             raise InputError("an embedded storage has another size than it says")
-        return Storage(storage.dtype, storage.count, storage.key, memoryview(payload)[start : start + storage.nbytes])
+        start = file.tell()
+        file.seek(before)
+        return Storage(storage.dtype, storage.count, storage.key, Chunk(file, start, storage.nbytes))
+
+    MAKERS: ClassVar[Mapping[str, Callable[..., Any]]] = {
+        "torch.storage._load_from_bytes": _embedded,
+        "_codecs.encode": _encoded,
+    }
 
 
-_PUSHED = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES"
+_PUSHED = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8"
 _DO: Mapping[str, Callable[[Machine, Any], Any]] = {
     "PROTO FRAME": lambda machine, _: None,
-    f"{_PUSHED} BINBYTES8": lambda machine, value: machine.stack.append(value),
+    f"{_PUSHED} SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8": lambda machine, value: machine.stack.append(value),
     "BINPUT LONG_BINPUT MEMOIZE": Machine._put,
     "BINGET LONG_BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
@@ -198,22 +235,42 @@ _DO: Mapping[str, Callable[[Machine, Any], Any]] = {
     "REDUCE NEWOBJ": Machine._call,
     "BINPERSID": Machine._storage,
 }
-OPCODES = {name: do for names, do in _DO.items() for name in names.split()}
+_WIDTHS = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}  # bytes of a length
+
+
+def _reader(opcode: pickletools.OpcodeInfo) -> Callable[[Any], Any]:
+    """What reads an opcode's argument from a fence."""
+    if width := _WIDTHS.get(opcode.name):
+        return lambda fence: fence.skip(width)
+    return opcode.arg.reader if opcode.arg else lambda fence: None
+
+
+def _name_of(code: bytes) -> str:
+    found = pickletools.code2op.get(code.decode("latin1"))  # type: ignore[attr-defined]
+    return found.name if found else repr(code)
+
+
+_DONE = {name: do for names, do in _DO.items() for name in names.split()}
+OPCODES = {
+    opcode.code.encode("latin1"): (_reader(opcode), _DONE[opcode.name])
+    for opcode in pickletools.opcodes
+    if opcode.name in _DONE
+}
 
 
 # --- files of torch.save ---
 
 
-def scan_older(file: BinaryIO, size: int, budget: Budget | None = None) -> Any:
+def scan_older(file: BinaryIO, end: int, budget: Budget | None = None) -> Any:
     """The data of a file in torch.save's older format: five pickles, then the storages; InputError for other files."""
     budget = budget or Budget(0)  # which allows no embedded files
     machines = [Machine(budget) for _ in range(5)]
-    magic, protocol, system, found, keys = (interpret(file, size, machine) for machine in machines)
+    magic, protocol, system, found, keys = (interpret(file, end, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:
         raise InputError("it is not a file of torch.save, or one of a big-endian machine")
     known = machines[3].storages
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(known):
         raise InputError("its list of storages is not that of its tensors")
-    if file.tell() + sum(8 + storage.nbytes for storage in known.values()) > size:
+    if file.tell() + sum(8 + storage.nbytes for storage in known.values()) > end:
         raise InputError("its storages are cut short")
     return found

@@ -2,7 +2,7 @@
 
 .safetensors                  read by safetensors, in place
 .pt .pth .bin .tar, torch's   checked by `pickles` and `archive`, then read by torch.load(weights_only=True), in place
-.pkl, NVIDIA's persistence    read by `pickles`; only the tensors of G_ema are used
+.pkl, NVIDIA's                read by `pickles`; only the tensors of the averaged generator are used
 
 The format is recognised by the first bytes, not by the file's name.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
@@ -22,21 +22,25 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rewriter.checkpoints import CONDITIONAL, LARGEST
+from rewriter.checkpoints import LARGEST
 from rewriter.checkpoints.archive import scan_zip
-from rewriter.checkpoints.pickle_types import DTYPES, Persistent, Storage, TensorInfo
+from rewriter.checkpoints.arrays import read_all
+from rewriter.checkpoints.persistence import read_persistent
+from rewriter.checkpoints.pickle_types import DTYPES, TensorInfo
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
 from rewriter.checkpoints.stated import RATE, stated
+from rewriter.checkpoints.tensorflow import network_in, read_network
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 
 CONTAINERS = (  # names under which files hold the weights, the averaged ones first
-    *("g_ema", "generator_smooth", "generator_ema", "netG_state_dict", "generator_state_dict", "netG", "generator"),
-    "state_dict",
+    *("g_ema", "G_ema", "generator_smooth", "generator_ema", "netG_ema", "params_ema"),
+    *("netG_state_dict", "generator_state_dict", "netG", "generator", "g", "G", "params", "state_dict", "GAN"),
 )
+BUFFERS = ("weight_u", "weight_v", "running_mean", "running_var", "num_batches_tracked")  # ends of names
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
 HEADER = 4 << 20  # bytes of a header of safetensors
-DEPTH, SIDE = 16, 1 << 20  # how deep modules may be nested; the longest axis of a tensor
+SIDE = 1 << 20  # the longest axis of a tensor
 Options = dict[str, Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
 _LOADING = Lock()  # the names that torch.load accepts are a setting of the whole process
@@ -79,28 +83,52 @@ def _check(state: Mapping[str, Tensor], size: int) -> None:
         raise InputError("its tensors are larger than the file: they overlap")
 
 
+def form_of(head: bytes) -> str:
+    """The format of a file that begins with these 512 bytes; "" if it is unknown."""
+    forms = {
+        "safetensors": head[8:9] == b"{",
+        "torch.save": head[:4] == b"PK\x03\x04",
+        "torch.save, older format": head.startswith(OLDER),
+        "pickle": head[:1] == b"\x80",
+    }
+    return next((form for form, fits in forms.items() if fits), "")
+
+
 def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str, Tensor], Options]:
     """Read a file by the format that its first bytes tell."""
-    if head[8:9] == b"{":
+    form = form_of(head)
+    if form == "safetensors":
         if int.from_bytes(head[:8], "little") > HEADER:
             raise InputError(f"its header is larger than {HEADER >> 20} MB")
         return _safetensors(path)
-    if head[:4] == b"PK\x03\x04":
+    if form == "torch.save":
         scan_zip(file, size)
         return _container(_load(path, mmap=True))
-    if head.startswith(OLDER):
+    if form == "torch.save, older format":
         scan_older(file, size)
         if _is_tar(head):  # torch.load would read it as one
             raise InputError("it is a tar archive as well as a file of torch.save")
         return _container(_load(path, mmap=False))
-    if head[:1] == b"\x80":
-        return _persistence(run(file, size))
+    if form == "pickle":
+        return _pickled(run(file, size), size)
     if head.startswith(b"version https://git-lfs"):
         raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
         raise InputError("it is a web page: download the file itself")
     known = "safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2"
     raise InputError(f"it has an unknown format: expected {known}")
+
+
+def _pickled(loaded: Any, size: int) -> tuple[dict[str, Tensor], Options]:
+    """The generator in a pickle that embeds its numbers: of TensorFlow, a plain state dict, or of NVIDIA's PyTorch."""
+    if network := network_in(loaded):
+        state, told = read_network(network, size=size)
+        return state, _settings(told)
+    weights, options = _inside(loaded)
+    if isinstance(weights, dict) and weights and all(type(value) is TensorInfo for value in weights.values()):
+        return read_all({str(name): value for name, value in weights.items()}, most=size), options
+    state, modules = read_persistent(loaded, size=size)
+    return state, _settings(stated(modules))
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
@@ -129,16 +157,40 @@ def _load(path: Path, *, mmap: bool) -> Any:
 
 def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
     """Tensors by name, from the dict in which training code saves them."""
-    options: Options = {}
+    weights, options = _inside(loaded)
+    if not isinstance(weights, Mapping) or not all(type(value) in _PLAIN for value in weights.values()):
+        kind = type(weights).__name__
+        names = ", ".join(repr(name)[:40] for name in list(weights)[:8]) if isinstance(weights, Mapping) else ""
+        found = f"a {kind} of {names}" if names else f"a {kind} without names"
+        raise InputError(
+            f"it does not hold a state dict of tensors but {found}: export the generator's (g_ema) weights"
+        )
+    return {str(name): value.detach() for name, value in weights.items()}, options
+
+
+def _inside(loaded: Any) -> tuple[Any, Options]:
+    """The weights in what a file holds, with the average that lies beside them, and settings."""
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("models"), Mapping):  # a training run of GenForce
+        loaded = loaded["models"]
     if isinstance(loaded, Mapping):
+        loaded = _averaged(loaded)
         inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inside:
             average = loaded.get("latent_avg")
             options = _settings({"conv_clamp": loaded.get("conv_clamp")})
-            loaded = {**loaded[inside], **({} if average is None else {"latent_avg": average})}
-    if not isinstance(loaded, Mapping) or not all(type(value) in _PLAIN for value in loaded.values()):
-        raise InputError("it does not hold a state dict of tensors: export the generator's (g_ema) weights")
-    return {str(name): value.detach() for name, value in loaded.items()}, options
+            return {**loaded[inside], **({} if average is None else {"latent_avg": average})}, options
+    return loaded, {}
+
+
+def _averaged(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """FastGAN's training code saves the averaged parameters as a list, in the order of the generator's: named here."""
+    latest, average = loaded.get("g"), loaded.get("g_ema")
+    if not isinstance(latest, Mapping) or not isinstance(average, list):
+        return loaded
+    names = [name for name in latest if not str(name).endswith(BUFFERS)]
+    if [getattr(value, "shape", None) for value in average] != [getattr(latest[name], "shape", 0) for name in names]:
+        raise InputError("its averaged weights (g_ema) are not those of its generator (g): export the latter alone")
+    return {**loaded, "g_ema": {**latest, **dict(zip(names, average, strict=True))}}
 
 
 def _settings(told: Mapping[str, Any]) -> Options:
@@ -154,54 +206,3 @@ def _plain(value: Any) -> Any:
         with suppress(ValueError):
             return {"True": True, "False": False}[value] if value in ("True", "False") else float(value)
     return value
-
-
-# --- NVIDIA's persistence ---
-
-
-def _persistence(loaded: Any) -> tuple[dict[str, Tensor], Options]:
-    """The averaged generator in a training run's pickle, or a generator alone."""
-    generator = loaded.get("G_ema") if isinstance(loaded, dict) else loaded
-    if not isinstance(generator, Persistent) or generator.name != "Generator":
-        raise InputError("it holds no generator of NVIDIA's code: expected a dict with G_ema, or the generator itself")
-    modules = dict(_modules(generator, "", 0, set()))
-    if generator.fields.get("c_dim"):
-        raise InputError(f"this generator is not supported, because {CONDITIONAL}")
-    described = {
-        f"{prefix}{name}": value
-        for prefix, module in modules.items()
-        for group in ("_parameters", "_buffers")
-        for name, value in _fields(module, group).items()
-        if value is not None
-    }
-    if odd := next((name for name, value in described.items() if not isinstance(value, TensorInfo)), None):
-        raise InputError(f"it has a {type(described[odd]).__name__} where the tensor {odd[:80]!r} belongs")
-    numbers = {storage: _numbers(storage) for storage in {value.storage for value in described.values()}}
-    views = {name: numbers[at.storage].as_strided(at.shape, at.stride, at.offset) for name, at in described.items()}
-    return views, _settings(stated(modules))
-
-
-def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:
-    """A module and those inside it, by their prefixes; InputError if one is in two places."""
-    if id(module) in seen or depth > DEPTH:
-        raise InputError("its modules are nested too deeply, or one is in two places")
-    seen.add(id(module))
-    yield prefix, module
-    for name, inner in _fields(module, "_modules").items():
-        if not isinstance(inner, Persistent):
-            raise InputError(f"it has a module {f'{prefix}{name}'[:80]!r} that NVIDIA's code did not save")
-        yield from _modules(inner, f"{prefix}{name}.", depth + 1, seen)
-
-
-def _fields(module: Persistent, group: str) -> Mapping[str, Any]:
-    fields = module.fields.get(group)
-    if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
-        raise InputError(f"its {module.name[:80]!r} has no {group}")
-    return fields
-
-
-def _numbers(storage: Storage) -> Tensor:
-    """The numbers that are embedded in the pickle, (count,)."""
-    if not storage.count:
-        return torch.empty(0, dtype=storage.dtype)
-    return torch.frombuffer(bytearray(storage.data), dtype=storage.dtype)

@@ -7,10 +7,11 @@ import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rewriter.checkpoints.arrays import plain
 from rewriter.checkpoints.pickle_types import Persistent, TensorInfo
 from rewriter.checks import number
 from rewriter.errors import InputError
-from rewriter.generators.stylegan2 import MAPPING_RATE
+from rewriter.generators.mapping import MAPPING_RATE
 from rewriter.generators.stylegan3 import BAND, CLAMP, MARGIN, OUTPUT_SCALE, TAPS
 
 RATE = number(1e-6, 1e6)  # what the learning rate of a mapping network may be
@@ -35,11 +36,9 @@ def stated(modules: Mapping[str, Persistent]) -> dict[str, Any]:
     filtered = any(module.name == "SynthesisInput" for module in modules.values())
     for prefix, module in modules.items():
         for name, drawn in (FILTERED if filtered else DRAWN).get(module.name, {}).items():
-            value = module.fields.get(name, drawn)
-            if value is not None or name == "conv_clamp":  # a number of NumPy is read as None
-                _require(prefix, name, value, drawn)
+            _require(prefix, name, _said(module, name, drawn), drawn)
         _check_filters(prefix, module)
-    clamps = [module.fields["conv_clamp"] for module in modules.values() if "conv_clamp" in module.fields]
+    clamps = [_said(module, "conv_clamp", None) for module in modules.values() if "conv_clamp" in module.fields]
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
         raise InputError("its layers are clamped differently")
     rates = {prefix: rate for prefix, module in modules.items() for rate in _rates(prefix, module)}
@@ -55,13 +54,13 @@ def _rates(prefix: str, module: Persistent) -> Iterator[float]:
     if module.name != "FullyConnectedLayer":
         return
     mapping = prefix.startswith("mapping.")
-    _require(prefix, "activation", module.fields.get("activation", usual := "lrelu" if mapping else "linear"), usual)
-    rate = RATE(f"{prefix[:80]}bias_gain", module.fields.get("bias_gain", MAPPING_RATE if mapping else 1.0))
+    _require(prefix, "activation", _said(module, "activation", usual := "lrelu" if mapping else "linear"), usual)
+    rate = RATE(f"{prefix[:80]}bias_gain", _said(module, "bias_gain", MAPPING_RATE if mapping else 1.0))
     parameters = module.fields.get("_parameters")
     weight = parameters.get("weight") if isinstance(parameters, dict) else None
     if isinstance(weight, TensorInfo) and len(weight.shape) == 2 and weight.shape[1]:
         gain = rate / math.sqrt(weight.shape[1])
-        _require(prefix, "weight_gain", module.fields.get("weight_gain", gain), gain)
+        _require(prefix, "weight_gain", _said(module, "weight_gain", gain), gain)
     if mapping:
         yield float(rate)
     else:
@@ -71,9 +70,14 @@ def _rates(prefix: str, module: Persistent) -> Iterator[float]:
 def _check_filters(prefix: str, module: Persistent) -> None:
     """Raise InputError unless the filters of a StyleGAN3's layer have the usual taps for each step of its rates."""
     for way in ("up", "down"):
-        taps, factor = (module.fields.get(f"{way}_{name}", 1) for name in ("taps", "factor"))
+        taps, factor = (_said(module, f"{way}_{name}", 1) for name in ("taps", "factor"))
         if taps != 1:
             _require(prefix, f"{way}_taps", taps, TAPS * factor if type(factor) is int else TAPS)
+
+
+def _said(module: Persistent, name: str, default: Any) -> Any:
+    """A field of a layer, whose numbers may be NumPy's."""
+    return plain(module.fields.get(name, default))
 
 
 def _require(prefix: str, name: str, value: Any, wanted: str | float) -> None:

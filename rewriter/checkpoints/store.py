@@ -1,6 +1,7 @@
 """Our own form of a generator: a folder with config.json and model.safetensors, or the latter alone.
 
-Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN, our own for DCGAN).
+Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN, our own for DCGAN
+and FastGAN).
 The config holds what tensors cannot: settings such as the clamp, the fingerprint, and whose they are.
 """
 
@@ -11,10 +12,13 @@ from typing import Any
 
 from rewriter.checkpoints.config import CONFIG, WEIGHTS, apply_config, config_of, read_config
 from rewriter.checkpoints.convert import convert, rewrite_as
+from rewriter.checkpoints.export_tensorflow import write_networks
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
 from rewriter.files import write_json, write_tensors, write_torch
 from rewriter.generators.base import Generator
+
+AVERAGED = {"rosinality": "g_ema", "basicsr": "params_ema"}  # where these layouts' files have the averaged weights
 
 
 def write_weights(generator: Generator, path: str | Path) -> None:
@@ -31,10 +35,13 @@ def save(generator: Generator, folder: str | Path) -> None:
 
 
 def export(generator: Generator, path: str | Path, layout: str) -> None:
-    """Write weights as a .pt file for other people's tools, exact to the bit; InputError if there is no such layout."""
+    """Write weights as a file for other people's tools, exact to the bit; InputError if there is no such layout."""
     state: dict[str, Any] = rewrite_as(generator, layout)
-    if layout == "rosinality":
-        state = {"latent_avg": state.pop("latent_avg"), "g_ema": state, **generator.settings()}
+    if layout == "tensorflow":
+        write_networks(state, generator.settings(), path)
+        return
+    if layout in AVERAGED:
+        state = {"latent_avg": state.pop("latent_avg"), AVERAGED[layout]: state, **generator.settings()}
     write_torch(state, path)
 
 
@@ -56,7 +63,7 @@ def read_file(
     state, options = read_checkpoint(path)
     clamp = conv_clamp or options.get("conv_clamp") or default_clamp
     given = {"conv_clamp": clamp, "mapping_rate": mapping_rate or options.get("mapping_rate")}
-    generator = convert(state, name=name, **{**options, **given})
+    generator = convert(state, name=name, keep=False, **{**options, **given})
     if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
         raise InputError(f"{path} is a {generator.architecture}, which has no conv_clamp: leave it out")
     return generator
@@ -67,7 +74,7 @@ def load(folder: str | Path) -> Generator:
     folder = Path(folder)
     about = read_config(folder)
     state, options = read_checkpoint(folder / WEIGHTS)
-    generator = convert(state, name="".join(filter(str.isprintable, about["name"]))[:80], **options)
+    generator = convert(state, name="".join(filter(str.isprintable, about["name"]))[:80], keep=False, **options)
     if generator.fingerprint != about.get("fingerprint"):
         said, found = str(about.get("fingerprint"))[:12], generator.fingerprint[:12]
         differ = f"expected the fingerprint {said}, found {found}: fetch both again"

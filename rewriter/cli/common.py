@@ -14,6 +14,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
+from torch import Tensor
 
 from rewriter import worlds
 from rewriter.checkpoints.catalogue import catalogue
@@ -86,7 +87,7 @@ def generator_of(edits: Sequence[Edit], name: str | None, device: str | None, qu
     return load(name or named.generator, device, quiet)
 
 
-def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None = None) -> Generator:
+def load(name: str, device: str | None, quiet: bool, **given: float | None) -> Generator:
     """A generator, with a bar while it is downloaded."""
     from rewriter.hub.resolve import resolve  # late: commands without a generator need not wait for it
 
@@ -96,11 +97,19 @@ def load(name: str, device: str | None, quiet: bool, *, conv_clamp: float | None
         raise InputError(f"{_meant(name, catalogue())}{error}") from error
     new = source.origin.id and source.origin.sha256 is None and not source.is_local
     with progress(quiet) as job:
-        model = source.load(device=device, conv_clamp=conv_clamp, on_step=job(f"{name}: downloading"))
+        model = source.load(device=device, on_step=job(f"{name}: downloading"), **given)
     choose_threads(model)
     if new and not quiet:
         print(f"{name}: later downloads must have the same SHA-256, {model.origin.sha256}", file=sys.stderr)
     return model
+
+
+def doubted(model: Generator, name: str, pictures: Tensor | None = None) -> list[str]:
+    """Why a file that nobody vouches for may have been read wrongly; empty for generators of a known origin."""
+    from rewriter.checkpoints.doubts import doubts
+
+    foreign = not model.origin.id and Path(name).is_file()
+    return [f"careful: {doubt}" for doubt in doubts(model, pictures)] if foreign else []
 
 
 def rules_for(paths: Sequence[Path] | None, model: Generator) -> list[Rule]:

@@ -67,13 +67,15 @@ def sample(
     if count is not None:
         with common.progress(as_json) as job:
             plan = collection.Collection(target, first, count, truncation=truncation, pairs=pairs)
-            drawn = collection.draw(model, plan, on_step=job("pictures"))
-        report = {"out": str(target), "pictures": count, "drawn": drawn}
-        common.say(as_json, report, f"{count} pictures in {target}, {drawn} new")
+            new = collection.draw(model, plan, on_step=job("pictures"))
+        report = {"out": str(target), "pictures": count, "drawn": new}
+        common.say(as_json, report, f"{count} pictures in {target}, {new} new")
         return
-    image = pictures.sheet(model.sample(wanted, truncation=truncation), [str(seed) for seed in wanted])
-    pictures.save_png(image, target)
-    common.say(as_json, {"out": str(target), "seeds": wanted}, f"{len(wanted)} pictures of {model.name} in {target}")
+    drawn = model.sample(wanted, truncation=truncation)
+    pictures.save_png(pictures.sheet(drawn, [str(seed) for seed in wanted]), target)
+    remarks = common.doubted(model, generator, drawn if truncation == 1 and len(wanted) > 1 else None)
+    report = {"out": str(target), "seeds": wanted, "remarks": remarks}
+    common.say(as_json, report, "\n".join([f"{len(wanted)} pictures of {model.name} in {target}", *remarks]))
 
 
 def apply(
@@ -138,6 +140,7 @@ def apply(
     named = [(name, rule) for (name, _), rule in zip(requests, made, strict=True)]
     results = [_result(name, model, rule, out) for name, rule in named]
     remarks = session.remarks() + ([f"{save_model}: {folded}"] if folded else [])
+    remarks += common.doubted(model, generator or "")
     report = {**results[-1], "remarks": remarks, **({"edits": results} if len(results) > 1 else {})}
     words = [*(effect_in_words(name, rule) for name, rule in named), *remarks]
     saved = [*(("rule", path) for path in rule_files), ("weights", save_model), ("session", save_session)]

@@ -14,8 +14,8 @@ from rewriter.checkpoints.catalogue import Entry, built_ins, catalogue
 from rewriter.checkpoints.client import quiet
 from rewriter.checkpoints.config import CONFIG
 from rewriter.checkpoints.download import cached, hash_of
-from rewriter.checkpoints.layouts import NAMES, remarks
-from rewriter.cli.common import Json, load, rules_for, say
+from rewriter.checkpoints.layouts import NAMES, remarks, suffixes_of
+from rewriter.cli.common import Json, doubted, load, rules_for, say
 from rewriter.editing.twin import approximation
 from rewriter.errors import InputError
 from rewriter.files import check_writable
@@ -23,17 +23,26 @@ from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
 from rewriter.hub.browse import listed
 
-OTHERS = (".pt", ".pth", ".bin")
+CLAMP = "Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA."
+RATE = "Relative learning rate of the mapping network, if the file does not store it and it was not 0.01."
 
 
 def generators(
     published: Annotated[bool, typer.Option("--published", help="List those that people published.")] = False,
+    check: Annotated[Path | None, typer.Option(help="Say what this checkpoint file is, and how sure that is.")] = None,
+    conv_clamp: Annotated[float | None, typer.Option(help=f"With --check. {CLAMP}")] = None,
+    mapping_rate: Annotated[float | None, typer.Option(help=f"With --check. {RATE}")] = None,
     as_json: Json = False,
 ) -> None:
     """List the generators that --generator takes by name: size, licence, and whether they are downloaded.
 
     A catalogue of your own, in the form of checkpoints.json, adds to them: --catalogue FILE, or REWRITER_CATALOGUE.
     """
+    if check is not None:
+        from rewriter.cli.check import check as page  # late: a list of names need not wait for it
+
+        say(as_json, *page(check, as_json, conv_clamp=conv_clamp, mapping_rate=mapping_rate))
+        return
     if published:
         _published(as_json)
         return
@@ -66,12 +75,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, a folder, or a catalogue name.")],
-    out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt with --layout.")],
+    out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt or .pkl with --layout.")],
     layout: Annotated[str | None, typer.Option(help=f"Others' tools: {', '.join(NAMES)}.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to fold into the weights; repeatable.")] = None,
-    conv_clamp: Annotated[
-        float | None, typer.Option(help="Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA.")
-    ] = None,
+    conv_clamp: Annotated[float | None, typer.Option(help=CLAMP)] = None,
+    mapping_rate: Annotated[float | None, typer.Option(help=RATE)] = None,
     as_json: Json = False,
 ) -> None:
     """Write a generator as a folder (config.json, model.safetensors), or as a file for other people's tools.
@@ -81,7 +89,7 @@ def convert(
     """
     _check_form(out, layout)
     check_writable(out if layout or _is_file(out) else out / CONFIG)
-    model = load(source, "cpu", as_json, conv_clamp=conv_clamp)
+    model = load(source, "cpu", as_json, conv_clamp=conv_clamp, mapping_rate=mapping_rate)
     if Path(source).is_file() and model.origin.sha256 is None:
         model.origin = replace(model.origin, sha256=hash_of(Path(source)))
     rules = rules_for(rule, model)
@@ -90,7 +98,7 @@ def convert(
         own = [FoldedRule(r.edit.title if r.edit else "", r.layer, r.rank, r.strength) for r in rules]
         made.origin = replace(model.origin, rules=(*model.origin.rules, *own))
     differs = approximation(model, rules)
-    remarks = [*_write(made, out, layout), *([differs] if differs else [])]
+    remarks = [*_write(made, out, layout), *([differs] if differs else []), *doubted(model, source)]
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
     words = f"{model.name}{folded} is in {out}, fingerprint {made.fingerprint[:12]}"
@@ -108,8 +116,9 @@ def _check_form(out: Path, layout: str | None) -> None:
         raise InputError(f"{layout!r} is no layout: choose {', '.join(NAMES)}")
     if layout is None and _is_file(out) and out.suffix != ".safetensors":
         raise InputError(f"{out} is a file for other people's tools: choose one with --layout, or name a folder")
-    if layout is not None and out.suffix not in OTHERS:
-        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: its name must end in .pt")
+    if layout is not None and out.suffix not in suffixes_of(layout):
+        wanted = f"its name must end in {suffixes_of(layout)[0]}"
+        raise InputError(f"{out} with --layout {layout} is a file for other people's tools: {wanted}")
 
 
 def _write(model: Generator, out: Path, layout: str | None) -> list[str]:

@@ -22,10 +22,9 @@ from rewriter.generators.base import Generator
 from rewriter.generators.filters import blur, upsample
 from rewriter.generators.latents import fixed_noise, latents
 from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
+from rewriter.generators.mapping import GAIN, SLOPE, Dense, MappingNetwork
 from rewriter.generators.shapes import Shapes, largest
 
-GAIN, SLOPE = math.sqrt(2), 0.2  # of the leaky ReLU
-MAPPING_RATE = 0.01
 NOISE = (".noise_strength", ".noise_const")
 AVERAGED = 4096  # seeds whose w are averaged where a file lacks the average
 SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its skip connections otherwise
@@ -53,21 +52,6 @@ class StyleGAN2Config:
     def resolution(self) -> int:
         """Side of the picture in pixels."""
         return max(self.channels)
-
-
-class Dense(nn.Module):
-    """Fully connected layer with the gain applied at run time: x (n, in) → (n, out)."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, activate: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(random_weight(outputs, inputs).div_(rate))
-        self.bias = nn.Parameter(torch.full((outputs,), bias))
-        self.rate, self.activate = rate, activate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Linear map, then a leaky ReLU in the mapping network."""
-        y = F.linear(x, self.weight * (self.rate / math.sqrt(x.shape[1])), self.bias * self.rate)
-        return F.leaky_relu(y, SLOPE) * GAIN if self.activate else y
 
 
 class StyledConv(Memory):
@@ -128,28 +112,12 @@ class ToRGB(nn.Module):
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
-class MappingNetwork(nn.Module):
-    """Latents z → w; keeps the mean w, towards which truncation pulls."""
-
-    def __init__(self, z_dim: int, w_dim: int, layers: int):
-        super().__init__()
-        for i in range(layers):
-            self.add_module(f"fc{i}", Dense(w_dim if i else z_dim, w_dim, rate=MAPPING_RATE, activate=True))
-        self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(n, z_dim) → (n, w_dim), before truncation."""
-        w = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        for dense in self.children():
-            w = dense(w)
-        return w
-
-
 class StyleGAN2(Generator):
     """A StyleGAN2 generator of any size, channel table and mapping depth, with fixed noise or none."""
 
     architecture = "stylegan2"
     pattern = r"synthesis\.b4\."
+    unseen = "demodulation, leaky ReLUs of 0.2 and normalised latents"
     SETTINGS = MappingProxyType({"conv_clamp": number(1e-6, 1e6)})
 
     def __init__(self, config: StyleGAN2Config, *, name: str = "stylegan2"):

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
+from rewriter.generators.mapping import GAIN, SLOPE, Dense, MappingNetwork
 from rewriter.generators.shapes import Shapes, largest
-from rewriter.generators.stylegan2 import GAIN, SLOPE, Dense, MappingNetwork
 
 MARGIN, CROPPED = 10, 2  # cells of a map beyond the picture, on each side; the last two convolutions write none
 BAND = 2.0  # the highest frequency of the input, in periods a picture

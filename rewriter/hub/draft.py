@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from rewriter.checkpoints import store
 from rewriter.checkpoints.client import check_name
 from rewriter.checkpoints.config import CONFIG, WEIGHTS
-from rewriter.checkpoints.layouts import NAMES, layout_for
+from rewriter.checkpoints.layouts import NAMES, layout_for, suffixes_of
 from rewriter.editing.effect import firing
 from rewriter.editing.provenance import made_on_others
 from rewriter.editing.rule import RULES, Rule, carried_rules
@@ -29,7 +29,7 @@ from rewriter.hub.pairs import COMPARISON, pairs
 from rewriter.pictures import before_after, to_png
 
 FOLDERS = ("rules", "edits", "pictures", "exported")  # of a repository: outdated files in them are deleted
-EXPORTED = "exported/{}.pt"  # by layout
+EXPORTED = "exported/{}"  # by layout
 TITLE, DESCRIPTION = 80, 2000  # characters
 SIDE = 256  # pixels of a picture on a card
 SLOW = 10e9  # operations of a picture; above, without a GPU, fewer are drawn
@@ -83,7 +83,7 @@ def _saved_before(folder: Path) -> list[str]:
     except InputError:
         return []
     slugs = [PurePosixPath(file).stem for file in about.rules] if about else []
-    exported = [EXPORTED.format(layout) for layout in NAMES]
+    exported = [EXPORTED.format(layout + suffixes_of(layout)[0]) for layout in NAMES]
     return [WEIGHTS, player.PAGE, *exported, *(place.format(slug) for slug in slugs for place in card.PLACES.values())]
 
 
@@ -115,7 +115,7 @@ def draft(
     title = title[:1].upper() + title[1:]
     for layout in export:
         layout_for(base, layout)  # refuses one that the architecture does not have
-    exported = {layout: EXPORTED.format(layout) for layout in export}
+    exported = {layout: EXPORTED.format(layout + suffixes_of(layout)[0]) for layout in export}
     files: dict[str, bytes] = {
         CONFIG: repository.config(base, [one.path("rule") for one in each], weights=weights),
         "LICENSE": licences.text_of(base.origin),

@@ -1,5 +1,6 @@
 """Published layouts → generators: pictures as each format's own code draws them, and every tensor accounted for."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hostile import memory
 from rewriter import load_generator
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.read import read_checkpoint
-from rewriter.checkpoints.store import save
+from rewriter.checkpoints.store import export, save
 from rewriter.errors import InputError
 from rewriter.evaluation.benchmark import random_config_f
 
@@ -155,11 +156,121 @@ def test_a_layout_is_written_with_the_names_and_shapes_of_published_files(name, 
         ("generator.progression.0.conv1.weight", "StyleGAN1"),
         ("synthesis.layer0.style.dense.weight", "StyleGAN1"),
         ("synthesis.b8.skip.weight", "residual"),
+        ("synthesis.b8.convs1.0.weight", "StyleGAN-T"),
+        ("synthesis/4x4/Const/StyleMod/weight", "StyleGAN1"),
+        ("synthesis/ToRGB_lod0/weight", "configuration C or D"),
+        ("synthesis/8x8/Skip/weight", "residual"),
+        ("mapping/LabelConcat/weight", "conditional"),
+        ("4x4/Dense/weight", "Progressive GAN of TensorFlow: take GAN Dissection's or GenForce's file"),
+        ("scaleLayers.0.0.module.weight", "PyTorch GAN Zoo's Progressive GAN"),
+        ("Model.MainLayers.0.Layers.0.Basis", "R3GAN"),
+        ("GE.initial_conv.0.weight", "lightweight-gan"),
+        ("GE.blocks.0.conv1.weight", "lucidrains"),
+        ("to_rgbs.0.iwt.ll", "SWAGAN"),
+        ("backbone.synthesis.b4.const", "EG3D"),
+        ("blocks.0.0.bn1.gain.weight", "BigGAN"),
+        ("shared.weight", "BigGAN"),
+        ("stylegan_decoder.style_mlp.1.weight", "GFPGAN"),
+        ("encoder.styles.0.convs.0.weight", "encoder of photos"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "diffusion"),
+        ("down_blocks.0.resnets.0.conv1.weight", "diffusion"),
+        ("first_stage_model.decoder.conv_in.weight", "autoencoder"),
+        ("encoder.down.0.block.0.conv1.weight", "autoencoder"),
+        ("b16.fromrgb.weight", "discriminator"),
+        ("convs.1.conv1.0.weight", "discriminator"),
+        ("convs.0.0.weight", "discriminator"),
+        ("final_linear.0.weight", "discriminator"),
+        ("layer1.0.conv1.weight", "classifier"),
     ],
 )
 def test_an_unsupported_network_is_refused_with_the_reason(key, reason):
     text = faults({**state_of(PLAIN), key: torch.zeros(1)})
     assert "not supported, because" in text and reason in text and key in text
+
+
+def in_file(path, data):
+    """What a file of torch.save that holds this is converted to."""
+    torch.save(data, path)
+    state, options = read_checkpoint(path)
+    return convert(state, **options).fingerprint
+
+
+def test_weights_are_found_in_whatever_training_code_puts_them(tmp_path):
+    state, other = state_of(PLAIN), {key: value * 2 for key, value in state_of(PLAIN).items()}
+    parallel = {f"module.{key}": value for key, value in state.items()}
+    one, path = convert(state).fingerprint, tmp_path / "file.pt"
+    training = {"generator_smooth": state, "generator": other, "discriminator": {"x": torch.zeros(1)}}
+    for data in (
+        *(state, parallel, {"g_ema": parallel, "epoch": 3}, {"G_ema": state, "G": other}, {"G": state}),
+        *({"g": state, "d": {}}, {"g": other, "g_ema": state}, {"params_ema": state, "params": other}),
+        {"models": training, "running_metadata": {"iter": 3}},
+    ):
+        assert in_file(path, data) == one
+    with pytest.raises(InputError, match="both with 'module.' in front of their names and without"):
+        in_file(path, {**parallel, "mapping.w_avg": torch.zeros(64)})
+
+
+def test_a_mean_w_may_have_more_axes_and_lie_beside_parallel_weights(tmp_path):
+    state = state_of(ROSINALITY)
+    average, one = state.pop("latent_avg"), from_disk(ROSINALITY).fingerprint
+    for shape in ((64,), (1, 64), (1, 1, 64)):
+        inside = {f"module.{key}": value for key, value in state.items()}
+        assert in_file(tmp_path / "file.pt", {"g_ema": inside, "latent_avg": average.reshape(shape)}) == one
+    with pytest.raises(InputError, match=r"latent_avg is \(2, 32\) instead of \(64,\)"):
+        in_file(tmp_path / "file.pt", {"g_ema": state, "latent_avg": average.reshape(2, 32)})
+
+
+def test_what_holds_no_state_dict_says_what_it_holds(tmp_path):
+    found = {"a list without names": [torch.zeros(1)], "a dict of 'epoch', 'loss'": {"epoch": 3, "loss": []}}
+    for said, data in found.items():
+        with pytest.raises(InputError, match=said):
+            in_file(tmp_path / "file.pt", data)
+
+
+# GAN Dissection's older names, and BasicSR's, as their code has them.
+OLDER_NAMES = {r"layer(\d+)\.": lambda match: f"features.{int(match[1]) - 1}.", r"output_32x32\.": "output."}
+BASICSR = {
+    r"style\.(\d)": r"style_mlp.\1",
+    r"input\.input": "constant_input.weight",
+    r"conv1\.conv\.": "style_conv1.modulated_conv.",
+    r"conv1\.noise\.weight": "style_conv1.weight",
+    r"conv1\.activate": "style_conv1.activate",
+    r"convs\.(\d+)\.conv\.": r"style_convs.\1.modulated_conv.",
+    r"convs\.(\d+)\.noise\.weight": r"style_convs.\1.weight",
+    r"convs\.(\d+)\.activate": r"style_convs.\1.activate",
+    r"(to_rgb1|to_rgbs\.\d+)\.conv\.": r"\1.modulated_conv.",
+    r"noises\.noise_(\d+)": r"noises.noise\1",
+}
+
+
+def renamed(state, table):
+    """A state dict under other names; the first pattern that matches the beginning of a name changes it."""
+    out = {}
+    for key, value in state.items():
+        pattern = next((pattern for pattern in table if re.match(pattern, key)), None)
+        out[re.sub(rf"\A{pattern}", table[pattern], key, count=1) if pattern else key] = value
+    return out
+
+
+def test_gan_dissections_older_names_are_read():
+    older = renamed(state_of(GANDISSECT), OLDER_NAMES)
+    assert {"features.0.conv.weight", "features.7.wscale.b", "output.conv.weight", "output.wscale.b"} <= older.keys()
+    assert convert(older).fingerprint == from_disk(GANDISSECT).fingerprint
+    del older["features.3.wscale.b"]
+    assert "missing features.3.wscale.b" in faults(older)
+
+
+def test_basicsrs_names_are_read_and_written(tmp_path):
+    plain = {key: value for key, value in state_of(ROSINALITY).items() if not key.endswith("kernel")}
+    theirs, generator = renamed(plain, BASICSR), from_disk(ROSINALITY)
+    assert {"style_mlp.1.weight", "style_conv1.weight", "style_convs.0.modulated_conv.modulation.bias"} <= theirs.keys()
+    assert convert(theirs).fingerprint == generator.fingerprint
+    written = rewrite_as(generator, "basicsr")
+    assert written.keys() == theirs.keys() and all(torch.equal(written[key], theirs[key]) for key in theirs)
+    export(generator, tmp_path / "file.pth", "basicsr")
+    state, options = read_checkpoint(tmp_path / "file.pth")
+    assert convert(state, **options).fingerprint == generator.fingerprint
+    assert torch.load(tmp_path / "file.pth", weights_only=True).keys() == {"latent_avg", "params_ema"}
 
 
 # The sizes are read from these; without one, others are reported as well.

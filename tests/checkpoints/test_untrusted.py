@@ -151,11 +151,6 @@ def test_an_unsuitable_network_is_refused_with_the_reason(name, tmp_path):
     assert any(part in text for part in reason.split("|"))
 
 
-def test_a_pickle_of_tensorflow_is_refused_with_what_to_use_instead(tmp_path):
-    text = refusal(tmp_path / "network.pkl", b"\x80\x03cdnnlib.tflib.network\nNetwork\nq\x00)\x81q\x01.")
-    assert "TensorFlow" in text and "dnnlib.tflib.network.Network" in text
-
-
 def test_messages_about_nested_values_are_short(tmp_path):
     knot = ()
     for _ in range(60):

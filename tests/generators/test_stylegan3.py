@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy
 import persistence
 import pytest
 import torch
@@ -257,7 +258,7 @@ def test_pickles_of_nvidias_code_are_read(name, tmp_path):
         ("", {"c_dim": 3}, "conditional"),
         ("synthesis", {"margin_size": 4}, "margin_size of 'synthesis' is 4 instead of 10"),
         ("synthesis", {"output_scale": 1}, "output_scale of 'synthesis' is 1 instead of 0.25"),
-        ("synthesis.input", {"bandwidth": 3.0}, "bandwidth of 'synthesis.input' is 3.0 instead of 2"),
+        ("synthesis.input", {"bandwidth": numpy.float64(3)}, "bandwidth of 'synthesis.input' is 3.0 instead of 2"),
         ("synthesis.L1_36_12", {"conv_clamp": None}, "conv_clamp of 'synthesis.L1_36_12' is None instead of 256"),
         ("synthesis.L6_16_3", {"conv_clamp": 16}, "conv_clamp of 'synthesis.L6_16_3' is 16 instead of 256"),
         ("synthesis.L1_36_12", {"up_factor": 4}, "up_taps of 'synthesis.L1_36_12' is 12 instead of 24"),

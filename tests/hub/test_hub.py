@@ -65,12 +65,13 @@ def portraits(hub, tmp_path, monkeypatch):
 
 @pytest.fixture
 def convert(run):
-    """`rewriter convert`, in JSON."""
+    """`rewriter convert`, in JSON; without its doubts whether networks with random weights are drawn rightly."""
 
     def command(*arguments):
         status, out, err = run("convert", *arguments, "--json")
         assert status == 0, err
-        return json.loads(out)
+        report = json.loads(out)
+        return {**report, "remarks": [each for each in report["remarks"] if not each.startswith("careful")]}
 
     return command
 
@@ -405,7 +406,7 @@ def test_impossible_conversions_are_refused_before_any_download(refused, hub, po
         ("out", ("--layout", "nvidia"), "must end in .pt"),
         ("out.safetensors", ("--layout", "nvidia"), "must end in .pt"),
         ("out.pkl", ("--layout", "nvidia"), "must end in .pt"),
-        ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, rosinality"),
+        ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, tensorflow"),
         ("out", ("--conv-clamp", "-1"), "a number from"),
     ):
         assert words in refused("likenesses", tmp_path / name, *options)

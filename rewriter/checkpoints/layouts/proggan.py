@@ -1,10 +1,13 @@
 """Progressive GAN.
 
 gandissect  layer1.conv.weight, layer1.wscale.b …                      ours
+            features.0.conv.weight, output.conv.weight …               its older names, which are only read
 genforce    layer0.weight, output3.bias …
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from rewriter.checkpoints.layouts.table import Layout, Link, Published
 from rewriter.generators.shapes import largest
@@ -15,6 +18,15 @@ LOD = "its training had not reached the full resolution, and it draws smaller pi
 def gandissect(layers: int) -> Layout:
     """GAN Dissection's Progressive GAN: our names."""
     return Layout("gandissect", (), settings={"clamp": True})
+
+
+def older_gandissect(layers: int) -> Layout:
+    """GAN Dissection's older names: counted from 0, and an output without its resolution."""
+    blocks = {f"features.{i}": f"layer{i + 1}" for i in range(layers)}
+    blocks["output"] = "output_{0}x{0}".format(2 ** (layers // 2 + 1))
+    parts = ("conv.weight", "wscale.b")
+    links = [Link(f"{theirs}.{part}", f"{ours}.{part}") for theirs, ours in blocks.items() for part in parts]
+    return replace(gandissect(layers), links=tuple(links))
 
 
 def genforce_proggan(layers: int) -> Layout:
@@ -28,7 +40,14 @@ def genforce_proggan(layers: int) -> Layout:
 
 
 PUBLISHED = (
-    Published("gandissect", "proggan", gandissect),
+    Published(
+        "gandissect",
+        "proggan",
+        older_gandissect,
+        r"features\.\d+\.conv\.weight",
+        lambda keys: (largest(r"features\.(\d+)\.conv\.", keys) + 1,),
+    ),
+    Published("gandissect", "proggan", gandissect),  # the last of a name is the one that is written
     Published(
         "genforce",
         "proggan",

@@ -1,14 +1,24 @@
 """StyleGAN2.
 
 nvidia      mapping.fc0.weight, synthesis.b8.conv0.affine.bias …       ours
+tensorflow  mapping/Dense0/weight, synthesis/8x8/Conv0_up/mod_bias … of NVIDIA's TensorFlow implementations
 rosinality  style.1.weight, convs.0.conv.modulation.bias …
+basicsr     style_mlp.1.weight, style_convs.0.modulated_conv.modulation.bias …
 genforce    mapping.dense0.weight, synthesis.layer1.style.bias …
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rewriter.checkpoints.layouts.table import Layout, Link, Published, pair
 from rewriter.generators.shapes import largest
+
+BASICSR = (  # parts of rosinality's names and of BasicSR's
+    *((".conv.", ".modulated_conv."), (".noise.weight", ".weight"), ("noises.noise_", "noises.noise")),
+    *(("convs.", "style_convs."), ("conv1.", "style_conv1."), ("style.", "style_mlp.")),
+    ("input.input", "constant_input.weight"),
+)
 
 
 def nvidia(levels: int, depth: int) -> Layout:
@@ -18,9 +28,38 @@ def nvidia(levels: int, depth: int) -> Layout:
     return Layout("nvidia", (), {key: (1.0, 0) for key in filters if "b4.conv0" not in key})
 
 
+def tensorflow(levels: int, depth: int) -> Layout:
+    """NVIDIA's TensorFlow implementations: transposed weights, reversed where they upsample, styles without their 1."""
+    const = Link("synthesis/4x4/Const/const", "synthesis.b4.const", before=1)
+    links = [Link("dlatent_avg", "mapping.w_avg"), const]
+    for i in range(depth):
+        links += [Link(f"mapping/Dense{i}/weight", f"mapping.fc{i}.weight", swap=True)]
+        links += [Link(f"mapping/Dense{i}/bias", f"mapping.fc{i}.bias")]
+    for number, ours in enumerate(_convolutions(levels)):
+        side = 4 * 2 ** ((number + 1) // 2)
+        theirs, up = f"synthesis/{side}x{side}/{'Conv1' if number else 'Conv'}", ours.endswith("conv0")
+        theirs = theirs.replace("Conv1", "Conv0_up") if up else theirs
+        links += _modulated(theirs, ours, flip=up)
+        links += [Link(f"{theirs}/noise_strength", f"{ours}.noise_strength")]
+        links += [Link(f"synthesis/noise{number}", f"{ours}.noise_const", before=2)]
+    for side in (4 * 2**level for level in range(levels)):
+        links += _modulated(f"synthesis/{side}x{side}/ToRGB", f"synthesis.b{side}.torgb")
+    return Layout("tensorflow", tuple(links), unused=frozenset({"lod"}))
+
+
+def _modulated(theirs: str, ours: str, *, flip: bool = False) -> list[Link]:
+    """A modulated convolution of TensorFlow."""
+    return [
+        Link(f"{theirs}/weight", f"{ours}.weight", last=True, flip=flip),
+        Link(f"{theirs}/bias", f"{ours}.bias"),
+        Link(f"{theirs}/mod_weight", f"{ours}.affine.weight", swap=True),
+        Link(f"{theirs}/mod_bias", f"{ours}.affine.bias", shift=1.0),
+    ]
+
+
 def rosinality(levels: int, depth: int) -> Layout:
     """stylegan2-pytorch by rosinality."""
-    links = [Link("latent_avg", "mapping.w_avg"), Link("input.input", "synthesis.b4.const", before=1)]
+    links = [Link("latent_avg", "mapping.w_avg", flat=True), Link("input.input", "synthesis.b4.const", before=1)]
     links += [link for i in range(depth) for link in pair(f"style.{i + 1}", f"mapping.fc{i}")]
     for number, ours in enumerate(_convolutions(levels)):
         theirs = f"convs.{number - 1}" if number else "conv1"
@@ -43,6 +82,18 @@ def rosinality(levels: int, depth: int) -> Layout:
     return Layout(
         "rosinality", tuple(links), dict.fromkeys(filters, (4.0, 0)), optional=_drawn(levels) | {"mapping.w_avg"}
     )
+
+
+def basicsr(levels: int, depth: int) -> Layout:
+    """BasicSR: rosinality's implementation under other names, without filters."""
+    table = rosinality(levels, depth)
+    links = []
+    for link in table.links:
+        theirs = link.theirs
+        for old, new in BASICSR:
+            theirs = theirs.replace(old, new)
+        links.append(replace(link, theirs=theirs))
+    return Layout("basicsr", tuple(links), optional=table.optional)
 
 
 def genforce(levels: int, depth: int) -> Layout:
@@ -81,10 +132,27 @@ def _drawn(levels: int) -> frozenset[str]:
 PUBLISHED = (
     Published("nvidia", "stylegan2", nvidia),
     Published(
+        "tensorflow",
+        "stylegan2",
+        tensorflow,
+        r"synthesis/4x4/Const/const",
+        lambda keys: (
+            largest(r"synthesis/(\d+)x\d+/Conv1/", keys, most=1024).bit_length() - 2,
+            largest(r"mapping/Dense(\d+)/", keys) + 1,
+        ),
+    ),
+    Published(
+        "basicsr",
+        "stylegan2",
+        basicsr,
+        r"style_mlp\.",
+        lambda keys: (largest(r"style_convs\.(\d+)\.", keys) // 2 + 2, largest(r"style_mlp\.(\d+)\.", keys)),
+    ),
+    Published(
         "rosinality",
         "stylegan2",
         rosinality,
-        r"to_rgb1\.",
+        r"to_rgb1\.conv\.",
         lambda keys: (largest(r"convs\.(\d+)\.", keys) // 2 + 2, largest(r"style\.(\d+)\.", keys)),
     ),
     Published(

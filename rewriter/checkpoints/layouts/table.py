@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rewriter.checkpoints import spectral
 from rewriter.errors import InputError
 from rewriter.generators.filters import TAPS
 
@@ -25,19 +26,26 @@ class Link:
     before: int = 0  # how many more axes of length one theirs has in front
     after: int = 0  # and behind
     swap: bool = False  # theirs has the inputs in front of the outputs
+    last: bool = False  # theirs has the axes of the kernel in front, the inputs, and the outputs last, as TensorFlow
+    flat: bool = False  # theirs may have any more axes of length one; written without them
     flip: bool = False  # theirs has both axes of the kernel reversed
     shift: float = 0.0  # ours is theirs plus this
+    spectral: bool = False  # a weight under spectral norm in their code; here and in ours, without it
 
     def read(self, value: Tensor) -> Tensor:
         """Theirs → ours; a tensor of an unexpected shape is left as it is, to be reported later."""
         core = value.shape[self.before : value.ndim - self.after]
+        if self.flat and value.numel() == max(value.shape, default=0):
+            core = torch.Size([value.numel()])
         if value.ndim >= self.before + self.after and value.numel() == core.numel():
             value = value.reshape(core)
-        return self._turned(value) + self.shift if self.shift else self._turned(value)
+        value = self._turned(value.permute(3, 2, 0, 1) if self.last and value.ndim == 4 else value)
+        return value + self.shift if self.shift else value
 
     def write(self, value: Tensor) -> Tensor:
         """Ours → theirs."""
         value = self._turned(value - self.shift if self.shift else value)
+        value = value.permute(2, 3, 1, 0) if self.last else value
         return value.reshape((1,) * self.before + tuple(value.shape) + (1,) * self.after).contiguous()
 
     def _turned(self, value: Tensor) -> Tensor:
@@ -58,11 +66,14 @@ class Layout:
     optional: frozenset[str] = frozenset()  # our names of tensors that the architecture can derive from others
     settings: Mapping[str, Any] = field(default_factory=dict)  # as the code that the files come from has them
 
-    def read(self, state: State) -> dict[str, Tensor]:
-        """Their tensors under our names; unknown ones keep theirs. InputError for a filter that we do not have."""
-        found = {link.ours: link.read(state[link.theirs]) for link in self.links if link.theirs in state}
+    def read(self, state: MutableMapping[str, Tensor]) -> dict[str, Tensor]:
+        """Their tensors under our names; unknown ones keep theirs. InputError for a filter that we do not have.
+
+        `state` is emptied, so that a tensor can be freed as soon as there is another form of it.
+        """
+        found = {link.ours: link.read(state.pop(link.theirs)) for link in self.links if link.theirs in state}
         for key in self.filters.keys() & state.keys():
-            plane = state[key].squeeze()
+            plane = state.pop(key).squeeze()
             if plane.shape != (4, 4) or not torch.allclose(plane.float(), _filter(self.filters[key][0]), atol=1e-5):
                 if key != self.skip or plane.shape != (4, 4):
                     raise InputError(f"{key} is not the filter 1-3-3-1: this model would be drawn wrongly here")
@@ -70,8 +81,8 @@ class Layout:
         for key, meaning in self.zero.items():
             if key in state and bool(state[key].any()):
                 raise InputError(f"this generator is not supported, because {meaning} (its {key} is not zero)")
-        known = {link.theirs for link in self.links} | self.filters.keys() | self.unused
-        return found | {key: value for key, value in state.items() if key not in known}
+        rest = {key: state.pop(key) for key in list(state)}
+        return found | {key: value for key, value in rest.items() if key not in self.unused}
 
     def write(self, state: State) -> dict[str, Tensor]:
         """Our tensors under their names, with the filters that their code expects; InputError if it has no such one."""
@@ -81,6 +92,8 @@ class Layout:
         for key, (gain, axes) in self.filters.items():
             plane = state[SKIP] if key == self.skip and SKIP in state else _filter(gain)
             out[key] = plane[(None,) * axes].contiguous()
+        for link in (link for link in self.links if link.spectral and link.theirs in out):
+            out |= spectral.normed(link.theirs, out.pop(link.theirs), axis=1 if link.swap else 0)
         return out
 
     @property
@@ -97,7 +110,9 @@ class Published:
     architecture: str
     table: Callable[..., Layout]
     marker: str = ""  # matches a name in these files, and in no others; "": as in our names
-    sizes: Callable[[Iterable[str]], tuple[int, ...]] | None = None  # reads `table`'s arguments from the file's names
+    sizes: Callable[[State], tuple[int, ...]] | None = (
+        None  # reads `table`'s arguments from the file's names and shapes
+    )
 
 
 def pair(theirs: str, ours: str, *, shift: float = 0.0) -> list[Link]:
