@@ -15,8 +15,8 @@ from rewriter.checkpoints.stated import RATE
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
+from rewriter.generators.mapping import MAPPING_RATE
 from rewriter.generators.shapes import Shapes
-from rewriter.generators.stylegan2 import MAPPING_RATE
 
 PARALLEL, AVERAGED, MAPPING = "module.", "GE.", "mapping.fc"
 

@@ -8,7 +8,8 @@ from rewriter.generators.fastgan import FastGAN
 from rewriter.generators.lightweight import LightweightGAN
 from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
+from rewriter.generators.stylegan3 import StyleGAN3
 
 ARCHITECTURES: dict[str, type[Generator]] = {
-    each.architecture: each for each in (StyleGAN2, ProgressiveGAN, DCGAN, FastGAN, LightweightGAN)
+    each.architecture: each for each in (StyleGAN2, StyleGAN3, ProgressiveGAN, DCGAN, FastGAN, LightweightGAN)
 }

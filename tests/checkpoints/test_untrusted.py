@@ -116,8 +116,6 @@ UNSUITABLE = {
     "nothing": (lambda: {"G_ema": None}, "G_ema"),
     "a discriminator": (lambda: written(PLAIN, class_name="Discriminator"), "G_ema"),
     "another class": (lambda: written(PLAIN, class_name="StyleGAN3Generator"), "G_ema"),
-    "StyleGAN3": (lambda: with_parts(synthesis__L0_36_512__weight=torch.zeros(1)), "StyleGAN3"),
-    "StyleGAN3 input": (lambda: with_parts(synthesis__input__freqs=torch.zeros(1)), "StyleGAN3"),
     "residual": (lambda: saying("synthesis", "b8", architecture="resnet"), "resnet"),
     "another gain": (lambda: saying(act_gain=1.0), "act_gain of 'synthesis.b8.conv0' is 1.0 instead of 1.414"),
     "another activation": (

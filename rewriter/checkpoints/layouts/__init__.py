@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.layouts import dcgan, fastgan, foreign, lightweight, proggan, stylegan2
+from rewriter.checkpoints.layouts import dcgan, fastgan, foreign, lightweight, proggan, stylegan2, stylegan3
 from rewriter.checkpoints.layouts.table import Layout
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
-PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED, *fastgan.PUBLISHED, *lightweight.PUBLISHED)
+PUBLISHED = (
+    *(*stylegan2.PUBLISHED, *stylegan3.PUBLISHED, *proggan.PUBLISHED),
+    *(*dcgan.PUBLISHED, *fastgan.PUBLISHED, *lightweight.PUBLISHED),
+)
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
 UNSUPPORTED = {
+    r"mapping\.embed_proj\.": "it is a StyleGAN-XL, which draws one of a thousand classes that is asked for",
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
-    r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method works on "
-    "convolutions of StyleGAN2 and Progressive GAN",
     **foreign.GENERATORS,
     **foreign.NO_GENERATORS,
 }
