@@ -11,8 +11,10 @@ import warnings
 from pathlib import Path
 
 import hostile
+import numpy
 import persistence
 import pytest
+import tensorflow_pickles
 import torch
 from conftest import golden, state_of
 from hostile import bounded, watching
@@ -262,6 +264,8 @@ def small_files():
         "zipped": hostile.saved({"g_ema": state, "conv_clamp": 256}),
         "older": hostile.saved(state, _use_new_zipfile_serialization=False),
         "nvidia": persistence.dumps({"G_ema": persistence.network(state, conv_clamp=256)}, 4),
+        "tensorflow": tensorflow_pickles.dumps(tensorflow_pickles.network(state, conv_clamp=numpy.float32(256)), 4),
+        "tensorflow 5": tensorflow_pickles.dumps(tensorflow_pickles.snapshot(tensorflow_pickles.network(state)), 5),
     }
 
 
