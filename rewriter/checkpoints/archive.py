@@ -24,7 +24,7 @@ def scan_zip(file: BinaryIO, size: int) -> Any:
     file.seek(start)
     data = file.read(length)
     folder = pickles[0].removesuffix("data.pkl")
-    machine = Machine(Budget(0))
+    machine = Machine(Budget())
     found = interpret(io.BytesIO(data), len(data), machine)
     for key, storage in machine.storages.items():
         if records.get(f"{folder}data/{key}".lower(), (0, -1))[1] != storage.nbytes:

@@ -69,14 +69,15 @@ class _Fence:
 class Budget:
     """What one file may still use, together with the files embedded in it."""
 
-    payload: int  # bytes of embedded files and of texts that stand for bytes
+    payload: int = 0  # bytes of embedded files
+    encoded: int = 0  # characters of texts that stand for bytes
     embedded: int = MOST_EMBEDDED
     steps: int = MOST_STEPS
 
 
 def run(file: BinaryIO, size: int) -> Any:
     """The data of a pickle that embeds its numbers; InputError if it holds anything but data."""
-    return interpret(file, size, Machine(Budget(size), nested=True))
+    return interpret(file, size, Machine(Budget(size, size), nested=True))
 
 
 def interpret(file: BinaryIO, end: int, machine: Machine) -> Any:
@@ -179,8 +180,8 @@ class Machine:
 
     def _encoded(self, text: Any, encoding: Any) -> Chunk:
         """Stands for _codecs.encode, by which protocol 2 writes bytes."""
-        self.budget.payload -= len(only(str, text))
-        if encoding != "latin1" or self.budget.payload < 0:
+        self.budget.encoded -= len(only(str, text))
+        if encoding != "latin1" or self.budget.encoded < 0:
             raise InputError("it has bytes in a form that no checkpoint needs, or too many of them")
         return Chunk(io.BytesIO(text.encode("latin1")), 0, len(text))
 
@@ -263,7 +264,7 @@ OPCODES = {
 
 def scan_older(file: BinaryIO, end: int, budget: Budget | None = None) -> Any:
     """The data of a file in torch.save's older format: five pickles, then the storages; InputError for other files."""
-    budget = budget or Budget(0)  # which allows no embedded files
+    budget = budget or Budget()  # which allows no embedded files
     machines = [Machine(budget) for _ in range(5)]
     magic, protocol, system, found, keys = (interpret(file, end, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:
