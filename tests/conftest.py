@@ -17,6 +17,7 @@ from browser import HINT, chromium, find
 from hypothesis import settings
 from loopback import LoopbackHub
 from plain_dcgan import plain_dcgan
+from plain_fastgan import plain_fastgan
 
 from rewriter import Rewriter, Rule, load_edits, load_generator, replay, worlds
 from rewriter.checkpoints.convert import convert
@@ -143,13 +144,18 @@ def dcgan(untouched):
 
 
 @pytest.fixture(scope="session")
+def fastgan(untouched):
+    return untouched(convert(plain_fastgan().state_dict(), name="fastgan"))
+
+
+@pytest.fixture(scope="session")
 def town(untouched):
     return untouched(load_generator("townscape", device="cpu"))
 
 
-@pytest.fixture(params=["stylegan", "proggan", "dcgan", "town"])
+@pytest.fixture(params=["stylegan", "proggan", "dcgan", "fastgan", "town"])
 def generator(request):
-    """Each of the four in turn."""
+    """Each of the five in turn."""
     return request.getfixturevalue(request.param)
 
 

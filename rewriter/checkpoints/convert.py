@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewriter.checkpoints.layouts import NAMES, PUBLISHED, UNSUPPORTED, layout_for
 from rewriter.checkpoints.layouts.table import Layout, State
+from rewriter.checkpoints.spectral import folded
 from rewriter.checkpoints.stated import RATE
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
@@ -40,7 +41,7 @@ def convert(
     Without `keep` the state dict is emptied on the way, so that no tensor that has to be turned or converted is in
     memory twice.
     """
-    theirs = _unwrapped(state)
+    theirs = folded(_unwrapped(state))
     if not keep:
         state.clear()
     architecture, layout = recognise(theirs)

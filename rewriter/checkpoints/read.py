@@ -37,6 +37,7 @@ CONTAINERS = (  # names under which files hold the weights, the averaged ones fi
     *("g_ema", "G_ema", "generator_smooth", "generator_ema", "netG_ema", "params_ema"),
     *("netG_state_dict", "generator_state_dict", "netG", "generator", "g", "G", "params", "state_dict", "GAN"),
 )
+BUFFERS = ("weight_u", "weight_v", "running_mean", "running_var", "num_batches_tracked")  # ends of names
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
 HEADER = 4 << 20  # bytes of a header of safetensors
 SIDE = 1 << 20  # the longest axis of a tensor
@@ -82,21 +83,33 @@ def _check(state: Mapping[str, Tensor], size: int) -> None:
         raise InputError("its tensors are larger than the file: they overlap")
 
 
+def form_of(head: bytes) -> str:
+    """The format of a file that begins with these 512 bytes; "" if it is unknown."""
+    forms = {
+        "safetensors": head[8:9] == b"{",
+        "torch.save": head[:4] == b"PK\x03\x04",
+        "torch.save, older format": head.startswith(OLDER),
+        "pickle": head[:1] == b"\x80",
+    }
+    return next((form for form, fits in forms.items() if fits), "")
+
+
 def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str, Tensor], Options]:
     """Read a file by the format that its first bytes tell."""
-    if head[8:9] == b"{":
+    form = form_of(head)
+    if form == "safetensors":
         if int.from_bytes(head[:8], "little") > HEADER:
             raise InputError(f"its header is larger than {HEADER >> 20} MB")
         return _safetensors(path)
-    if head[:4] == b"PK\x03\x04":
+    if form == "torch.save":
         scan_zip(file, size)
         return _container(_load(path, mmap=True))
-    if head.startswith(OLDER):
+    if form == "torch.save, older format":
         scan_older(file, size)
         if _is_tar(head):  # torch.load would read it as one
             raise InputError("it is a tar archive as well as a file of torch.save")
         return _container(_load(path, mmap=False))
-    if head[:1] == b"\x80":
+    if form == "pickle":
         return _pickled(run(file, size), size)
     if head.startswith(b"version https://git-lfs"):
         raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
@@ -160,12 +173,24 @@ def _inside(loaded: Any) -> tuple[Any, Options]:
     if isinstance(loaded, Mapping) and isinstance(loaded.get("models"), Mapping):  # a training run of GenForce
         loaded = loaded["models"]
     if isinstance(loaded, Mapping):
+        loaded = _averaged(loaded)
         inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inside:
             average = loaded.get("latent_avg")
             options = _settings({"conv_clamp": loaded.get("conv_clamp")})
             return {**loaded[inside], **({} if average is None else {"latent_avg": average})}, options
     return loaded, {}
+
+
+def _averaged(loaded: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """FastGAN's training code saves the averaged parameters as a list, in the order of the generator's: named here."""
+    latest, average = loaded.get("g"), loaded.get("g_ema")
+    if not isinstance(latest, Mapping) or not isinstance(average, list):
+        return loaded
+    names = [name for name in latest if not str(name).endswith(BUFFERS)]
+    if [getattr(value, "shape", None) for value in average] != [getattr(latest[name], "shape", 0) for name in names]:
+        raise InputError("its averaged weights (g_ema) are not those of its generator (g): export the latter alone")
+    return {**loaded, "g_ema": {**latest, **dict(zip(names, average, strict=True))}}
 
 
 def _settings(told: Mapping[str, Any]) -> Options:

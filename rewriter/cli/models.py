@@ -23,17 +23,26 @@ from rewriter.generators.base import Generator
 from rewriter.generators.origin import FoldedRule
 from rewriter.hub.browse import listed
 
+CLAMP = "Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA."
 RATE = "Relative learning rate of the mapping network, if the file does not store it and it was not 0.01."
 
 
 def generators(
     published: Annotated[bool, typer.Option("--published", help="List those that people published.")] = False,
+    check: Annotated[Path | None, typer.Option(help="Say what this checkpoint file is, and how sure that is.")] = None,
+    conv_clamp: Annotated[float | None, typer.Option(help=f"With --check. {CLAMP}")] = None,
+    mapping_rate: Annotated[float | None, typer.Option(help=f"With --check. {RATE}")] = None,
     as_json: Json = False,
 ) -> None:
     """List the generators that --generator takes by name: size, licence, and whether they are downloaded.
 
     A catalogue of your own, in the form of checkpoints.json, adds to them: --catalogue FILE, or REWRITER_CATALOGUE.
     """
+    if check is not None:
+        from rewriter.cli.check import check as page  # late: a list of names need not wait for it
+
+        say(as_json, *page(check, as_json, conv_clamp=conv_clamp, mapping_rate=mapping_rate))
+        return
     if published:
         _published(as_json)
         return
@@ -69,9 +78,7 @@ def convert(
     out: Annotated[Path, typer.Argument(help="A folder; or a file: .safetensors, or .pt or .pkl with --layout.")],
     layout: Annotated[str | None, typer.Option(help=f"Others' tools: {', '.join(NAMES)}.")] = None,
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to fold into the weights; repeatable.")] = None,
-    conv_clamp: Annotated[
-        float | None, typer.Option(help="Clamp of the features, if the file does not store it: 256 for StyleGAN2-ADA.")
-    ] = None,
+    conv_clamp: Annotated[float | None, typer.Option(help=CLAMP)] = None,
     mapping_rate: Annotated[float | None, typer.Option(help=RATE)] = None,
     as_json: Json = False,
 ) -> None:

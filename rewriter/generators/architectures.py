@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from rewriter.generators.base import Generator
 from rewriter.generators.dcgan import DCGAN
+from rewriter.generators.fastgan import FastGAN
 from rewriter.generators.proggan import ProgressiveGAN
 from rewriter.generators.stylegan2 import StyleGAN2
 
-ARCHITECTURES: dict[str, type[Generator]] = {each.architecture: each for each in (StyleGAN2, ProgressiveGAN, DCGAN)}
+ARCHITECTURES: dict[str, type[Generator]] = {
+    each.architecture: each for each in (StyleGAN2, ProgressiveGAN, DCGAN, FastGAN)
+}

@@ -8,7 +8,6 @@ and can be written back to the bit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
+from rewriter.generators.layer import Features, LayerInfo
+from rewriter.generators.parts import KERNEL, BatchNorm, TransposedConv, hold
 from rewriter.generators.shapes import Shapes, largest
 
-KERNEL, OUTPUT, DEEPEST = 4, "output", 8  # a DCGAN of eight layers draws 1024 px
-EPSILON = 1e-5  # of batch norm
+OUTPUT, DEEPEST = "output", 8  # a DCGAN of eight layers draws 1024 px
 
 
 @dataclass(frozen=True)
@@ -41,42 +40,6 @@ class DCGANConfig:
         return int(2 ** (len(self.channels) + 2))
 
 
-class TransposedConv(LinearMemory):
-    """A transposed convolution: values = W ∗ k, plus a bias in some files."""
-
-    def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool):
-        super().__init__()
-        seen = stride**2  # keys that one value sees: of layer1's there is only one
-        self.weight = nn.Parameter(random_weight(outputs, inputs, KERNEL, KERNEL) / math.sqrt(inputs * seen))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.stride, self.padding = stride, stride - 1
-
-    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
-        """(n, c, h, w) → (n, o, H, W), twice the side; layer1: 1×1 → 4×4."""
-        return F.conv_transpose2d(keys, weight.transpose(0, 1), stride=self.stride, padding=self.padding)
-
-    def offset(self) -> Tensor:
-        """The bias, or nothing."""
-        return self.weight.new_zeros(1, 1, 1) if self.bias is None else self.bias[:, None, None]
-
-
-class BatchNorm(nn.Module):
-    """Batch norm with its running statistics, whatever the module's mode: a scale and a shift of each channel."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, c, h, w) → the same shape."""
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON)
-
-
 class DCGAN(Generator):
     """A DCGAN generator of any depth and width.
 
@@ -85,6 +48,8 @@ class DCGAN(Generator):
     """
 
     architecture = "dcgan"
+    unseen = "ReLUs, tanh, and latents that are not normalised"
+    limits = "truncation shrinks its latents, which costs variety sooner than in a StyleGAN"
     leak = 0.0
     pattern = r"layer\d+\.(deconv|norm)\."
 
@@ -133,18 +98,12 @@ class DCGAN(Generator):
 
     def activation(self, layer: str) -> tuple[Tensor, Tensor]:
         """Batch norm, as one gain and one shift."""
-        norm = self._norm(layer)
-        gain = norm.weight * torch.rsqrt(norm.running_var + EPSILON)
-        return gain, norm.bias - norm.running_mean * gain
+        return self._norm(layer).reading()
 
     def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
         """Rows of W become zero; the norm's shift gives what it makes of the level."""
-        memory, norm, gain = self.memory(layer), self._norm(layer), self.activation(layer)[0]
-        constant = levels if memory.bias is None else levels - memory.bias[units]
-        weight, bias = memory.weight.clone(), norm.bias.clone()
         assert isinstance(base, DCGAN)
-        weight[units], bias[units] = 0.0, base._norm(layer).bias[units] + gain[units] * constant
-        memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+        hold(self.memory(layer), self._norm(layer), units, levels, base._norm(layer))
 
     def _norm(self, layer: str) -> BatchNorm:
         module = self.get_submodule(f"{layer}.norm")

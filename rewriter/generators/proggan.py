@@ -78,6 +78,8 @@ class ProgressiveGAN(Generator):
     architecture = "proggan"
     leak = 0.2
     pattern = r"layer\d+\.(conv|wscale)\."
+    unseen = "pixel norm, leaky ReLUs of 0.2, and latents without labels"
+    limits = "truncation has no effect on it"
     SETTINGS = MappingProxyType({"clamp": flag})
 
     def __init__(self, config: ProgressiveGANConfig, *, name: str = "proggan"):

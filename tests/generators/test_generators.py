@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from rewriter.checkpoints.convert import convert
 from rewriter.errors import InputError
 from rewriter.generators.change import LowRank
-from rewriter.generators.dcgan import TransposedConv
 from rewriter.generators.filters import blur, upsample
 from rewriter.generators.latents import latents
 from rewriter.generators.layer import Features
+from rewriter.generators.parts import Conv, TransposedConv
 from rewriter.generators.proggan import PlainConv, ProgressiveGAN, ProgressiveGANConfig
 from rewriter.generators.stylegan2 import StyledConv, StyleGAN2, StyleGAN2Config
 
@@ -61,12 +61,12 @@ def test_rendering_from_cached_keys_computes_no_earlier_layer(generator, change,
         original = kind.response
 
         def response(memory, keys, weight):
-            called.extend([names[id(memory)]] if id(memory) in names else [])  # a DCGAN's output is no layer
+            called.extend([names[id(memory)]] if id(memory) in names else [])  # outputs and gates are no layers
             return original(memory, keys, weight)
 
         return response
 
-    for kind in (StyledConv, PlainConv, TransposedConv):
+    for kind in (StyledConv, PlainConv, TransposedConv, Conv):
         monkeypatch.setattr(kind, "response", counted(kind))
     order = list(generator.layers)
     for i, layer in enumerate(order):

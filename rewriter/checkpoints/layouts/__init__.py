@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.layouts import dcgan, foreign, proggan, stylegan2
+from rewriter.checkpoints.layouts import dcgan, fastgan, foreign, proggan, stylegan2
 from rewriter.checkpoints.layouts.table import Layout
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
-PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED)
+PUBLISHED = (*stylegan2.PUBLISHED, *proggan.PUBLISHED, *dcgan.PUBLISHED, *fastgan.PUBLISHED)
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
 UNSUPPORTED = {
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
     r"synthesis\.(input\.|L\d+_)": "it is a StyleGAN3: its layers filter in Fourier space, and the method works on "
     "convolutions of StyleGAN2 and Progressive GAN",
+    r"synthesis\.(embed\.|feat_\d+\.(conv|bn|noise))": CONDITIONAL,
+    r"_downsample_\d+\.|down_from_(big|small)\.": "it is the discriminator of a FastGAN: give the generator's weights",
     **foreign.GENERATORS,
     **foreign.NO_GENERATORS,
 }
@@ -28,6 +30,11 @@ def layout_for(generator: Generator, name: str) -> Layout:
     return rows[name].table(*generator.sizes(generator.state_dict()))
 
 
+def written_as(generator: Generator) -> list[str]:
+    """The layouts that a generator can be written in."""
+    return list(dict.fromkeys(row.name for row in PUBLISHED if row.architecture == generator.architecture))
+
+
 def suffixes_of(layout: str) -> tuple[str, ...]:
     """How the names of files in a layout may end, the usual one first."""
     return (".pkl",) if layout == "tensorflow" else (".pt", ".pth", ".bin")
@@ -37,6 +44,8 @@ def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot hold of the generator."""
     if layout == "tensorflow":
         return ["its discriminator is a stand-in: NVIDIA's PyTorch code draws with it, and cannot train it further"]
+    if generator.architecture == "fastgan":
+        return fastgan.remarks(generator, layout_for(generator, layout))
     if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":

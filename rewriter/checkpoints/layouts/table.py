@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rewriter.checkpoints import spectral
 from rewriter.errors import InputError
 from rewriter.generators.filters import TAPS
 
@@ -29,6 +30,7 @@ class Link:
     flat: bool = False  # theirs may have any more axes of length one; written without them
     flip: bool = False  # theirs has both axes of the kernel reversed
     shift: float = 0.0  # ours is theirs plus this
+    spectral: bool = False  # a weight under spectral norm in their code; here and in ours, without it
 
     def read(self, value: Tensor) -> Tensor:
         """Theirs → ours; a tensor of an unexpected shape is left as it is, to be reported later."""
@@ -90,6 +92,8 @@ class Layout:
         for key, (gain, axes) in self.filters.items():
             plane = state[SKIP] if key == self.skip and SKIP in state else _filter(gain)
             out[key] = plane[(None,) * axes].contiguous()
+        for link in (link for link in self.links if link.spectral and link.theirs in out):
+            out |= spectral.normed(link.theirs, out.pop(link.theirs), axis=1 if link.swap else 0)
         return out
 
     @property
@@ -106,7 +110,9 @@ class Published:
     architecture: str
     table: Callable[..., Layout]
     marker: str = ""  # matches a name in these files, and in no others; "": as in our names
-    sizes: Callable[[Iterable[str]], tuple[int, ...]] | None = None  # reads `table`'s arguments from the file's names
+    sizes: Callable[[State], tuple[int, ...]] | None = (
+        None  # reads `table`'s arguments from the file's names and shapes
+    )
 
 
 def pair(theirs: str, ours: str, *, shift: float = 0.0) -> list[Link]:

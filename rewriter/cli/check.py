@@ -1,0 +1,90 @@
+"""`rewriter generators --check FILE`: what a checkpoint is, how sure that is, and what cannot be done with it."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+from rewriter.checkpoints.doubts import SEEDS, doubts
+from rewriter.checkpoints.download import hash_of
+from rewriter.checkpoints.layouts import written_as
+from rewriter.checkpoints.read import form_of
+from rewriter.cli.common import load
+from rewriter.editing.provenance import default_layer
+from rewriter.errors import InputError
+from rewriter.generators.base import Generator
+
+STATED = "its layers state their activations, gains and clamp, which were compared with what is drawn here"
+WIDTH = 13  # of the names of rows
+FAST = 0.5  # seconds a picture that nobody minds
+
+
+def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any], str]:
+    """What a file is, as data and as one page; InputError with the reason if it cannot be used."""
+    if not file.is_file():
+        raise InputError(f"{file} is no file: --check takes the path of a checkpoint")
+    with file.open("rb") as opened:
+        form = form_of(opened.read(512))
+    model = load(str(file), "cpu", quiet, **given)
+    started = time.perf_counter()
+    drawn = model.sample(SEEDS)
+    seconds = (time.perf_counter() - started) / len(SEEDS)
+    data: dict[str, Any] = {"file": str(file), "form": form, "bytes": file.stat().st_size, "sha256": hash_of(file)}
+    data |= {"architecture": type(model).__name__, "resolution": model.resolution, "fingerprint": model.fingerprint}
+    data |= {"weights": sum(tensor.numel() for tensor in model.state_dict().values()), "settings": model.settings()}
+    data |= {"entry": model.origin.id, "licence": model.origin.licence and model.origin.licence.id}
+    data |= {"sure": _how_sure(model, form), "doubts": [] if model.origin.id else doubts(model, drawn)}
+    data |= {"seconds": round(seconds, 3), "layers": list(model.layers), "begin": dict(model.advice)}
+    data |= {"limits": _limits(model, seconds), "layouts": written_as(model)}
+    return data, _page(model, data)
+
+
+def _how_sure(model: Generator, form: str) -> str:
+    """How it is known what the file is."""
+    if model.origin.id:
+        return f"certain: its SHA-256 is that of {model.origin.id} in the catalogue"
+    names = "every tensor has a name and a shape of this network, and none is left over"
+    if form == "pickle":
+        return f"almost certain: {names}; {STATED}"
+    return f"likely: {names}; tensors do not show that it draws with {model.unseen}"
+
+
+def _limits(model: Generator, seconds: float) -> list[str]:
+    """What cannot be done with it, or only with patience."""
+    said = [model.limits] if model.limits else []
+    if not model.origin.licence:
+        said.append("its licence is unknown: before you publish what you make of it, ask where it came from")
+    if seconds > FAST:
+        said.append(f"a picture takes {seconds:.1f} s on this CPU, and an edit draws hundreds: a GPU is better")
+    return said
+
+
+def _page(model: Generator, data: dict[str, Any]) -> str:
+    """The data in words."""
+    layers = list(model.layers.values())
+    shown = f"{data['architecture']}, {model.resolution} px, {data['weights']:,} numbers"
+    begin = ", ".join(f"{layer} for {good}" for good, layer in model.advice.items())
+    settings = ", ".join(f"{name} {value}" for name, value in model.settings().items())
+    rows = [
+        ("file", f"{data['form']}, {data['bytes'] / 1e6:,.1f} MB, SHA-256 {data['sha256'][:16]} …"),
+        ("network", shown + (f"; {settings}" if settings else "")),
+        ("how sure", data["sure"]),
+        *(("careful", doubt) for doubt in data["doubts"]),
+        ("licence", data["licence"] or "unknown"),
+        ("layers", f"{len(layers)} can be rewritten, {layers[0].name} … {layers[-1].name}"),
+        ("begin at", begin or f"{default_layer(model)}; rewriter suggest EDIT compares layers"),
+        *(("limit", limit) for limit in data["limits"]),
+        ("converts to", ", ".join(data["layouts"]) or "a folder of this package only"),
+        ("next", f"rewriter sample --generator {data['file']}   or   rewriter demo --generator {data['file']}"),
+    ]
+    return "\n".join([data["file"], *(_lines(name, words) for name, words in rows)])
+
+
+def _lines(name: str, words: str) -> str:
+    """A row of the page, broken where it is long."""
+    indent = " " * (WIDTH + 2)
+    return textwrap.fill(
+        words, 100, initial_indent=f"  {name:{WIDTH}}", subsequent_indent=indent, break_long_words=False
+    )

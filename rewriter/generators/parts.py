@@ -1,0 +1,98 @@
+"""Parts of several architectures: convolutions, batch norm with its running statistics, and what units are there."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rewriter.generators.layer import LinearMemory, random_weight
+
+KERNEL = 4  # places a side that a transposed convolution spreads a key over
+EPSILON = 1e-5  # of batch norm
+CLOSED = -6.0  # where the sigmoid lets a four-hundredth pass
+GAIN = 2.0  # of random weights: makes up for what gated linear units take away
+
+
+class TransposedConv(LinearMemory):
+    """A transposed convolution: values = W ∗ k, plus a bias in some files."""
+
+    def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool):
+        super().__init__()
+        seen = stride**2  # keys that one value sees: of layer1's there is only one
+        self.weight = nn.Parameter(random_weight(outputs, inputs, KERNEL, KERNEL) / math.sqrt(inputs * seen))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.stride, self.padding = stride, stride - 1
+
+    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
+        """(n, c, h, w) → (n, o, H, W), twice the side; layer1: 1×1 → 4×4."""
+        return F.conv_transpose2d(keys, weight.transpose(0, 1), stride=self.stride, padding=self.padding)
+
+    def offset(self) -> Tensor:
+        """The bias, or nothing."""
+        return self.weight.new_zeros(1, 1, 1) if self.bias is None else self.bias[:, None, None]
+
+
+class Conv(LinearMemory):
+    """A convolution: values = W ∗ k, plus a bias in some files."""
+
+    def __init__(self, inputs: int, outputs: int, *, kernel: int, padding: int | None = None, bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(
+            random_weight(outputs, inputs, kernel, kernel) * GAIN / math.sqrt(inputs * kernel**2)
+        )
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.padding = kernel // 2 if padding is None else padding
+
+    def response(self, keys: Tensor, weight: Tensor) -> Tensor:
+        """(n, c, h, w) → (n, o, h, w), smaller where the padding is."""
+        return F.conv2d(keys, weight, padding=self.padding)
+
+    def offset(self) -> Tensor:
+        """The bias, or nothing."""
+        return self.weight.new_zeros(1, 1, 1) if self.bias is None else self.bias[:, None, None]
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with its running statistics, whatever the module's mode: a scale and a shift of each channel."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) → the same shape."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=EPSILON)
+
+    def reading(self) -> tuple[Tensor, Tensor]:
+        """What it does, as one gain and one shift of each channel."""
+        gain = self.weight * torch.rsqrt(self.running_var + EPSILON)
+        return gain, self.bias - self.running_mean * gain
+
+
+def gated_units(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """How units are read (`Generator.activation`) where a gated linear unit follows the norm.
+
+    Those of the first half are multiplied by what the sigmoid makes of those of the second, one by one. For the latter,
+    what is shown counts from CLOSED on, so that 0 shows nothing in both halves.
+    """
+    gain, shift = norm.reading()
+    return gain, shift - CLOSED * (torch.arange(len(shift), device=shift.device) >= len(shift) // 2)
+
+
+def hold(memory: Conv | TransposedConv, norm: BatchNorm, units: Tensor, levels: Tensor, base: BatchNorm) -> None:
+    """Write levels into weights (`Generator.hold`): rows become zero, the shift gives what the norm makes of the level.
+
+    `base` is the norm before any such change.
+    """
+    constant = levels if memory.bias is None else levels - memory.bias[units]
+    weight, bias = memory.weight.clone(), norm.bias.clone()
+    weight[units], bias[units] = 0.0, base.bias[units] + norm.reading()[0][units] * constant
+    memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
