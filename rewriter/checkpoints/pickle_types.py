@@ -37,9 +37,9 @@ class Chunk:
             raise InputError("it changed while it was read")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Storage:
-    """Where a tensor's numbers are: elsewhere in the file, or in `data` if they are embedded in its pickle."""
+    """The numbers of tensors; `data` is where they are, as soon as that is known."""
 
     dtype: torch.dtype
     count: int
@@ -150,7 +150,7 @@ def _dtype(code: Any, *_: Any) -> Built:
 
 
 def _set(items: Any = None) -> None:
-    """Stands for sets, which no picture depends on either; checked because torch.load makes them."""
+    """Stands for sets, which no picture depends on."""
     for item in only(list, items or []):
         key_of(item)
 
