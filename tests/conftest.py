@@ -18,6 +18,7 @@ from hypothesis import settings
 from loopback import LoopbackHub
 from plain_dcgan import plain_dcgan
 from plain_fastgan import plain_fastgan
+from plain_stylegan3 import plain_state
 
 from rewriter import Rewriter, Rule, load_edits, load_generator, replay, worlds
 from rewriter.checkpoints.convert import convert
@@ -144,6 +145,11 @@ def dcgan(untouched):
 
 
 @pytest.fixture(scope="session")
+def stylegan3(untouched):
+    return untouched(convert(plain_state(16, count=4, base=192, most=12), name="stylegan3"))
+
+
+@pytest.fixture(scope="session")
 def fastgan(untouched):
     return untouched(convert(plain_fastgan().state_dict(), name="fastgan"))
 
@@ -153,9 +159,9 @@ def town(untouched):
     return untouched(load_generator("townscape", device="cpu"))
 
 
-@pytest.fixture(params=["stylegan", "proggan", "dcgan", "fastgan", "town"])
+@pytest.fixture(params=["stylegan", "stylegan3", "proggan", "dcgan", "fastgan", "town"])
 def generator(request):
-    """Each of the five in turn."""
+    """Each of the six in turn."""
     return request.getfixturevalue(request.param)
 
 

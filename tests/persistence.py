@@ -1,4 +1,4 @@
-"""Writes pickles as NVIDIA's StyleGAN2 does: objects that bring the source code of their own classes along."""
+"""Writes pickles as NVIDIA's StyleGAN2 and StyleGAN3 do: objects that bring their own classes' source code along."""
 
 import pickle
 import sys
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 SOURCE = "raise SystemExit('the source code in a file was run')\n"
-BUFFERS = ("w_avg", "noise_const", "resample_filter")
+BUFFERS = ("w_avg", "noise_const", "resample_filter", "magnitude_ema", "up_filter", "down_filter")
+BUFFERS += ("freqs", "phases", "transform")
 CLASSES = {
     "": "Generator",
     "mapping": "MappingNetwork",
@@ -17,6 +18,7 @@ CLASSES = {
     "torgb": "ToRGBLayer",
     "conv0": "SynthesisLayer",
     "conv1": "SynthesisLayer",
+    "input": "SynthesisInput",
 }
 
 
@@ -88,6 +90,45 @@ def network(state, **fields):
         else:
             inner.register_parameter(last, nn.Parameter(value, requires_grad=value.is_floating_point()))
     return root
+
+
+def filtered_network(state, **fields):
+    """A StyleGAN3 generator that holds a state dict, with what its layers say of themselves."""
+    root = network({}, **fields)
+    for key, value in state.items():
+        *path, last = key.split(".")
+        inner = root
+        for part in path:
+            name = CLASSES.get(part, "SynthesisLayer" if part.startswith("L") else "FullyConnectedLayer")
+            if part not in inner._modules:
+                inner._modules[part] = module(name, **filtering(name, part))
+            inner = inner._modules[part]
+        if inner.class_name == "FullyConnectedLayer" and last == "weight":
+            inner.__dict__.update(dense(value.shape[-1], mapping=path[0] == "mapping"))
+        if last in BUFFERS:
+            inner.register_buffer(last, value)
+        else:
+            inner.register_parameter(last, nn.Parameter(value, requires_grad=value.is_floating_point()))
+        if last.endswith("_filter"):
+            way = last.removesuffix("_filter")
+            inner.__dict__ |= {f"{way}_taps": len(value), f"{way}_factor": len(value) // 6}
+    return root
+
+
+def filtering(name, part):
+    """What StyleGAN3's modules say of themselves, beside their filters; the last layer has none."""
+    if name == "MappingNetwork":
+        return {"embed": None, "num_ws": 16}
+    if name == "SynthesisNetwork":
+        return {"margin_size": 10, "output_scale": 0.25, "num_critical": 2}
+    if name == "SynthesisInput":
+        size = numpy.broadcast_to(numpy.asarray(36), [2])
+        return {"bandwidth": numpy.float64(2), "sampling_rate": numpy.float64(16), "size": size}
+    if name == "SynthesisLayer":
+        none = {"_buffers": {"up_filter": None, "down_filter": None}} if part.endswith("_3") else {}
+        taps = {"up_taps": 1, "down_taps": 1, "up_factor": 1, "down_factor": 1}
+        return {"conv_clamp": 256, "magnitude_ema_beta": 0.999, "padding": [9, 8, 9, 8], **taps, **none}
+    return {}
 
 
 def snapshot(generator):

@@ -15,10 +15,10 @@ from rewriter.checkpoints.stated import RATE
 from rewriter.errors import InputError
 from rewriter.generators.architectures import ARCHITECTURES
 from rewriter.generators.base import Generator
+from rewriter.generators.mapping import MAPPING_RATE
 from rewriter.generators.shapes import Shapes
-from rewriter.generators.stylegan2 import MAPPING_RATE
 
-PARALLEL, MAPPING = "module.", "mapping.fc"
+PARALLEL, AVERAGED, MAPPING = "module.", "GE.", "mapping.fc"
 
 
 def convert(
@@ -71,10 +71,15 @@ def _at_rate(state: State, rate: float) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: State) -> dict[str, Tensor]:
-    """A copy of the dict without the `module.` that DataParallel puts in front of names."""
+    """A copy of the dict without the `module.` that DataParallel puts in front of names.
+
+    Of a Lightweight GAN with all its networks, only the averaged generator is used.
+    """
     names = {key.removeprefix(PARALLEL): key for key in state}
     if len(names) != len(state):
         raise InputError(f"it holds tensors both with {PARALLEL!r} in front of their names and without")
+    if any(name.startswith(f"{AVERAGED}initial_conv.") for name in names):
+        names = {name.removeprefix(AVERAGED): key for name, key in names.items() if name.startswith(AVERAGED)}
     return {ours: state[theirs] for ours, theirs in names.items()}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rewriter.generators.base import Generator
-from rewriter.generators.stylegan2 import MAPPING_RATE
+from rewriter.generators.mapping import MAPPING_RATE
 
 SEEDS = range(4)  # the pictures to look at
 FAR = 0.7  # powers of ten by which mapping weights may be larger or smaller than an untrained network's

@@ -11,7 +11,8 @@ from rewriter.checkpoints.arrays import plain
 from rewriter.checkpoints.pickle_types import Persistent, TensorInfo
 from rewriter.checks import number
 from rewriter.errors import InputError
-from rewriter.generators.stylegan2 import MAPPING_RATE
+from rewriter.generators.mapping import MAPPING_RATE
+from rewriter.generators.stylegan3 import BAND, CLAMP, MARGIN, OUTPUT_SCALE, TAPS
 
 RATE = number(1e-6, 1e6)  # what the learning rate of a mapping network may be
 DRAWN: Mapping[
@@ -20,6 +21,11 @@ DRAWN: Mapping[
     "SynthesisBlock": {"architecture": "skip"},
     "SynthesisLayer": {"activation": "lrelu", "act_gain": math.sqrt(2)},
 }
+FILTERED: Mapping[str, Mapping[str, str | float]] = {  # the same for StyleGAN3
+    "SynthesisNetwork": {"margin_size": MARGIN, "output_scale": OUTPUT_SCALE},
+    "SynthesisInput": {"bandwidth": BAND},
+    "SynthesisLayer": {"conv_clamp": CLAMP},
+}
 
 
 def stated(modules: Mapping[str, Persistent]) -> dict[str, Any]:
@@ -27,9 +33,11 @@ def stated(modules: Mapping[str, Persistent]) -> dict[str, Any]:
 
     InputError, by the name of the layer and its field, for layers that would be drawn wrongly.
     """
+    filtered = any(module.name == "SynthesisInput" for module in modules.values())
     for prefix, module in modules.items():
-        for name, drawn in DRAWN.get(module.name, {}).items():
+        for name, drawn in (FILTERED if filtered else DRAWN).get(module.name, {}).items():
             _require(prefix, name, _said(module, name, drawn), drawn)
+        _check_filters(prefix, module)
     clamps = [_said(module, "conv_clamp", None) for module in modules.values() if "conv_clamp" in module.fields]
     if any(type(clamp) not in (type(None), int, float) or clamp != clamps[0] for clamp in clamps):
         raise InputError("its layers are clamped differently")
@@ -57,6 +65,14 @@ def _rates(prefix: str, module: Persistent) -> Iterator[float]:
         yield float(rate)
     else:
         _require(prefix, "bias_gain", rate, 1.0)
+
+
+def _check_filters(prefix: str, module: Persistent) -> None:
+    """Raise InputError unless the filters of a StyleGAN3's layer have the usual taps for each step of its rates."""
+    for way in ("up", "down"):
+        taps, factor = (_said(module, f"{way}_{name}", 1) for name in ("taps", "factor"))
+        if taps != 1:
+            _require(prefix, f"{way}_taps", taps, TAPS * factor if type(factor) is int else TAPS)
 
 
 def _said(module: Persistent, name: str, default: Any) -> Any:

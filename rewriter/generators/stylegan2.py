@@ -22,10 +22,9 @@ from rewriter.generators.base import Generator
 from rewriter.generators.filters import blur, upsample
 from rewriter.generators.latents import fixed_noise, latents
 from rewriter.generators.layer import Features, LayerInfo, Memory, random_weight
+from rewriter.generators.mapping import GAIN, SLOPE, Dense, MappingNetwork
 from rewriter.generators.shapes import Shapes, largest
 
-GAIN, SLOPE = math.sqrt(2), 0.2  # of the leaky ReLU
-MAPPING_RATE = 0.01
 NOISE = (".noise_strength", ".noise_const")
 AVERAGED = 4096  # seeds whose w are averaged where a file lacks the average
 SKIP = "synthesis.skip_filter"  # in the state of a generator that smooths its skip connections otherwise
@@ -53,21 +52,6 @@ class StyleGAN2Config:
     def resolution(self) -> int:
         """Side of the picture in pixels."""
         return max(self.channels)
-
-
-class Dense(nn.Module):
-    """Fully connected layer with the gain applied at run time: x (n, in) → (n, out)."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, activate: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(random_weight(outputs, inputs).div_(rate))
-        self.bias = nn.Parameter(torch.full((outputs,), bias))
-        self.rate, self.activate = rate, activate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Linear map, then a leaky ReLU in the mapping network."""
-        y = F.linear(x, self.weight * (self.rate / math.sqrt(x.shape[1])), self.bias * self.rate)
-        return F.leaky_relu(y, SLOPE) * GAIN if self.activate else y
 
 
 class StyledConv(Memory):
@@ -128,24 +112,6 @@ class ToRGB(nn.Module):
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)
 
 
-class MappingNetwork(nn.Module):
-    """Latents z → w; keeps the mean w, towards which truncation pulls."""
-
-    def __init__(self, config: StyleGAN2Config):
-        super().__init__()
-        for i in range(config.mapping_layers):
-            inputs = config.w_dim if i else config.z_dim
-            self.add_module(f"fc{i}", Dense(inputs, config.w_dim, rate=MAPPING_RATE, activate=True))
-        self.register_buffer("w_avg", torch.zeros(config.w_dim))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(n, z_dim) → (n, w_dim), before truncation."""
-        w = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        for dense in self.children():
-            w = dense(w)
-        return w
-
-
 class StyleGAN2(Generator):
     """A StyleGAN2 generator of any size, channel table and mapping depth, with fixed noise or none."""
 
@@ -158,7 +124,7 @@ class StyleGAN2(Generator):
         super().__init__()
         self.config, self.name = config, name
         self.zdim, self.resolution = config.z_dim, config.resolution
-        self.mapping = MappingNetwork(config)
+        self.mapping = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
         self.synthesis = nn.Module()
         self.layers: dict[str, LayerInfo] = {}
         self._memories: dict[str, str] = {}
@@ -214,7 +180,7 @@ class StyleGAN2(Generator):
         if name.endswith(".noise_const"):
             return fixed_noise(name, self.get_buffer(name).shape[-1])
         with torch.device("meta"):
-            mapping = MappingNetwork(self.config)
+            mapping = MappingNetwork(self.config.z_dim, self.config.w_dim, self.config.mapping_layers)
         names = [name for name in mapping.state_dict() if name != "w_avg"]
         weights = {name: state[f"mapping.{name}"].double() for name in names}
         mapping.load_state_dict({**weights, "w_avg": torch.zeros(self.config.w_dim).double()}, assign=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rewriter.generators.latents import latents
-from rewriter.generators.stylegan2 import MAPPING_RATE, MappingNetwork, StyleGAN2
+from rewriter.generators.mapping import MAPPING_RATE, MappingNetwork
+from rewriter.generators.stylegan2 import StyleGAN2
 from rewriter.worlds.base import World
 
 KNOWN = 4096  # latents of which it is known how far what they mean varies

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from rewriter.errors import ComputationError
 from rewriter.generators.filters import TAPS
-from rewriter.generators.stylegan2 import MAPPING_RATE, StyledConv, StyleGAN2
+from rewriter.generators.mapping import MAPPING_RATE
+from rewriter.generators.stylegan2 import StyledConv, StyleGAN2
 from rewriter.worlds.base import World
 from rewriter.worlds.mapping import fit_reader, telling
 

@@ -110,7 +110,7 @@ WRONG = [  # what each kind of check refuses is tested with edits; here is what 
     ("package", ["", "faces", "--index-url==1", "-r==1", "a b==1", "faces==1.0 b==2", "faces>=1.0", "faces==1;x", 3]),
     ("size", [0, True, 1 << 41, float("nan"), "120878283"]),
     ("sha256", ["", "59", "5" * 65, "G" * 64, "A" * 64]),
-    ("architecture", ["stylegan3", None, ["stylegan2"]]),
+    ("architecture", ["stylegan4", None, ["stylegan2"]]),
     ("layout", ["keras", {}]),
     ("resolution", [4, 2048, 256.0]),
     ("clamp", [0, float("nan"), 10**400, True]),

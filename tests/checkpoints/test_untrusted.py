@@ -164,8 +164,6 @@ UNSUITABLE = {
     "another class": (lambda: written(PLAIN, class_name="StyleGAN3Generator"), "G_ema"),
     "EG3D": (lambda: {"G_ema": written(PLAIN, class_name="TriPlaneGenerator")}, "EG3D"),
     "StyleGAN-XL": (lambda: written(PLAIN, class_name="SuperresGenerator"), "StyleGAN-XL, which is conditional"),
-    "StyleGAN3": (lambda: with_parts(synthesis__L0_36_512__weight=torch.zeros(1)), "StyleGAN3"),
-    "StyleGAN3 input": (lambda: with_parts(synthesis__input__freqs=torch.zeros(1)), "StyleGAN3"),
     "residual": (lambda: saying("synthesis", "b8", architecture="resnet"), "resnet"),
     "another gain": (lambda: saying(act_gain=1.0), "act_gain of 'synthesis.b8.conv0' is 1.0 instead of 1.414"),
     "another activation": (

@@ -19,6 +19,7 @@ from rewriter.generators.layer import Features
 from rewriter.generators.parts import Conv, TransposedConv
 from rewriter.generators.proggan import PlainConv, ProgressiveGAN, ProgressiveGANConfig
 from rewriter.generators.stylegan2 import StyledConv, StyleGAN2, StyleGAN2Config
+from rewriter.generators.stylegan3 import FilteredConv
 
 SEEDS = [3, 11]
 
@@ -66,7 +67,7 @@ def test_rendering_from_cached_keys_computes_no_earlier_layer(generator, change,
 
         return response
 
-    for kind in (StyledConv, PlainConv, TransposedConv, Conv):
+    for kind in (StyledConv, FilteredConv, PlainConv, TransposedConv, Conv):
         monkeypatch.setattr(kind, "response", counted(kind))
     order = list(generator.layers)
     for i, layer in enumerate(order):
@@ -100,13 +101,13 @@ def test_an_unknown_layer_is_refused_and_the_others_are_listed(generator):
 
 
 def reached(generator, layer, cell):
-    """How many pixels beyond its own block a key cell changes the picture, and how many it could at most."""
-    features, (row, column) = generator.keys([7], layer), cell
-    keys = features.keys.clone()
+    """How many pixels beyond its own block a key cell of the picture changes it, and how many it could at most."""
+    features, frame = generator.keys([7], layer), generator.layer(layer).key_frame
+    keys, (row, column) = features.keys.clone(), (frame.margin + at for at in cell)
     keys[:, :, row, column] *= -3
     before, after = generator.picture(features), generator.picture(replace(features, keys=keys))
     moved = ((after - before).abs().amax((0, 1)) > 1e-6 * (before.max() - before.min())).nonzero()
-    block = generator.resolution // features.keys.shape[-1]
+    block = generator.resolution // frame.across
     start = torch.tensor(cell) * block
     beyond = torch.maximum(start - moved, moved - (start + block - 1)).max()
     return int(beyond), int(torch.maximum(start, generator.resolution - block - start).max())
@@ -115,7 +116,7 @@ def reached(generator, layer, cell):
 @pytest.mark.parametrize("cell", [(0.0, 1.0), (0.3, 0.6)])
 def test_a_key_reaches_no_further_than_its_receptive_field(generator, cell):
     for layer, info in generator.layers.items():
-        row, column = (min(int(at * info.key_resolution), info.key_resolution - 1) for at in cell)
+        row, column = (min(int(at * info.key_frame.across), info.key_frame.across - 1) for at in cell)
         assert 0 <= reached(generator, layer, (row, column))[0] <= generator.receptive_field(layer)
 
 

@@ -50,11 +50,13 @@ def test_units_have_their_level_everywhere_and_others_keep_their_values_to_the_b
 
 def test_a_mask_limits_a_switch_and_outside_of_it_values_are_the_same_to_the_bit(generator):
     layer = inner(generator)
-    side = generator.layer(layer).resolution
+    frame = generator.layer(layer).frame
+    side = frame.across
     mask = torch.zeros(side, side)
     mask[: side // 2] = 1
     features = generator.keys(SEEDS, layer)
-    before, after = generator.values(features), generator.values(features, rules=[switch(generator, mask=mask)])
+    values = generator.values(features), generator.values(features, rules=[switch(generator, mask=mask)])
+    before, after = map(frame.shown, values)
     assert torch.equal(after[..., side // 2 :, :], before[..., side // 2 :, :])
     assert is_level(after[:, [0, 2], : side // 2], 1.5)
 
@@ -78,7 +80,7 @@ def test_each_picture_of_a_batch_has_its_own_switches_on_top_of_rules_of_both_fo
     assert not near(together[1], stylegan(z[[1]], rules=[rule])[0], 1e-3)
 
 
-@pytest.mark.parametrize("generator", ["proggan", "dcgan", "town"], indirect=True)
+@pytest.mark.parametrize("generator", ["stylegan3", "proggan", "dcgan", "town"], indirect=True)
 def test_switches_in_weights_draw_the_same_pictures(generator):
     change = switch(generator, (0, 1), 0.7)
     folded = generator.rewritten([change])
