@@ -95,6 +95,21 @@ def test_what_nobody_reads_may_be_an_array_of_any_kind(tmp_path):
         assert loaded(path).fingerprint == convert(state_of(PLAIN)).fingerprint
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_of_torch_may_hold_numbers_of_numpy_beside_the_weights(zipped, tmp_path):
+    path, state = tmp_path / "file.pt", state_of(PLAIN)
+    about = {"best": numpy.float64(3.5), "drawn": ("MT19937", numpy.arange(624, dtype="u4"), 624), "odd": {1, 2}}
+    torch.save({"g_ema": state, "conv_clamp": numpy.float32(2), **about}, path, _use_new_zipfile_serialization=zipped)
+    assert loaded(path).settings() == {"conv_clamp": 2}
+    assert loaded(path).fingerprint == convert(state, conv_clamp=2).fingerprint
+
+
+def test_a_file_of_torch_from_a_big_endian_machine_is_refused(tmp_path):
+    pickled = hostile.holding(hostile.tensor((4,), (1,)))
+    data = hostile.zipped(pickled, {"data/0": bytes(16), "byteorder": b"big"})
+    assert "big-endian" in refusal(tmp_path / "file.pt", data)
+
+
 def test_a_plain_pickle_of_a_state_dict_is_read(tmp_path):
     path, state = tmp_path / "network.pkl", state_of(PLAIN)
     for data in (state, {"G_ema": state, "epoch": 3}):
