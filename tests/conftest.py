@@ -18,6 +18,7 @@ from hypothesis import settings
 from loopback import LoopbackHub
 from plain_dcgan import plain_dcgan
 from plain_fastgan import plain_fastgan
+from plain_lightweight import plain_lightweight
 from plain_stylegan3 import plain_state
 
 from rewriter import Rewriter, Rule, load_edits, load_generator, replay, worlds
@@ -152,6 +153,16 @@ def stylegan3(untouched):
 @pytest.fixture(scope="session")
 def fastgan(untouched):
     return untouched(convert(plain_fastgan().state_dict(), name="fastgan"))
+
+
+@pytest.fixture(scope="session")
+def stylegan3_r(untouched):
+    return untouched(convert(plain_state(16, count=4, base=192, most=12, radial=True), name="stylegan3-r"))
+
+
+@pytest.fixture(scope="session")
+def lightweight(untouched):
+    return untouched(convert(plain_lightweight().state_dict(), name="lightweight"))
 
 
 @pytest.fixture(scope="session")

@@ -160,6 +160,26 @@ def safetensors(header, data=b""):
     return struct.pack("<Q", len(header)) + header + data
 
 
+def array(shape=(4,), data=bytes(16), code="f4", order="<", data_opcodes=None, fortran=b"\x89"):
+    """The opcodes of an array of NumPy."""
+    made = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + number((0,)) + b"C\1b\x87R"
+    kind = b"cnumpy\ndtype\n" + text(code) + b"\x89\x88\x87R(K\3" + text(order) + b"NNN" + number(-1) * 2 + b"K\0tb"
+    content = b"B" + struct.pack("<I", len(data)) + data if data_opcodes is None else data_opcodes
+    return made + b"(K\1" + number(shape) + kind + fortran + content + b"tb"
+
+
+def network(variables=b"", components=b"}", **more):
+    """The opcodes of a network of TensorFlow; `variables` are those of a list's items."""
+    stated = {"version": 4, "name": "G", "static_kwargs": {}, "build_module_src": "", "build_func_name": "G_main"}
+    fields = b"".join(text(name) + number(value) for name, value in {**stated, **more}.items())
+    fields += text("components") + components + text("variables") + b"](" + variables + b"e"
+    return b"cdnnlib.tflib.network\nNetwork\n)\x81}(" + fields + b"ub"
+
+
+def variable(name, value):
+    return text(name) + value + b"\x86"
+
+
 class Calls:
     """An object that is pickled as a call of a function."""
 
@@ -212,7 +232,7 @@ def _calls():
         "codecs": b"\x80\x02c_codecs\nencode\n" + number(("x", "latin1")) + b"R.",
         "persistent id as text": b"\x80\x02Pstorage\n.",
         "next buffer": b"\x80\x05\x97.",
-        "tensorflow": b"\x80\x02cdnnlib.tflib.network\nNetwork\n)\x81.",
+        "tensorflow's older code": b"\x80\x02ctfutil\nNetwork\n)\x81.",
         "source": b"\x80\x02" + PERSISTENT + b"}" + number("module_src") + b"s\x85R.",
     }
     for name, data in raw.items():
@@ -341,6 +361,103 @@ def _shapes():
     yield "text among tensors", saved({"g_ema": {"weight": column, "note": "x"}})
 
 
+def _networks():
+    """Networks of TensorFlow, and arrays of NumPy, that are not what they say."""
+    many, deep, source = 1 << 39, b"}", "raise SystemExit('the source code in a file was run')"
+    for name, value in {
+        "a huge shape": array((many, many)),
+        "a shape of many axes": array((1,) * 64 + (4,)),
+        "an endless shape": array((2**70,)),
+        "nothing, but wide": array((0, many), b""),
+        "less than nothing": array((-4,)),
+        "less than nothing, twice": array((-2, -2)),
+        "a true shape": array((True, 4)),
+        "a shape that is text": array(("4",)),
+        "fewer numbers": array((5,)),
+        "more numbers": array((3,)),
+        "objects": array((2,), code="O8", order="|"),
+        "objects in a list": array((1,), data_opcodes=b"]Na", code="O8", order="|"),
+        "records": array((2,), code="V8", order="|"),
+        "texts": array((4,), code="U1"),
+        "dates": array((2,), code="M8"),
+        "complex": array((2,), code="c8"),
+        "another order of bytes": array(order=">"),
+        "an order that is none": array(order="?"),
+        "a type that is none": array(code="f5"),
+        "a type of many axes": array(code="(99999999,)f4"),
+        "no flag": array(fortran=b"N"),
+        "numbers that are text": array(data_opcodes=text("x" * 16)),
+        "numbers that are a list": array(data_opcodes=b"]"),
+        "numbers of another call": array(data_opcodes=b"c_codecs\nencode\n" + number(("x" * 16, "rot13")) + b"R"),
+        "numbers that are no bytes": array(
+            data_opcodes=b"c_codecs\nencode\n" + number(("\u1234" * 16, "latin1")) + b"R"
+        ),
+        "filled twice": array() + array()[array().index(b"(K\1") :],
+        "another class": array().replace(b"cnumpy\nndarray\n", b"cnumpy\ndtype\n"),
+        "a class called": b"cnumpy\nndarray\n" + number((many,)) + b"R",
+        "not filled": array()[: array().index(b"(K\1")],
+        "filled with a number": array()[: array().index(b"(K\1")] + b"K\1b",
+        "a number of NumPy without numbers": b"cnumpy.core.multiarray\nscalar\n)R",
+        "a buffer of another order": b"cnumpy.core.numeric\n_frombuffer\n(" + b"]NNNtR",
+        "nothing": b"N",
+        "text": text("weight"),
+    }.items():
+        data = b"\x80\x04" + network(variable("dlatent_avg", value)) + b"."
+        yield name, data
+        yield f"{name}, in another place", b"\x80\x04" + value + b"0" + network(variable("x", b"N")) + b"."
+    code = number({"build_module_src": source, "build_func_name": "eval", "static_kwargs": {"func": source}})
+    yield "source", b"\x80\x04" + network(build_module_src=source, build_func_name="os.system") + b"."
+    yield "source as its state", b"\x80\x04cdnnlib.tflib.network\nNetwork\n)\x81" + code + b"b."
+    yield "without a state", b"\x80\x04cdnnlib.tflib.network\nNetwork\n)\x81."
+    yield "with arguments", b"\x80\x04cdnnlib.tflib.network\nNetwork\n" + number((source,)) + b"\x81" + code + b"b."
+    yield (
+        "a network in itself",
+        b"\x80\x04cdnnlib.tflib.network\nNetwork\n)\x81q\7}"
+        + text("components")
+        + (b"}" + text("mapping") + b"h\7ss" + b"b."),
+    )
+    shared = b"}(" + text("a") + network() + b"q\7" + text("b") + b"h\7u"
+    yield "one network in two places", b"\x80\x04" + network(components=shared) + b"."
+    for _ in range(9):
+        deep = b"}" + text("x") + network(components=deep) + b"s"
+    yield "networks in networks", b"\x80\x04" + network(components=deep) + b"."
+    yield "a part that is none", b"\x80\x04" + network(components=number({"mapping": None})) + b"."
+    yield "parts that are a list", b"\x80\x04" + network(components=b"]") + b"."
+    yield "a part without a name", b"\x80\x04" + network(components=b"}K\1" + network() + b"s") + b"."
+    inside = b"}(" + b"".join(text(str(n)) + network() for n in range(5_000)) + b"u"
+    yield "thousands of parts", b"\x80\x04" + network(components=inside) + b"."
+    twice = variable("x", array()) * 2
+    yield "a variable twice", b"\x80\x04" + network(twice) + b"."
+    within = b"}" + text("a") + network(variable("x", array())) + b"s"
+    yield "a variable twice, by its path", b"\x80\x04" + network(variable("a/x", array()), within) + b"."
+    yield (
+        "thousands of variables",
+        b"\x80\x04" + network(b"".join(variable(str(n), array((), bytes(4))) for n in range(9_000))) + b".",
+    )
+    yield "variables that are none", b"\x80\x04" + network(number(1) + number(("x", 1, 2)) + number(("x",))) + b"."
+    yield "a name that is none", b"\x80\x04" + network(b"K\1" + array() + b"\x86") + b"."
+    large = b"B" + struct.pack("<I", 1 << 20) + bytes(1 << 20) + b"q\7"
+    same = variable("0", array((1 << 18,), data_opcodes=large))
+    same += b"".join(variable(str(n), array((1 << 18,), data_opcodes=b"h\7")) for n in range(1, 900))
+    yield "one text of bytes, many times", b"\x80\x04" + network(same) + b"."
+    encode = b"c_codecs\nencode\nq\x08" + text("x" * (1 << 20)) + b"q\x09" + text("latin1") + b"q\x0b" + b"000"
+    yield "one text made bytes many times", b"\x80\x04" + encode + b"](" + b"h\x08h\x09h\x0b\x86R" * 900 + b"e."
+    knot = b"K\1" + b"".join(b"q\0h\0\x86" for _ in range(60))
+    for name in ("static_kwargs", "version", "build_func_name"):
+        tied = network().replace(text(name) + number({"version": 4, "build_func_name": "G_main"}.get(name, {})), b"")
+        fields = tied[:-2] + text(name) + (b"}" + text("label_size") + knot + b"s" if name == "static_kwargs" else knot)
+        yield f"a knot as the {name}", b"\x80\x04" + fields + b"ub."
+    for name in ("conv_clamp", "mapping_lrmul", "architecture", "resample_kernel", "normalize_latents"):
+        tied = network().replace(text("static_kwargs") + b"}", text("static_kwargs") + b"}" + text(name) + knot + b"s")
+        yield f"a knot as the {name}", b"\x80\x04" + tied + b"."
+    for name, data in {
+        "three": b"NNN\x87",
+        "none": b")",
+        "two discriminators": network(build_func_name="D_main"),
+    }.items():
+        yield f"networks: {name}", b"\x80\x04" + data + b"."
+
+
 def _archives():
     """Archives that can be read in two ways, or are damaged."""
     pickled = holding(tensor((4,), (1,)))
@@ -459,5 +576,5 @@ def _others():
             yield f"random {begin[:5]!r} {seed}", begin + random.Random(seed).randbytes(4096)
 
 
-_ALL = (_calls, _bombs, _shapes, _archives, _headers, _others, _endless, _large)
+_ALL = (_calls, _bombs, _shapes, _networks, _archives, _headers, _others, _endless, _large)
 GROUPS = {group.__name__.removeprefix("_"): group for group in _ALL}

@@ -12,6 +12,8 @@ NAMES = [
     *(b"torch._utils\n_rebuild_tensor_v2\n", b"torch._utils\n_rebuild_parameter\n", b"torch\nFloatStorage\n"),
     *(b"torch\nDoubleStorage\n", b"torch\nTensor\n", b"torch.nn.parameter\nParameter\n", b"builtins\nset\n"),
     *(b"argparse\nNamespace\n", b"collections\nOrderedDict\n", b"os\nsystem\n", b"numpy\ndtype\n"),
+    *(b"numpy\nndarray\n", b"numpy.core.multiarray\n_reconstruct\n", b"numpy.core.multiarray\nscalar\n"),
+    *(b"numpy._core.numeric\n_frombuffer\n", b"_codecs\nencode\n", b"dnnlib.tflib.network\nNetwork\n"),
 ]
 NUMBERS = [0, 1, 2, 7, 127, 128, 255, 256, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
 TEXTS = [

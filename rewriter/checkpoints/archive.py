@@ -1,4 +1,4 @@
-"""Checks a zipped file of torch.save before torch.load reads it."""
+"""Reads a zipped file of torch.save: a pickle, and a record for each storage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import struct
 import zipfile
 from typing import Any, BinaryIO
 
+from rewriter.checkpoints.pickle_types import Chunk
 from rewriter.checkpoints.pickles import Budget, Machine, interpret
 from rewriter.errors import InputError
 
@@ -24,18 +25,24 @@ def scan_zip(file: BinaryIO, size: int) -> Any:
     file.seek(start)
     data = file.read(length)
     folder = pickles[0].removesuffix("data.pkl")
-    machine = Machine(Budget(0))
+    order, width = records.get(f"{folder}byteorder", (0, 0))
+    file.seek(order)
+    if width and file.read(min(width, 6)) != b"little":
+        raise InputError("it is of a big-endian machine")
+    machine = Machine(Budget(encoded=length))
     found = interpret(io.BytesIO(data), len(data), machine)
     for key, storage in machine.storages.items():
-        if records.get(f"{folder}data/{key}".lower(), (0, -1))[1] != storage.nbytes:
+        start, length = records.get(f"{folder}data/{key}".lower(), (0, -1))
+        if length != storage.nbytes:
             raise InputError(f"its archive lacks the storage {key[:20]!r}, or has it in another size")
+        storage.data = Chunk(file, start, length)
     return found
 
 
 def _records(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
     """Position and length of each record of an archive, by its name in small letters.
 
-    No archive may be ambiguous, because torch.load has a reader of its own, which may read it in another way.
+    No archive may be ambiguous: other programs would read another thing in it.
     """
     offset, count = _listed(file, size)
     archive = zipfile.ZipFile(file)

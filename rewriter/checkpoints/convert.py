@@ -18,7 +18,7 @@ from rewriter.generators.base import Generator
 from rewriter.generators.mapping import MAPPING_RATE
 from rewriter.generators.shapes import Shapes
 
-PARALLEL, MAPPING = "module.", "mapping.fc"
+PARALLEL, AVERAGED, MAPPING = "module.", "GE.", "mapping.fc"
 
 
 def convert(
@@ -71,10 +71,15 @@ def _at_rate(state: State, rate: float) -> dict[str, Tensor]:
 
 
 def _unwrapped(state: State) -> dict[str, Tensor]:
-    """A copy of the dict without the `module.` that DataParallel puts in front of names."""
+    """A copy of the dict without the `module.` that DataParallel puts in front of names.
+
+    Of a Lightweight GAN with all its networks, only the averaged generator is used.
+    """
     names = {key.removeprefix(PARALLEL): key for key in state}
     if len(names) != len(state):
         raise InputError(f"it holds tensors both with {PARALLEL!r} in front of their names and without")
+    if any(name.startswith(f"{AVERAGED}initial_conv.") for name in names):
+        names = {name.removeprefix(AVERAGED): key for name, key in names.items() if name.startswith(AVERAGED)}
     return {ours: state[theirs] for ours, theirs in names.items()}
 
 
@@ -101,6 +106,11 @@ def rewrite_as(generator: Generator, layout: str) -> dict[str, Tensor]:
     return table.write({key: value.detach().cpu() for key, value in generator.state_dict().items()})
 
 
+def _finite(value: Tensor) -> bool:
+    """Whether all numbers are finite: both bounds are, since either is NaN if any number is. Takes no memory."""
+    return not value.numel() or all(bool(bound.isfinite()) for bound in torch.aminmax(value))
+
+
 def _check(state: State, wanted: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> None:
     """Raise InputError that lists every difference by the name that it has in the file."""
     faults = [f"missing {names.get(key, key)}" for key in wanted if key not in state]
@@ -108,7 +118,7 @@ def _check(state: State, wanted: Mapping[str, tuple[int, ...]], names: Mapping[s
     for key in wanted.keys() & state.keys():
         if tuple(state[key].shape) != wanted[key]:
             faults.append(f"{names.get(key, key)} is {tuple(state[key].shape)} instead of {wanted[key]}")
-        elif not bool(state[key].isfinite().all()):
+        elif not _finite(state[key]):
             faults.append(f"{names.get(key, key)} holds NaN or infinity")
     if faults:
         listed = "; ".join([*sorted(faults)[:20], *([f"and {len(faults) - 20} more"] if len(faults) > 20 else [])])

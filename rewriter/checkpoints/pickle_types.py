@@ -37,9 +37,9 @@ class Chunk:
             raise InputError("it changed while it was read")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Storage:
-    """Where a tensor's numbers are: elsewhere in the file, or in `data` if they are embedded in its pickle."""
+    """The numbers of tensors; `data` is where they are, as soon as that is known."""
 
     dtype: torch.dtype
     count: int
@@ -150,7 +150,7 @@ def _dtype(code: Any, *_: Any) -> Built:
 
 
 def _set(items: Any = None) -> None:
-    """Stands for sets, which no picture depends on either; checked because torch.load makes them."""
+    """Stands for sets, which no picture depends on."""
     for item in only(list, items or []):
         key_of(item)
 
@@ -205,6 +205,8 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
 HINTS = {  # what names tell of a file that is refused
     r"tfutil\.Network": "it is a Progressive GAN of TensorFlow; take GAN Dissection's or GenForce's file for PyTorch",
     r"(R3GAN|training\.networks)\.": "it looks like an R3GAN, which is not supported; take a StyleGAN2 or a FastGAN",
+    r"pg_modules\.": "it has modules of Projected GAN; if its generator is a FastGAN, save G_ema.state_dict() with "
+    "torch.save, and take that",
     r"dnnlib\.": "it is of a version of NVIDIA's code that is not known; take the file for PyTorch",
     "": "ask for the generator's state dict, saved with torch.save or as safetensors",
 }

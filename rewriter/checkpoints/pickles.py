@@ -11,8 +11,7 @@ import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 from rewriter.checkpoints.pickle_types import (
     DTYPES,
@@ -56,9 +55,8 @@ class _Fence:
         self._claim(len(line))
         return line
 
-    def skip(self, width: int) -> Chunk:
-        """Pass over bytes whose number is in the first `width` bytes."""
-        size = int.from_bytes(self.read(width), "little")
+    def pass_over(self, size: int) -> Chunk:
+        """Pass over so many bytes; InputError if there are fewer."""
         self._claim(size)
         start = self._file.tell()
         self._file.seek(start + size)
@@ -69,14 +67,15 @@ class _Fence:
 class Budget:
     """What one file may still use, together with the files embedded in it."""
 
-    payload: int  # bytes of embedded files and of texts that stand for bytes
+    payload: int = 0  # bytes of embedded files
+    encoded: int = 0  # characters of texts that stand for bytes
     embedded: int = MOST_EMBEDDED
     steps: int = MOST_STEPS
 
 
 def run(file: BinaryIO, size: int) -> Any:
     """The data of a pickle that embeds its numbers; InputError if it holds anything but data."""
-    return interpret(file, size, Machine(Budget(size), nested=True))
+    return interpret(file, size, Machine(Budget(size, size), nested=True))
 
 
 def interpret(file: BinaryIO, end: int, machine: Machine) -> Any:
@@ -167,8 +166,10 @@ class Machine:
         """The function of ours for a global name; nothing is looked up in any module."""
         full = f"{only(str, module)}.{only(str, name)}"
         if "." not in name:
-            if self.nested and full in self.MAKERS:
-                return Known(full, partial(self.MAKERS[full], self))
+            if full == "torch.storage._load_from_bytes" and self.nested:
+                return Known(full, self._embedded)
+            if full == "_codecs.encode":
+                return Known(full, self._encoded)
             if full in KNOWN:
                 return Known(full, KNOWN[full])
             storage = re.fullmatch(r"torch\.([A-Z]\w+)Storage", full)
@@ -179,8 +180,8 @@ class Machine:
 
     def _encoded(self, text: Any, encoding: Any) -> Chunk:
         """Stands for _codecs.encode, by which protocol 2 writes bytes."""
-        self.budget.payload -= len(only(str, text))
-        if encoding != "latin1" or self.budget.payload < 0:
+        self.budget.encoded -= len(only(str, text))
+        if encoding != "latin1" or self.budget.encoded < 0:
             raise InputError("it has bytes in a form that no checkpoint needs, or too many of them")
         return Chunk(io.BytesIO(text.encode("latin1")), 0, len(text))
 
@@ -195,16 +196,8 @@ class Machine:
         storage = scan_older(file, payload.start + payload.size, budget)
         if not isinstance(storage, Storage):
             raise InputError("an embedded file holds no storage")
-        if int.from_bytes(file.read(8), "little") != storage.count:
-            raise InputError("an embedded storage has another size than it says")
-        start = file.tell()
         file.seek(before)
-        return Storage(storage.dtype, storage.count, storage.key, Chunk(file, start, storage.nbytes))
-
-    MAKERS: ClassVar[Mapping[str, Callable[..., Any]]] = {
-        "torch.storage._load_from_bytes": _embedded,
-        "_codecs.encode": _encoded,
-    }
+        return storage
 
 
 _PUSHED = "BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8"
@@ -241,7 +234,7 @@ _WIDTHS = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8} 
 def _reader(opcode: pickletools.OpcodeInfo) -> Callable[[Any], Any]:
     """What reads an opcode's argument from a fence."""
     if width := _WIDTHS.get(opcode.name):
-        return lambda fence: fence.skip(width)
+        return lambda fence: fence.pass_over(int.from_bytes(fence.read(width), "little"))
     return opcode.arg.reader if opcode.arg else lambda fence: None
 
 
@@ -263,7 +256,7 @@ OPCODES = {
 
 def scan_older(file: BinaryIO, end: int, budget: Budget | None = None) -> Any:
     """The data of a file in torch.save's older format: five pickles, then the storages; InputError for other files."""
-    budget = budget or Budget(0)  # which allows no embedded files
+    budget = budget or Budget(encoded=end)  # which allows no embedded files
     machines = [Machine(budget) for _ in range(5)]
     magic, protocol, system, found, keys = (interpret(file, end, machine) for machine in machines)
     if magic != MAGIC or protocol != 1001 or type(system) is not dict or system.get("little_endian") is not True:
@@ -271,6 +264,9 @@ def scan_older(file: BinaryIO, end: int, budget: Budget | None = None) -> Any:
     known = machines[3].storages
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(known):
         raise InputError("its list of storages is not that of its tensors")
-    if file.tell() + sum(8 + storage.nbytes for storage in known.values()) > end:
-        raise InputError("its storages are cut short")
+    fence = _Fence(file, end)
+    for storage in (known[key] for key in keys):
+        if int.from_bytes(fence.read(8), "little") != storage.count:
+            raise InputError("it has a storage of another size than it says")
+        storage.data = fence.pass_over(storage.nbytes)
     return found

@@ -1,7 +1,7 @@
 """A checkpoint file → the tensors of its generator, by their published names. Nothing in the file is executed.
 
 .safetensors                  read by safetensors, in place
-.pt .pth .bin .tar, torch's   checked by `pickles` and `archive`, then read by torch.load(weights_only=True), in place
+.pt .pth .bin .tar, torch's   read by `pickles` and `archive`; only the tensors of the generator are used
 .pkl, NVIDIA's                read by `pickles`; only the tensors of the averaged generator are used
 
 The format is recognised by the first bytes, not by the file's name.
@@ -9,22 +9,17 @@ The format is recognised by the first bytes, not by the file's name.
 
 from __future__ import annotations
 
-import argparse
-import pickle
-import tarfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import Any, BinaryIO
 
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from rewriter.checkpoints import LARGEST
 from rewriter.checkpoints.archive import scan_zip
-from rewriter.checkpoints.arrays import read_all
+from rewriter.checkpoints.arrays import plain, read_all
 from rewriter.checkpoints.persistence import read_persistent
 from rewriter.checkpoints.pickle_types import DTYPES, TensorInfo
 from rewriter.checkpoints.pickles import MAGIC, run, scan_older
@@ -42,14 +37,12 @@ OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch
 HEADER = 4 << 20  # bytes of a header of safetensors
 SIDE = 1 << 20  # the longest axis of a tensor
 Options = dict[str, Any]
-_PLAIN = (Tensor, torch.nn.Parameter)
-_LOADING = Lock()  # the names that torch.load accepts are a setting of the whole process
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
     """State dict of a checkpoint file, and the settings that it states, such as conv_clamp.
 
-    Tensors may be mapped from the file. InputError if it is missing, damaged, or holds more than tensors.
+    InputError if it is missing, damaged, or holds more than tensors.
     """
     try:
         size = path.stat().st_size
@@ -102,13 +95,9 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
             raise InputError(f"its header is larger than {HEADER >> 20} MB")
         return _safetensors(path)
     if form == "torch.save":
-        scan_zip(file, size)
-        return _container(_load(path, mmap=True))
+        return _container(scan_zip(file, size), size)
     if form == "torch.save, older format":
-        scan_older(file, size)
-        if _is_tar(head):  # torch.load would read it as one
-            raise InputError("it is a tar archive as well as a file of torch.save")
-        return _container(_load(path, mmap=False))
+        return _container(scan_older(file, size), size)
     if form == "pickle":
         return _pickled(run(file, size), size)
     if head.startswith(b"version https://git-lfs"):
@@ -124,9 +113,9 @@ def _pickled(loaded: Any, size: int) -> tuple[dict[str, Tensor], Options]:
     if network := network_in(loaded):
         state, told = read_network(network, size=size)
         return state, _settings(told)
-    weights, options = _inside(loaded)
-    if isinstance(weights, dict) and weights and all(type(value) is TensorInfo for value in weights.values()):
-        return read_all({str(name): value for name, value in weights.items()}, most=size), options
+    weights, _ = _inside(loaded)
+    if weights and _is_state(weights):
+        return _container(loaded, size)
     state, modules = read_persistent(loaded, size=size)
     return state, _settings(stated(modules))
 
@@ -137,35 +126,21 @@ def _safetensors(path: Path) -> tuple[dict[str, Tensor], Options]:
         return state, _settings(file.metadata() or {})
 
 
-def _is_tar(head: bytes) -> bool:
-    try:
-        tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
-    except tarfile.HeaderError:
-        return False
-    return True
-
-
-def _load(path: Path, *, mmap: bool) -> Any:
-    with _LOADING, torch.serialization.safe_globals([argparse.Namespace]):  # a training run's options
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except pickle.UnpicklingError as error:  # its text recommends to run what the file names
-            raise InputError("it holds more than tensors, or is damaged") from error
-        except RuntimeError as error:
-            raise InputError(f"PyTorch cannot read it ({str(error).splitlines()[0][:80]})") from error
-
-
-def _container(loaded: Any) -> tuple[dict[str, Tensor], Options]:
+def _container(loaded: Any, size: int) -> tuple[dict[str, Tensor], Options]:
     """Tensors by name, from the dict in which training code saves them."""
     weights, options = _inside(loaded)
-    if not isinstance(weights, Mapping) or not all(type(value) in _PLAIN for value in weights.values()):
+    if not _is_state(weights):
         kind = type(weights).__name__
-        names = ", ".join(repr(name)[:40] for name in list(weights)[:8]) if isinstance(weights, Mapping) else ""
+        names = ", ".join(repr(name)[:40] for name in list(weights)[:8]) if isinstance(weights, dict) else ""
         found = f"a {kind} of {names}" if names else f"a {kind} without names"
         raise InputError(
             f"it does not hold a state dict of tensors but {found}: export the generator's (g_ema) weights"
         )
-    return {str(name): value.detach() for name, value in weights.items()}, options
+    return read_all({str(name): value for name, value in weights.items()}, most=size), options
+
+
+def _is_state(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(type(value) is TensorInfo for value in weights.values())
 
 
 def _inside(loaded: Any) -> tuple[Any, Options]:
@@ -177,7 +152,7 @@ def _inside(loaded: Any) -> tuple[Any, Options]:
         inside = next((name for name in CONTAINERS if isinstance(loaded.get(name), Mapping)), None)
         if inside:
             average = loaded.get("latent_avg")
-            options = _settings({"conv_clamp": loaded.get("conv_clamp")})
+            options = _settings({"conv_clamp": plain(loaded.get("conv_clamp"))})
             return {**loaded[inside], **({} if average is None else {"latent_avg": average})}, options
     return loaded, {}
 

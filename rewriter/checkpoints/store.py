@@ -1,7 +1,6 @@
 """Our own form of a generator: a folder with config.json and model.safetensors, or the latter alone.
 
-Weights have their canonical names (NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN, our own for DCGAN
-and FastGAN).
+Weights have their canonical names: NVIDIA's for StyleGAN2, GAN Dissection's for Progressive GAN, else our own.
 The config holds what tensors cannot: settings such as the clamp, the fingerprint, and whose they are.
 """
 

@@ -86,8 +86,10 @@ class Recall(Beside):
     phase: tuple[int, int]  # from this corner: an upsampling layer's even and odd cells have statistics of their own
 
     def __post_init__(self) -> None:
-        """Numbers as a file holds them, so that a rule is the same after it is loaded."""
+        """Numbers as a file holds them, and in its order, so that a rule is the same after it is loaded."""
         object.__setattr__(self, "shift", (single(self.shift[0]), single(self.shift[1])))
+        for name in ("alpha", "copied", "encode", "decode"):
+            object.__setattr__(self, name, getattr(self, name).contiguous())
 
     def tensors(self) -> dict[str, Tensor]:
         """Template, window and thresholds."""

@@ -69,7 +69,7 @@ class Features:
     style: Tensor | None = None  # (n, in), what modulated it; this, w and skip in a StyleGAN2 only
     w: Tensor | None = None  # (n, w_dim), latents; (n, layers + 1, w_dim) where each layer has its own
     skip: Tensor | None = None  # (n, 3, h', w'), the picture so far
-    gates: Mapping[str, Tensor] = field(default_factory=dict)  # layer → (n, c, 1, 1), what scales it; FastGAN only
+    gates: Mapping[str, Tensor] = field(default_factory=dict)  # layer → (n, c, 1, 1), what scales it; in FastGANs only
     own: tuple[Sequence[LowRank], ...] = ()  # changes that belong to each picture, as those of photos; (): to none
 
     def __len__(self) -> int:

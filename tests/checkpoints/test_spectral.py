@@ -1,7 +1,11 @@
 """Spectral norm is folded on reading into the weight that torch draws with, and written so that the weight stays."""
 
+from contextlib import suppress
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm
 
@@ -75,3 +79,14 @@ def test_what_cannot_be_folded_or_written_is_refused():
 def test_weight_with_only_some_of_the_vectors_is_left_as_it_is():
     state = {"a.weight_orig": torch.ones(5, 3), "a.weight_u": torch.ones(5)}
     assert folded(state) == state
+
+
+SHAPES = st.lists(st.integers(0, 3), max_size=4)
+
+
+@given(SHAPES, SHAPES, SHAPES)
+def test_vectors_of_any_shape_are_folded_or_refused(matrix, u, v):
+    ends, shapes = ("orig", "u", "v"), (matrix, u, v)
+    state = {f"a.weight_{end}": torch.ones(shape) for end, shape in zip(ends, shapes, strict=True)}
+    with suppress(InputError):
+        assert list(folded(state)["a.weight"].shape) == matrix

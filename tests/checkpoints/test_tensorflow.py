@@ -65,6 +65,91 @@ def test_arguments_may_be_numbers_of_numpy(path):
     assert "conditional" in refusal(path, tensorflow.dumps(written(label_size=numpy.int64(3))))
 
 
+def test_another_rate_of_the_mapping_network_is_taken_over(path):
+    factor, state = 0.02 / 0.01, state_of(PLAIN)
+    twice = {key: value * (factor if key.startswith("mapping.fc") else 1) for key, value in state.items()}
+    path.write_bytes(tensorflow.dumps(tensorflow.network(state, mapping_lrmul=0.02)))
+    assert read_checkpoint(path)[1] == {"mapping_rate": 0.02}
+    assert (
+        loaded(path, path.read_bytes()).fingerprint
+        == loaded(path, tensorflow.dumps(tensorflow.network(twice))).fingerprint
+    )
+
+
+def test_arrays_in_other_orders_and_types_are_read(path):
+    network, plain = written(), loaded(path, tensorflow.dumps(written())).fingerprint
+    synthesis = network.state["components"]["synthesis"].state
+    for change in (numpy.asfortranarray, lambda array: array.astype("f8"), lambda array: array[..., ::-1][..., ::-1]):
+        synthesis["variables"] = [
+            (name, change(value) if value.ndim else value) for name, value in synthesis["variables"]
+        ]
+        for protocol in (2, 4, 5):
+            assert loaded(path, tensorflow.dumps(network, protocol)).fingerprint == plain
+
+
+def changed(part="", variables=None, **fields):
+    """A golden generator with another state in one of its networks."""
+    network = written()
+    inner = network.state["components"][part] if part else network
+    inner.state.update(fields)
+    inner.state["variables"] += list((variables or {}).items())
+    return network
+
+
+def without(name):
+    network = written()
+    state = network.state["components"]["synthesis"].state
+    state["variables"] = [each for each in state["variables"] if each[0] != name]
+    return network
+
+
+one = numpy.ones((1, 1), "f4")
+UNSUITABLE = {
+    "conditional": (lambda: written(label_size=10), "conditional"),
+    "conditional by its tensors": (lambda: changed("mapping", {"LabelConcat/weight": one}), "conditional"),
+    "StyleGAN1": (lambda: changed(build_func_name="G_style", version=2), "StyleGAN1"),
+    "StyleGAN1 by its tensors": (lambda: changed("synthesis", {"8x8/Conv1/StyleMod/weight": one}), "StyleGAN1"),
+    "Progressive GAN": (lambda: changed(build_func_name="G_paper", version=2), "GAN Dissection's or GenForce's file"),
+    "Progressive GAN by its tensors": (
+        lambda: tensorflow.Network("G", {}, {"4x4/Dense/weight": one, "lod": numpy.float32(0)}),
+        "Progressive GAN of TensorFlow",
+    ),
+    "an old version": (lambda: changed(version=3), "version 3: expected StyleGAN2's, 4 or later"),
+    "residual": (lambda: written(architecture="resnet"), "architecture is 'resnet', and pictures are drawn here with"),
+    "residual by its tensors": (lambda: changed("synthesis", {"8x8/Skip/weight": one}), "residual"),
+    "configuration D": (lambda: changed("synthesis", {"ToRGB_lod0/weight": one}), "configuration C or D"),
+    "another filter": (lambda: written(resample_kernel=[1, 2, 1]), "resample_kernel is not 1-3-3-1"),
+    "no filter": (lambda: written(resample_kernel=None), "resample_kernel is not 1-3-3-1"),
+    "another activation": (lambda: written(nonlinearity="relu"), "nonlinearity is 'relu'"),
+    "another activation of the mapping": (
+        lambda: written(mapping_nonlinearity="relu"),
+        "mapping_nonlinearity is 'relu'",
+    ),
+    "latents as they are": (lambda: written(normalize_latents=False), "normalize_latents is False"),
+    "an absurd rate": (lambda: written(mapping_lrmul=-1), "mapping_rate is -1"),
+    "an absurd clamp": (lambda: written(conv_clamp="x"), "conv_clamp is 'x'"),
+    "a discriminator": (lambda: tensorflow.snapshot(None)[1], "it is a discriminator"),
+    "an unknown variable": (
+        lambda: changed("synthesis", {"8x8/Conv1/more": one}),
+        "unexpected synthesis/8x8/Conv1/more",
+    ),
+    "a missing variable": (lambda: without("8x8/Conv1/bias"), "missing synthesis/8x8/Conv1/bias"),
+    "a variable twice": (lambda: changed(variables={"dlatent_avg": one}), "two variables 'dlatent_avg'"),
+    "objects": (lambda: changed("mapping", {"x": numpy.array([None])}), "'mapping/x' does not hold numbers"),
+}
+
+
+@pytest.mark.parametrize("name", UNSUITABLE)
+def test_an_unsuitable_network_is_refused_with_the_reason(name, path):
+    make, reason = UNSUITABLE[name]
+    assert reason in refusal(path, tensorflow.dumps(make()))
+
+
+def test_a_network_of_the_first_progressive_gans_is_refused_with_what_to_use_instead(path):
+    text = refusal(path, b"\x80\x03ctfutil\nNetwork\nq\x00)\x81q\x01.")
+    assert "'tfutil.Network'" in text and "GAN Dissection's or GenForce's file for PyTorch" in text
+
+
 # --- what is written ---
 
 

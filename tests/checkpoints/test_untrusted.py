@@ -11,8 +11,10 @@ import warnings
 from pathlib import Path
 
 import hostile
+import numpy
 import persistence
 import pytest
+import tensorflow_pickles
 import torch
 from conftest import golden, state_of
 from hostile import bounded, watching
@@ -72,7 +74,7 @@ def written(name, **fields):
     return persistence.network(state_of(name), **fields)
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("name", [PLAIN, CLAMPED])
 def test_nvidias_pickles_are_read_without_running_them(name, protocol, tmp_path):
     path, expected = tmp_path / "network.pkl", golden(name)
@@ -82,6 +84,50 @@ def test_nvidias_pickles_are_read_without_running_them(name, protocol, tmp_path)
     assert generator.fingerprint == convert(state_of(name), conv_clamp=expected.get("conv_clamp")).fingerprint
     difference = (generator(expected["z"]) - expected["image_psi_1.0"]).abs().max()
     assert difference < 1e-4 * (expected["image_psi_1.0"].max() - expected["image_psi_1.0"].min())
+
+
+def test_what_nobody_reads_may_be_an_array_of_any_kind(tmp_path):
+    path, generator = tmp_path / "network.pkl", written(PLAIN, margin=numpy.arange(4), size=numpy.float64(16))
+    extra = [numpy.array([None, "x"]), numpy.zeros(2, [("a", "f4"), ("b", "U3")]), numpy.array(["2020"], "M8[D]")]
+    data = {**persistence.snapshot(generator), "training_set_kwargs": {"a": extra, "b": numpy.ones((2, 3), ">f8").T}}
+    for protocol in (2, 3, 4, 5):
+        path.write_bytes(persistence.dumps(data, protocol))
+        assert loaded(path).fingerprint == convert(state_of(PLAIN)).fingerprint
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_files_of_torch_may_hold_numbers_of_numpy_beside_the_weights(zipped, tmp_path):
+    path, state = tmp_path / "file.pt", state_of(PLAIN)
+    about = {"best": numpy.float64(3.5), "drawn": ("MT19937", numpy.arange(624, dtype="u4"), 624), "odd": {1, 2}}
+    torch.save({"g_ema": state, "conv_clamp": numpy.float32(2), **about}, path, _use_new_zipfile_serialization=zipped)
+    assert loaded(path).settings() == {"conv_clamp": 2}
+    assert loaded(path).fingerprint == convert(state, conv_clamp=2).fingerprint
+
+
+def test_a_file_of_torch_from_a_big_endian_machine_is_refused(tmp_path):
+    pickled = hostile.holding(hostile.tensor((4,), (1,)))
+    data = hostile.zipped(pickled, {"data/0": bytes(16), "byteorder": b"big"})
+    assert "big-endian" in refusal(tmp_path / "file.pt", data)
+
+
+def test_a_plain_pickle_of_a_state_dict_is_read(tmp_path):
+    path, state = tmp_path / "network.pkl", state_of(PLAIN)
+    for data in (state, {"G_ema": state, "epoch": 3}):
+        path.write_bytes(pickle.dumps(data, 2))
+        assert loaded(path).fingerprint == convert(state).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("training.networks\nGenerator", "R3GAN"),
+        ("R3GAN.Networks\nGenerator", "R3GAN"),
+        ("models.dcgan\nGenerator", "ask for the generator's state dict"),
+    ],
+)
+def test_a_pickle_of_plain_modules_is_refused_with_what_they_are(name, reason, tmp_path):
+    text = refusal(tmp_path / "network.pkl", b"\x80\x03}X\5\0\0\0G_emac" + name.encode() + b"\n)\x81s.")
+    assert name.replace("\n", ".") in text and reason in text and "fetch it again" not in text
 
 
 def test_a_pickle_of_the_generator_alone_is_read_too(tmp_path):
@@ -116,6 +162,8 @@ UNSUITABLE = {
     "nothing": (lambda: {"G_ema": None}, "G_ema"),
     "a discriminator": (lambda: written(PLAIN, class_name="Discriminator"), "G_ema"),
     "another class": (lambda: written(PLAIN, class_name="StyleGAN3Generator"), "G_ema"),
+    "EG3D": (lambda: {"G_ema": written(PLAIN, class_name="TriPlaneGenerator")}, "EG3D"),
+    "StyleGAN-XL": (lambda: written(PLAIN, class_name="SuperresGenerator"), "StyleGAN-XL, which is conditional"),
     "residual": (lambda: saying("synthesis", "b8", architecture="resnet"), "resnet"),
     "another gain": (lambda: saying(act_gain=1.0), "act_gain of 'synthesis.b8.conv0' is 1.0 instead of 1.414"),
     "another activation": (
@@ -260,6 +308,8 @@ def small_files():
         "zipped": hostile.saved({"g_ema": state, "conv_clamp": 256}),
         "older": hostile.saved(state, _use_new_zipfile_serialization=False),
         "nvidia": persistence.dumps({"G_ema": persistence.network(state, conv_clamp=256)}, 4),
+        "tensorflow": tensorflow_pickles.dumps(tensorflow_pickles.network(state, conv_clamp=numpy.float32(256)), 4),
+        "tensorflow 5": tensorflow_pickles.dumps(tensorflow_pickles.snapshot(tensorflow_pickles.network(state)), 5),
     }
 
 

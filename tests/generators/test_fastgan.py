@@ -208,7 +208,9 @@ def test_settings_are_part_of_the_fingerprint():
 def test_exports_come_with_remarks_where_their_code_differs():
     huggan, projected = (convert(plain_fastgan(layout).state_dict()) for layout in ("huggan", PROJECTED))
     said = " ".join(remarks(projected, "huggan"))
-    assert all(words in said for words in ("do not train", "no bias", "normalize is False", "tanh is True"))
+    assert all(
+        words in said for words in ("do not train", "no bias", "does not normalise", "passes pictures through tanh")
+    )
     assert remarks(huggan, "huggan")[0].endswith("do not train on from this file")
     assert not any("pictures differ" in each for each in remarks(huggan, "huggan"))
     with pytest.raises(InputError, match="choose huggan or fastgan-pytorch or projected-gan"):
@@ -281,6 +283,14 @@ def test_output_of_another_number_of_colours_is_refused():
 def test_what_is_no_unconditional_generator_is_refused_with_the_reason(name, said):
     with pytest.raises(InputError, match=said):
         convert({"synthesis.init.init.0.weight_orig": torch.zeros(4, 4, 4, 4), name: torch.zeros(4, 4)})
+
+
+def test_pickle_of_projected_gans_modules_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "network.pkl").write_bytes(b"\x80\x02cpg_modules.networks_fastgan\nGenerator\n)\x81.")
+    with pytest.raises(
+        InputError, match=r"names 'pg_modules\.networks_fastgan\.Generator'.*save G_ema\.state_dict\(\)"
+    ):
+        load_generator(str(tmp_path / "network.pkl"), device="cpu")
 
 
 # --- rules ---

@@ -374,6 +374,13 @@ def test_a_clamp_is_stored_where_a_layout_can_and_reported_where_not(convert, tm
     assert load(tmp_path / "given").fingerprint == load(ROSINALITY, conv_clamp=256).fingerprint
 
 
+def test_a_pickle_of_tensorflow_holds_the_clamp_and_says_what_it_is_for(convert, tmp_path):
+    (remark,) = convert(CLAMPED, tmp_path / "theirs.pkl", "--layout", "tensorflow")["remarks"]
+    again, original = load(tmp_path / "theirs.pkl"), load(CLAMPED)
+    assert "discriminator is a stand-in" in remark and again.settings() == original.settings()
+    assert (again.sample([0]) - original.sample([0])).abs().max() < 1e-4  # styles are stored less one, and rounded
+
+
 @pytest.fixture
 def rules(random_rule, tmp_path):
     """Two rule files of the golden generator."""
@@ -406,6 +413,7 @@ def test_impossible_conversions_are_refused_before_any_download(refused, hub, po
         ("out", ("--layout", "nvidia"), "must end in .pt"),
         ("out.safetensors", ("--layout", "nvidia"), "must end in .pt"),
         ("out.pkl", ("--layout", "nvidia"), "must end in .pt"),
+        ("out.pt", ("--layout", "tensorflow"), "must end in .pkl"),
         ("out.pt", ("--layout", "keras"), "'keras' is no layout: choose nvidia, tensorflow"),
         ("out", ("--conv-clamp", "-1"), "a number from"),
     ):

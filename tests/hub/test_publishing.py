@@ -136,7 +136,7 @@ def test_rules_alone_are_small_and_load_with_their_base(hub, town, rules):
 @pytest.mark.parametrize(
     ("kind", "layouts"),
     [
-        ("stylegan", ("rosinality", "nvidia")),
+        ("stylegan", ("rosinality", "nvidia", "basicsr", "tensorflow")),
         ("proggan", ("gandissect", "genforce")),
         ("dcgan", ("pytorch", "huggan")),
     ],
@@ -151,8 +151,8 @@ def test_other_peoples_tools_get_folded_weights_of_each_architecture(
     wanted = base.sample(range(3), rules=rules)
     assert torch.equal(load(NAME).sample(range(3)), wanted)
     for layout in layouts:
-        file = tmp_path / f"{layout}.pt"
-        file.write_bytes(hub.repositories[KEY].files()[f"exported/{layout}.pt"])
+        file = tmp_path / f"{layout}{'.pkl' if layout == 'tensorflow' else '.pt'}"
+        file.write_bytes(hub.repositories[KEY].files()[f"exported/{file.name}"])
         seen = [pictures.clamp(-1, 1) for pictures in (load(str(file)).sample(range(3)), wanted)]
         assert (seen[0] - seen[1]).abs().max() < 1e-5
     assert "licence: [mit]" in made.card and ModelCard(made.card).data.license == "mit"

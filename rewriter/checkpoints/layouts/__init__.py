@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.layouts import dcgan, fastgan, foreign, proggan, stylegan2, stylegan3
+from rewriter.checkpoints.layouts import dcgan, fastgan, foreign, lightweight, proggan, stylegan2, stylegan3
 from rewriter.checkpoints.layouts.table import Layout
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
 PUBLISHED = (
     *(*stylegan2.PUBLISHED, *stylegan3.PUBLISHED, *proggan.PUBLISHED),
-    *(*dcgan.PUBLISHED, *fastgan.PUBLISHED),
+    *(*dcgan.PUBLISHED, *fastgan.PUBLISHED, *lightweight.PUBLISHED),
 )
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
 UNSUPPORTED = {
     r"mapping\.embed_proj\.": "it is a StyleGAN-XL, which draws one of a thousand classes that is asked for",
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
-    r"synthesis\.(embed\.|feat_\d+\.(conv|bn|noise))": CONDITIONAL,
-    r"_downsample_\d+\.|down_from_(big|small)\.": "it is the discriminator of a FastGAN: give the generator's weights",
     **foreign.GENERATORS,
     **foreign.NO_GENERATORS,
 }
@@ -48,6 +46,8 @@ def remarks(generator: Generator, layout: str) -> list[str]:
         return ["its discriminator is a stand-in: NVIDIA's PyTorch code draws with it, and cannot train it further"]
     if generator.architecture == "fastgan":
         return fastgan.remarks(generator, layout_for(generator, layout))
+    if generator.architecture == "lightweight":
+        return ["it is one of the networks that the code trains together: load it into the averaged generator (GE)"]
     if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":

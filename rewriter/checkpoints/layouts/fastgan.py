@@ -18,6 +18,10 @@ from rewriter.generators.shapes import largest
 
 SIDES = tuple(8 * 2**i for i in range(8))  # of the maps that blocks make: 8 … 1024
 GATED = (64, 128, 256, 512)
+DOES = {  # settings: what code does where they are on, and off
+    "normalize": ("normalises latents", "does not normalise latents"),
+    "tanh": ("passes pictures through tanh", "does not pass pictures through tanh"),
+}
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -102,11 +106,13 @@ def remarks(generator: Generator, layout: Layout) -> list[str]:
     names, projected = generator.state_dict().keys(), layout.name == "projected-gan"
     said = ["spectral norms are set to one, which is right for drawing: do not train on from this file"]
     if "output.bias" in names and not projected:
-        said.append("the output has no bias, which this generator's has: pictures differ")
+        said.append("the code has no bias in its output, unlike this generator: pictures differ")
     if ("small.weight" in names) is projected or "map256.conv1.weight" not in names:
-        said.append("not all tensors are those that its code has: load it with strict=False")
-    differ = [key for key, value in layout.settings.items() if generator.settings()[key] != value]
-    return said + [f"{key} is {layout.settings[key]}, unlike in this generator: pictures differ" for key in differ]
+        said.append("not all tensors are those that the code has: load it with strict=False")
+    differ = {key: on for key, on in layout.settings.items() if generator.settings()[key] != on}
+    return said + [
+        f"the code {DOES[key][not on]}, unlike this generator: pictures differ" for key, on in differ.items()
+    ]
 
 
 def _published(name: str, names: Names) -> Published:

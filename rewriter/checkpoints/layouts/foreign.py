@@ -18,7 +18,11 @@ GENERATORS = {
     r"(\d+x\d+|ToRGB_lod\d+)/": f"it is a Progressive GAN of TensorFlow: {PROGGAN} file for PyTorch",
     r"(scaleLayers|formatLayer|groupScale|toRGBLayers)": f"it is PyTorch GAN Zoo's Progressive GAN: {PROGGAN}",
     r"(Model\.)?(MainLayers|AggregationLayer)\.": f"it is an R3GAN: {OTHER}",
-    r"(GE?|SE?)\.(\w*initial_\w+|blocks|layers|net)\.": f"it is a lightweight-gan, or lucidrains' StyleGAN2: {OTHER}",
+    r"synthesis\.(embed\.|feat_\d+\.(conv|bn|noise))": CONDITIONAL,
+    r"layers\.\d+\.0\.(0\.|2\.1\.|4\.)": "it is a Lightweight GAN of version 0.21 or later, whose blocks are others: "
+    f"{OTHER}",
+    r"(GE?|SE?)\.(\w*initial_\w+|blocks|layers|net)\.": "it is lucidrains' StyleGAN2, or a Lightweight GAN without its "
+    f"averaged generator: {OTHER}",
     r"to_rgbs\.\d+\.(iwt|dwt)\.": f"it is a SWAGAN, which draws wavelets: {OTHER}",
     r"backbone\.(mapping|synthesis)\.|(renderer|superresolution)\.": f"it is an EG3D, which draws solids: {OTHER}",
     r"shared\.weight|blocks\.\d+\.\d+\.bn\d\.|generator\.(gen_z|layers\.\d+\.bn)": "it is a BigGAN, which is "
@@ -33,6 +37,7 @@ NO_GENERATORS = {
     f"autoencoder (VAE or VQGAN): {OTHER}",
     r"b\d+\.(fromrgb|conv\d?|skip)\.|b4\.(fc|out)\.|convs\.\d+\.(\d+|conv1|conv2|skip)\.|final_(conv|linear)\.|"
     r"conv_body\.\d+\.|input\d+\.(weight|bias)": "it is a discriminator: give the generator's weights (g_ema)",
+    r"_downsample_\d+\.|down_from_(big|small)\.": "it is the discriminator of a FastGAN: give the generator's weights",
     r"layer\d\.\d+\.(conv|bn)\d\.": "it is a classifier: give a generator's weights",
     r"(main|model)\.(2|5|8|11|14|17|20)\.": "it has convolutions where a DCGAN's discriminator has them: give the "
     "generator's weights (netG)",
