@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rewriter.errors import InputError
-from rewriter.generators.base import Generator
+from rewriter.generators.base import CACHED, Generator
 from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
 from rewriter.generators.mapping import GAIN, SLOPE, Dense, MappingNetwork
 from rewriter.generators.shapes import Shapes, largest
@@ -178,15 +178,21 @@ class FilteredConv(Modulated, LinearMemory):
     def filtered(self, values: Tensor) -> Tensor:
         """Values (n, out, h, w) → features (n, out, h', w'): leaky ReLU and clamp between two filters.
 
-        A CPU does a few channels at a time, so that their maps stay in its cache.
+        A CPU does a few channels and rows at a time, so that their maps stay in its cache.
         """
         together = TOGETHER if values.device.type == "cpu" else values.shape[1]
         return torch.cat([self._filtered(part) for part in values.split(together, 1)], 1)
 
     def _filtered(self, values: Tensor) -> Tensor:
-        x = oversample(values, self.up_filter, self.up, padding=self.padding)
-        x = F.leaky_relu(x, SLOPE).mul_(GAIN).clamp_(-CLAMP, CLAMP)
-        return decimate(x, self.down_filter, self.down)
+        high, taps = oversample(values, self.up_filter, self.up, axis=2, padding=self.padding), len(self.down_filter)
+        size = (high.shape[2] - taps) // self.down + 1  # both maps are square
+        rows = max(1, CACHED // (high[:, :, : self.down, 0].numel() * high.shape[2])) if values.is_cpu else size
+        strips = [high[:, :, i * self.down : (i + rows - 1) * self.down + taps] for i in range(0, size, rows)]
+        return torch.cat([self._bent(strip) for strip in strips], 2)
+
+    def _bent(self, x: Tensor) -> Tensor:
+        x = oversample(x, self.up_filter, self.up, axis=3, padding=self.padding)
+        return decimate(F.leaky_relu(x, SLOPE).mul_(GAIN).clamp_(-CLAMP, CLAMP), self.down_filter, self.down)
 
 
 class ToRGB(Modulated):
@@ -324,24 +330,19 @@ def low_pass(taps: int, *, separable: bool = True) -> Tensor:
     return torch.tensor(bell if separable else [[a * b for b in bell] for a in bell])
 
 
-def oversample(x: Tensor, kernel: Tensor, factor: int, *, padding: tuple[int, int]) -> Tensor:
-    """(n, c, h, w) → larger maps: `factor` - 1 zeros after each cell, `padding`, a filter (taps,); on both axes.
+def oversample(x: Tensor, kernel: Tensor, factor: int, *, axis: int, padding: tuple[int, int]) -> Tensor:
+    """(n, c, h, w) → larger maps: `factor` - 1 zeros after each row, `padding`, a filter (taps,); the gain is factor.
 
-    The gain is factor². `padding` is less than the taps: what it adds at most is what a transposed convolution adds.
+    `padding` is less than the taps: what it adds at most is what a transposed convolution adds.
     """
+    length = x.shape[axis] * factor + sum(padding) - len(kernel) + 1
     before = len(kernel) - 1 - padding[0]  # rows of the transposed convolution that are not kept, at the start
-    for axis in (2, 3):
-        length = x.shape[axis] * factor + sum(padding) - len(kernel) + 1
-        after = (x.shape[axis] - 1) * factor + len(kernel) - before - length
-        spared = min(before, after)
-        x = F.conv_transpose2d(
-            x,
-            _along(axis, kernel * factor).expand(x.shape[1], 1, -1, -1),
-            stride=_pair(axis, factor, 1),
-            padding=_pair(axis, spared, 0),
-            groups=x.shape[1],
-        ).narrow(axis, before - spared, length)
-    return x
+    after = (x.shape[axis] - 1) * factor + len(kernel) - before - length
+    spared = min(before, after)
+    taps = _along(axis, kernel * factor).expand(x.shape[1], 1, -1, -1)
+    stride, cut = _pair(axis, factor, 1), _pair(axis, spared, 0)
+    full = F.conv_transpose2d(x, taps, stride=stride, padding=cut, groups=x.shape[1])
+    return full.narrow(axis, before - spared, length)
 
 
 def decimate(x: Tensor, kernel: Tensor, factor: int) -> Tensor:
