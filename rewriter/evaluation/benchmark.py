@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from rewriter import worlds
+from rewriter.checkpoints import store
+from rewriter.checkpoints.layouts import suffixes_of, written_as
 from rewriter.editing.edit import Edit, Region
 from rewriter.editing.execute import prepare, replay
 from rewriter.editing.forms import gated
@@ -42,6 +44,7 @@ CHANNELS = {4: 512, 8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 
 TABLES = {
     "edits": "Edits, from cached features and statistics to the rule; of ours, also solving alone",
     "statistics": "First statistics of a layer",
+    "loading": "Loading a generator on the CPU, against `torch.load` of the same weights",
     "pictures": "Pictures, compared with whole pictures without a rule in float32",
     "machine": "Machine",
 }
@@ -107,6 +110,8 @@ def measured(generator: Generator, edit: Edit) -> Iterator[tuple[str, Row]]:
             alone = median(_solving(generator, own, known) for _ in range(ROUNDS)) if method in OURS else seconds
             took = {"method": method, "seconds": seconds, "solving": alone}
             yield "edits", {"edit": edit.title, **about, **took, **shown}
+    for row in _loading(generator):
+        yield "loading", row
     for row in _pictures(generator, 16 if fast else 4):
         yield "pictures", row
 
@@ -123,6 +128,27 @@ def _solving(generator: Generator, edit: Edit, known: Statistics) -> float:
     job = prepare(generator, edit, statistics=known)
     goal, _ = job.goal(), job.directions
     return _seconds(lambda: gated(job, goal) if edit.form == "gated" else job.solve(goal), generator)
+
+
+def _loading(generator: Generator) -> Iterator[Row]:
+    """Forms of a file: the seconds that each takes, also as a multiple of `torch.load`'s."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain, older = Path(folder, "plain.pt"), Path(folder, "older.pt")
+        forms = {"safetensors": Path(folder, "ours.safetensors"), "torch.save": plain, "older torch.save": older}
+        store.write_weights(generator, forms["safetensors"])
+        torch.save(state := {name: value.cpu() for name, value in generator.state_dict().items()}, plain)
+        torch.save(state, older, _use_new_zipfile_serialization=False)
+        for layout in written_as(generator):
+            forms[layout] = Path(folder, f"{layout}{suffixes_of(layout)[0]}")
+            store.export(generator, forms[layout], layout)
+        del state
+        ways = {name: partial(store.read_file, path, name="model") for name, path in forms.items()}
+        ways["torch.load"] = partial(torch.load, plain, weights_only=True)
+        rounds = [[_seconds(load) for load in ways.values()] for _ in range(ROUNDS + 1)][1:]  # one to warm up
+        *seconds, usual = map(median, zip(*rounds, strict=True))
+        for (name, path), each in zip(forms.items(), seconds, strict=True):
+            size = path.stat().st_size / 1e6
+            yield {"form": name, "megabytes": size, "seconds": each, "times_as_long_as_torch_load": each / usual}
 
 
 @torch.no_grad()
@@ -158,9 +184,9 @@ def _random_rule(generator: Generator, seed: int) -> LowRank:
 
 
 @torch.no_grad()
-def _seconds(job: Callable[[], object], generator: Generator) -> float:
-    """How long a job takes, until the GPU has finished it."""
-    wait = torch.cuda.synchronize if generator.device.type == "cuda" else lambda: None
+def _seconds(job: Callable[[], object], generator: Generator | None = None) -> float:
+    """How long a job takes, until the GPU of a generator has finished it."""
+    wait = torch.cuda.synchronize if generator and generator.device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
     job()
