@@ -450,6 +450,26 @@ def _networks():
     for name in ("conv_clamp", "mapping_lrmul", "architecture", "resample_kernel", "normalize_latents"):
         tied = network().replace(text("static_kwargs") + b"}", text("static_kwargs") + b"}" + text(name) + knot + b"s")
         yield f"a knot as the {name}", b"\x80\x04" + tied + b"."
+    made, empty = (
+        b"cpg_modules.networks_fastgan\nGenerator\n",
+        b"}(" + b"".join(text(name) + b"}" for name in ("_parameters", "_buffers", "_modules")),
+    )
+    for name, data in {
+        "called": made + number((source,)) + b"R",
+        "with arguments": made + number((source,)) + b"\x81" + empty + b"ub",
+        "without fields": made + b")\x81",
+        "with other fields": made + b")\x81" + number({"_modules": 3}) + b"b",
+        "empty": made + b")\x81" + empty + b"ub",
+        "filled twice": made + b")\x81" + empty + b"ub" + empty + b"ub",
+        "one in itself": made + b")\x81q\7" + empty + text("_modules") + b"}" + text("x") + b"h\7sub",
+        "a knot as c_dim": made + b")\x81" + empty + text("c_dim") + knot + b"ub",
+        "a knot as an argument": made + b"(" + knot + b"tR" + empty + b"ub",
+        "a knot as a module": made + b")\x81" + empty + text("_modules") + b"}" + text("x") + knot + b"sub",
+        "a name of a function": b"ctorch.nn.modules.module\nregister_module_forward_hook\n)R",
+        "a name with dots": b"\x80\x04" + text("torch.nn.modules") + text("module.torch") + b"\x93)R",
+    }.items():
+        yield f"modules: {name}", b"\x80\x04" + data + b"."
+        yield f"modules: {name}, as G_ema", b"\x80\x04}" + text("G_ema") + data + b"s."
     for name, data in {
         "three": b"NNN\x87",
         "none": b")",

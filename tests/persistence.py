@@ -146,9 +146,29 @@ def snapshot(generator):
     }
 
 
-def dumps(data, protocol=4):
-    """The pickle; the modules that it names exist only while it is written."""
+class Plain(nn.Module):
+    """A module whose class is only named, as Projected GAN's code has it."""
+
+
+def plain(generator, code, **fields):
+    """The modules of a generator in one whose class is a plain one of this module of Python."""
+    made = type("Generator", (Plain,), {"__module__": code})()
+    for name, value in generator.named_children():
+        made.add_module(name, value)
+    for each in made.modules():
+        if type(each).__module__.startswith("test") or type(each).__module__.startswith("plain"):
+            each.__class__ = nn.Module if type(each) is not nn.Sequential else nn.Sequential
+    made.__dict__.update({"c_dim": 0, "z_dim": 6, **fields})
+    return made
+
+
+def dumps(data, protocol=4, named=()):
+    """The pickle; the modules that it names exist only while it is written. `named`: further objects' classes."""
     fakes = {name: ModuleType(name) for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")}
+    for kind in map(type, named):
+        parts = kind.__module__.split(".")
+        fakes |= {".".join(parts[:i]): ModuleType(parts[i - 1]) for i in range(1, len(parts) + 1)}
+        setattr(fakes[kind.__module__], kind.__name__, kind)
     fakes["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj
     fakes["dnnlib.util"].EasyDict = EasyDict
     assert not fakes.keys() & sys.modules.keys()

@@ -26,6 +26,7 @@ FILE, BUILT_IN = "checkpoints.json", "townscape"  # the generator that commands 
 WORLDS = "rewriter/worlds/"  # where built-in generators lie
 VARIABLE = "REWRITER_CATALOGUE"
 VERSION, MOST = 1, 1000
+UNKNOWN = "unknown"  # id of the licence of a file whose authors state none
 ADVICE = ("structure", "objects", "texture")
 
 
@@ -70,7 +71,8 @@ class Entry(PinnedFile):
     @property
     def origin(self) -> Origin:
         """What a generator keeps of it."""
-        return Origin(**{f.name: getattr(self, f.name) for f in fields(Origin) if hasattr(self, f.name)})
+        about = {f.name: getattr(self, f.name) for f in fields(Origin) if hasattr(self, f.name)}
+        return Origin(**{**about, "licence": None if self.licence.id == UNKNOWN else self.licence})
 
 
 def catalogue() -> dict[str, Entry]:

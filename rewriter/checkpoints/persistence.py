@@ -1,4 +1,8 @@
-"""Pickles of NVIDIA's PyTorch code, whose objects bring their source code along: only tensors and fields are used."""
+"""Pickles of modules, of which only tensors and fields are used.
+
+NVIDIA's PyTorch code saves objects that bring their source code along; code after it, such as that of Projected GAN,
+saves objects that only name their classes.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from rewriter.checkpoints import CONDITIONAL
-from rewriter.checkpoints.arrays import read_all
-from rewriter.checkpoints.pickle_types import Persistent, TensorInfo
+from rewriter.checkpoints.arrays import plain, read_all
+from rewriter.checkpoints.pickle_types import Built, Persistent, TensorInfo
 from rewriter.errors import InputError
 
 DEPTH = 16  # how deep modules may be nested
@@ -24,14 +28,14 @@ def read_persistent(loaded: Any, *, size: int) -> tuple[dict[str, Tensor], dict[
 
     `size` is the file's. InputError if there is no generator of NVIDIA's in it, or one that is not supported.
     """
-    generator = loaded.get("G_ema") if isinstance(loaded, dict) else loaded
-    if isinstance(generator, Persistent) and generator.name in OTHERS:
+    generator = _as_module(loaded.get("G_ema") if isinstance(loaded, dict) else loaded)
+    if generator and generator.name in OTHERS:
         raise InputError(f"this generator is not supported, because {OTHERS[generator.name]}")
-    if not isinstance(generator, Persistent) or generator.name != "Generator":
-        found = f"a {generator.name[:40]!r}" if isinstance(generator, Persistent) else "none"
-        raise InputError(f"it holds no generator of NVIDIA's code but {found}: expected a dict with G_ema, or itself")
+    if not generator or generator.name != "Generator":
+        found = f"a {generator.name[:40]!r}" if generator else "none"
+        raise InputError(f"it holds no generator (found: {found}): expected a dict with G_ema, or the generator itself")
     modules = dict(_modules(generator, "", 0, set()))
-    if generator.fields.get("c_dim"):
+    if plain(generator.fields.get("c_dim")):
         raise InputError(f"this generator is not supported, because {CONDITIONAL}")
     described = {
         f"{prefix}{name}": value
@@ -47,14 +51,22 @@ def read_persistent(loaded: Any, *, size: int) -> tuple[dict[str, Tensor], dict[
 
 def _modules(module: Persistent, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, Persistent]]:
     """A module and those inside it, by their prefixes; InputError if one is in two places."""
-    if id(module) in seen or depth > DEPTH:
+    if id(module.fields) in seen or depth > DEPTH:
         raise InputError("its modules are nested too deeply, or one is in two places")
-    seen.add(id(module))
+    seen.add(id(module.fields))
     yield prefix, module
-    for name, inner in _fields(module, "_modules").items():
-        if not isinstance(inner, Persistent):
-            raise InputError(f"it has a module {f'{prefix}{name}'[:80]!r} that NVIDIA's code did not save")
+    for name, value in _fields(module, "_modules").items():
+        inner = _as_module(value)
+        if inner is None:
+            raise InputError(f"it has a {type(value).__name__} where the module {f'{prefix}{name}'[:80]!r} belongs")
         yield from _modules(inner, f"{prefix}{name}.", depth + 1, seen)
+
+
+def _as_module(value: Any) -> Persistent | None:
+    """A module of either kind of code; None for anything else."""
+    if isinstance(value, Built) and isinstance(value.state, dict) and "_modules" in value.state:
+        return Persistent(value.name.rpartition(".")[2], value.state)
+    return value if isinstance(value, Persistent) else None
 
 
 def _fields(module: Persistent, group: str) -> Mapping[str, Any]:

@@ -72,7 +72,7 @@ class Persistent:
 
 @dataclass(eq=False)
 class Built:
-    """An object of another library: the name of its class, and what the file fills it with; `arrays` reads some."""
+    """An object of another library: the name of its class, and what the file fills it with; nothing is made of it."""
 
     name: str
     state: Any = field(default=None, repr=False)
@@ -155,6 +155,11 @@ def _set(items: Any = None) -> None:
         key_of(item)
 
 
+def unread(name: str, *_: Any) -> Built:
+    """Stands for classes of PyTorch's modules: their fields are kept, and nothing of them runs."""
+    return Built(name)
+
+
 def refuse_call(*_: Any) -> Any:
     """Stands for types, which are named and never called."""
     raise InputError("it calls a type that is only to be named")
@@ -202,11 +207,9 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "numpy.ndarray": refuse_call,
     "numpy.dtype": _dtype,
 }
+MODULES = r"(torch\.nn\.(modules|utils)|pg_modules|feature_networks|timm|training\.networks\w*|R3GAN)\."  # of classes
 HINTS = {  # what names tell of a file that is refused
     r"tfutil\.Network": "it is a Progressive GAN of TensorFlow; take GAN Dissection's or GenForce's file for PyTorch",
-    r"(R3GAN|training\.networks)\.": "it looks like an R3GAN, which is not supported; take a StyleGAN2 or a FastGAN",
-    r"pg_modules\.": "it has modules of Projected GAN; if its generator is a FastGAN, save G_ema.state_dict() with "
-    "torch.save, and take that",
     r"dnnlib\.": "it is of a version of NVIDIA's code that is not known; take the file for PyTorch",
     "": "ask for the generator's state dict, saved with torch.save or as safetensors",
 }

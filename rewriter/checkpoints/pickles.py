@@ -11,12 +11,14 @@ import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from rewriter.checkpoints.pickle_types import (
     DTYPES,
     HINTS,
     KNOWN,
+    MODULES,
     Built,
     Chunk,
     Known,
@@ -25,6 +27,7 @@ from rewriter.checkpoints.pickle_types import (
     only,
     refuse_call,
     storage_of,
+    unread,
 )
 from rewriter.errors import InputError
 
@@ -172,6 +175,8 @@ class Machine:
                 return Known(full, self._encoded)
             if full in KNOWN:
                 return Known(full, KNOWN[full])
+            if re.match(MODULES, full):
+                return Known(full, partial(unread, full))
             storage = re.fullmatch(r"torch\.([A-Z]\w+)Storage", full)
             if storage and storage[1] in DTYPES:
                 return Known(full, refuse_call)

@@ -17,6 +17,7 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 
 STATED = "its layers state their activations, gains and clamp, which were compared with what is drawn here"
+NEXT = ("sample", "demo")
 WIDTH = 13  # of the names of rows
 FAST = 0.5  # seconds a picture that nobody minds
 
@@ -77,7 +78,7 @@ def _page(model: Generator, data: dict[str, Any]) -> str:
         ("begin at", begin or f"{default_layer(model)}; rewriter suggest EDIT compares layers"),
         *(("limit", limit) for limit in data["limits"]),
         ("converts to", ", ".join(data["layouts"]) or "a folder of this package only"),
-        ("next", f"rewriter sample --generator {data['file']}   or   rewriter demo --generator {data['file']}"),
+        *(("next" if i == 0 else "", f"rewriter {name} --generator {data['file']}") for i, name in enumerate(NEXT)),
     ]
     return "\n".join([data["file"], *(_lines(name, words) for name, words in rows)])
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo
-from rewriter.generators.parts import KERNEL, BatchNorm, TransposedConv, hold
+from rewriter.generators.parts import KERNEL, SHRUNK, BatchNorm, TransposedConv, hold
 from rewriter.generators.shapes import Shapes, largest
 
 OUTPUT, DEEPEST = "output", 8  # a DCGAN of eight layers draws 1024 px
@@ -49,7 +49,7 @@ class DCGAN(Generator):
 
     architecture = "dcgan"
     unseen = "ReLUs, tanh, and latents that are not normalised"
-    limits = "truncation shrinks its latents, which costs variety sooner than in a StyleGAN"
+    limits = SHRUNK
     leak = 0.0
     pattern = r"layer\d+\.(deconv|norm)\."
 

@@ -26,7 +26,7 @@ from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import fixed_noise
 from rewriter.generators.layer import Features, LayerInfo, random_weight
-from rewriter.generators.parts import BatchNorm, Conv, TransposedConv, gated_units, hold
+from rewriter.generators.parts import SHRUNK, BatchNorm, Conv, TransposedConv, advice, gated_units, hold
 from rewriter.generators.shapes import Shapes, largest
 
 SIDES = tuple(4 * 2**i for i in range(9))  # of maps: 4 … 1024
@@ -93,6 +93,8 @@ class FastGAN(Generator):
     """
 
     architecture = "fastgan"
+    unseen = "noise that is the same for every picture, where its own code draws it anew"
+    limits = SHRUNK
     pattern = r"map\d+\.(conv|norm)\d\."
     SETTINGS = MappingProxyType({"normalize": flag, "tanh": flag})
 
@@ -115,6 +117,7 @@ class FastGAN(Generator):
         self.output = Conv(previous, 3, kernel=3, bias=config.bias)
         if config.small:
             self.small = Conv(config.channels[128], 3, kernel=1)
+        self.advice = advice(self.layers)
         self.requires_grad_(False)
 
     def _layer(self, block: nn.Module, side: int, number: int, inputs: int, outputs: int) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo, random_weight
-from rewriter.generators.parts import BatchNorm, Conv, TransposedConv, gated_units, hold
+from rewriter.generators.parts import SHRUNK, BatchNorm, Conv, TransposedConv, advice, gated_units, hold
 from rewriter.generators.shapes import Shapes, largest
 
 SIDES = tuple(4 * 2**i for i in range(9))  # of maps: 4 … 1024
@@ -111,6 +111,8 @@ class LightweightGAN(Generator):
     """
 
     architecture = "lightweight"
+    unseen = "upsampling by repetition, where later versions of its code interpolate"
+    limits = SHRUNK
     pattern = r"stage\d+\.(conv|norm)\."
 
     def __init__(self, config: LightweightGANConfig, *, name: str = "lightweight"):
@@ -134,6 +136,7 @@ class LightweightGAN(Generator):
             self.layers[layer] = LayerInfo(layer, previous, 2 * channels, kernel, keys, side)
             previous = channels
         self.output = Conv(previous, config.colours, kernel=3, bias=True)
+        self.advice = advice(self.layers)
         self.requires_grad_(False)
 
     def _gate(self, side: int, channels: int) -> None:

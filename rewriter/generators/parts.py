@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rewriter.generators.layer import LinearMemory, random_weight
+from rewriter.generators.layer import LayerInfo, LinearMemory, random_weight
 
 KERNEL = 4  # places a side that a transposed convolution spreads a key over
 EPSILON = 1e-5  # of batch norm
 CLOSED = -6.0  # where the sigmoid lets a four-hundredth pass
+SHRUNK = "truncation shrinks its latents, which costs variety sooner than in a StyleGAN"  # a limit of generators
+GOOD = {"structure": 16, "objects": 32, "texture": 128}  # sides of maps
 GAIN = 2.0  # of random weights: makes up for what gated linear units take away
+
+
+def advice(layers: Mapping[str, LayerInfo]) -> dict[str, str]:
+    """The layers to begin at, by the sides of their maps, as in a StyleGAN2; those that the generator has."""
+    return {good: name for name, info in layers.items() for good, side in GOOD.items() if info.resolution == side}
 
 
 class TransposedConv(LinearMemory):

@@ -79,7 +79,7 @@ class ProgressiveGAN(Generator):
     leak = 0.2
     pattern = r"layer\d+\.(conv|wscale)\."
     unseen = "pixel norm, leaky ReLUs of 0.2, and latents without labels"
-    limits = "truncation has no effect on it"
+    limits = "it has no truncation"
     SETTINGS = MappingProxyType({"clamp": flag})
 
     def __init__(self, config: ProgressiveGANConfig, *, name: str = "proggan"):

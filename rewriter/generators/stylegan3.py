@@ -212,6 +212,7 @@ class StyleGAN3(Generator):
     """A StyleGAN3 generator, configuration T or R, of any size."""
 
     architecture = "stylegan3"
+    unseen = "a clamp of 256, maps that reach ten cells beyond the picture, and a first cutoff of 2"
     pattern = r"synthesis\.L\d+_\d+_\d+\."
     leak = SLOPE
 

@@ -15,7 +15,17 @@ from loopback import LoopbackHub
 
 from rewriter import load_generator, worlds
 from rewriter.checkpoints import catalogue as module
-from rewriter.checkpoints.catalogue import CHECKS, MOST, VARIABLE, Entry, built_ins, catalogue, entry_from, shipped
+from rewriter.checkpoints.catalogue import (
+    CHECKS,
+    MOST,
+    UNKNOWN,
+    VARIABLE,
+    Entry,
+    built_ins,
+    catalogue,
+    entry_from,
+    shipped,
+)
 from rewriter.errors import InputError
 
 
@@ -67,9 +77,17 @@ def test_each_entry_is_complete_and_states_its_licence(data):
     assert set(CHECKS) - {"note", "package"} <= set(data) <= set(CHECKS)
     assert entry.sha256 is None or len(entry.sha256) == 64 or (entry.repository is None and len(entry.sha256) == 8)
     assert entry.attribution and entry.licence.link.startswith("https://")
-    made = {"stylegan2": "nvidia-source-code-license-nc", "proggan": "cc-by-nc-4.0", "dcgan": "mit"}
-    assert entry.licence.id == ("apache-2.0" if entry.id in built_ins() else made[entry.architecture])
+    made = {name: {"nvidia-source-code-license-nc"} for name in ("stylegan2", "stylegan3")}
+    made |= {
+        "proggan": {"cc-by-nc-4.0"},
+        "lightweight": {"mit"},
+        "dcgan": {"mit", UNKNOWN},
+        "fastgan": {"mit", UNKNOWN},
+    }
+    assert entry.licence.id in ({"apache-2.0"} if entry.id in built_ins() else made[entry.architecture])
+    assert (entry.origin.licence is None) == (entry.licence.id == UNKNOWN) == ("states no licence" in entry.note)
     suffix = {"rosinality": ".pt", "genforce": ".bin", "gandissect": ".pth", "nvidia": (".pkl", ".safetensors")}
+    suffix |= {"huggan": ".bin", "projected-gan": ".bin", "lightweight-gan": ".pt", "tensorflow": ".pkl"}
     assert entry.file.endswith({**suffix, "pytorch": ".tar"}[entry.layout])
     assert not re.search(r"[/\\]|\.(pt|pth|bin|pkl|tar)$", entry.id)
     assert entry.clamp is None or entry.layout == "rosinality" or entry.file.startswith("ada/")

@@ -285,14 +285,6 @@ def test_what_is_no_unconditional_generator_is_refused_with_the_reason(name, sai
         convert({"synthesis.init.init.0.weight_orig": torch.zeros(4, 4, 4, 4), name: torch.zeros(4, 4)})
 
 
-def test_pickle_of_projected_gans_modules_is_refused_with_a_way_out(tmp_path):
-    (tmp_path / "network.pkl").write_bytes(b"\x80\x02cpg_modules.networks_fastgan\nGenerator\n)\x81.")
-    with pytest.raises(
-        InputError, match=r"names 'pg_modules\.networks_fastgan\.Generator'.*save G_ema\.state_dict\(\)"
-    ):
-        load_generator(str(tmp_path / "network.pkl"), device="cpu")
-
-
 # --- rules ---
 
 
