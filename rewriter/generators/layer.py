@@ -240,7 +240,7 @@ class LinearMemory(Memory):
         return torch.ones_like(x)
 
 
-def random_weight(*shape: int) -> Tensor:
-    """Normal random numbers; on the meta device, where their drawing would import half of torch, only the shape."""
+def random_weight(*shape: int, over: float = 1.0) -> Tensor:
+    """Normal random numbers, divided by `over`; on the meta device, where this would import half of torch, a shape."""
     weight = torch.empty(shape)
-    return weight if weight.is_meta else weight.normal_()
+    return weight if weight.is_meta else weight.normal_().div_(over)

@@ -60,7 +60,7 @@ class Gate(nn.Module):
         super().__init__()
         self.frequencies = frequencies
         if frequencies:
-            self.register_buffer("pattern", random_weight(1, inputs, side, side).div_(side))
+            self.register_buffer("pattern", random_weight(1, inputs, side, side, over=side))
         else:
             self.look = Conv(inputs, 1, kernel=1, bias=True)
         hidden = max(3, outputs // (4 if frequencies else 2))

@@ -19,7 +19,7 @@ class Dense(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0, activate: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(random_weight(outputs, inputs).div_(rate))
+        self.weight = nn.Parameter(random_weight(outputs, inputs, over=rate))
         self.bias = nn.Parameter(torch.full((outputs,), bias))
         self.rate, self.activate = rate, activate
 

@@ -30,7 +30,7 @@ class TransposedConv(LinearMemory):
     def __init__(self, inputs: int, outputs: int, *, stride: int, bias: bool):
         super().__init__()
         seen = stride**2  # keys that one value sees: of layer1's there is only one
-        self.weight = nn.Parameter(random_weight(outputs, inputs, KERNEL, KERNEL).div_(math.sqrt(inputs * seen)))
+        self.weight = nn.Parameter(random_weight(outputs, inputs, KERNEL, KERNEL, over=math.sqrt(inputs * seen)))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.stride, self.padding = stride, stride - 1
 
@@ -48,9 +48,8 @@ class Conv(LinearMemory):
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int, padding: int | None = None, bias: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(
-            random_weight(outputs, inputs, kernel, kernel).mul_(GAIN).div_(math.sqrt(inputs * kernel**2))
-        )
+        over = math.sqrt(inputs * kernel**2) / GAIN
+        self.weight = nn.Parameter(random_weight(outputs, inputs, kernel, kernel, over=over))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.padding = kernel // 2 if padding is None else padding
 

@@ -2,6 +2,8 @@
 
 import gc
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import persistence
@@ -68,6 +70,20 @@ def test_every_layout_draws_what_its_own_code_draws(name):
     for key in drawn:
         psi = float(key.removeprefix("image_psi_")) if "psi" in key else 1.0
         assert close(generator(expected["z"], truncation=psi), expected[key])
+
+
+def test_a_generator_is_built_without_the_modules_that_take_longer_to_import_than_it_takes_to_load(dcgan, tmp_path):
+    save(dcgan, tmp_path / "dcgan")
+    files = [PLAIN, STYLEGAN3_T, GANDISSECT, "huggan_fastgan_64px.bin"]
+    code = f"""
+import sys
+from rewriter import load_generator
+for name in {[*(str(DATA / name) for name in files), str(tmp_path / "dcgan")]}:
+    load_generator(name, device="cpu")
+print("sympy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_the_clamp_matters_and_is_not_stored_in_the_weights():
