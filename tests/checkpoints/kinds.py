@@ -18,7 +18,10 @@ import torch
 from conftest import DATA, golden, state_of
 from plain_dcgan import plain_dcgan, plain_discriminator
 from plain_fastgan import plain_fastgan
+from plain_lightweight import plain_lightweight
 from plain_stylegan2 import pictures as plain_stylegan2
+from plain_stylegan3 import draw as plain_stylegan3
+from plain_stylegan3 import plain_state
 from safetensors.torch import save as safetensors
 from torch.nn.utils import parametrizations
 
@@ -266,6 +269,37 @@ refuse("SG2 TensorFlow, conditional", lambda: flows(label_size=10), "conditional
 refuse("SG2 TensorFlow, residual", lambda: flows(architecture="resnet"), "architecture is 'resnet'")
 refuse("SG2 TensorFlow, other resampling", lambda: flows(resample_kernel=[1, 2, 1]), "resample_kernel is not 1-3-3-1")
 
+# --- StyleGAN3 ---
+
+
+def third(**options):
+    return plain_state(16, count=4, base=192, most=12, **options)
+
+
+def of_third(**options):
+    def drawn():
+        z = torch.randn(2, 6, generator=torch.manual_seed(5))
+        return z, plain_stylegan3(third(**options), z).float()
+
+    return drawn
+
+
+def filtered(**options):
+    return persistence.dumps(persistence.snapshot(persistence.filtered_network(third(**options))))
+
+
+def conditional_third():
+    return persistence.dumps(persistence.snapshot(persistence.filtered_network(third(), c_dim=3)))
+
+
+add("SG3 T, NVIDIA pickle", filtered, of_third())
+add("SG3 R, NVIDIA pickle", lambda: filtered(radial=True), of_third(radial=True))
+add("SG3 T, state", third, of_third(), layout="nvidia")
+add("SG3 R, state", lambda: third(radial=True), of_third(radial=True), layout="nvidia")
+add("SG3 T, {'G_ema': state}, module.", lambda: {"G_ema": parallel(third())}, of_third())
+add("SG3 T, safetensors", lambda: safetensors(third()), of_third())
+refuse("SG3 T, conditional", conditional_third, "conditional")
+
 # --- Progressive GAN ---
 
 gandissect, pggan = of_golden(GANDISSECT), of_golden(GENFORCE_PGGAN)
@@ -347,6 +381,28 @@ refuse(
     lambda: {**fast(PROJECTED), "synthesis.embed.weight": torch.zeros(10, 4)},
     "conditional",
 )
+
+# --- Lightweight GAN ---
+
+
+def light(prefix="GE.", **options):
+    return {f"{prefix}{name}": value for name, value in plain_lightweight(**options).state_dict().items()}
+
+
+def of_light(**options):
+    def drawn():
+        z = torch.randn(3, 6, generator=torch.manual_seed(5))
+        with torch.no_grad():
+            return z, 2 * plain_lightweight(**options)(z).expand(-1, 3, -1, -1) - 1
+
+    return drawn
+
+
+ATTENDED = {"attended": (8, 16)}
+LIGHT = "lightweight-gan"
+add("LG of HugGAN {'GAN'}", lambda: {"GAN": {**light(), **light("G.", seed=1)}}, of_light(), layout=LIGHT)
+add("LG of HugGAN with attention", lambda: {"GAN": light(**ATTENDED)}, of_light(**ATTENDED), layout=LIGHT)
+add("LG in grey", lambda: {"GAN": light(colours=1)}, of_light(colours=1), layout=LIGHT)
 
 # --- others, which are no generators of ours ---
 
