@@ -338,6 +338,10 @@ def _shapes():
     }.items():
         yield f"{name} zipped", laid(value)
         yield f"{name} older", older(value)
+    for name in ("G.", "synthesis/", "synthesis.b", "layer", "encoder."):
+        for part in ("initial_", "0", "x/", "0.", "Noise/"):
+            long = MARKED + text(name + part * 100_000) + fine + b"s."
+            yield f"a long name, {name}{part}", zipped(long, {"data/0": bytes(16)})
     yield "missing numbers", zipped(holding(fine))
     yield "fewer numbers", laid(fine, b"\0" * 12)
     yield "more numbers", laid(fine, b"\0" * 20)

@@ -82,7 +82,6 @@ def _arguments(variables: State, settings: Mapping[str, Any]) -> dict[str, Any]:
         "fmap_base": base,
         "fmap_max": most,
         "mapping_layers": sum(name.startswith("mapping/") and name.endswith("/weight") for name in variables),
-        "mapping_lrmul": settings.get("mapping_rate", 0.01),
         "conv_clamp": settings.get("conv_clamp"),
         "use_noise": "synthesis/noise0" in variables,
     }

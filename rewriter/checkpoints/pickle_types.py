@@ -1,6 +1,7 @@
 """What a checkpoint's pickle may contain: tensors, plain data, and nothing else.
 
-`KNOWN` lists every name that a file may call, with the function of ours that is called instead.
+`KNOWN` lists the names that a file may call, with the function of ours that is called instead; `MODULES` describes
+those of classes of PyTorch modules, of which only the fields are kept. Any other name is refused.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ CONTAINERS = (  # names under which files hold the weights, the averaged ones fi
 BUFFERS = ("weight_u", "weight_v", "running_mean", "running_var", "num_batches_tracked")  # ends of names
 OLDER = b"\x80\x02\x8a\n" + MAGIC.to_bytes(10, "little")  # first bytes of torch.save's older format
 HEADER = 4 << 20  # bytes of a header of safetensors
-SIDE = 1 << 20  # the longest axis of a tensor
+SIDE, NAME = 1 << 20, 300  # the longest axis and the longest name of a tensor
 Options = dict[str, Any]
 
 
@@ -68,8 +68,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Options]:
 def _check(state: Mapping[str, Tensor], size: int) -> None:
     """Raise InputError for tensors that cannot be weights."""
     for name, value in state.items():
-        if not name.isprintable():
-            raise InputError(f"it has a tensor with the unprintable name {name[:80]!r}")
+        if not name.isprintable() or len(name) > NAME:
+            raise InputError(f"it has a tensor with a name that no weight has, {name[:80]!r}")
         if value.dtype not in DTYPES.values() or max(value.shape, default=1) > SIDE:
             raise InputError(f"{name[:80]} is {tuple(value.shape)} of {value.dtype}, which no weight is")
     if sum(value.nbytes for value in state.values()) > size:

@@ -286,6 +286,18 @@ def test_what_is_written_is_read_as_the_same_generator(name, path):
     assert again.config == generator.config and (again(z) - generator(z)).abs().max() < 1e-5 * generator(z).abs().max()
 
 
+@pytest.mark.parametrize(("colours", "noise"), [(1, True), (3, False), (1, False)])
+def test_grey_and_noise_free_generators_are_written_and_read(colours, noise, path):
+    torch.manual_seed(0)
+    config = StyleGAN2Config({4: 2, 8: 2, 16: 1}, 3, 4, 2, None, False, colours, noise)
+    generator = StyleGAN2(config)
+    export(generator, path, "tensorflow")
+    kwargs = unpickled(path.read_bytes())[0][2]["static_kwargs"]
+    assert (kwargs["num_channels"], kwargs["use_noise"]) == (colours, noise)
+    again, z = loaded(path, path.read_bytes()), generator.latents([0, 1])
+    assert again.config == config and (again(z) - generator(z)).abs().max() < 1e-5 * generator(z).abs().max()
+
+
 def test_features_that_nvidias_code_cannot_have_are_refused(path):
     generator = StyleGAN2(StyleGAN2Config({4: 2, 8: 3, 16: 2}, 3, 4, 2, None, False))
     with pytest.raises(InputError, match="cannot have these features: 2 at 4, 3 at 8, 2 at 16"):

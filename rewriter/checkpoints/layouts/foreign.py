@@ -21,8 +21,8 @@ GENERATORS = {
     r"synthesis\.(embed\.|feat_\d+\.(conv|bn|noise))": CONDITIONAL,
     r"layers\.\d+\.0\.(0\.|2\.1\.|4\.)": "it is a Lightweight GAN of version 0.21 or later, whose blocks are others: "
     f"{OTHER}",
-    r"(GE?|SE?)\.(\w*initial_\w+|blocks|layers|net)\.": "it is lucidrains' StyleGAN2, or a Lightweight GAN without its "
-    f"averaged generator: {OTHER}",
+    r"(GE?|SE?)\.((to_)?initial_(conv|block)|(blocks|layers|net)\.)": "it is lucidrains' StyleGAN2, or a "
+    f"Lightweight GAN without its averaged generator: {OTHER}",
     r"to_rgbs\.\d+\.(iwt|dwt)\.": f"it is a SWAGAN, which draws wavelets: {OTHER}",
     r"backbone\.(mapping|synthesis)\.|(renderer|superresolution)\.": f"it is an EG3D, which draws solids: {OTHER}",
     r"shared\.weight|blocks\.\d+\.\d+\.bn\d\.|generator\.(gen_z|layers\.\d+\.bn)": "it is a BigGAN, which is "
