@@ -42,7 +42,7 @@ def convert(
     Without `keep` the state dict is emptied on the way, so that no tensor that has to be turned or converted is in
     memory twice.
     """
-    theirs = folded(_unwrapped(state))
+    theirs = folded(_unwrapped(state), keep=keep)
     if not keep:
         state.clear()
     architecture, layout = recognise(theirs)

@@ -25,7 +25,7 @@ def doubts(generator: Generator, pictures: Tensor | None = None) -> list[str]:
 
     `pictures` (n, 3, H, W), of at least two seeds without truncation, are drawn if they are not given.
     """
-    found = [*_of_weights(generator)]
+    found = [*_of_weights(generator), *_of_latents(generator)]
     drawn = generator.sample(SEEDS) if pictures is None else pictures
     seen = _of_pictures(drawn)
     if seen and not found:
@@ -45,6 +45,18 @@ def _of_weights(generator: Generator) -> list[str]:
     return [
         f"the mapping network's weights are {10**power:.2g} times as large as usual, as if it had been trained at a "
         f"learning rate of {rate:g} instead of {MAPPING_RATE:g}: convert the file with --mapping-rate {rate:g}"
+    ]
+
+
+def _of_latents(generator: Generator) -> list[str]:
+    """A Progressive GAN with labels reads them behind the latent, which has as many numbers as its first map."""
+    first = next(iter(generator.layers.values()))
+    more = first.in_channels - first.out_channels
+    if generator.architecture != "proggan" or more <= 0:
+        return []
+    return [
+        f"latents have {first.in_channels} numbers and the first map has {first.out_channels}, as if the last {more} "
+        "were labels: if it is conditional, its pictures are wrong here"
     ]
 
 

@@ -19,15 +19,19 @@ FORMS = (  # ends of the names of M, u and v; then of W
 )
 
 
-def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with W in place of M, u and v; InputError if their sizes do not belong together."""
+def folded(state: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
+    """The state dict with W in place of M, u and v; InputError if their sizes do not belong together.
+
+    Without `keep`, each M becomes W where it lies.
+    """
     found = dict(state)
     for ends in FORMS:
         for name in [name for name in state if name.endswith(ends[0])]:
             *parts, whole = (name.removesuffix(ends[0]) + end for end in ends)
             if all(part in found for part in parts):
                 matrix, u, v = (found.pop(part).float() for part in parts)
-                found[whole] = matrix / _sigma(name, matrix, u, v)
+                sigma = _sigma(name, matrix, u, v)
+                found[whole] = matrix / sigma if keep else matrix.div_(sigma)
     return found
 
 

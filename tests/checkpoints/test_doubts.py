@@ -10,6 +10,7 @@ from rewriter import load_generator
 from rewriter.checkpoints.convert import convert
 from rewriter.checkpoints.doubts import doubts
 from rewriter.errors import InputError
+from rewriter.generators.proggan import ProgressiveGAN, ProgressiveGANConfig
 
 BUILT_IN = ("townscape", "townscape-128", "portraits")
 
@@ -37,6 +38,14 @@ def test_a_network_without_demodulation_is_noticed(town, monkeypatch):
     monkeypatch.setattr(memory, "scale", lambda self, style, energy: style.new_ones(len(style), len(self.weight)))
     (said,) = doubts(convert(town.state_dict()))
     assert "brighter than white" in said and "layers that tensors do not show" in said
+
+
+def test_latents_that_are_longer_than_the_first_map_is_deep_may_end_with_labels():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        one, other = (ProgressiveGAN(ProgressiveGANConfig((8, 8, 8, 8), z_dim)) for z_dim in (8, 18))
+    assert not any("labels" in each for each in doubts(one))
+    assert "as if the last 10 were labels" in doubts(other)[0]
 
 
 @pytest.mark.parametrize(

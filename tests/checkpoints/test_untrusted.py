@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from mutations import mutated
 from plain_dcgan import plain_dcgan
 from plain_fastgan import plain_fastgan
+from plain_lightweight import plain_lightweight
+from plain_stylegan3 import plain_state
 from safetensors.torch import save
 
 from rewriter.checkpoints.convert import convert, rewrite_as
@@ -372,9 +374,12 @@ def test_a_file_with_any_changes_is_read_or_refused(kind, examples, tmp_path):
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 4, 8]), max_size=5) | st.sampled_from([[1 << 20, 0], [8, 1, 2], [0] * 9])
 PROGGAN = ProgressiveGAN(ProgressiveGANConfig((3,) * 6, 3, False))
 LAYOUTS = [
-    *(rewrite_as(small_generator(), layout) for layout in ("nvidia", "rosinality", "genforce")),
+    *(rewrite_as(small_generator(), layout) for layout in ("nvidia", "rosinality", "genforce", "tensorflow")),
     *(rewrite_as(PROGGAN, layout) for layout in ("gandissect", "genforce")),
     plain_dcgan((3, 3), z_dim=3).state_dict(),
+    *(plain_fastgan(layout, z_dim=3).state_dict() for layout in ("huggan", "projected-gan")),
+    plain_lightweight(attended=(8,), z_dim=3).state_dict(),
+    plain_state(16, count=4, base=48, most=3, z_dim=3, w_dim=4),
 ]
 
 
