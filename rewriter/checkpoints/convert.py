@@ -55,10 +55,9 @@ def convert(
         generator = architecture.from_shapes(Shapes(ours, layout.names), **checked)
     generator.name = name
     wanted = {key: tuple(value.shape) for key, value in generator.state_dict().items()}
-    if lacking := sorted((layout.optional & wanted.keys()) - ours.keys()):
-        _check({**ours, **{key: torch.zeros(wanted[key]) for key in lacking}}, wanted, layout.names)
-        ours |= {key: generator.derive(key, ours) for key in lacking}
-    _check(ours, wanted, layout.names)
+    lacking = sorted((layout.optional & wanted.keys()) - ours.keys())
+    _check(ours, {key: shape for key, shape in wanted.items() if key not in lacking}, layout.names)
+    ours |= {key: generator.derive(key, ours) for key in lacking}
     generator.load_state_dict({key: _dense(ours.pop(key)) for key in wanted}, assign=True)
     return generator.requires_grad_(False).eval()
 

@@ -42,9 +42,8 @@ def _sigma(name: str, matrix: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """
     sigmas = []
     for axis in (0, 1) if matrix.ndim > 1 and u.ndim == v.ndim == 1 else ():
-        rows = matrix.transpose(0, axis).flatten(1)
-        if rows.shape == (len(u), len(v)):
-            sigmas.append(torch.dot(u, torch.mv(rows, v)))
+        if matrix.shape[axis] == len(u) and matrix.numel() == len(u) * len(v):
+            sigmas.append(torch.dot(u, torch.mv(matrix.transpose(0, axis).flatten(1), v)))
     if not sigmas:
         shapes = ", ".join(f"{tuple(part.shape)}" for part in (matrix, u, v))
         raise InputError(f"{name[:80]} and the vectors of its spectral norm do not fit each other: {shapes}")
