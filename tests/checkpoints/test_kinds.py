@@ -16,6 +16,7 @@ from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.errors import InputError
 
 READ = [name for name, kind in KINDS.items() if not kind.refused]
+FIRST = {name.split()[0]: name for name in reversed(READ)}.values()  # a kind of each architecture
 REFUSED = [name for name, kind in KINDS.items() if kind.refused]
 
 
@@ -66,7 +67,9 @@ def edited(fingerprint):
 EDITED = {}
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.hostile) for name in READ]
+)
 def test_is_edited_and_replayed(name, tmp_path):
     generator = loaded(name, tmp_path)
     rule, again = edited(EDITED.setdefault(generator.fingerprint, generator).fingerprint)
