@@ -338,7 +338,7 @@ class View:
 
     def _about(self, visitor: Visitor, session: Rewriter) -> Shown:
         side, origin = session.generator.resolution, session.generator.origin
-        words = [f"{side} × {side} px", origin.licence.id if origin.licence else "licence: its authors' own"]
+        words = [f"{side} × {side} px", origin.licence.id if origin.licence else "licence unknown"]
         words += [origin.attribution] if origin.attribution else []
         return {
             "about": {

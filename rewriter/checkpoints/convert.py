@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, MutableMapping
 
@@ -67,6 +68,8 @@ def _at_rate(state: State, rate: float) -> dict[str, Tensor]:
     if not any(key.startswith(MAPPING) for key in state):
         raise InputError("this generator has no mapping network: leave mapping_rate out")
     factor = rate / MAPPING_RATE
+    if math.isclose(factor, 1, rel_tol=1e-6):
+        return dict(state)
     return {key: value.float() * factor if key.startswith(MAPPING) else value for key, value in state.items()}
 
 

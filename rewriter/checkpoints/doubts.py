@@ -20,12 +20,13 @@ FIRST = "mapping.fc0.weight"
 
 
 @torch.no_grad()
-def doubts(generator: Generator, pictures: Tensor | None = None) -> list[str]:
+def doubts(generator: Generator, pictures: Tensor | None = None, *, mapping_rate: float | None = None) -> list[str]:
     """What speaks against a generator being drawn as it was trained, and the option that may mend it; often nothing.
 
-    `pictures` (n, 3, H, W), of at least two seeds without truncation, are drawn if they are not given.
+    `pictures` (n, 3, H, W), of at least two seeds without truncation, are drawn if they are not given. `mapping_rate`:
+    at which its file was read; None: the usual one.
     """
-    found = [*_of_weights(generator), *_of_latents(generator)]
+    found = [*_of_weights(generator, mapping_rate or MAPPING_RATE), *_of_latents(generator)]
     drawn = generator.sample(SEEDS) if pictures is None else pictures
     seen = _of_pictures(drawn)
     if seen and not found:
@@ -33,7 +34,7 @@ def doubts(generator: Generator, pictures: Tensor | None = None) -> list[str]:
     return [*found, *seen]
 
 
-def _of_weights(generator: Generator) -> list[str]:
+def _of_weights(generator: Generator, rate: float) -> list[str]:
     """Mapping weights start with a standard deviation of one over their learning rate, and stay near it."""
     weight = generator.state_dict().get(FIRST)
     if weight is None or not weight.any():
@@ -41,10 +42,10 @@ def _of_weights(generator: Generator) -> list[str]:
     power = math.log10(float(weight.std())) + math.log10(MAPPING_RATE)
     if abs(power) < FAR:
         return []
-    rate = 10.0 ** round(math.log10(MAPPING_RATE) - power)
+    other = 10.0 ** round(math.log10(rate) - power)
     return [
         f"the mapping network's weights are {10**power:.2g} times as large as usual, as if it had been trained at a "
-        f"learning rate of {rate:g} instead of {MAPPING_RATE:g}: convert the file with --mapping-rate {rate:g}"
+        f"learning rate of {other:g} instead of {rate:g}: convert the file with --mapping-rate {other:g}"
     ]
 
 

@@ -45,8 +45,7 @@ def stated(modules: Mapping[str, Persistent]) -> dict[str, Any]:
     first = next(iter(rates.values()), MAPPING_RATE)
     for prefix, rate in rates.items():
         _require(prefix, "bias_gain", rate, first)
-    usual = math.isclose(first, MAPPING_RATE, rel_tol=1e-6)
-    return {"conv_clamp": clamps[0] if clamps else None, "mapping_rate": None if usual else first}
+    return {"conv_clamp": clamps[0] if clamps else None, "mapping_rate": first if rates else None}
 
 
 def _rates(prefix: str, module: Persistent) -> Iterator[float]:

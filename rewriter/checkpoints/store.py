@@ -60,6 +60,10 @@ def read_file(
     or rate for an architecture that has none.
     """
     state, options = read_checkpoint(path)
+    for what, said in {"conv_clamp": conv_clamp, "mapping_rate": mapping_rate}.items():
+        known = options.get(what)
+        if said is not None and known != said and (known or "mapping_rate" in options):  # a pickle states both
+            raise InputError(f"{path} says itself that its {what} is {known or 'none'}: leave {what} out")
     clamp = conv_clamp or options.get("conv_clamp") or default_clamp
     given = {"conv_clamp": clamp, "mapping_rate": mapping_rate or options.get("mapping_rate")}
     generator = convert(state, name=name, keep=False, **{**options, **given})

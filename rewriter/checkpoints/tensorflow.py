@@ -17,6 +17,7 @@ from rewriter.checkpoints.arrays import array_info, plain, read_all
 from rewriter.checkpoints.pickle_types import NETWORK, Built
 from rewriter.errors import InputError
 from rewriter.generators.filters import TAPS
+from rewriter.generators.mapping import MAPPING_RATE
 
 AVERAGED = ("Gs", "G_ema", "G")  # names that dicts give to a generator, the averaged one first
 DEPTH = 4  # how deep networks may be nested
@@ -54,8 +55,8 @@ def read_network(network: Built, *, size: int) -> tuple[dict[str, Tensor], Mappi
             if prefix + name in described:
                 raise InputError(f"it has two variables {prefix + name[:80]!r}")
             described[prefix + name] = array_info(value, prefix + name)
-    settings = {"conv_clamp": "conv_clamp", "mapping_rate": "mapping_lrmul"}
-    return read_all(described, most=size), {ours: plain(stated.get(theirs)) for ours, theirs in settings.items()}
+    told = {"conv_clamp": stated.get("conv_clamp"), "mapping_rate": stated.get("mapping_lrmul", MAPPING_RATE)}
+    return read_all(described, most=size), {name: plain(value) for name, value in told.items()}
 
 
 def _parts(network: Any, prefix: str, depth: int, seen: set[int]) -> Iterator[tuple[str, dict[str, Any]]]:

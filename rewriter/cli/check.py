@@ -25,7 +25,8 @@ FAST = 0.5  # seconds a picture that nobody minds
 def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any], str]:
     """What a file is, as data and as one page; InputError with the reason if it cannot be used."""
     if not file.is_file():
-        raise InputError(f"{file} is no file: --check takes the path of a checkpoint")
+        step = "name a file in it, or describe it with rewriter inspect" if file.is_dir() else "check the path"
+        raise InputError(f"{file} is {'a folder' if file.is_dir() else 'no file'}: {step}")
     with file.open("rb") as opened:
         form = form_of(opened.read(512))
     model = load(str(file), "cpu", quiet, **given)
@@ -36,7 +37,10 @@ def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any
     data |= {"architecture": type(model).__name__, "resolution": model.resolution, "fingerprint": model.fingerprint}
     data |= {"weights": sum(tensor.numel() for tensor in model.state_dict().values()), "settings": model.settings()}
     data |= {"entry": model.origin.id, "licence": model.origin.licence and model.origin.licence.id}
-    data |= {"sure": _how_sure(model, form), "doubts": [] if model.origin.id else doubts(model, drawn)}
+    data |= {
+        "sure": _how_sure(model, form),
+        "doubts": [] if model.origin.id else doubts(model, drawn, mapping_rate=given.get("mapping_rate")),
+    }
     data |= {"seconds": round(seconds, 3), "layers": list(model.layers), "begin": dict(model.advice)}
     data |= {"limits": _limits(model, seconds), "layouts": written_as(model)}
     return data, _page(model, data)

@@ -104,12 +104,15 @@ def load(name: str, device: str | None, quiet: bool, **given: float | None) -> G
     return model
 
 
-def doubted(model: Generator, name: str, pictures: Tensor | None = None) -> list[str]:
+def doubted(
+    model: Generator, name: str, pictures: Tensor | None = None, *, mapping_rate: float | None = None
+) -> list[str]:
     """Why a file that nobody vouches for may have been read wrongly; empty for generators of a known origin."""
     from rewriter.checkpoints.doubts import doubts
 
     foreign = not model.origin.id and Path(name).is_file()
-    return [f"careful: {doubt}" for doubt in doubts(model, pictures)] if foreign else []
+    found = doubts(model, pictures, mapping_rate=mapping_rate) if foreign else []
+    return [f"careful: {doubt}" for doubt in found]
 
 
 def rules_for(paths: Sequence[Path] | None, model: Generator) -> list[Rule]:

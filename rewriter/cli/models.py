@@ -98,7 +98,11 @@ def convert(
         own = [FoldedRule(r.edit.title if r.edit else "", r.layer, r.rank, r.strength) for r in rules]
         made.origin = replace(model.origin, rules=(*model.origin.rules, *own))
     differs = approximation(model, rules)
-    remarks = [*_write(made, out, layout), *([differs] if differs else []), *doubted(model, source)]
+    remarks = [
+        *_write(made, out, layout),
+        *([differs] if differs else []),
+        *doubted(model, source, mapping_rate=mapping_rate),
+    ]
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
     folded = f" with {len(rules)} rules folded in" if rules else ""
     words = f"{model.name}{folded} is in {out}, fingerprint {made.fingerprint[:12]}"

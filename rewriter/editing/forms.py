@@ -38,6 +38,7 @@ NEAR, FOUND_AGAIN = 1.25, 0.75  # key cells; share of the marks that the others'
 LOOKED = 128  # pictures in which more context of an erasure is looked for
 ROUNDS = 3, 8  # places that are added to the context of an erasure with few marks, in the first and second search
 BATCH = 64
+AT_ONCE = 2e10  # operations between two reports of progress: about a second on a CPU
 
 
 class Candidate(NamedTuple):
@@ -72,6 +73,14 @@ class Finder:
     def pixels(self) -> float:
         """The side of a key cell in pixels."""
         return self.job.generator.resolution / self.job.info.key_frame.across
+
+    @property
+    def together(self) -> int:
+        """How many pictures are looked through at a time: fewer of a slow generator, so that it can be cancelled."""
+        job = self.job
+        if job.generator.device.type == "cuda":
+            return BATCH
+        return max(4, min(BATCH, int(AT_ONCE / max(1, job.generator.operations_before(job.info.name)))))
 
     def _seen(self, keys: Tensor) -> Tensor:
         return self.job.info.key_frame.shown(keys)
@@ -116,8 +125,8 @@ class Finder:
         edit = self.job.edit
         own = {region.seed for region in edit.regions} | {place.seed for place in edit.found if place.by == "person"}
         template, found, elsewhere = self.marked.template, list[Candidate](), list[float]()
-        for i in range(0, len(seeds), BATCH):
-            batch = list(seeds[i : i + BATCH])
+        for i in range(0, len(seeds), self.together):
+            batch = list(seeds[i : i + self.together])
             look_up = partial(self._whitened, batch)
             whitened = self.job.searched(batch, look_up) if again else look_up()
             others = [j for j, seed in enumerate(batch) if seed not in own]

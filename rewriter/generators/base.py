@@ -183,13 +183,17 @@ class Generator(nn.Module, ABC):
 
     @property
     def operations(self) -> int:
-        """Floating-point operations of the convolutions for one picture: 2 · out · in · taps at every key."""
-        return _operations(self.layers.values())
+        """Floating-point operations of the convolutions for one picture."""
+        return sum(map(self.operations_of, self.layers.values()))
 
     def operations_before(self, layer: str) -> int:
         """Those that the keys of a layer take."""
         at = list(self.layers).index(self.layer(layer).name)
-        return _operations(list(self.layers.values())[:at])
+        return sum(map(self.operations_of, list(self.layers.values())[:at]))
+
+    def operations_of(self, info: LayerInfo) -> int:
+        """Those of one layer: 2 · out · in · taps at every key."""
+        return int(2 * info.out_channels * info.in_channels * info.kernel**2 * info.key_resolution**2)
 
     def fingerprint_extra(self) -> str:
         """Settings outside the state dict that change the output; part of the fingerprint. "" where there are none."""
@@ -354,10 +358,6 @@ class Generator(nn.Module, ABC):
 
 def _nested(rules: Changes) -> TypeGuard[Sequence[Sequence[LowRank]]]:
     return bool(rules) and not isinstance(rules[0], LowRank)
-
-
-def _operations(layers: Iterable[LayerInfo]) -> int:
-    return sum(2 * i.out_channels * i.in_channels * i.kernel**2 * i.key_resolution**2 for i in layers)
 
 
 class _Exact:

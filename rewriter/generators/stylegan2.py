@@ -117,7 +117,7 @@ class StyleGAN2(Generator):
 
     architecture = "stylegan2"
     pattern = r"synthesis\.b4\."
-    unseen = "demodulation, leaky ReLUs of 0.2 and normalised latents"
+    unseen = "demodulation, leaky ReLUs of 0.2, normalised latents, and no clamp but the one that --conv-clamp gives"
     SETTINGS = MappingProxyType({"conv_clamp": number(1e-6, 1e6)})
 
     def __init__(self, config: StyleGAN2Config, *, name: str = "stylegan2"):

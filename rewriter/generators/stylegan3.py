@@ -31,6 +31,7 @@ CLAMP, OUTPUT_SCALE = 256.0, 0.25
 UNMOVED = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 RATES = tuple(2**i for i in range(3, 11))
 GOOD = {"structure": 32, "objects": 64, "texture": 128}  # sampling rates of the first layers to try
+FILTERS = 4500  # operations of a convolution that take as long as what follows it at one cell of one map
 TOGETHER = 16  # channels that are filtered together on a CPU: five times as fast as all at once, see `filtered`
 
 
@@ -263,6 +264,10 @@ class StyleGAN3(Generator):
         weight, bias = memory.weight.clone(), memory.bias.clone()
         weight[units], bias[units] = 0.0, levels
         memory.weight, memory.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+
+    def operations_of(self, info: LayerInfo) -> int:
+        """Those of the convolution, and as many more as take the time of the filters on a CPU."""
+        return super().operations_of(info) + FILTERS * info.out_channels * info.key_resolution**2
 
     def receptive_field(self, layer: str) -> int:
         """How far a key of this layer reaches in the picture, at most: kernels, and half of each filter."""
