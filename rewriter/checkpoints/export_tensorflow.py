@@ -52,7 +52,7 @@ def write_networks(variables: State, settings: Mapping[str, Any], path: str | Pa
     InputError if its numbers of features do not follow the rule that NVIDIA's code derives them from, or for a path
     that cannot be written to.
     """
-    arguments = _arguments(variables, settings)
+    arguments = arguments_of(variables, settings)
     inside = {
         part: {name.removeprefix(f"{part}/"): value for name, value in variables.items() if name.startswith(f"{part}/")}
         for part in PARTS
@@ -68,8 +68,8 @@ def write_networks(variables: State, settings: Mapping[str, Any], path: str | Pa
         file.write(b"h\0\x87.")
 
 
-def _arguments(variables: State, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments from which NVIDIA's code builds a generator of these sizes."""
+def arguments_of(variables: State, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments from which NVIDIA's code builds a generator of these sizes; InputError if there are none."""
     colours = {int(name.split("/")[1].split("x")[0]): value for name, value in variables.items() if "ToRGB/w" in name}
     widths = {side: weight.shape[2] for side, weight in colours.items()}
     base, most = _widths_of(widths)

@@ -11,7 +11,7 @@ from typing import Any
 
 from rewriter.checkpoints.config import CONFIG, WEIGHTS, apply_config, config_of, read_config
 from rewriter.checkpoints.convert import convert, rewrite_as
-from rewriter.checkpoints.export_tensorflow import write_networks
+from rewriter.checkpoints.export_tensorflow import arguments_of, write_networks
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
 from rewriter.files import write_json, write_tensors, write_torch
@@ -42,6 +42,13 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
     if layout in AVERAGED:
         state = {"latent_avg": state.pop("latent_avg"), AVERAGED[layout]: state, **generator.settings()}
     write_torch(state, path)
+
+
+def check_export(generator: Generator, layout: str) -> None:
+    """Raise InputError if `export` cannot write a generator in a layout."""
+    state = rewrite_as(generator, layout)
+    if layout == "tensorflow":
+        arguments_of(state, generator.settings())
 
 
 def read_file(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rewriter.checkpoints import store
 from rewriter.checkpoints.doubts import SEEDS, doubts
 from rewriter.checkpoints.download import hash_of
 from rewriter.checkpoints.layouts import written_as
 from rewriter.checkpoints.read import form_of
 from rewriter.cli.common import load
+from rewriter.cli.describe import kind_of
 from rewriter.editing.provenance import default_layer
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
@@ -29,6 +33,8 @@ def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any
         raise InputError(f"{file} is {'a folder' if file.is_dir() else 'no file'}: {step}")
     with file.open("rb") as opened:
         form = form_of(opened.read(512))
+    if form == "safetensors" and (kind := kind_of(file)).startswith("rewriter"):
+        raise InputError(f"{file} is no generator, but a file of this package ({kind}): see rewriter inspect {file}")
     model = load(str(file), "cpu", quiet, **given)
     started = time.perf_counter()
     drawn = model.sample(SEEDS)
@@ -42,8 +48,16 @@ def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any
         "doubts": [] if model.origin.id else doubts(model, drawn, mapping_rate=given.get("mapping_rate")),
     }
     data |= {"seconds": round(seconds, 3), "layers": list(model.layers), "begin": dict(model.advice)}
-    data |= {"limits": _limits(model, seconds), "layouts": written_as(model)}
+    data |= {"limits": _limits(model, seconds), "layouts": [*_layouts(model)]}
     return data, _page(model, data)
+
+
+def _layouts(model: Generator) -> Iterator[str]:
+    """The layouts that it can be written in."""
+    for layout in written_as(model):
+        with suppress(InputError):
+            store.check_export(model, layout)
+            yield layout
 
 
 def _how_sure(model: Generator, form: str) -> str:

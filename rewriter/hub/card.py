@@ -129,7 +129,7 @@ def _changed(generator: Generator, rules: Sequence[Named]) -> str:
     more = (gate if forms & {"gated", "template"} else "") + (units if "units" in forms else "")
     return (
         f"{count} of the generator **{title}** ({generator.resolution} px) rewritten: {listed}. The model was "
-        "edited, not individual pictures, so every picture that it draws follows the new rules. The method is that of "
+        "edited, not individual pictures: the rules act on every picture that it draws. The method is that of "
         f"{PAPER}: each rule is a low-rank change of one layer's weights{more}."
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from rewriter.checkpoints import CONDITIONAL
 from rewriter.checkpoints.layouts import dcgan, fastgan, foreign, lightweight, proggan, stylegan2, stylegan3
 from rewriter.checkpoints.layouts.table import Layout
@@ -13,6 +15,10 @@ PUBLISHED = (
     *(*dcgan.PUBLISHED, *fastgan.PUBLISHED, *lightweight.PUBLISHED),
 )
 NAMES = tuple(dict.fromkeys(row.name for row in PUBLISHED))
+ROUNDED = (
+    "styles are stored less one, which rounds them: the file draws the same, but read back it has another fingerprint, "
+    "by which edits and rules know this generator"
+)
 UNSUPPORTED = {
     r"mapping\.embed_proj\.": "it is a StyleGAN-XL, which draws one of a thousand classes that is asked for",
     r"mapping\.embed\.|mapping\.label_weight": CONDITIONAL,
@@ -31,7 +37,7 @@ def layout_for(generator: Generator, name: str) -> Layout:
 
 
 def written_as(generator: Generator) -> list[str]:
-    """The layouts that a generator can be written in."""
+    """The layouts of its architecture; some cannot hold every generator, see `store.check_export`."""
     return list(dict.fromkeys(row.name for row in PUBLISHED if row.architecture == generator.architecture))
 
 
@@ -42,12 +48,27 @@ def suffixes_of(layout: str) -> tuple[str, ...]:
 
 def remarks(generator: Generator, layout: str) -> list[str]:
     """What a file in this layout cannot hold of the generator."""
+    table = layout_for(generator, layout)
+    rounded = [ROUNDED] if _rounds(generator, table) else []
     if layout == "tensorflow":
-        return ["its discriminator is a stand-in: NVIDIA's PyTorch code draws with it, and cannot train it further"]
+        return [
+            *rounded,
+            "its discriminator is a stand-in: NVIDIA's PyTorch code draws with it, and cannot train it further",
+        ]
     if generator.architecture == "fastgan":
-        return fastgan.remarks(generator, layout_for(generator, layout))
+        return fastgan.remarks(generator, table)
     if generator.architecture == "lightweight":
         return ["it is one of the networks that the code trains together: load it into the averaged generator (GE)"]
+    return [*rounded, *_of_clamp(generator, layout)]
+
+
+def _rounds(generator: Generator, table: Layout) -> bool:
+    """Whether numbers that a layout stores less one are rounded by that."""
+    state, shifted = generator.state_dict(), [link for link in table.links if link.shift]
+    return any(not torch.equal(link.read(link.write(value := state[link.ours].cpu())), value) for link in shifted)
+
+
+def _of_clamp(generator: Generator, layout: str) -> list[str]:
     if (clamp := generator.settings().get("conv_clamp")) is None:
         return []
     if layout == "nvidia":
