@@ -142,7 +142,7 @@ def main(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    shared = Shared(dict.fromkeys([*reversed(built_ins()), *generators, *known]))
+    shared = Shared(dict.fromkeys([*generators, *reversed(built_ins()), *known]))
     page = Page(shared, login=login, workers=workers, here=here)
     try:
         page.launch(mcp_server=mcp, prevent_thread_lock=True, **options)

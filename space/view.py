@@ -561,4 +561,5 @@ def layer_label(generator: Generator, layer: LayerInfo) -> str:
     fine = names.index(generator.advice.get("texture", names[min(at + 2, len(names) - 1)]))
     coarse = names.index(generator.advice.get("structure", names[max(at - 2, 0)]))
     use = "start here" if place == at else "structure" if place <= coarse else "texture" if place >= fine else "objects"
-    return f"{layer.name}: {layer.key_resolution} × {layer.key_resolution}, {use}"
+    side = layer.key_frame.across  # without the margin that some maps have
+    return f"{layer.name}: {side} × {side}, {use}"

@@ -49,7 +49,7 @@ def _records(file: BinaryIO, size: int) -> dict[str, tuple[int, int]]:
     found, end = {}, 0
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-            raise InputError("its archive is compressed or encrypted, which torch.save does not do")
+            raise InputError("its archive is compressed or encrypted, which torch.save does not do: unzip it first")
         if info.filename != info.orig_filename:
             raise InputError("its archive has a record of two names")
         file.seek(info.header_offset)

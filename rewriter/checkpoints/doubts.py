@@ -16,6 +16,7 @@ BEYOND = 0.5  # share of the pixels beyond white or black: 0.4 % in the built-in
 ALIKE = 0.02  # how pictures differ from each other, against contrast within each: 0.7 in the built-in generators
 SMOOTH = 0.3  # correlation of neighbouring pixels: 0.95 in the built-in generators
 ADVICE = ": compare with pictures of its authors; it may have been trained with layers that tensors do not show"
+CLAMPED = "; a StyleGAN2-ADA needs --conv-clamp 256"
 FIRST = "mapping.fc0.weight"
 
 
@@ -30,7 +31,7 @@ def doubts(generator: Generator, pictures: Tensor | None = None, *, mapping_rate
     drawn = generator.sample(SEEDS) if pictures is None else pictures
     seen = _of_pictures(drawn)
     if seen and not found:
-        seen[-1] += ADVICE
+        seen[-1] += ADVICE + (CLAMPED if "conv_clamp" in generator.SETTINGS and not generator.settings() else "")
     return [*found, *seen]
 
 

@@ -93,7 +93,9 @@ def _widths_of(widths: Mapping[int, int]) -> tuple[int, int]:
     base = (max(side * width for side, width in widths.items()) + 1) // 2
     if any(min(2 * base // side, most) != width for side, width in widths.items()):
         said = ", ".join(f"{width} at {side}" for side, width in widths.items())
-        raise InputError(f"NVIDIA's code cannot have these features: {said}; choose another layout")
+        raise InputError(
+            f"NVIDIA's code cannot have these numbers of channels: {said}; choose nvidia, rosinality or genforce"
+        )
     return base, most
 
 

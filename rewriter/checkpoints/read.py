@@ -104,7 +104,7 @@ def _read(path: Path, file: BinaryIO, head: bytes, size: int) -> tuple[dict[str,
         raise InputError("it is a Git LFS pointer to the file: get the file itself, with `git lfs pull`")
     if head.lstrip()[:1] == b"<":
         raise InputError("it is a web page: download the file itself")
-    known = "safetensors, a file of torch.save, or a pickle of NVIDIA's StyleGAN2"
+    known = "safetensors, a file of torch.save, or a pickle of NVIDIA's code"
     raise InputError(f"it has an unknown format: expected {known}")
 
 
@@ -130,7 +130,7 @@ def _container(loaded: Any, size: int) -> tuple[dict[str, Tensor], Options]:
     """Tensors by name, from the dict in which training code saves them."""
     weights, options = _inside(loaded)
     if not _is_state(weights):
-        kind = type(weights).__name__
+        kind = {"TensorInfo": "tensor", "Built": "module"}.get(name := type(weights).__name__, name)
         names = ", ".join(repr(name)[:40] for name in list(weights)[:8]) if isinstance(weights, dict) else ""
         found = f"a {kind} of {names}" if names else f"a {kind} without names"
         raise InputError(

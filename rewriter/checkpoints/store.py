@@ -73,9 +73,12 @@ def read_file(
             raise InputError(f"{path} says itself that its {what} is {known or 'none'}: leave {what} out")
     clamp = conv_clamp or options.get("conv_clamp") or default_clamp
     given = {"conv_clamp": clamp, "mapping_rate": mapping_rate or options.get("mapping_rate")}
-    generator = convert(state, name=name, keep=False, **{**options, **given})
+    try:
+        generator = convert(state, name=name, keep=False, **{**options, **given})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
-        raise InputError(f"{path} is a {generator.architecture}, which has no conv_clamp: leave it out")
+        raise InputError(f"{path} is a {generator.architecture}, which takes no conv_clamp: leave it out")
     return generator
 
 

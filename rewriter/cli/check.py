@@ -39,15 +39,16 @@ def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any
     started = time.perf_counter()
     drawn = model.sample(SEEDS)
     seconds = (time.perf_counter() - started) / len(SEEDS)
+    begin = model.advice or {"objects": default_layer(model)}
     data: dict[str, Any] = {"file": str(file), "form": form, "bytes": file.stat().st_size, "sha256": hash_of(file)}
-    data |= {"architecture": type(model).__name__, "resolution": model.resolution, "fingerprint": model.fingerprint}
-    data |= {"weights": sum(tensor.numel() for tensor in model.state_dict().values()), "settings": model.settings()}
+    data |= {"architecture": model.kind, "resolution": model.resolution, "fingerprint": model.fingerprint}
+    data |= {"weights": sum(tensor.numel() for tensor in model.parameters()), "settings": model.settings()}
     data |= {"entry": model.origin.id, "licence": model.origin.licence and model.origin.licence.id}
     data |= {
         "sure": _how_sure(model, form),
         "doubts": [] if model.origin.id else doubts(model, drawn, mapping_rate=given.get("mapping_rate")),
     }
-    data |= {"seconds": round(seconds, 3), "layers": list(model.layers), "begin": dict(model.advice)}
+    data |= {"seconds": round(seconds, 3), "layers": list(model.layers), "begin": dict(begin)}
     data |= {"limits": _limits(model, seconds), "layouts": [*_layouts(model)]}
     return data, _page(model, data)
 
@@ -67,7 +68,7 @@ def _how_sure(model: Generator, form: str) -> str:
     names = "every tensor has a name and a shape of this network, and none is left over"
     if form == "pickle":
         return f"almost certain: {names}; {STATED}"
-    return f"likely: {names}; tensors do not show that it draws with {model.unseen}"
+    return f"likely: {names}. Taken for granted, because tensors do not show it: {model.unseen}"
 
 
 def _limits(model: Generator, seconds: float) -> list[str]:
@@ -83,17 +84,17 @@ def _limits(model: Generator, seconds: float) -> list[str]:
 def _page(model: Generator, data: dict[str, Any]) -> str:
     """The data in words."""
     layers = list(model.layers.values())
-    shown = f"{data['architecture']}, {model.resolution} px, {data['weights']:,} numbers"
-    begin = ", ".join(f"{layer} for {good}" for good, layer in model.advice.items())
-    settings = ", ".join(f"{name} {value}" for name, value in model.settings().items())
+    shown = f"{data['architecture']}, {model.resolution} px, {data['weights']:,} weights"
+    begin = ", ".join(f"{layer} for {good}" for good, layer in data["begin"].items())
+    clamp = data["settings"].get("conv_clamp")
     rows = [
         ("file", f"{data['form']}, {data['bytes'] / 1e6:,.1f} MB, SHA-256 {data['sha256'][:16]} …"),
-        ("network", shown + (f"; {settings}" if settings else "")),
+        ("network", shown + (f"; features are clamped at {clamp:g}" if clamp else "")),
         ("how sure", data["sure"]),
         *(("careful", doubt) for doubt in data["doubts"]),
         ("licence", data["licence"] or "unknown"),
         ("layers", f"{len(layers)} can be rewritten, {layers[0].name} … {layers[-1].name}"),
-        ("begin at", begin or f"{default_layer(model)}; rewriter suggest EDIT compares layers"),
+        ("begin at", f"{begin}; rewriter suggest EDIT compares layers"),
         *(("limit", limit) for limit in data["limits"]),
         ("converts to", ", ".join(data["layouts"]) or "a folder of this package only"),
         *(("next" if i == 0 else "", f"rewriter {name} --generator {data['file']}") for i, name in enumerate(NEXT)),

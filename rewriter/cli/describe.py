@@ -128,10 +128,22 @@ def _rewritten(rule: Rule) -> str:
     return "\n  ".join([title, *effect_in_words("", rule).split("\n")[1:]])
 
 
+def _margin(layer: dict[str, Any]) -> str:
+    """What maps hold besides the picture."""
+    return f", of which {layer['margin']} on each side lie outside of the picture" if layer["margin"] else ""
+
+
 def _generator(generator: Generator) -> Description:
     origin, rules = generator.origin, carried_rules(generator)
     layers = [
-        {"layer": i.name, "in": i.in_channels, "out": i.out_channels, "keys": i.key_resolution, "values": i.resolution}
+        {
+            "layer": i.name,
+            "in": i.in_channels,
+            "out": i.out_channels,
+            "keys": i.key_resolution,
+            "values": i.resolution,
+            "margin": i.margin,
+        }
         for i in generator.layers.values()
     ]
     weights = sum(p.numel() for p in generator.parameters())
@@ -146,7 +158,10 @@ def _generator(generator: Generator) -> Description:
         origin.rules and f"rules in its weights: {', '.join(rule.title or rule.layer for rule in origin.rules)}",
         *map(_rewritten, rules),
         generator.advice and f"begin at {', '.join(f'{layer} for {good}' for good, layer in generator.advice.items())}",
-        *(f"{i['layer']:8} {i['in']:4} → {i['out']:4} channels, {i['keys']}² → {i['values']}²" for i in layers),
+        *(
+            f"{i['layer']:8} {i['in']:4} → {i['out']:4} channels, {i['keys']}² → {i['values']}²{_margin(i)}"
+            for i in layers
+        ),
     ]
     head = f"{generator.name}: {data['architecture']}, {generator.resolution} px, {data['weights']:,} weights"
     return data, "\n".join([head, *(f"  {line}" for line in lines if line)])

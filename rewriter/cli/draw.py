@@ -47,7 +47,9 @@ def sample(
     rule: Annotated[list[Path] | None, typer.Option(help="A rule file to apply; may be repeated.")] = None,
     count: Annotated[int | None, typer.Option(help="Write this many numbered pictures into the folder --out.")] = None,
     first: Annotated[int, typer.Option(help="First seed of such a collection.")] = 0,
-    pairs: Annotated[bool, typer.Option("--pairs", help="With --rule: each picture before and after.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="With --count and --rule: each picture before and after.")
+    ] = False,
     truncation: common.Truncation = 1.0,
     device: common.Device = None,
     out: Annotated[Path | None, typer.Option(help="The sheet (sample.png), or the folder for --count.")] = None,

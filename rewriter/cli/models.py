@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ def generators(
 
         say(as_json, *page(check, as_json, conv_clamp=conv_clamp, mapping_rate=mapping_rate))
         return
+    if conv_clamp is not None or mapping_rate is not None:
+        raise InputError("--conv-clamp and --mapping-rate belong to --check FILE")
     if published:
         _published(as_json)
         return
@@ -88,6 +91,8 @@ def convert(
     fingerprint does not change, and edits and rules made on one work on the other.
     """
     _check_form(out, layout)
+    if out.exists() and os.path.exists(source) and os.path.samefile(source, out):
+        raise InputError(f"{out} is what is to be converted: give the new one another name")
     check_writable(out if layout or _is_file(out) else out / CONFIG)
     model = load(source, "cpu", as_json, conv_clamp=conv_clamp, mapping_rate=mapping_rate)
     if Path(source).is_file() and model.origin.sha256 is None:
@@ -104,7 +109,7 @@ def convert(
         *doubted(model, source, mapping_rate=mapping_rate),
     ]
     data = {"out": str(out), "generator": model.name, "fingerprint": made.fingerprint, "remarks": remarks}
-    folded = f" with {len(rules)} rules folded in" if rules else ""
+    folded = f" with {len(rules)} rule{'s' * (len(rules) > 1)} folded in" if rules else ""
     words = f"{model.name}{folded} is in {out}, fingerprint {made.fingerprint[:12]}"
     say(as_json, data, "\n".join([words, *remarks]))
 

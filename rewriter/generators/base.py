@@ -47,7 +47,8 @@ class Generator(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]  # the class's name in files and in the catalogue
-    unseen: ClassVar[str] = "anything besides its layers"  # what tensors do not show: that it draws with …
+    kind: str = "generator"  # its architecture, as people call it
+    unseen: ClassVar[str] = "all but its layers"  # what tensors do not show and is taken for granted
     limits: ClassVar[str] = ""  # what cannot be done with it
     pattern: ClassVar[str]  # matches a name in this architecture's state dict, and in no other's
     SETTINGS: ClassVar[Mapping[str, Check]] = MappingProxyType({})  # what a state dict cannot hold → what it may be

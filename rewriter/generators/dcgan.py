@@ -48,6 +48,7 @@ class DCGAN(Generator):
     """
 
     architecture = "dcgan"
+    kind = "DCGAN"
     unseen = "ReLUs, tanh, and latents that are not normalised"
     limits = SHRUNK
     leak = 0.0

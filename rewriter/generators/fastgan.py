@@ -93,7 +93,8 @@ class FastGAN(Generator):
     """
 
     architecture = "fastgan"
-    unseen = "noise that is the same for every picture, where its own code draws it anew"
+    kind = "FastGAN"
+    unseen = "fixed noise, where its own code draws it anew for every picture"
     limits = SHRUNK
     pattern = r"map\d+\.(conv|norm)\d\."
     SETTINGS = MappingProxyType({"normalize": flag, "tanh": flag})

@@ -111,6 +111,7 @@ class LightweightGAN(Generator):
     """
 
     architecture = "lightweight"
+    kind = "Lightweight GAN"
     unseen = "upsampling by repetition, where later versions of its code interpolate"
     limits = SHRUNK
     pattern = r"stage\d+\.(conv|norm)\."

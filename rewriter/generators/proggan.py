@@ -76,6 +76,7 @@ class ProgressiveGAN(Generator):
     """A Progressive GAN generator of any depth and channel table."""
 
     architecture = "proggan"
+    kind = "Progressive GAN"
     leak = 0.2
     pattern = r"layer\d+\.(conv|wscale)\."
     unseen = "pixel norm, leaky ReLUs of 0.2, and latents without labels"

@@ -116,8 +116,11 @@ class StyleGAN2(Generator):
     """A StyleGAN2 generator of any size, channel table and mapping depth, with fixed noise or none."""
 
     architecture = "stylegan2"
+    kind = "StyleGAN2"
     pattern = r"synthesis\.b4\."
-    unseen = "demodulation, leaky ReLUs of 0.2, normalised latents, and no clamp but the one that --conv-clamp gives"
+    unseen = (
+        "demodulation, leaky ReLUs of 0.2, normalised latents, and no clamp of features unless --conv-clamp gives one"
+    )
     SETTINGS = MappingProxyType({"conv_clamp": number(1e-6, 1e6)})
 
     def __init__(self, config: StyleGAN2Config, *, name: str = "stylegan2"):

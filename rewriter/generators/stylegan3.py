@@ -213,13 +213,15 @@ class StyleGAN3(Generator):
     """A StyleGAN3 generator, configuration T or R, of any size."""
 
     architecture = "stylegan3"
-    unseen = "a clamp of 256, maps that reach ten cells beyond the picture, and a first cutoff of 2"
+    kind = "StyleGAN3"
+    unseen = "features clamped at 256, maps that reach ten cells beyond the picture, and a first cutoff of 2"
     pattern = r"synthesis\.L\d+_\d+_\d+\."
     leak = SLOPE
 
     def __init__(self, config: StyleGAN3Config, *, name: str = "stylegan3"):
         super().__init__()
         self.config, self.name = config, name
+        self.kind = f"StyleGAN3 {'T' if config.kernel > 1 else 'R'}"
         self.zdim, self.resolution = config.z_dim, config.resolution
         self.mapping = MappingNetwork(config.z_dim, config.w_dim, config.mapping_layers)
         self.synthesis = nn.Module()

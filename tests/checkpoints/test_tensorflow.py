@@ -300,6 +300,6 @@ def test_grey_and_noise_free_generators_are_written_and_read(colours, noise, pat
 
 def test_features_that_nvidias_code_cannot_have_are_refused(path):
     generator = StyleGAN2(StyleGAN2Config({4: 2, 8: 3, 16: 2}, 3, 4, 2, None, False))
-    with pytest.raises(InputError, match="cannot have these features: 2 at 4, 3 at 8, 2 at 16"):
+    with pytest.raises(InputError, match="cannot have these numbers of channels: 2 at 4, 3 at 8, 2 at 16"):
         export(generator, path, "tensorflow")
     assert not path.exists()

@@ -206,7 +206,7 @@ def test_a_clamp_is_refused_where_it_is_known_or_impossible(tmp_path, stylegan):
     store.save(stylegan, tmp_path / "folder")
     with pytest.raises(InputError, match="says itself whether its features are clamped"):
         load(tmp_path / "folder", conv_clamp=256)
-    with pytest.raises(InputError, match="is a proggan, which has no conv_clamp"):
+    with pytest.raises(InputError, match="is a proggan, which takes no conv_clamp"):
         load(GANDISSECT, conv_clamp=256)
 
 

@@ -104,15 +104,16 @@ def _stops_early(names: Names, state: State) -> bool:
 def remarks(generator: Generator, layout: Layout) -> list[str]:
     """What a file in this layout cannot hold of the generator."""
     names, projected = generator.state_dict().keys(), layout.name == "projected-gan"
-    said = ["spectral norms are set to one, which is right for drawing: do not train on from this file"]
+    differ = {key: on for key, on in layout.settings.items() if generator.settings()[key] != on}
+    said = [f"the code {DOES[key][not on]}, unlike this generator: pictures differ" for key, on in differ.items()]
     if "output.bias" in names and not projected:
         said.append("the code has no bias in its output, unlike this generator: pictures differ")
+    said.append("spectral norms are set to one, which is right for drawing: do not train on from this file")
+    if any(name.endswith(".strength") for name in names):
+        said.append("the code draws its noise anew for every picture, which is fixed here")
     if ("small.weight" in names) is projected or "map256.conv1.weight" not in names:
         said.append("not all tensors are those that the code has: load it with strict=False")
-    differ = {key: on for key, on in layout.settings.items() if generator.settings()[key] != on}
-    return said + [
-        f"the code {DOES[key][not on]}, unlike this generator: pictures differ" for key, on in differ.items()
-    ]
+    return said
 
 
 def _published(name: str, names: Names) -> Published:

@@ -29,6 +29,7 @@ GENERATORS = {
     f"conditional: {OTHER}",
 }
 NO_GENERATORS = {
+    r"delta\Z|directions\Z|beside\.": "it is a rule of this package: load its generator, and add the rule with --rule",
     r"stylegan_decoder\.|conv_body_(down|up)\.": "it is a GFPGAN, which restores faces: take the StyleGAN2 in it alone",
     r"encoder\.(input_layer|body|styles)\.": "it is an encoder of photos (pSp, e4e): take the StyleGAN2 it works with",
     r"(model\.diffusion_model|unet|denoise_fn|cond_stage_model)\.|(down_blocks|up_blocks|mid_block|input_blocks|"
