@@ -20,6 +20,11 @@ FIRST = {name.split()[0]: name for name in reversed(READ)}.values()  # a kind of
 REFUSED = [name for name, kind in KINDS.items() if kind.refused]
 
 
+def tail(name):
+    """A kind whose cell of the table belongs to the marked tests."""
+    return pytest.param(name, marks=pytest.mark.hostile)
+
+
 def loaded(name, folder):
     """The generator in a file of this kind."""
     path = folder / "file.bin"
@@ -38,7 +43,7 @@ def test_loads_with_parity(name, tmp_path):
     assert (generator(z) - expected).abs().max() < 2e-5 * (expected.max() - expected.min())
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", [name if KINDS[name].layout else tail(name) for name in READ])
 def test_makes_the_round_trip(name, tmp_path):
     generator = loaded(name, tmp_path)
     store.save(generator, tmp_path / "ours")
@@ -67,9 +72,7 @@ def edited(fingerprint):
 EDITED = {}
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.hostile) for name in READ]
-)
+@pytest.mark.parametrize("name", [name if name in FIRST else tail(name) for name in READ])
 def test_is_edited_and_replayed(name, tmp_path):
     generator = loaded(name, tmp_path)
     rule, again = edited(EDITED.setdefault(generator.fingerprint, generator).fingerprint)

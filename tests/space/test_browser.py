@@ -294,6 +294,7 @@ def test_reload_keeps_the_work_and_two_tabs_do_not_share_it(visit):
     v.wait_for_rules(0)
 
 
+@pytest.mark.browser
 def test_log_in_publish_and_open_by_link(visit, hub, capfd):
     """Afterwards the token is not in the page, its storage, the server's answers, its log, or what was committed."""
     v, requests = visit(f"?here={HERE}"), []

@@ -133,6 +133,7 @@ def test_wall_is_drawn_once_and_again_if_it_is_damaged(do):
     assert wall(Shared((SMALL,), device="cpu"))["stories"] == []
 
 
+@pytest.mark.browser
 def test_portraits_tell_of_smiles_first_and_of_hats_at_the_next_start(monkeypatch, tmp_path):
     monkeypatch.setattr("wall.NEW", 1)
     monkeypatch.setattr("wall.default_folder", lambda: tmp_path)
@@ -780,6 +781,7 @@ def test_on_zero_gpu_built_in_worlds_cost_no_seconds_and_others_ask_for_what_the
 # --- the server and its endpoints ---
 
 
+@pytest.mark.browser
 def test_port_that_is_taken_and_missing_files_are_errors_with_a_next_step(url):
     with pytest.raises(InputError, match="choose another port"):
         main(server_name="127.0.0.1", server_port=int(url.rstrip("/").rpartition(":")[2]))
@@ -895,6 +897,7 @@ def test_executing_twice_at_once_makes_one_rule(client):
     assert [len(job.result()["rules"]) for job in jobs] == [1, 1]
 
 
+@pytest.mark.browser
 @pytest.mark.filterwarnings("ignore")
 def test_work_of_a_script_ends_when_it_is_cancelled_or_has_gone(page, url, client, monkeypatch):
     running = threading.Event()
