@@ -170,7 +170,7 @@ def town(untouched):
     return untouched(load_generator("townscape", device="cpu"))
 
 
-@pytest.fixture(params=["stylegan", "stylegan3", "proggan", "dcgan", "town"])
+@pytest.fixture(params=["stylegan", pytest.param("stylegan3", marks=pytest.mark.hostile), "proggan", "dcgan", "town"])
 def generator(request):
     """Each of the five in turn."""
     return request.getfixturevalue(request.param)

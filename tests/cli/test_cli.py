@@ -233,6 +233,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path):
         assert "and a free port or none" in rewriter("demo", "--port", port, cwd=tmp_path, status=2)
 
 
+@pytest.mark.evaluation
 def test_apply_says_where_it_saved(tmp_path):
     words = rewriter("apply", "dome-to-spire", "--save-rule", "r.safetensors", "--out", "o.png", cwd=tmp_path)
     assert "rule saved: r.safetensors" in words and "before and after saved: o.png" in words
@@ -269,6 +270,7 @@ def test_the_readmes_python_examples_run(tmp_path, monkeypatch):
     assert names["rule"].edit.kind == "paint" and names["rule"].effect.verdict == "took"
 
 
+@pytest.mark.evaluation
 def test_suggest_ranks_the_layers(tmp_path):
     edit = Edit.load(worlds.examples("townscape")["dome-to-spire"])
     edit.with_(statistics=Recipe(40, 32)).save(tmp_path / "quick.json")

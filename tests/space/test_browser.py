@@ -221,6 +221,7 @@ def test_page_opens_on_portraits_where_a_card_makes_people_smile_and_a_stroke_is
         v.page.wait_for_selector('.why[data-appears="yes"]:not([hidden]):has-text("Hat: it appears")')
 
 
+@pytest.mark.browser
 def test_example_takes_and_original_is_a_slide_or_a_press_away(visit):
     v = visit()
     v.example("dome-to-tree")
@@ -356,6 +357,7 @@ def never(route):
     """The server works and says nothing."""
 
 
+@pytest.mark.browser
 def test_fresh_page_asks_for_nothing_and_clicks_outlive_their_server(visit):
     v = visit()
     sent = v.steps()
