@@ -111,10 +111,8 @@ def rewrite_as(generator: Generator, layout: str) -> dict[str, Tensor]:
 
 def _finite(value: Tensor) -> bool:
     """Whether all numbers are finite: both bounds are, since either is NaN if any number is. Takes no memory."""
-    in_memory = value.permute(
-        sorted(range(value.ndim), key=value.stride, reverse=True)
-    )  # an order that is fast to read
-    return not value.numel() or all(bool(bound.isfinite()) for bound in torch.aminmax(in_memory))
+    as_it_lies = value.permute(sorted(range(value.ndim), key=value.stride, reverse=True))  # which is fast to read
+    return not value.numel() or all(bool(bound.isfinite()) for bound in torch.aminmax(as_it_lies))
 
 
 def _dense(value: Tensor) -> Tensor:

@@ -77,6 +77,7 @@ def read_file(
         generator = convert(state, name=name, keep=False, **{**options, **given})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    generator.described = "mapping_rate" in options
     if conv_clamp is not None and "conv_clamp" not in generator.SETTINGS:
         raise InputError(f"{path} is a {generator.architecture}, which takes no conv_clamp: leave it out")
     return generator

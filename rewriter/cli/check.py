@@ -45,7 +45,7 @@ def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any
     data |= {"weights": sum(tensor.numel() for tensor in model.parameters()), "settings": model.settings()}
     data |= {"entry": model.origin.id, "licence": model.origin.licence and model.origin.licence.id}
     data |= {
-        "sure": _how_sure(model, form),
+        "sure": _how_sure(model),
         "doubts": [] if model.origin.id else doubts(model, drawn, mapping_rate=given.get("mapping_rate")),
     }
     data |= {"seconds": round(seconds, 3), "layers": list(model.layers), "begin": dict(begin)}
@@ -61,12 +61,12 @@ def _layouts(model: Generator) -> Iterator[str]:
             yield layout
 
 
-def _how_sure(model: Generator, form: str) -> str:
+def _how_sure(model: Generator) -> str:
     """How it is known what the file is."""
     if model.origin.id:
         return f"certain: its SHA-256 is that of {model.origin.id} in the catalogue"
     names = "every tensor has a name and a shape of this network, and none is left over"
-    if form == "pickle":
+    if model.described:
         return f"almost certain: {names}; {STATED}"
     return f"likely: {names}. Taken for granted, because tensors do not show it: {model.unseen}"
 

@@ -61,6 +61,7 @@ class Generator(nn.Module, ABC):
     photos: Mapping[str, Inverted] = MappingProxyType({})  # by name; given in place of seeds, see `with_photos`
     advice: Mapping[str, str] = MappingProxyType({})  # good first layers for "structure", "objects" and "texture"
     origin: Origin = Origin()
+    described: bool = False  # whether its file says how its layers are drawn, as NVIDIA's pickles do
 
     @classmethod
     @abstractmethod

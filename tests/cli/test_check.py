@@ -2,7 +2,9 @@
 
 import json
 
+import persistence
 import pytest
+import tensorflow_pickles
 import torch
 from conftest import DATA, state_of
 from hostile import saved
@@ -48,6 +50,15 @@ def test_what_is_likely_and_taken_for_granted_is_said(run, tmp_path, make, kind,
     assert taken in about["sure"] and about["begin"]["objects"] == begin and about["licence"] is None
     assert "licence      unknown" in page and "ask where it came" in page
     assert max(map(len, page.splitlines())) <= 100 + len(str(tmp_path))
+
+
+def test_a_pickle_whose_layers_say_how_they_are_drawn_is_almost_certain_and_one_of_tensors_alone_is_not(run, tmp_path):
+    state = state_of(PLAIN.name)
+    (tmp_path / "network.pkl").write_bytes(persistence.dumps(persistence.network(state)))
+    (tmp_path / "tensors.pkl").write_bytes(persistence.dumps(state))
+    (tmp_path / "flow.pkl").write_bytes(tensorflow_pickles.dumps(tensorflow_pickles.network(state)))
+    sure = {path.stem: checked(run, path)[0]["sure"].split(":")[0] for path in tmp_path.glob("*.pkl")}
+    assert sure == {"network": "almost certain", "tensors": "likely", "flow": "almost certain"}
 
 
 def test_options_count_and_are_refused_without_a_file(run, tmp_path):

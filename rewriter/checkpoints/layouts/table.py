@@ -110,9 +110,7 @@ class Published:
     architecture: str
     table: Callable[..., Layout]
     marker: str = ""  # matches a name in these files, and in no others; "": as in our names
-    sizes: Callable[[State], tuple[int, ...]] | None = (
-        None  # reads `table`'s arguments from the file's names and shapes
-    )
+    sizes: Callable[[State], tuple[int, ...]] | None = None  # reads `table`'s arguments from a file's names and shapes
 
 
 def pair(theirs: str, ours: str, *, shift: float = 0.0) -> list[Link]:
