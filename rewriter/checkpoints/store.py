@@ -6,12 +6,15 @@ The config holds what tensors cannot: settings such as the clamp, the fingerprin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rewriter.checkpoints.config import CONFIG, WEIGHTS, apply_config, config_of, read_config
 from rewriter.checkpoints.convert import convert, rewrite_as
 from rewriter.checkpoints.export_tensorflow import arguments_of, write_networks
+from rewriter.checkpoints.layouts import written_as
 from rewriter.checkpoints.read import read_checkpoint
 from rewriter.errors import InputError
 from rewriter.files import write_json, write_tensors, write_torch
@@ -44,11 +47,14 @@ def export(generator: Generator, path: str | Path, layout: str) -> None:
     write_torch(state, path)
 
 
-def check_export(generator: Generator, layout: str) -> None:
-    """Raise InputError if `export` cannot write a generator in a layout."""
-    state = rewrite_as(generator, layout)
-    if layout == "tensorflow":
-        arguments_of(state, generator.settings())
+def layouts_of(generator: Generator) -> Iterator[str]:
+    """The layouts that `export` can write a generator in."""
+    for layout in written_as(generator):
+        with suppress(InputError):  # of its architecture, but unable to hold this one
+            state = rewrite_as(generator, layout)
+            if layout == "tensorflow":
+                arguments_of(state, generator.settings())
+            yield layout
 
 
 def read_file(

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rewriter.checkpoints import store
 from rewriter.checkpoints.doubts import SEEDS, doubts
 from rewriter.checkpoints.download import hash_of
-from rewriter.checkpoints.layouts import written_as
 from rewriter.checkpoints.read import form_of
 from rewriter.cli.common import load
 from rewriter.cli.describe import kind_of
@@ -49,16 +46,8 @@ def check(file: Path, quiet: bool, **given: float | None) -> tuple[dict[str, Any
         "doubts": [] if model.origin.id else doubts(model, drawn, mapping_rate=given.get("mapping_rate")),
     }
     data |= {"seconds": round(seconds, 3), "layers": list(model.layers), "begin": dict(begin)}
-    data |= {"limits": _limits(model, seconds), "layouts": [*_layouts(model)]}
+    data |= {"limits": _limits(model, seconds), "layouts": [*store.layouts_of(model)]}
     return data, _page(model, data)
-
-
-def _layouts(model: Generator) -> Iterator[str]:
-    """The layouts that it can be written in."""
-    for layout in written_as(model):
-        with suppress(InputError):
-            store.check_export(model, layout)
-            yield layout
 
 
 def _how_sure(model: Generator) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rewriter import worlds
 from rewriter.checkpoints import store
-from rewriter.checkpoints.layouts import suffixes_of, written_as
+from rewriter.checkpoints.layouts import suffixes_of
 from rewriter.editing.edit import Edit, Region
 from rewriter.editing.execute import prepare, replay
 from rewriter.editing.forms import gated
@@ -138,7 +138,7 @@ def _loading(generator: Generator) -> Iterator[Row]:
         store.write_weights(generator, forms["safetensors"])
         torch.save(state := {name: value.cpu() for name, value in generator.state_dict().items()}, plain)
         torch.save(state, older, _use_new_zipfile_serialization=False)
-        for layout in written_as(generator):
+        for layout in store.layouts_of(generator):
             forms[layout] = Path(folder, f"{layout}{suffixes_of(layout)[0]}")
             store.export(generator, forms[layout], layout)
         del state

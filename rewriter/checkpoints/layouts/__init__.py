@@ -37,7 +37,7 @@ def layout_for(generator: Generator, name: str) -> Layout:
 
 
 def written_as(generator: Generator) -> list[str]:
-    """The layouts of its architecture; some cannot hold every generator, see `store.check_export`."""
+    """The layouts of its architecture; some cannot hold every generator, see `store.layouts_of`."""
     return list(dict.fromkeys(row.name for row in PUBLISHED if row.architecture == generator.architecture))
 
 
