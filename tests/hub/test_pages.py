@@ -325,6 +325,7 @@ def test_the_gallery_of_an_account_shows_what_everybody_can_open_in_one_commit(p
     assert len(made.commits) == 2
 
 
+@pytest.mark.evaluation
 def test_repositories_folders_and_rule_files_can_be_named_and_a_dry_run_sends_nothing(
     published, drafted, rule, run, tmp_path
 ):

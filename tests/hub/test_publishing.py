@@ -508,6 +508,7 @@ def test_a_race_is_tried_again_on_top_of_what_others_commit_and_then_reported(hu
     assert there.files()["notes.md"] == b"%d" % (times - 1)
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("fault", ["cut", "lost", *(pytest.param(f, marks=HOSTILE) for f in (500, "always"))])
 def test_a_fault_at_any_request_leaves_all_or_nothing_and_trying_again_completes_it(hub, large, fault):
     for first in count(1):
@@ -531,6 +532,7 @@ def test_a_fault_at_any_request_leaves_all_or_nothing_and_trying_again_completes
     assert first == 10  # the nine requests of a first time, each with the fault once
 
 
+@pytest.mark.hostile
 @pytest.mark.parametrize("fault", ["cut", pytest.param("lost", marks=HOSTILE)])
 def test_a_fault_at_any_request_of_an_update_leaves_the_old_or_the_new(hub, large, fault):
     newer = replace(large, files={**large.files, "README.md": b"# new\n"})
@@ -635,6 +637,7 @@ def rule_file(rules, tmp_path):
     return tmp_path / "spire.safetensors"
 
 
+@pytest.mark.evaluation
 def test_a_rule_is_published_listed_drawn_inspected_and_published_further(hub, run, rule_file, rules, tmp_path, town):
     status, out, err = run("publish", NAME, rule_file, "--public", "--json", "--rules-only")
     assert status == 0 and json.loads(out)["url"] == f"{hub.url}/{NAME}" and "sending" in err

@@ -148,6 +148,7 @@ def test_only_the_visitor_can_publish_in_their_account(page, hub, visitor, reque
     assert re.search(message, publish(page, visitor, **request_)) and hub.repositories == {}
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("sent", ["", "guess", None, 7, ["x"], "the secre", "the secret "])
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:7860", "http://evil.example"])
 def test_only_the_browser_that_this_machine_opened_publishes_with_its_token(page, hub, visitor, drawn, sent, origin):

@@ -575,6 +575,7 @@ def test_work_that_is_too_long_for_a_link_is_a_file(do, marked, monkeypatch):
     assert "text" not in shown["link"] and shown["download"]["name"].endswith(".json")
 
 
+@pytest.mark.browser
 def test_cards_in_a_row_leave_one_rule_and_on_top_is_a_choice(do):
     visitor = Visitor()
     for name in ("no-light-on-ground", "dome-to-spire", "no-light-on-ground"):
@@ -828,6 +829,7 @@ def client(url):
     return client
 
 
+@pytest.mark.browser
 @pytest.mark.filterwarnings("ignore")
 def test_script_does_a_whole_edit_and_loads_another(client, marked, tmp_path):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
