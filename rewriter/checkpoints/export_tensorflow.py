@@ -35,6 +35,7 @@ class _Network:
     components: Mapping[str, _Network] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
+        """What its `__setstate__` is given."""
         return {
             "version": 4,
             "name": self.build,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo
-from rewriter.generators.parts import KERNEL, SHRUNK, BatchNorm, TransposedConv, hold
+from rewriter.generators.parts import KERNEL, SHRUNK, BatchNorm, NormedLayers, TransposedConv
 from rewriter.generators.shapes import Shapes, largest
 
 OUTPUT, DEEPEST = "output", 8  # a DCGAN of eight layers draws 1024 px
@@ -40,7 +40,7 @@ class DCGANConfig:
         return int(2 ** (len(self.channels) + 2))
 
 
-class DCGAN(Generator):
+class DCGAN(NormedLayers, Generator):
     """A DCGAN generator of any depth and width.
 
     Latents are normal and not normalised. It has no w: truncation multiplies z, which gathers pictures around the one
@@ -90,26 +90,9 @@ class DCGAN(Generator):
         biased = [layer for layer, name in convolutions.items() if f"{name}.bias" in shapes.state]
         return cls(DCGANConfig(channels, shapes.size("layer1.deconv.weight", 1, rank=4), colours, biased))
 
-    def memory(self, layer: str) -> TransposedConv:
-        """The convolution of that name."""
-        self.layer(layer)
-        module = self.get_submodule(f"{layer}.deconv")
-        assert isinstance(module, TransposedConv)
-        return module
-
-    def activation(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Batch norm, as one gain and one shift."""
-        return self._norm(layer).reading()
-
-    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
-        """Rows of W become zero; the norm's shift gives what it makes of the level."""
-        assert isinstance(base, DCGAN)
-        hold(self.memory(layer), self._norm(layer), units, levels, base._norm(layer))
-
-    def _norm(self, layer: str) -> BatchNorm:
-        module = self.get_submodule(f"{layer}.norm")
-        assert isinstance(module, BatchNorm)
-        return module
+    def part(self, layer: str, kind: str) -> nn.Module:
+        """A module of a layer."""
+        return self.get_submodule(f"{self.layer(layer).name}.{'deconv' if kind == 'conv' else kind}")
 
     def receptive_field(self, layer: str) -> int:
         """Like that of any generator; the output reaches a pixel further."""

@@ -25,8 +25,8 @@ from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.latents import fixed_noise
-from rewriter.generators.layer import Features, LayerInfo, random_weight
-from rewriter.generators.parts import SHRUNK, BatchNorm, Conv, TransposedConv, advice, gated_units, hold
+from rewriter.generators.layer import Features, LayerInfo, pixel_norm, random_weight
+from rewriter.generators.parts import SHRUNK, BatchNorm, Conv, NormedLayers, TransposedConv, advice
 from rewriter.generators.shapes import Shapes, largest
 
 SIDES = tuple(4 * 2**i for i in range(9))  # of maps: 4 … 1024
@@ -85,7 +85,7 @@ class Gate(nn.Module):
         return self.conv2.recall(hidden, None).sigmoid()
 
 
-class FastGAN(Generator):
+class FastGAN(NormedLayers, Generator):
     """A FastGAN generator of any width, up to 1024 px, with fixed noise.
 
     It has no w: truncation multiplies z, which gathers pictures around the one of z = 0. Where latents are normalised,
@@ -93,6 +93,7 @@ class FastGAN(Generator):
     """
 
     architecture = "fastgan"
+    gated = True
     kind = "FastGAN"
     unseen = "fixed noise, where its own code draws it anew for every picture"
     limits = SHRUNK
@@ -163,27 +164,8 @@ class FastGAN(Generator):
         """Noise, which no file holds."""
         return fixed_noise(name, self.get_buffer(name).shape[-1])
 
-    def memory(self, layer: str) -> TransposedConv | Conv:
-        """The convolution of that name."""
-        module = self._part(layer, "conv")
-        assert isinstance(module, TransposedConv | Conv)
-        return module
-
-    def activation(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Batch norm, as one gain and one shift; 0 shows nothing in both halves of the units, see `gated_units`."""
-        return gated_units(self._norm(layer))
-
-    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
-        """Rows of W become zero; the norm's shift gives what it makes of the level. Noise is still added."""
-        assert isinstance(base, FastGAN)
-        hold(self.memory(layer), self._norm(layer), units, levels, base._norm(layer))
-
-    def _norm(self, layer: str) -> BatchNorm:
-        module = self._part(layer, "norm")
-        assert isinstance(module, BatchNorm)
-        return module
-
-    def _part(self, layer: str, kind: str) -> nn.Module:
+    def part(self, layer: str, kind: str) -> nn.Module:
+        """A module of a layer."""
         side, number = self._places[self.layer(layer).name]
         return self.get_submodule(f"map{side}.{kind}{number}")
 
@@ -196,8 +178,7 @@ class FastGAN(Generator):
 
     def embed(self, z: Tensor, truncation: float) -> Tensor:
         """Latents, normalised where they are in the code that the weights are from, times ψ."""
-        normal = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8) if self.config.normalize else z
-        return normal * truncation
+        return (pixel_norm(z) if self.config.normalize else z) * truncation
 
     def enter(self, latents: Tensor) -> Features:
         """Latents as a 1×1 map."""
@@ -206,8 +187,8 @@ class FastGAN(Generator):
     def step(self, features: Features, values: Tensor) -> Features | Tensor:
         """Noise, batch norm and the gated linear unit; at the end of a block its gates, and the doubled side."""
         side, gates = self._places[features.layer][0], dict(features.gates)
-        x = self._part(features.layer, "noise")(values) if side in self.config.twice else values
-        x = F.glu(self._norm(features.layer)(x), 1)
+        x = self.part(features.layer, "noise")(values) if side in self.config.twice else values
+        x = F.glu(self.norm(features.layer)(x), 1)
         following = f"layer{int(features.layer.removeprefix('layer')) + 1}"
         if features.layer != self._last[side]:
             return Features(following, x, gates=gates)

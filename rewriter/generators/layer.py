@@ -244,3 +244,8 @@ def random_weight(*shape: int, over: float = 1.0) -> Tensor:
     """Normal random numbers, divided by `over`; on the meta device, where this would import half of torch, a shape."""
     weight = torch.empty(shape)
     return weight if weight.is_meta else weight.normal_().div_(over)
+
+
+def pixel_norm(x: Tensor) -> Tensor:
+    """Features (n, c, …), or latents (n, c), divided by their root mean square at each place."""
+    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)

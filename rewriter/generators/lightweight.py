@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
 from rewriter.generators.layer import Features, LayerInfo, random_weight
-from rewriter.generators.parts import SHRUNK, BatchNorm, Conv, TransposedConv, advice, gated_units, hold
+from rewriter.generators.parts import SHRUNK, BatchNorm, Conv, NormedLayers, TransposedConv, advice
 from rewriter.generators.shapes import Shapes, largest
 
 SIDES = tuple(4 * 2**i for i in range(9))  # of maps: 4 … 1024
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         return self.out.recall(F.gelu(mixed.reshape(len(x), -1, *x.shape[2:])), None)
 
 
-class LightweightGAN(Generator):
+class LightweightGAN(NormedLayers, Generator):
     """A Lightweight GAN generator of any width, up to 1024 px.
 
     Latents are normal and not normalised. It has no w: truncation multiplies z, which gathers pictures around the one
@@ -111,6 +111,7 @@ class LightweightGAN(Generator):
     """
 
     architecture = "lightweight"
+    gated = True
     kind = "Lightweight GAN"
     unseen = "upsampling by repetition, where later versions of its code interpolate"
     limits = SHRUNK
@@ -164,27 +165,8 @@ class LightweightGAN(Generator):
         blurred, frequencies = "stage8.blur" in shapes.state, "gate128.pattern" in shapes.state
         return cls(LightweightGANConfig(channels, z_dim, colours, blurred, frequencies, attended), **settings)
 
-    def memory(self, layer: str) -> TransposedConv | Conv:
-        """The convolution of that name."""
-        module = self._part(layer, "conv")
-        assert isinstance(module, TransposedConv | Conv)
-        return module
-
-    def activation(self, layer: str) -> tuple[Tensor, Tensor]:
-        """Batch norm, as one gain and one shift; 0 shows nothing in both halves of the units, see `gated_units`."""
-        return gated_units(self._norm(layer))
-
-    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
-        """Rows of W become zero; the norm's shift gives what it makes of the level."""
-        assert isinstance(base, LightweightGAN)
-        hold(self.memory(layer), self._norm(layer), units, levels, base._norm(layer))
-
-    def _norm(self, layer: str) -> BatchNorm:
-        module = self._part(layer, "norm")
-        assert isinstance(module, BatchNorm)
-        return module
-
-    def _part(self, layer: str, kind: str) -> nn.Module:
+    def part(self, layer: str, kind: str) -> nn.Module:
+        """A module of a layer."""
         return self.get_submodule(f"stage{self.layer(layer).resolution}.{kind}")
 
     def receptive_field(self, layer: str) -> int:
@@ -203,7 +185,7 @@ class LightweightGAN(Generator):
     def step(self, features: Features, values: Tensor) -> Features | Tensor:
         """Batch norm and the gated linear unit, gates, attention, and the doubled side; or the output."""
         side, gates = self.layers[features.layer].resolution, dict(features.gates)
-        x = F.glu(self._norm(features.layer)(values), 1)
+        x = F.glu(self.norm(features.layer)(values), 1)
         if side == SIDES[0]:
             x = F.normalize(x, dim=1)
         if (gated := APART * side) in GATED and gated <= self.resolution:
@@ -213,7 +195,7 @@ class LightweightGAN(Generator):
         if side == self.resolution:
             return (2 * self.output.recall(x, None) - 1).expand(-1, 3, -1, -1)
         if side in self.config.attended:
-            x = x + self._part(features.layer, "attention")(x)
+            x = x + self.part(features.layer, "attention")(x)
         x, following = F.interpolate(x, scale_factor=2.0), self._of_side(2 * side)
         return Features(following, self._blurred(x, following), gates=gates)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rewriter.generators.layer import random_weight
+from rewriter.generators.layer import pixel_norm, random_weight
 
 GAIN, SLOPE = math.sqrt(2), 0.2  # of the leaky ReLU
 MAPPING_RATE = 0.01
@@ -40,7 +40,7 @@ class MappingNetwork(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(n, z_dim) → (n, w_dim), before truncation."""
-        w = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        w = pixel_norm(z)
         for dense in self.children():
             w = dense(w)
         return w

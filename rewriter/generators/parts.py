@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rewriter.generators.layer import LayerInfo, LinearMemory, random_weight
+
+if TYPE_CHECKING:
+    from rewriter.generators.base import Generator
 
 KERNEL = 4  # places a side that a transposed convolution spreads a key over
 EPSILON = 1e-5  # of batch norm
@@ -84,22 +88,43 @@ class BatchNorm(nn.Module):
         return gain, self.bias - self.running_mean * gain
 
 
-def gated_units(norm: BatchNorm) -> tuple[Tensor, Tensor]:
-    """How units are read (`Generator.activation`) where a gated linear unit follows the norm.
+class NormedLayers:
+    """What generators share whose layers are a convolution and then batch norm: how units are read and held.
 
-    Those of the first half are multiplied by what the sigmoid makes of those of the second, one by one. For the latter,
-    what is shown counts from CLOSED on, so that 0 shows nothing in both halves.
+    Where a gated linear unit follows (`gated`), units of the first half are multiplied by what the sigmoid makes of
+    those of the second, one by one. For the latter, what is shown counts from CLOSED on, so that 0 shows nothing in
+    both halves.
     """
-    gain, shift = norm.reading()
-    return gain, shift - CLOSED * (torch.arange(len(shift), device=shift.device) >= len(shift) // 2)
 
+    gated: ClassVar[bool] = False
 
-def hold(memory: Conv | TransposedConv, norm: BatchNorm, units: Tensor, levels: Tensor, base: BatchNorm) -> None:
-    """Write levels into weights (`Generator.hold`): rows become zero, the shift gives what the norm makes of the level.
+    def part(self, layer: str, kind: str) -> nn.Module:
+        """The module of a layer that is its "conv" or its "norm"; InputError for an unknown layer."""
+        raise NotImplementedError
 
-    `base` is the norm before any such change.
-    """
-    constant = levels if memory.bias is None else levels - memory.bias[units]
-    weight, bias = memory.weight.clone(), norm.bias.clone()
-    weight[units], bias[units] = 0.0, base.bias[units] + norm.reading()[0][units] * constant
-    memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+    def memory(self, layer: str) -> Conv | TransposedConv:
+        """The convolution of that name."""
+        module = self.part(layer, "conv")
+        assert isinstance(module, Conv | TransposedConv)
+        return module
+
+    def norm(self, layer: str) -> BatchNorm:
+        """The batch norm after the convolution of that name."""
+        module = self.part(layer, "norm")
+        assert isinstance(module, BatchNorm)
+        return module
+
+    def activation(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Batch norm, as one gain and one shift."""
+        gain, shift = self.norm(layer).reading()
+        closed = torch.arange(len(shift), device=shift.device) >= len(shift) // 2
+        return gain, shift - CLOSED * closed if self.gated else shift
+
+    def hold(self, layer: str, units: Tensor, levels: Tensor, base: Generator) -> None:
+        """Rows of W become zero; the norm's shift gives what it makes of the level. Noise is still added."""
+        assert isinstance(base, NormedLayers)
+        memory, norm = self.memory(layer), self.norm(layer)
+        constant = levels if memory.bias is None else levels - memory.bias[units]
+        weight, bias = memory.weight.clone(), norm.bias.clone()
+        weight[units], bias[units] = 0.0, base.norm(layer).bias[units] + norm.reading()[0][units] * constant
+        memory.weight, norm.bias = (nn.Parameter(each, requires_grad=False) for each in (weight, bias))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rewriter.checks import flag
 from rewriter.errors import InputError
 from rewriter.generators.base import Generator
-from rewriter.generators.layer import Features, LayerInfo, LinearMemory, random_weight
+from rewriter.generators.layer import Features, LayerInfo, LinearMemory, pixel_norm, random_weight
 from rewriter.generators.shapes import Shapes, largest
 
 
@@ -35,11 +35,6 @@ class ProgressiveGANConfig:
     def resolution(self) -> int:
         """Side of the picture in pixels: 4 for two layers, doubled by every two more."""
         return int(2 ** (len(self.channels) // 2 + 1))
-
-
-def pixel_norm(x: Tensor) -> Tensor:
-    """Divide each place's features (n, c, h, w) by their root mean square."""
-    return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
 
 
 class Scale(nn.Module):
