@@ -67,13 +67,24 @@ def dense(inputs, *, mapping, rate=0.01):
     return {"activation": activation, "weight_gain": rate / numpy.sqrt(inputs), "bias_gain": rate}
 
 
+def put(layer, key, value):
+    """Give a layer its tensor of this name; a fully connected layer also says how it is drawn."""
+    last = key.split(".")[-1]
+    if layer.class_name == "FullyConnectedLayer" and last == "weight":
+        layer.__dict__.update(dense(value.shape[-1], mapping=key.startswith("mapping.")))
+    if last in BUFFERS:
+        layer.register_buffer(last, value)
+    else:
+        layer.register_parameter(last, nn.Parameter(value, requires_grad=value.is_floating_point()))
+
+
 def network(state, **fields):
     """A generator that holds a state dict, with what NVIDIA's layers say of themselves."""
     clamp = fields.pop("conv_clamp", None)
     root = module("Generator", c_dim=0, img_resolution=16, _init_args=(), _init_kwargs=EasyDict(conv_clamp=clamp))
     root.__dict__.update(fields)
     for key, value in state.items():
-        *path, last = key.split(".")
+        *path, _ = key.split(".")
         inner, said = root, {}
         for part in path:
             name = CLASSES.get(part, "SynthesisBlock" if part.startswith("b") else "FullyConnectedLayer")
@@ -83,12 +94,7 @@ def network(state, **fields):
             if part not in inner._modules:
                 inner._modules[part] = module(name, **({} if name == "FullyConnectedLayer" else said))
             inner = inner._modules[part]
-        if inner.class_name == "FullyConnectedLayer" and last == "weight":
-            inner.__dict__.update(dense(value.shape[-1], mapping=path[0] == "mapping"))
-        if last in BUFFERS:
-            inner.register_buffer(last, value)
-        else:
-            inner.register_parameter(last, nn.Parameter(value, requires_grad=value.is_floating_point()))
+        put(inner, key, value)
     return root
 
 
@@ -103,12 +109,7 @@ def filtered_network(state, **fields):
             if part not in inner._modules:
                 inner._modules[part] = module(name, **filtering(name, part))
             inner = inner._modules[part]
-        if inner.class_name == "FullyConnectedLayer" and last == "weight":
-            inner.__dict__.update(dense(value.shape[-1], mapping=path[0] == "mapping"))
-        if last in BUFFERS:
-            inner.register_buffer(last, value)
-        else:
-            inner.register_parameter(last, nn.Parameter(value, requires_grad=value.is_floating_point()))
+        put(inner, key, value)
         if last.endswith("_filter"):
             way = last.removesuffix("_filter")
             inner.__dict__ |= {f"{way}_taps": len(value), f"{way}_factor": len(value) // 6}
@@ -163,14 +164,18 @@ def plain(generator, code, **fields):
 
 
 def dumps(data, protocol=4, named=()):
-    """The pickle; the modules that it names exist only while it is written. `named`: further objects' classes."""
-    fakes = {name: ModuleType(name) for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")}
-    for kind in map(type, named):
-        parts = kind.__module__.split(".")
-        fakes |= {".".join(parts[:i]): ModuleType(parts[i - 1]) for i in range(1, len(parts) + 1)}
-        setattr(fakes[kind.__module__], kind.__name__, kind)
-    fakes["torch_utils.persistence"]._reconstruct_persistent_obj = _reconstruct_persistent_obj
-    fakes["dnnlib.util"].EasyDict = EasyDict
+    """The pickle of NVIDIA's code; `named`: objects whose classes are named in it as well."""
+    return pickled(data, protocol, (_reconstruct_persistent_obj, EasyDict, *map(type, named)))
+
+
+def pickled(data, protocol, known):
+    """The pickle; the modules of these classes and functions exist only while it is written."""
+    fakes = {}
+    for each in known:
+        parts = each.__module__.split(".")
+        for name in (".".join(parts[:i]) for i in range(1, len(parts) + 1)):
+            fakes.setdefault(name, ModuleType(name))
+        setattr(fakes[each.__module__], each.__name__, each)
     assert not fakes.keys() & sys.modules.keys()
     sys.modules.update(fakes)
     try:

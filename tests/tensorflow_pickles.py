@@ -1,10 +1,7 @@
 """Writes pickles as NVIDIA's TensorFlow code does: networks whose variables are NumPy's arrays, and source code."""
 
-import pickle
-import sys
-from types import ModuleType
-
 import numpy
+from persistence import pickled
 
 SOURCE = "raise SystemExit('the source code in a file was run')\n"
 
@@ -79,13 +76,5 @@ def snapshot(generator):
 
 
 def dumps(data, protocol=4):
-    """The pickle; the modules that it names exist only while it is written."""
-    fakes = {name: ModuleType(name) for name in ("dnnlib", "dnnlib.tflib", "dnnlib.tflib.network")}
-    fakes["dnnlib.tflib.network"].Network = Network
-    assert not fakes.keys() & sys.modules.keys()
-    sys.modules.update(fakes)
-    try:
-        return pickle.dumps(data, protocol)
-    finally:
-        for name in fakes:
-            del sys.modules[name]
+    """The pickle."""
+    return pickled(data, protocol, (Network,))
